@@ -1,0 +1,170 @@
+//! Names for the things that flow through the service: one newtype for each, so that a head
+//! cannot be passed where a tail is meant and a session cannot be taken for a client.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// One server process of the cluster; the same number as its raft node id.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct InstanceId(pub u64);
+
+/// One life of an instance: every start of the process gets a higher one from the registry.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Incarnation(pub u64);
+
+/// One client's TCP connection to one life of one instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId {
+    /// The instance that accepted the connection.
+    pub instance: InstanceId,
+    /// The life of that instance in which it did.
+    pub incarnation: Incarnation,
+    /// Counts the connections of that life.
+    pub connection: u64,
+}
+
+/// Milliseconds of *log time*: it passes only while a leader stamps entries, it never goes back,
+/// and no wall clock has a say in it.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// This time and `ms` milliseconds more.
+    pub fn plus_ms(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// How many milliseconds have passed since `earlier`; zero if it lies ahead.
+    pub fn ms_since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// A UDP socket in canonical form, for comparing: an IPv4-mapped IPv6 address is its IPv4 address,
+/// and the spelling that a client chose does not count.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The address, never IPv4-mapped.
+    pub ip: IpAddr,
+    /// The port.
+    pub port: u16,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        SocketAddr::new(self.ip, self.port).fmt(f)
+    }
+}
+
+/// A socket as a client spelled it. Neighbours are told the very text that was announced, as the
+/// seed does; comparisons use the [`Endpoint`].
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Socket {
+    endpoint: Endpoint,
+    /// The client's spelling where it differs from the canonical one, which is rare.
+    spelling: Option<Arc<str>>,
+}
+
+impl Socket {
+    /// Reads `ip:port` or `[ip]:port`; `None` for anything else (names, zones, spaces).
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() > crate::limits::SOCKET_TEXT_BYTES_MAX {
+            return None;
+        }
+        let parsed: SocketAddr = text.parse().ok()?;
+        if matches!(parsed, SocketAddr::V6(v6) if v6.scope_id() != 0) {
+            return None;
+        }
+        let endpoint = Endpoint { ip: parsed.ip().to_canonical(), port: parsed.port() };
+        let spelling = (endpoint.to_string() != text).then(|| Arc::from(text));
+        Some(Self { endpoint, spelling })
+    }
+
+    /// The canonical form.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.spelling {
+            Some(text) => f.write_str(text),
+            None => self.endpoint.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The socket of a client that faces the *later* neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct HeadAddr(pub Socket);
+
+/// The socket of a client that faces the *earlier* neighbour.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TailAddr(pub Socket);
+
+/// The socket named in a RECONNECT: its partner is gone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OrphanAddr(pub Socket);
+
+/// Which of a client's two sockets. `Tail` sorts first, for it faces the earlier neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Part {
+    /// Faces the earlier neighbour.
+    Tail,
+    /// Faces the later neighbour.
+    Head,
+}
+
+impl Part {
+    /// The other socket of the same client; also the part that a link's far end has.
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Tail => Self::Head,
+            Self::Head => Self::Tail,
+        }
+    }
+
+    /// The word on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// The name of a chain. The seed's clients are all in the one with the empty name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChainName(pub Arc<str>);
+
+/// The id that two RECONNECTs share, as its clients made it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RepairId(pub Arc<str>);
+
+/// The number for which EMNet swaps an address (0 to 999,999, as in the seed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PeerId(pub u32);

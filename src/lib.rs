@@ -1,0 +1,29 @@
+//! EMNetChain: a persistent, clustered coordination service for peer-to-peer chains.
+//!
+//! Programs across the internet form a *chain*: every client owns two UDP sockets, a head and a
+//! tail, and the service tells neighbours each other's sockets. When a client leaves, its two
+//! neighbours are joined across the gap. What was told is on disk before it is told.
+//!
+//! The layers, from the bottom up; each knows only those above it in this list:
+//!
+//! - [`ids`], [`limits`], [`clock`], [`metrics`]: words, bounds, time and figures.
+//! - [`registry`]: the chains and repairs as a pure state machine.
+//! - [`wire`]: the clients' bytes and messages, pure as well.
+//! - [`storage`]: the raft log and the registry's image on disk.
+//! - [`cluster`]: replication by raft.
+//! - [`server`]: the listeners that clients talk to.
+//! - [`instance`]: one running process, made of all of these from a [`config`].
+
+pub mod cli;
+pub mod clock;
+pub mod cluster;
+pub mod config;
+pub mod ids;
+pub mod instance;
+pub mod limits;
+pub mod metrics;
+pub mod raft;
+pub mod registry;
+pub mod server;
+pub mod storage;
+pub mod wire;

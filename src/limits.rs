@@ -1,0 +1,30 @@
+//! Every bound in one place, each with the reason for its size. What an operator may want to
+//! change is a key of [`crate::config`]; what replicas must agree on travels through the log as
+//! [`crate::registry::Policy`].
+
+/// A message of a client, in bytes: four times what the seed's chain server reads.
+pub const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// How deep arrays and objects may nest in a message; the protocols need one level.
+pub const MESSAGE_DEPTH_MAX: usize = 32;
+
+/// The text of a socket: `[` + 45 characters of IPv6 + `]:65535` is 53.
+pub const SOCKET_TEXT_BYTES_MAX: usize = 64;
+
+/// A repair id, in bytes: the seed reads 512 bytes for the whole message.
+pub const REPAIR_ID_BYTES_MAX: usize = 512;
+
+/// The address that EMNet keeps, in bytes; it is any text, as in the seed.
+pub const PEER_TEXT_BYTES_MAX: usize = 256;
+
+/// Commands in one raft entry: enough to hide the disk's sync, small enough for sled's batches.
+pub const ENTRY_COMMANDS_MAX: usize = 128;
+
+/// Bytes of commands in one raft entry, a target and not a promise: one command may exceed it.
+pub const ENTRY_BYTES_TARGET: usize = 32 * 1024;
+
+/// Raft entries in flight from one proposer.
+pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
+
+/// Commands waiting for the proposer; beyond it, connections wait their turn.
+pub const PROPOSER_QUEUE_MAX: usize = 8192;

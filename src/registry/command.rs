@@ -1,0 +1,107 @@
+//! What the raft log carries into the registry.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Policy;
+use crate::ids::{
+    ChainName, HeadAddr, Incarnation, InstanceId, OrphanAddr, PeerId, RepairId, SessionId,
+    TailAddr, Timestamp,
+};
+
+/// One raft entry's worth of commands, applied together and in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The leader's log time when it proposed; a time behind the registry's counts as "now".
+    pub at: Timestamp,
+    /// Who batched these commands, so that a batch proposed twice is applied once. `None` for
+    /// commands that may safely be repeated.
+    pub batch: Option<BatchId>,
+    /// The commands.
+    pub commands: Vec<Command>,
+}
+
+/// Names one batch of commands of one life of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BatchId {
+    /// The instance whose clients sent the commands.
+    pub instance: InstanceId,
+    /// Its life. A batch of an earlier life than the registry knows is ignored.
+    pub incarnation: Incarnation,
+    /// Counts the batches of that life from 1, without gaps.
+    pub number: u64,
+}
+
+/// One thing that happened at the edge of the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// EMNet's ADD_PEER: keep `address` and answer with an id.
+    AddPeer {
+        /// Who asked.
+        session: SessionId,
+        /// Any text, at most [`crate::limits::PEER_TEXT_BYTES_MAX`] bytes.
+        address: String,
+        /// A random id; the next free one is used if it is taken.
+        candidate: PeerId,
+    },
+    /// EMNet's ASK_IP: answer with the address kept under `id` and forget it.
+    AskIp {
+        /// Who asked.
+        session: SessionId,
+        /// The id that ADD_PEER gave out.
+        id: PeerId,
+    },
+    /// A client's CONNECT: join the chain, or come back to it.
+    Connect {
+        /// The connection that will be told.
+        session: SessionId,
+        /// The connection's source address, which owns the client.
+        source: IpAddr,
+        /// The chain; empty for the seed's clients.
+        chain: ChainName,
+        /// The socket that faces the later neighbour.
+        head: HeadAddr,
+        /// The socket that faces the earlier neighbour.
+        tail: TailAddr,
+    },
+    /// The kernel at the far end of a half-closed session took the bytes of an [`super::Effect`]
+    /// that asked for a confirmation.
+    Delivered {
+        /// Whose kernel.
+        session: SessionId,
+    },
+    /// The session is gone (reset, keepalive failed, cut off): its asks are withdrawn.
+    Disconnect {
+        /// The session that is gone.
+        session: SessionId,
+    },
+    /// The client closed its sending side: a legal half-close, or a process that exited.
+    HalfClose {
+        /// Whose.
+        session: SessionId,
+    },
+    /// A client's RECONNECT: the partner at `orphan` is gone.
+    Reconnect {
+        /// The connection that will be told.
+        session: SessionId,
+        /// The connection's source address.
+        source: IpAddr,
+        /// The id that both callers share, as its clients made it.
+        id: RepairId,
+        /// The caller's socket that lost its partner.
+        orphan: OrphanAddr,
+    },
+    /// From now on these settings hold.
+    SetPolicy(Policy),
+    /// A new life of an instance begins: the sessions of its earlier lives are gone, and their
+    /// asks wait for the resume grace.
+    Start {
+        /// The instance.
+        instance: InstanceId,
+        /// The life that begins; it is ignored if not above the one the registry knows.
+        incarnation: Incarnation,
+    },
+    /// Nothing but the passing of time.
+    Tick,
+}

@@ -1,0 +1,153 @@
+//! What the registry wants done. It never does anything itself: every replica computes the same
+//! effects, and the instance that holds a session carries its effects out, in this order.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Part, PeerId, SessionId, Socket};
+
+/// What applying one proposal brought about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// What sessions must be told, in order.
+    pub effects: Vec<Effect>,
+    /// What happened, for metrics and logs.
+    pub notes: Vec<Note>,
+}
+
+/// One act towards one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// Send a message.
+    Tell {
+        /// To whom.
+        session: SessionId,
+        /// What.
+        message: Message,
+        /// What becomes of the connection afterwards.
+        then: Then,
+    },
+    /// Close without a byte: somebody else holds the session's asks now, or their time is up.
+    Release {
+        /// Which session.
+        session: SessionId,
+        /// Why.
+        why: Why,
+    },
+    /// The request changed nothing. A legacy client sees silence, and its connection stays open.
+    Refuse {
+        /// Whose request.
+        session: SessionId,
+        /// Why.
+        why: Refusal,
+    },
+}
+
+impl Effect {
+    /// The session that it concerns.
+    pub fn session(&self) -> SessionId {
+        match self {
+            Self::Tell { session, .. }
+            | Self::Release { session, .. }
+            | Self::Refuse { session, .. } => *session,
+        }
+    }
+}
+
+/// What a session is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Chain server: your `part` connects to `ip`.
+    Link {
+        /// Which of the client's sockets.
+        part: Part,
+        /// The neighbour's socket.
+        ip: Socket,
+    },
+    /// Repair server: your orphaned socket connects to `ip`.
+    Repair {
+        /// The new neighbour's socket.
+        ip: Socket,
+    },
+    /// EMNet: the address is kept under `id`.
+    PeerAdded {
+        /// The id to ask for.
+        id: PeerId,
+    },
+    /// EMNet: the address that was kept.
+    PeerFound {
+        /// The text given to ADD_PEER.
+        address: String,
+    },
+    /// EMNet: no such id, or no room.
+    PeerFailed,
+}
+
+/// What becomes of the connection once a message is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Then {
+    /// Everything this session asked for is answered: close it.
+    Close,
+    /// The far end had half-closed: report [`super::Command::Delivered`] once its kernel has
+    /// acknowledged the bytes, or [`super::Command::Disconnect`] if it resets the connection.
+    Confirm,
+    /// More answers will come.
+    Stay,
+}
+
+/// Why a session is closed without a byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Why {
+    /// The ask reached the end of its time.
+    Expired,
+    /// The same client asked again over another connection.
+    Superseded,
+    /// A neighbour reported this client as gone; it may join anew.
+    TakenOut,
+}
+
+/// Why a request changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The registry holds as many clients as it may.
+    ClientsFull,
+    /// A socket of the request was registered from another source address.
+    NotOwner,
+    /// As many repair ids wait as may.
+    RepairsFull,
+    /// This source address owns as many clients or repair ids as it may.
+    SourceFull,
+}
+
+/// What happened, for metrics and logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Note {
+    /// A batch was proposed twice and applied once.
+    Duplicate,
+    /// An ask, a finished id, a client or a peer reached the end of its time.
+    Expired,
+    /// Two neighbours were linked.
+    Linked {
+        /// What brought them together.
+        by: LinkedBy,
+        /// How long the earlier of the two asks had waited, in milliseconds of log time.
+        waited_ms: u64,
+    },
+    /// Two sockets that are not neighbours in any chain were paired by their common id.
+    Paired {
+        /// How long the first of the two had waited, in milliseconds of log time.
+        waited_ms: u64,
+    },
+    /// A client was taken out of its chain because a neighbour lost it or the gather window closed.
+    TakenOut,
+}
+
+/// What brought two neighbours together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum LinkedBy {
+    /// The clients between two asking sockets kept silent for the gather window.
+    Gather,
+    /// A newcomer and the tip.
+    Join,
+    /// A RECONNECT on at least one side.
+    Repair,
+}

@@ -1,0 +1,46 @@
+//! The settings that decide what commands mean. They travel through the log, because replicas
+//! that disagreed about a deadline would soon disagree about a link.
+
+use serde::{Deserialize, Serialize};
+
+/// Deadlines and bounds of the registry. Times are milliseconds of log time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// How long the asks of a dead instance's sessions wait for their clients to come back.
+    pub resume_grace_ms: u64,
+    /// How long silent clients between two asking sockets have to speak up.
+    pub gather_ms: u64,
+    /// The longest that any ask may wait.
+    pub ask_ms_max: u64,
+    /// How long finished repair ids, clients taken out, and EMNet entries are remembered.
+    pub retention_ms: u64,
+    /// How long a client without asks is remembered when nobody refreshes it; 0 for ever.
+    pub client_retention_ms: u64,
+    /// Clients in the registry, over all chains.
+    pub clients_max: u64,
+    /// Clients that one public source address may own.
+    pub clients_per_source_max: u64,
+    /// Repair ids that wait or are remembered as finished.
+    pub repairs_max: u64,
+    /// Repair ids that one public source address may have waiting.
+    pub repairs_per_source_max: u64,
+    /// EMNet entries; at most 900,000 of the million ids, so that a free one is quickly found.
+    pub peers_max: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            resume_grace_ms: 10_000,
+            gather_ms: 5_000,
+            ask_ms_max: 24 * 60 * 60 * 1000,
+            retention_ms: 10 * 60 * 1000,
+            client_retention_ms: 30 * 24 * 60 * 60 * 1000,
+            clients_max: 2_000_000,
+            clients_per_source_max: 4_096,
+            repairs_max: 200_000,
+            repairs_per_source_max: 1_024,
+            peers_max: 200_000,
+        }
+    }
+}
