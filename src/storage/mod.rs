@@ -1,1 +1,3 @@
-//! (to be written)
+//! The raft log and the registry's image on disk.
+
+pub mod fault;
