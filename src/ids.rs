@@ -168,3 +168,15 @@ pub struct RepairId(pub Arc<str>);
 /// The number for which EMNet swaps an address (0 to 999,999, as in the seed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u32);
+
+/// Whether an address is loopback, private, shared (RFC 6598), link-local or unique local: a host
+/// of the operator's own networks rather than of the public internet.
+pub fn is_local(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => {
+            let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            v4.is_loopback() || v4.is_private() || v4.is_link_local() || shared
+        }
+        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}

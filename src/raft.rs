@@ -5,13 +5,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::registry::Proposal;
+use crate::registry::{Proposal, Verdict};
 
 openraft::declare_raft_types!(
     /// Our choice of types for openraft.
     pub TypeConfig:
         D = Proposal,
-        R = Committed,
+        R = Verdict,
         NodeId = u64,
         Node = Member,
 );
@@ -33,10 +33,6 @@ pub struct Member {
     /// `host:port` of its raft listener; the host is resolved at each connect.
     pub raft_addr: String,
 }
-
-/// The answer to a proposal: it is on the disks of a majority, and applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed;
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,10 +8,26 @@ use crate::ids::{Part, PeerId, SessionId, Socket};
 /// What applying one proposal brought about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
+    /// What became of the proposal.
+    pub verdict: Verdict,
     /// What sessions must be told, in order.
     pub effects: Vec<Effect>,
     /// What happened, for metrics and logs.
     pub notes: Vec<Note>,
+}
+
+/// What became of a proposal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// Its commands took effect.
+    #[default]
+    Applied,
+    /// They had taken effect before: the batch was proposed twice.
+    Duplicate,
+    /// An earlier batch of the same instance has not been applied; propose again from there.
+    Early,
+    /// It is from an earlier life of its instance, or from one that was never started.
+    Stale,
 }
 
 /// One act towards one session.
@@ -26,7 +42,7 @@ pub enum Effect {
         /// What becomes of the connection afterwards.
         then: Then,
     },
-    /// Close without a byte: somebody else holds the session's asks now, or their time is up.
+    /// Close without a further byte: nothing more will come over this connection.
     Release {
         /// Which session.
         session: SessionId,
@@ -94,9 +110,11 @@ pub enum Then {
     Stay,
 }
 
-/// Why a session is closed without a byte.
+/// Why a session is closed without a further byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Why {
+    /// Everything it can be told has been told.
+    Answered,
     /// The ask reached the end of its time.
     Expired,
     /// The same client asked again over another connection.
@@ -121,8 +139,6 @@ pub enum Refusal {
 /// What happened, for metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Note {
-    /// A batch was proposed twice and applied once.
-    Duplicate,
     /// An ask, a finished id, a client or a peer reached the end of its time.
     Expired,
     /// Two neighbours were linked.

@@ -1,61 +1,145 @@
 //! The chains and repairs as a pure state machine.
+//!
+//! A [`Registry`] is changed by [`Registry::apply`] alone, one [`Proposal`] at a time, and answers
+//! with [`Applied`]: what sessions must be told ([`Effect`]) and what happened ([`Note`]). It knows
+//! no IO, clock, chance or hash order, so replicas that apply the same log hold the same registry,
+//! bit for bit.
+//!
+//! # Words
+//!
+//! A *client* owns two sockets: its head faces the later neighbour, its tail the earlier one. A
+//! *chain* is one path of clients in the order of their serials. A socket that waits to be told its
+//! partner *asks*; an ask is held by a *session*. Two asks that face each other are *engaged*:
+//! the link is made and both are told, unless one of the connections is half-closed. Then its
+//! partner's address is *offered* to it first, and the link is *concluded* when its kernel has
+//! taken the bytes; if the connection is reset instead, the other socket goes on asking.
+//!
+//! # How a change spreads
+//!
+//! Commands only move asks and members. Whatever they touch is noted by the index as unsettled,
+//! and [`Registry::settle`](Registry::apply) then looks at the surroundings of each touched place:
+//! it links facing asks, starts or stops the gather window over silent clients between two asks,
+//! and pairs the waiters of a repair id. So every rule about who is linked stands in one place,
+//! whatever brought the two together.
+//!
+//! # Invariants
+//!
+//! [`Registry::check`] verifies them; the tests do so after each command. A socket belongs to one
+//! client. A head is linked if and only if the next member's tail is. Clients taken out have no
+//! partner and do not ask. No two engaged asks face each other untold. The index is the one that
+//! the records give.
+//!
+//! # Cost
+//!
+//! Every command is O(log n) in the number of clients, amortised: taking out a run of silent
+//! clients and detaching a dead instance's asks touch each of them once.
 
+mod ask;
+mod chain;
 mod command;
 mod effect;
+mod index;
+mod invariant;
+mod peers;
 mod policy;
 mod record;
+mod repair;
 mod table;
+#[cfg(test)]
+mod tests;
+mod time;
 
 pub use command::{BatchId, Command, Proposal};
-pub use effect::{Applied, Effect, LinkedBy, Message, Note, Refusal, Then, Why};
+pub use effect::{Applied, Effect, LinkedBy, Message, Note, Refusal, Then, Verdict, Why};
+pub use invariant::Violation;
 pub use policy::Policy;
 pub use record::{
-    Answer, Ask, Caller, Client, Image, Instance, Line, Meta, Peer, Record, Request, Side, Standing,
+    Answer, Ask, AskRef, Caller, Client, Image, Instance, Line, Meta, Peer, Record, Request, Side,
+    Standing,
 };
 pub use table::{Serial, Table};
 
-use crate::ids::Timestamp;
+use std::collections::BTreeSet;
+
+use crate::ids::{Incarnation, InstanceId, SessionId, Timestamp};
+use index::Index;
 
 /// All chains, repairs and EMNet entries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Registry {
     image: Image,
-    changed: std::collections::BTreeSet<Serial>,
+    index: Index,
+    changed: BTreeSet<Serial>,
+    applied: Applied,
 }
 
-/// An image whose records contradict each other.
-#[derive(Debug, thiserror::Error)]
-#[error("record {serial:?}: {fault}")]
-pub struct ImageError {
-    /// Which record.
-    pub serial: Serial,
-    /// What is wrong with it.
-    pub fault: &'static str,
+/// Two registries are equal if their images are: the rest is derived or passing.
+impl PartialEq for Registry {
+    fn eq(&self, other: &Self) -> bool {
+        self.image == other.image
+    }
+}
+
+impl Eq for Registry {}
+
+/// How much of everything there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Clients, including those taken out and not yet forgotten.
+    pub clients: u64,
+    /// Chains with at least one client.
+    pub chains: u64,
+    /// Sockets that ask.
+    pub asks: u64,
+    /// Links in force.
+    pub links: u64,
+    /// Neighbours that are not linked.
+    pub broken_links: u64,
+    /// Asks that came by RECONNECT.
+    pub repairs_pending: u64,
+    /// EMNet entries.
+    pub peers: u64,
 }
 
 impl Registry {
-    /// Applies one proposal. Deterministic: equal registries stay equal.
-    pub fn apply(&mut self, _proposal: &Proposal) -> Applied {
-        Applied::default()
-    }
-
-    /// Rebuilds a registry from its image, and checks that the records fit together.
+    /// Rebuilds a registry from its image.
     ///
     /// # Errors
-    /// If they do not: the image is damaged or of a newer make.
-    pub fn from_image(image: Image) -> Result<Self, ImageError> {
-        Ok(Self { image, ..Self::default() })
+    /// If the records contradict each other: the image is damaged or of a newer make.
+    pub fn from_image(image: Image) -> Result<Self, Violation> {
+        let index = Index::build(&image);
+        let mut registry = Self { image, index, ..Self::default() };
+        registry.settle();
+        if registry.applied != Applied::default() {
+            return Err(Violation::new("two sockets that face each other ask and are not linked"));
+        }
+        registry.check()?;
+        Ok(registry)
     }
 
-    /// The registry at rest; records are shared with the copy until either side changes them.
-    pub fn image(&self) -> &Image {
-        &self.image
+    /// Applies one proposal. Deterministic: equal registries stay equal.
+    pub fn apply(&mut self, proposal: &Proposal) -> Applied {
+        self.advance(proposal.at);
+        let verdict = proposal.batch.map_or(Verdict::Applied, |batch| self.admit(batch));
+        if verdict == Verdict::Applied {
+            for command in &proposal.commands {
+                self.execute(command);
+                self.settle();
+            }
+        }
+        self.applied.verdict = verdict;
+        std::mem::take(&mut self.applied)
     }
 
     /// The serials of the records that changed since the last call, for the image on disk; a
     /// serial that [`Image::records`] no longer holds was removed.
-    pub fn take_changed(&mut self) -> std::collections::BTreeSet<Serial> {
+    pub fn take_changed(&mut self) -> BTreeSet<Serial> {
         std::mem::take(&mut self.changed)
+    }
+
+    /// The registry at rest; a copy shares the records until either side changes them.
+    pub fn image(&self) -> &Image {
+        &self.image
     }
 
     /// Log time of the last entry.
@@ -63,8 +147,138 @@ impl Registry {
         self.image.meta.now
     }
 
+    /// The settings in force.
+    pub fn policy(&self) -> &Policy {
+        &self.image.meta.policy
+    }
+
+    /// The present life of an instance; 0 if it was never started.
+    pub fn incarnation(&self, instance: InstanceId) -> Incarnation {
+        self.image.meta.instances.get(&instance).map(|known| known.incarnation).unwrap_or_default()
+    }
+
     /// When the next deadline passes; a [`Command::Tick`] at that time carries it out.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        None
+        self.index.timers.first().map(|(at, _)| *at)
+    }
+
+    /// How much of everything there is, in constant time.
+    pub fn totals(&self) -> Totals {
+        let chains = self.index.chains.len() as u64;
+        let members = self.index.members;
+        Totals {
+            clients: self.index.clients,
+            chains,
+            asks: self.index.sessions.len() as u64,
+            links: self.index.links,
+            broken_links: members - chains - self.index.links,
+            repairs_pending: self.index.waiting.len() as u64,
+            peers: self.index.peers.len() as u64,
+        }
+    }
+
+    /// Whether a batch is the next one of the present life of its instance. An instance's commands
+    /// take effect in the order in which it proposed them: a hang-up cannot overtake its CONNECT.
+    fn admit(&mut self, batch: BatchId) -> Verdict {
+        let known = self.image.meta.instances.entry(batch.instance).or_default();
+        if batch.incarnation != known.incarnation {
+            Verdict::Stale
+        } else if batch.number <= known.batches_through {
+            Verdict::Duplicate
+        } else if batch.number > known.batches_through + 1 {
+            Verdict::Early
+        } else {
+            known.batches_through = batch.number;
+            Verdict::Applied
+        }
+    }
+
+    fn execute(&mut self, command: &Command) {
+        match command {
+            Command::AddPeer { session, address, candidate } => {
+                self.add_peer(*session, address, *candidate);
+            }
+            Command::AskIp { session, id } => self.take_peer(*session, *id),
+            Command::Connect { session, source, chain, head, tail } => {
+                self.connect(*session, *source, chain, head, tail);
+            }
+            Command::Delivered { session } => self.delivered(*session),
+            Command::Disconnect { session } => self.disconnect(*session),
+            Command::HalfClose { session } => self.half_close(*session),
+            Command::Reconnect { session, source, id, orphan } => {
+                self.reconnect(*session, *source, id, &orphan.0);
+            }
+            Command::SetPolicy(policy) => self.set_policy(*policy),
+            Command::Start { instance, incarnation } => self.start(*instance, *incarnation),
+            Command::Tick => {}
+        }
+    }
+
+    fn set_policy(&mut self, policy: Policy) {
+        if self.image.meta.policy != policy {
+            self.image.meta.policy = policy;
+            // Deadlines follow from records and settings; a change of settings is rare enough to
+            // derive them all anew.
+            self.index = Index::build(&self.image);
+        }
+    }
+
+    fn next_serial(&mut self) -> Serial {
+        let serial = self.image.meta.next_serial;
+        self.image.meta.next_serial = Serial(serial.0 + 1);
+        serial
+    }
+
+    fn insert(&mut self, record: Record) -> Serial {
+        let serial = self.next_serial();
+        self.index.update(serial, None, Some(&record), &self.image.meta.policy);
+        self.image.records.insert(serial, record);
+        self.changed.insert(serial);
+        serial
+    }
+
+    fn remove(&mut self, serial: Serial) -> Option<Record> {
+        let record = self.image.records.remove(serial)?;
+        self.index.update(serial, Some(&record), None, &self.image.meta.policy);
+        self.changed.insert(serial);
+        Some(record)
+    }
+
+    fn edit(&mut self, serial: Serial, change: impl FnOnce(&mut Record)) {
+        let Some(record) = self.image.records.get_mut(serial) else { return };
+        let old = record.clone();
+        change(record);
+        self.index.update(serial, Some(&old), Some(record), &self.image.meta.policy);
+        self.changed.insert(serial);
+    }
+
+    fn client(&self, serial: Serial) -> Option<&Client> {
+        match self.image.records.get(serial)? {
+            Record::Client(client) => Some(client),
+            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
+        }
+    }
+
+    fn edit_client(&mut self, serial: Serial, change: impl FnOnce(&mut Client)) {
+        self.edit(serial, |record| match record {
+            Record::Client(client) => change(client),
+            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => {}
+        });
+    }
+
+    fn tell(&mut self, session: SessionId, message: Message, then: Then) {
+        self.applied.effects.push(Effect::Tell { session, message, then });
+    }
+
+    fn release(&mut self, session: SessionId, why: Why) {
+        self.applied.effects.push(Effect::Release { session, why });
+    }
+
+    fn refuse(&mut self, session: SessionId, why: Refusal) {
+        self.applied.effects.push(Effect::Refuse { session, why });
+    }
+
+    fn note(&mut self, note: Note) {
+        self.applied.notes.push(note);
     }
 }

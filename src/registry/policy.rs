@@ -20,7 +20,7 @@ pub struct Policy {
     pub clients_max: u64,
     /// Clients that one public source address may own.
     pub clients_per_source_max: u64,
-    /// Repair ids that wait or are remembered as finished.
+    /// Repair ids that may wait; as many finished ones are remembered, the oldest go first.
     pub repairs_max: u64,
     /// Repair ids that one public source address may have waiting.
     pub repairs_per_source_max: u64,

@@ -72,6 +72,8 @@ pub enum Side {
 pub struct Ask {
     /// The connection that will be told.
     pub session: SessionId,
+    /// Orders the asks: the later of two has the higher number.
+    pub number: Serial,
     /// When it began to wait.
     pub since: Timestamp,
     /// When it is given up.
@@ -80,6 +82,15 @@ pub struct Ask {
     pub request: Request,
     /// What is known of the connection.
     pub line: Line,
+}
+
+/// Finds an ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum AskRef {
+    /// The ask of a client's socket.
+    Side(Serial, Part),
+    /// The ask of a [`Caller`].
+    Caller(Serial),
 }
 
 /// How a socket asked.
@@ -98,9 +109,9 @@ pub enum Line {
     Open,
     /// The client closed its sending side.
     HalfClosed,
-    /// The client closed its sending side, and its partner's address is on the way to it; the
+    /// The client closed its sending side, and this partner's address is on the way to it; the
     /// partner is told once its kernel has taken the bytes.
-    Offered,
+    Offered(AskRef),
     /// The instance that held it is gone; the client may come back until the ask's time is up.
     Detached,
 }
@@ -160,10 +171,8 @@ pub struct Meta {
 pub struct Instance {
     /// Its present life.
     pub incarnation: Incarnation,
-    /// All batches up to this number are applied.
+    /// Its batches are applied up to this number.
     pub batches_through: u64,
-    /// Batches beyond it that are applied already.
-    pub batches_ahead: std::collections::BTreeSet<u64>,
 }
 
 /// A registry at rest: what a snapshot holds, and what the image on disk holds.
@@ -184,11 +193,34 @@ impl Client {
         }
     }
 
+    /// What the given socket is doing, for changing.
+    pub(super) fn side_mut(&mut self, part: Part) -> &mut Side {
+        match part {
+            Part::Head => &mut self.head_side,
+            Part::Tail => &mut self.tail_side,
+        }
+    }
+
     /// The given socket's address.
     pub fn socket(&self, part: Part) -> &Socket {
         match part {
             Part::Head => &self.head.0,
             Part::Tail => &self.tail.0,
+        }
+    }
+
+    /// Whether neither socket has a partner or asks for one.
+    pub fn is_idle(&self) -> bool {
+        self.head_side == Side::Open && self.tail_side == Side::Open
+    }
+}
+
+impl Side {
+    /// The ask, if it asks.
+    pub fn ask(&self) -> Option<&Ask> {
+        match self {
+            Self::Asking(ask) => Some(ask),
+            Self::Open | Self::Linked | Self::Paired(_) => None,
         }
     }
 }

@@ -1,0 +1,279 @@
+//! Asks: who waits to be told a partner, over which connection, and what happens when two meet.
+
+use super::{
+    Answer, Ask, AskRef, Client, Line, LinkedBy, Message, Note, Record, Registry, Request, Serial,
+    Side, Standing, Then, Why,
+};
+use crate::ids::{Part, SessionId, Socket};
+
+impl Registry {
+    pub(super) fn ask(&self, at: AskRef) -> Option<&Ask> {
+        match at {
+            AskRef::Side(serial, part) => self.client(serial)?.side(part).ask(),
+            AskRef::Caller(serial) => match self.image.records.get(serial)? {
+                Record::Caller(caller) => Some(&caller.ask),
+                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
+            },
+        }
+    }
+
+    fn edit_ask(&mut self, at: AskRef, change: impl FnOnce(&mut Ask)) {
+        let serial = match at {
+            AskRef::Side(serial, _) | AskRef::Caller(serial) => serial,
+        };
+        self.edit(serial, |record| match (record, at) {
+            (Record::Client(client), AskRef::Side(_, part)) => {
+                if let Side::Asking(ask) = client.side_mut(part) {
+                    change(ask);
+                }
+            }
+            (Record::Caller(caller), AskRef::Caller(_)) => change(&mut caller.ask),
+            (Record::Client(_) | Record::Caller(_) | Record::Answer(_) | Record::Peer(_), _) => {}
+        });
+    }
+
+    /// A new ask over `session`.
+    pub(super) fn new_ask(&mut self, session: SessionId, request: Request) -> Ask {
+        let since = self.now();
+        Ask {
+            session,
+            number: self.next_serial(),
+            since,
+            until: since.plus_ms(self.policy().ask_ms_max),
+            request,
+            line: Line::Open,
+        }
+    }
+
+    /// An ask is repeated over a new connection, which will be told instead of the old one.
+    pub(super) fn take_over(&mut self, at: AskRef, session: SessionId, request: Request) {
+        let Some(ask) = self.ask(at) else { return };
+        let (previous, line) = (ask.session, ask.line.clone());
+        let until = self.now().plus_ms(self.policy().ask_ms_max);
+        self.edit_ask(at, |ask| {
+            (ask.session, ask.request, ask.line, ask.until) = (session, request, Line::Open, until);
+        });
+        if previous != session && !self.index.holds_asks(previous) {
+            self.release(previous, Why::Superseded);
+        }
+        // What was offered may have been read: it stands, and is told again.
+        if let Line::Offered(partner) = line {
+            self.conclude(at, partner, None, LinkedBy::Repair);
+        }
+    }
+
+    /// Two asks meet: they are told each other, or the half-closed one is offered the other first.
+    pub(super) fn engage(&mut self, a: AskRef, b: AskRef, by: LinkedBy) {
+        if self.is_engaged(a) || self.is_engaged(b) {
+            return;
+        }
+        let half_closed = [a, b]
+            .into_iter()
+            .find(|at| self.ask(*at).is_some_and(|ask| ask.line == Line::HalfClosed));
+        match half_closed {
+            Some(first) => self.offer(first, if first == a { b } else { a }),
+            None => self.conclude(a, b, None, by),
+        }
+    }
+
+    pub(super) fn is_engaged(&self, at: AskRef) -> bool {
+        let offered = |ask: &Ask| matches!(ask.line, Line::Offered(_));
+        self.index.offers.contains_key(&at) || self.ask(at).is_none_or(offered)
+    }
+
+    fn offer(&mut self, to: AskRef, partner: AskRef) {
+        let (Some(ask), Some(socket)) = (self.ask(to), self.socket(partner)) else { return };
+        let message = message_for(&ask.request, to, socket.clone());
+        let session = ask.session;
+        self.edit_ask(to, |ask| ask.line = Line::Offered(partner));
+        self.tell(session, message, Then::Confirm);
+    }
+
+    /// The two are partners from now on. `told` is the one that was offered the other already.
+    pub(super) fn conclude(&mut self, a: AskRef, b: AskRef, told: Option<AskRef>, by: LinkedBy) {
+        let (Some(of_a), Some(of_b)) = (self.party(a), self.party(b)) else { return };
+        let linked = self.face_each_other(a, b);
+        let waited_ms = self.now().ms_since(of_a.ask.since.min(of_b.ask.since));
+        let joined = [&of_a, &of_b].iter().all(|party| party.ask.request == Request::Connect);
+        let both_repair = [&of_a, &of_b].iter().all(|party| party.ask.request != Request::Connect);
+        // Of a repair the second caller is answered first, of any other link the earlier client.
+        let a_first = if both_repair {
+            of_a.ask.number > of_b.ask.number
+        } else {
+            matches!(a, AskRef::Side(_, Part::Head))
+        };
+        self.settle_party(&of_a, &of_b.socket, linked);
+        self.settle_party(&of_b, &of_a.socket, linked);
+        let ordered = if a_first {
+            [(&of_a, &of_b), (&of_b, &of_a)]
+        } else {
+            [(&of_b, &of_a), (&of_a, &of_b)]
+        };
+        for (party, partner) in ordered {
+            self.tell_party(party, &partner.socket, told == Some(party.at));
+        }
+        self.note(match (linked, by) {
+            (false, _) => Note::Paired { waited_ms },
+            (true, LinkedBy::Gather) => Note::Linked { by, waited_ms },
+            (true, LinkedBy::Join | LinkedBy::Repair) => {
+                let by = if joined { LinkedBy::Join } else { LinkedBy::Repair };
+                Note::Linked { by, waited_ms }
+            }
+        });
+    }
+
+    fn party(&self, at: AskRef) -> Option<Party> {
+        let source = match at {
+            AskRef::Side(serial, _) => self.client(serial)?.source,
+            AskRef::Caller(serial) => match self.image.records.get(serial)? {
+                Record::Caller(caller) => caller.source,
+                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => return None,
+            },
+        };
+        Some(Party { at, ask: self.ask(at)?.clone(), socket: self.socket(at)?.clone(), source })
+    }
+
+    /// The ask ends with a partner: the socket remembers it, and so does the repair id.
+    fn settle_party(&mut self, party: &Party, partner: &Socket, linked: bool) {
+        let now = self.now();
+        match party.at {
+            AskRef::Side(serial, part) => self.edit_client(serial, |client| {
+                client.refreshed = now;
+                *client.side_mut(part) =
+                    if linked { Side::Linked } else { Side::Paired(partner.clone()) };
+            }),
+            AskRef::Caller(serial) => {
+                self.remove(serial);
+            }
+        }
+        if let Request::Reconnect(id) = &party.ask.request {
+            let socket = party.socket.endpoint();
+            let full = self.index.answers.len() as u64 >= self.policy().repairs_max;
+            let oldest = self.index.answers_by_age.first().copied().filter(|_| full);
+            let same = self.index.answers.get(&(id.clone(), socket)).copied();
+            for old in [same, oldest].into_iter().flatten() {
+                self.remove(old);
+            }
+            self.insert(Record::Answer(Answer {
+                id: id.clone(),
+                socket,
+                source: party.source,
+                partner: partner.clone(),
+                until: now.plus_ms(self.policy().retention_ms),
+            }));
+        }
+    }
+
+    fn tell_party(&mut self, party: &Party, partner: &Socket, already: bool) {
+        let session = party.ask.session;
+        let done = !self.index.holds_asks(session);
+        if !already {
+            let then = if done { Then::Close } else { Then::Stay };
+            self.tell(session, message_for(&party.ask.request, party.at, partner.clone()), then);
+        } else if done {
+            self.release(session, Why::Answered);
+        }
+    }
+
+    /// Ends an ask without a partner. An offer that may have been read stands: unless it was
+    /// `reset`, which says that nobody read it, the two become partners after all.
+    pub(super) fn withdraw(&mut self, at: AskRef, reset: bool) {
+        if let Some(offered) = self.index.offers.get(&at).copied() {
+            return self.conclude(offered, at, Some(offered), LinkedBy::Repair);
+        }
+        if let (false, Some(Line::Offered(partner))) = (reset, self.ask(at).map(|a| a.line.clone()))
+        {
+            return self.conclude(at, partner, Some(at), LinkedBy::Repair);
+        }
+        match at {
+            AskRef::Side(serial, part) => {
+                self.edit_client(serial, |client| *client.side_mut(part) = Side::Open);
+                let leaves =
+                    |client: &Client| client.standing == Standing::Member && client.is_idle();
+                if self.client(serial).is_some_and(leaves) {
+                    self.remove(serial);
+                }
+            }
+            AskRef::Caller(serial) => {
+                self.remove(serial);
+            }
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, session: SessionId) {
+        for at in self.index.asks_of(session) {
+            self.withdraw(at, true);
+        }
+    }
+
+    pub(super) fn half_close(&mut self, session: SessionId) {
+        for at in self.index.asks_of(session) {
+            if self.ask(at).is_some_and(|ask| ask.line == Line::Open) {
+                self.edit_ask(at, |ask| ask.line = Line::HalfClosed);
+            }
+        }
+    }
+
+    pub(super) fn delivered(&mut self, session: SessionId) {
+        for at in self.index.asks_of(session) {
+            if let Some(Line::Offered(partner)) = self.ask(at).map(|ask| ask.line.clone()) {
+                self.conclude(at, partner, Some(at), LinkedBy::Repair);
+            }
+        }
+    }
+
+    /// The instance that held the ask is gone; its client has the resume grace to come back.
+    pub(super) fn detach(&mut self, at: AskRef) {
+        let grace_ends = self.now().plus_ms(self.policy().resume_grace_ms);
+        self.edit_ask(at, |ask| {
+            ask.until = ask.until.min(grace_ends);
+            if !matches!(ask.line, Line::Offered(_)) {
+                ask.line = Line::Detached;
+            }
+        });
+    }
+
+    fn socket(&self, at: AskRef) -> Option<&Socket> {
+        match at {
+            AskRef::Side(serial, part) => Some(self.client(serial)?.socket(part)),
+            AskRef::Caller(serial) => match self.image.records.get(serial)? {
+                Record::Caller(caller) => Some(&caller.socket),
+                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
+            },
+        }
+    }
+
+    /// Whether two asks are the facing sockets of neighbours in one chain.
+    fn face_each_other(&self, a: AskRef, b: AskRef) -> bool {
+        match (a, b) {
+            (AskRef::Side(left, Part::Head), AskRef::Side(right, Part::Tail))
+            | (AskRef::Side(right, Part::Tail), AskRef::Side(left, Part::Head)) => {
+                self.neighbour(left, Part::Head) == Some(right)
+            }
+            (AskRef::Side(..) | AskRef::Caller(_), AskRef::Side(..) | AskRef::Caller(_)) => false,
+        }
+    }
+
+    pub(super) fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
+        let chain = &self.client(serial)?.chain;
+        self.index.chains.get(chain)?.neighbour(serial, part)
+    }
+}
+
+/// One of two sockets that become partners.
+struct Party {
+    at: AskRef,
+    ask: Ask,
+    socket: Socket,
+    source: std::net::IpAddr,
+}
+
+/// The words for a partner, as the request's server says them.
+fn message_for(request: &Request, at: AskRef, ip: Socket) -> Message {
+    match (request, at) {
+        (Request::Connect, AskRef::Side(_, part)) => Message::Link { part, ip },
+        (Request::Reconnect(_), _) | (Request::Connect, AskRef::Caller(_)) => {
+            Message::Repair { ip }
+        }
+    }
+}

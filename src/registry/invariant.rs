@@ -1,0 +1,115 @@
+//! The promises of the registry as a check over all of it. It costs time in proportion to the
+//! registry, so the service runs it when it opens an image, and the tests after every command.
+
+use super::{Index, Line, Record, Registry, Serial, Side, Standing};
+use crate::ids::Part;
+
+/// A promise that does not hold: a damaged image, or a mistake in the registry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{promise} (record {serial:?})")]
+pub struct Violation {
+    promise: &'static str,
+    serial: Option<Serial>,
+}
+
+impl Violation {
+    pub(super) fn new(promise: &'static str) -> Self {
+        Self { promise, serial: None }
+    }
+}
+
+impl Registry {
+    /// Verifies every promise that the registry can be held to at rest.
+    ///
+    /// # Errors
+    /// The first promise that does not hold.
+    pub fn check(&self) -> Result<(), Violation> {
+        self.sockets_belong_to_one_client()?;
+        self.links_are_symmetric()?;
+        self.facing_asks_are_engaged()?;
+        self.offers_are_mutual()?;
+        self.index_follows_records()
+    }
+
+    fn sockets_belong_to_one_client(&self) -> Result<(), Violation> {
+        for (serial, record) in self.image.records.iter() {
+            require(
+                serial < self.image.meta.next_serial,
+                "serials are given out in order",
+                serial,
+            )?;
+            let Record::Client(client) = record else { continue };
+            for part in [Part::Tail, Part::Head] {
+                let holder = self.index.sockets.get(&client.socket(part).endpoint());
+                require(holder == Some(&(serial, part)), "a socket belongs to one client", serial)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn links_are_symmetric(&self) -> Result<(), Violation> {
+        for (serial, record) in self.image.records.iter() {
+            let Record::Client(client) = record else { continue };
+            if client.standing == Standing::Out {
+                require(client.is_idle(), "a client taken out has no partner and no ask", serial)?;
+                continue;
+            }
+            for part in [Part::Tail, Part::Head] {
+                let facing = self
+                    .neighbour(serial, part)
+                    .and_then(|neighbour| self.client(neighbour))
+                    .map(|neighbour| neighbour.side(part.opposite()));
+                let linked = *client.side(part) == Side::Linked;
+                require(linked == (facing == Some(&Side::Linked)), "links are symmetric", serial)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn facing_asks_are_engaged(&self) -> Result<(), Violation> {
+        for chain in self.index.chains.values() {
+            for (left, right) in chain.members.iter().zip(chain.members.iter().skip(1)) {
+                let ask = |serial: &Serial, part| self.client(*serial)?.side(part).ask();
+                if let (Some(a), Some(b)) = (ask(left, Part::Head), ask(right, Part::Tail)) {
+                    let offered = |line: &Line| matches!(line, Line::Offered(_));
+                    let engaged =
+                        offered(&a.line) || offered(&b.line) || self.is_spoken_for(*left, *right);
+                    require(engaged, "two sockets that face each other do not both wait", *left)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one of two facing asks is on offer to somebody else, by their common repair id.
+    fn is_spoken_for(&self, left: Serial, right: Serial) -> bool {
+        use super::AskRef::Side;
+        self.index.offers.contains_key(&Side(left, Part::Head))
+            || self.index.offers.contains_key(&Side(right, Part::Tail))
+    }
+
+    fn offers_are_mutual(&self) -> Result<(), Violation> {
+        for (to, from) in &self.index.offers {
+            let held = self.ask(*to).is_some_and(|ask| !matches!(ask.line, Line::Offered(_)));
+            let offered = self.ask(*from).is_some_and(|ask| ask.line == Line::Offered(*to));
+            if !(held && offered) {
+                return Err(Violation::new("what is on offer asks, and is offered once"));
+            }
+        }
+        Ok(())
+    }
+
+    fn index_follows_records(&self) -> Result<(), Violation> {
+        let mut rebuilt =
+            Self { image: self.image.clone(), index: Index::build(&self.image), ..Self::default() };
+        rebuilt.settle();
+        if rebuilt.index != self.index || rebuilt.image != self.image {
+            return Err(Violation::new("the index is the one that the records give"));
+        }
+        Ok(())
+    }
+}
+
+fn require(holds: bool, promise: &'static str, serial: Serial) -> Result<(), Violation> {
+    if holds { Ok(()) } else { Err(Violation { promise, serial: Some(serial) }) }
+}

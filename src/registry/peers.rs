@@ -1,0 +1,45 @@
+//! EMNet's address book: an address for an id, and the address back, once.
+
+use super::{Message, Peer, Record, Registry, Then};
+use crate::ids::{PeerId, SessionId};
+
+/// How many ids there are, as in the seed.
+const PEER_IDS: u32 = 1_000_000;
+
+impl Registry {
+    pub(super) fn add_peer(&mut self, session: SessionId, address: &str, candidate: PeerId) {
+        let message = match self.free_peer_id(candidate) {
+            Some(id) => {
+                let until = self.now().plus_ms(self.policy().retention_ms);
+                self.insert(Record::Peer(Peer { id, address: address.to_owned(), until }));
+                Message::PeerAdded { id }
+            }
+            None => Message::PeerFailed,
+        };
+        self.tell(session, message, Then::Stay);
+    }
+
+    pub(super) fn take_peer(&mut self, session: SessionId, id: PeerId) {
+        let taken = self.index.peers.get(&id).copied().and_then(|serial| self.remove(serial));
+        let message = match taken {
+            Some(Record::Peer(peer)) => Message::PeerFound { address: peer.address },
+            Some(Record::Client(_) | Record::Caller(_) | Record::Answer(_)) | None => {
+                Message::PeerFailed
+            }
+        };
+        self.tell(session, message, Then::Stay);
+    }
+
+    /// The candidate, or the next id after it that is free.
+    fn free_peer_id(&self, candidate: PeerId) -> Option<PeerId> {
+        let full = self.index.peers.len() as u64 >= self.policy().peers_max;
+        if full || self.index.peers.len() >= PEER_IDS as usize {
+            return None;
+        }
+        let mut free = candidate.0 % PEER_IDS;
+        while self.index.peers.contains_key(&PeerId(free)) {
+            free = (free + 1) % PEER_IDS;
+        }
+        Some(PeerId(free))
+    }
+}

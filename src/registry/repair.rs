@@ -1,0 +1,136 @@
+//! Repairs: a socket lost its partner.
+
+use std::net::IpAddr;
+
+use super::{
+    AskRef, Caller, LinkedBy, Message, Record, Refusal, Registry, Request, Serial, Side, Then, Why,
+};
+use crate::ids::{Part, RepairId, SessionId, Socket};
+
+impl Registry {
+    pub(super) fn reconnect(
+        &mut self,
+        session: SessionId,
+        source: IpAddr,
+        id: &RepairId,
+        orphan: &Socket,
+    ) {
+        let owned = self.index.sockets.get(&orphan.endpoint()).copied().filter(|(serial, _)| {
+            self.client(*serial).is_some_and(|client| client.source == source)
+        });
+        if let Some(partner) = self.answer_again(source, id, orphan, owned) {
+            return self.tell(session, Message::Repair { ip: partner }, Then::Close);
+        }
+        match owned {
+            Some((serial, part)) => self.repair(serial, part, session, id),
+            None => self.call(session, source, id, orphan),
+        }
+    }
+
+    /// What this caller was told under this id, if that still holds.
+    fn answer_again(
+        &mut self,
+        source: IpAddr,
+        id: &RepairId,
+        orphan: &Socket,
+        owned: Option<(Serial, Part)>,
+    ) -> Option<Socket> {
+        let serial = *self.index.answers.get(&(id.clone(), orphan.endpoint()))?;
+        let Record::Answer(answer) = self.image.records.get(serial)? else { return None };
+        if answer.source != source {
+            return None;
+        }
+        let partner = answer.partner.clone();
+        let holds = owned.is_none_or(|(serial, part)| {
+            self.partner(serial, part).is_some_and(|now| now.endpoint() == partner.endpoint())
+        });
+        if holds {
+            return Some(partner);
+        }
+        self.remove(serial);
+        None
+    }
+
+    /// The partner of a client's socket, if it has one.
+    pub(super) fn partner(&self, serial: Serial, part: Part) -> Option<&Socket> {
+        match self.client(serial)?.side(part) {
+            Side::Linked => {
+                let neighbour = self.neighbour(serial, part)?;
+                Some(self.client(neighbour)?.socket(part.opposite()))
+            }
+            Side::Paired(partner) => Some(partner),
+            Side::Open | Side::Asking(_) => None,
+        }
+    }
+
+    /// A socket of a chain lost its partner: the partner leaves the path, and the socket asks.
+    fn repair(&mut self, serial: Serial, part: Part, session: SessionId, id: &RepairId) {
+        let serial = self.back_in_path(serial);
+        let linked = self.client(serial).is_some_and(|client| *client.side(part) == Side::Linked);
+        if linked && let Some(lost) = self.neighbour(serial, part) {
+            self.take_out(lost);
+        }
+        let now = self.now();
+        self.edit_client(serial, |client| client.refreshed = now);
+        let at = AskRef::Side(serial, part);
+        let request = Request::Reconnect(id.clone());
+        if self.ask(at).is_some() {
+            return self.take_over(at, session, request);
+        }
+        let ask = self.new_ask(session, request);
+        self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(ask));
+    }
+
+    /// A socket that no chain knows waits for the other one with the same id, as in the seed.
+    fn call(&mut self, session: SessionId, source: IpAddr, id: &RepairId, orphan: &Socket) {
+        let same = self.index.asks_with(id).into_iter().find_map(|at| match at {
+            AskRef::Caller(serial) => match self.image.records.get(serial)? {
+                Record::Caller(caller) if caller.socket.endpoint() == orphan.endpoint() => {
+                    Some((at, caller.source))
+                }
+                Record::Caller(_) | Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
+            },
+            AskRef::Side(..) => None,
+        });
+        match same {
+            Some((at, owner)) if owner == source => {
+                return self.take_over(at, session, Request::Reconnect(id.clone()));
+            }
+            Some(_) => return self.refuse(session, Refusal::NotOwner),
+            None => {}
+        }
+        if self.index.waiting.len() as u64 >= self.policy().repairs_max {
+            return self.refuse(session, Refusal::RepairsFull);
+        }
+        if self.index.holdings(source).callers >= self.policy().repairs_per_source_max {
+            return self.refuse(session, Refusal::SourceFull);
+        }
+        let ask = self.new_ask(session, Request::Reconnect(id.clone()));
+        self.insert(Record::Caller(Caller { socket: orphan.clone(), source, ask }));
+    }
+
+    /// Pairs the waiters of an id: always two different sockets, never two of one client.
+    pub(super) fn settle_id(&mut self, id: &RepairId) {
+        let waiting = self.index.asks_with(id);
+        for (position, a) in waiting.iter().enumerate() {
+            for b in &waiting[position + 1..] {
+                let one_client = matches!(
+                    (a, b), (AskRef::Side(of_a, _), AskRef::Side(of_b, _)) if of_a == of_b
+                );
+                if !one_client {
+                    self.engage(*a, *b, LinkedBy::Repair);
+                }
+            }
+        }
+    }
+
+    /// An ask's time is up.
+    pub(super) fn expire_ask(&mut self, at: AskRef) {
+        let Some(session) = self.ask(at).map(|ask| ask.session) else { return };
+        let unanswered = !self.is_engaged(at);
+        self.withdraw(at, false);
+        if unanswered && !self.index.holds_asks(session) {
+            self.release(session, Why::Expired);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Log time: deadlines that pass, and instances that begin a new life.
+
+use super::{Note, Record, Registry, index::Timer};
+use crate::ids::{Incarnation, InstanceId, SessionId, Timestamp};
+
+impl Registry {
+    /// Moves log time on and carries out every deadline that has passed, in their order.
+    pub(super) fn advance(&mut self, at: Timestamp) {
+        let now = self.now().max(at);
+        while let Some((deadline, timer)) = self.index.timers.first().copied()
+            && deadline <= now
+        {
+            self.image.meta.now = self.now().max(deadline);
+            match timer {
+                Timer::Ask(ask) => self.expire_ask(ask),
+                Timer::Forget(serial) => self.forget(serial),
+                Timer::Gather(left) => self.gather(left),
+            }
+            if !matches!(timer, Timer::Gather(_)) {
+                self.note(Note::Expired);
+            }
+            self.settle();
+        }
+        self.image.meta.now = now;
+    }
+
+    fn forget(&mut self, serial: super::Serial) {
+        match self.image.records.get(serial) {
+            Some(Record::Client(_)) => self.forget_client(serial),
+            Some(Record::Caller(_) | Record::Answer(_) | Record::Peer(_)) | None => {
+                self.remove(serial);
+            }
+        }
+    }
+
+    /// A new life of an instance begins: whatever its earlier lives held is detached.
+    pub(super) fn start(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        let known = self.image.meta.instances.entry(instance).or_default();
+        if incarnation <= known.incarnation {
+            return;
+        }
+        *known = super::Instance { incarnation, ..super::Instance::default() };
+        let first = SessionId { instance, incarnation: Incarnation(0), connection: 0 };
+        let asks: Vec<_> = self
+            .index
+            .sessions
+            .range((first, super::index::LOWEST)..)
+            .take_while(|(session, _)| session.instance == instance)
+            .filter(|(session, _)| session.incarnation < incarnation)
+            .map(|(_, ask)| *ask)
+            .collect();
+        for ask in asks {
+            self.detach(ask);
+        }
+    }
+}
