@@ -14,14 +14,14 @@ use super::{
     Rejection, ServerOptions,
     line::{Line, Order},
 };
-use crate::metrics::Metrics;
+use crate::{ids::is_local, metrics::Metrics};
 
 /// Counts the connections of all listeners that share it.
 #[derive(Debug)]
 pub(super) struct Admission {
     connections_max: usize,
     per_address_max: usize,
-    private_limited: bool,
+    local_limited: bool,
     silent_max: usize,
     metrics: Metrics,
     state: Mutex<State>,
@@ -54,21 +54,12 @@ impl Source {
     }
 }
 
-/// Whether an address is loopback, private or link-local: one that often stands for many clients
-/// (a proxy, a container network), and that nobody can send from across the internet.
-pub(super) fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-    }
-}
-
 impl Admission {
     pub(super) fn new(options: &ServerOptions, metrics: Metrics) -> Self {
         Self {
             connections_max: options.connections_max,
             per_address_max: options.connections_per_address_max,
-            private_limited: options.private_addresses_limited,
+            local_limited: options.local_addresses_limited,
             silent_max: options.silent_max,
             metrics,
             state: Mutex::default(),
@@ -82,7 +73,7 @@ impl Admission {
         line: &Arc<Line>,
     ) -> Result<Permit, Rejection> {
         let mut state = self.state();
-        let source = (self.private_limited || !is_private(from)).then(|| Source::of(from));
+        let source = (self.local_limited || !is_local(from)).then(|| Source::of(from));
         if source.is_some_and(|source| state.from(source) >= self.per_address_max) {
             return Err(Rejection::AddressFull);
         }

@@ -1,26 +1,21 @@
 //! The chain server's requests: CONNECT.
 
-use std::net::IpAddr;
-
-use super::{
-    Rejection,
-    wire::{AddressPolicy, ConnectRequest},
-};
+use super::{Rejection, Request, Sender};
 use crate::{
-    ids::{ChainName, SessionId},
+    ids::ChainName,
     registry::Command,
+    wire::{AddressPolicy, Object, chain::ConnectRequest},
 };
 
-/// What a CONNECT asks of the registry.
-pub(super) fn command(
-    request: ConnectRequest,
-    session: SessionId,
-    source: IpAddr,
-    policy: &AddressPolicy,
-) -> Result<Command, Rejection> {
-    let ConnectRequest { head, tail } = request;
-    if !policy.allow(source, &head.0) || !policy.allow(source, &tail.0) {
-        return Err(Rejection::AddressPolicy);
-    }
-    Ok(Command::Connect { session, source, chain: ChainName::default(), head, tail })
+/// What a message to the chain server asks of the registry.
+pub(super) fn request(
+    object: &Object,
+    sender: Sender,
+    policy: AddressPolicy,
+) -> Result<Request, Rejection> {
+    let Sender { session, source } = sender;
+    let ConnectRequest { head, tail } =
+        ConnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
+    let chain = ChainName::default();
+    Ok(Request::Command(Command::Connect { session, source, chain, head, tail }))
 }

@@ -1,22 +1,24 @@
 //! EMNet's requests: ADD_PEER and ASK_IP.
 
-use super::{Heard, wire::EmnetRequest};
+use super::{Request, Sender};
 use crate::{
-    ids::{PeerId, SessionId},
+    ids::PeerId,
     registry::{Command, Message},
+    wire::{Object, emnet},
 };
 
 /// Ids are below this, as in the seed.
 const PEER_IDS: u32 = 1_000_000;
 
-/// What an EMNet request asks of the registry, or the answer to one that asks nothing of it.
-pub(super) fn heard(request: EmnetRequest, session: SessionId) -> Heard {
-    match request {
-        EmnetRequest::AddPeer { address } => {
-            Heard::Command(Command::AddPeer { session, address, candidate: random_peer_id() })
+/// What a message to EMNet asks of the registry, or the answer to one that asks nothing of it.
+pub(super) fn request(object: &Object, sender: Sender) -> Request {
+    let session = sender.session;
+    match emnet::Request::parse(object) {
+        Ok(emnet::Request::AddPeer(address)) => {
+            Request::Command(Command::AddPeer { session, address, candidate: random_peer_id() })
         }
-        EmnetRequest::AskIp { id } => Heard::Command(Command::AskIp { session, id }),
-        EmnetRequest::Other => Heard::Answer(Message::PeerFailed),
+        Ok(emnet::Request::AskIp(id)) => Request::Command(Command::AskIp { session, id }),
+        Err(emnet::Failed) => Request::Answer(Message::PeerFailed),
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Protocol as Transport, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol as Transport, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    Phase, Protocol, Rejection, ServerError, ServerOptions,
+    Phase, Protocol, ServerError, ServerOptions,
     admission::Admission,
     line::Line,
     outbox::Outbox,
@@ -229,6 +229,8 @@ impl Shortage {
 
 #[cfg(test)]
 mod tests {
+    use socket2::SockRef;
+
     use super::*;
 
     #[test]

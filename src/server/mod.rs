@@ -6,14 +6,13 @@
 //! - `listener` accepts, `admission` says who may stay, `session` is the life of a connection,
 //!   `line` its stream, `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
-//! - `reflector` is EMUDP and STUN, `datagram` its answers, `ratelimit` its limits.
+//! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
 //!
 //! What this module deliberately lacks: a decision about chains, a clock for clients' asks (the
 //! registry's log time decides), and any memory of a client beyond its connection.
 
 mod admission;
 mod chain;
-mod datagram;
 mod emnet;
 mod line;
 mod listener;
@@ -26,7 +25,6 @@ mod repair;
 mod session;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::{
     io,
@@ -52,6 +50,7 @@ use crate::{
     ids::SessionId,
     metrics::Metrics,
     registry::{Command, Message, Refusal},
+    wire::{self, Dialect, Ignored, WireError},
 };
 
 /// How far an instance is on its way to its end. It never goes back.
@@ -188,15 +187,6 @@ enum Protocol {
     Emnet,
 }
 
-/// A request, as far as the edge understands it.
-#[derive(Debug)]
-enum Heard {
-    /// For the registry.
-    Command(Command),
-    /// EMNet: to be answered on the spot.
-    Answer(Message),
-}
-
 impl Protocol {
     /// The name of the server, as metrics and logs have it.
     fn as_str(self) -> &'static str {
@@ -207,31 +197,39 @@ impl Protocol {
         }
     }
 
-    /// The next request among the bytes received so far; `None` until more of them come.
-    fn next_request(
-        self,
-        decoder: &mut wire::Decoder,
-        session: SessionId,
-        source: IpAddr,
-        policy: &wire::AddressPolicy,
-    ) -> Option<Result<Heard, Rejection>> {
-        let value = match decoder.next_object()? {
-            Ok(value) => value,
-            Err(()) => return Some(Err(Rejection::Junk)),
-        };
-        Some(match self {
-            Self::Chain => wire::ConnectRequest::parse(&value)
-                .ok_or(Rejection::Junk)
-                .and_then(|request| chain::command(request, session, source, policy))
-                .map(Heard::Command),
-            Self::Repair => wire::ReconnectRequest::parse(&value)
-                .ok_or(Rejection::Junk)
-                .and_then(|request| repair::command(request, session, source, policy))
-                .map(Heard::Command),
-            Self::Emnet => wire::EmnetRequest::parse(&value)
-                .ok_or(Rejection::Junk)
-                .map(|request| emnet::heard(request, session)),
-        })
+    /// How its clients write JSON.
+    fn dialect(self) -> Dialect {
+        match self {
+            Self::Chain | Self::Repair => Dialect::Seed,
+            Self::Emnet => Dialect::Json,
+        }
+    }
+}
+
+/// A request, as far as the edge understands it.
+#[derive(Debug)]
+enum Request {
+    /// For the registry.
+    Command(Command),
+    /// EMNet: to be answered on the spot.
+    Answer(Message),
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    session: SessionId,
+    source: IpAddr,
+}
+
+/// The bytes that tell a client a message.
+fn encode(message: &Message) -> Vec<u8> {
+    match message {
+        Message::Link { part, ip } => wire::chain::reply(*part, ip),
+        Message::Repair { ip } => wire::repair::reply(ip),
+        Message::PeerAdded { id } => wire::emnet::Reply::Added(*id).encode(),
+        Message::PeerFound { address } => wire::emnet::Reply::Found(address).encode(),
+        Message::PeerFailed => wire::emnet::Reply::Failed.encode(),
     }
 }
 
@@ -240,14 +238,12 @@ impl Protocol {
 enum Rejection {
     /// The source address has as many connections as it may.
     AddressFull,
-    /// The client may not announce that socket.
-    AddressPolicy,
     /// There are as many connections as there may be.
     ConnectionsFull,
     /// Too many bytes without a request in them, or behind one.
     Flood,
-    /// Not a request.
-    Junk,
+    /// A message that is no request to this server.
+    Ignored(Ignored),
     /// No request within the deadline.
     Overdue,
     /// The registry refused the request.
@@ -256,16 +252,17 @@ enum Rejection {
     Silent,
     /// The client leaves its answers unread.
     SlowReader,
+    /// Bytes that are no message.
+    Wire(WireError),
 }
 
 impl Rejection {
     fn as_str(self) -> &'static str {
         match self {
             Self::AddressFull => "address_full",
-            Self::AddressPolicy => "address_policy",
             Self::ConnectionsFull => "connections_full",
             Self::Flood => "flood",
-            Self::Junk => "junk",
+            Self::Ignored(ignored) => ignored.reason(),
             Self::Overdue => "overdue",
             Self::Refused(Refusal::ClientsFull) => "clients_full",
             Self::Refused(Refusal::NotOwner) => "not_owner",
@@ -273,6 +270,7 @@ impl Rejection {
             Self::Refused(Refusal::SourceFull) => "source_full",
             Self::Silent => "silent",
             Self::SlowReader => "slow_reader",
+            Self::Wire(error) => error.reason(),
         }
     }
 

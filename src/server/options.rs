@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::wire::AddressPolicy;
+use crate::wire::AddressPolicy;
 
 /// Where to listen. Port 0 picks a free one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct ServerOptions {
     /// Client connections from one IPv4 address or one IPv6 /64.
     pub connections_per_address_max: usize,
     /// Whether loopback and private addresses are bound by `connections_per_address_max` too. They
-    /// often stand for many clients behind one proxy.
-    pub private_addresses_limited: bool,
+    /// often stand for many clients: a proxy, a network of containers.
+    pub local_addresses_limited: bool,
     /// Connections without a request in hand; of more, the oldest are closed.
     pub silent_max: usize,
     /// From accept to the end of the first request.
@@ -62,7 +62,7 @@ impl Default for ServerOptions {
         Self {
             connections_max: connections_max(),
             connections_per_address_max: 256,
-            private_addresses_limited: false,
+            local_addresses_limited: false,
             silent_max: 4096,
             first_message_deadline: Duration::from_secs(60),
             idle_deadline: Duration::from_secs(600),

@@ -10,9 +10,8 @@ use std::{
 };
 
 use super::{
-    Rejection,
+    Rejection, encode,
     line::{Line, Order},
-    wire,
 };
 use crate::{
     ids::{Incarnation, InstanceId, SessionId},
@@ -48,7 +47,7 @@ impl Outbox {
             let Some(line) = self.line(effect.session()) else { continue };
             match effect {
                 Effect::Tell { message, then, .. } => {
-                    if line.tell(&wire::encode(message), *then).is_err() {
+                    if line.tell(&encode(message), *then).is_err() {
                         Rejection::SlowReader.count(&self.metrics);
                     }
                 }

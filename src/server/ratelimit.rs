@@ -8,13 +8,11 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use super::{
-    ServerOptions,
-    admission::{Source, is_private},
-};
+use super::{ServerOptions, admission::Source};
+use crate::ids::is_local;
 
 /// Slots for sources: 512 KiB, and few enough collisions for 10,000 sources at a time.
 const SLOTS: usize = 1 << 16;
@@ -77,7 +75,7 @@ impl RateLimit {
         if !self.in_all.allows(self.all, now_ns) {
             return false;
         }
-        if !is_private(source) {
+        if !is_local(source) {
             let hash = self.keys.hash_one(Source::of(source));
             let slot = &mut self.slots[hash as usize % SLOTS];
             if !self.per_source.allows(*slot, now_ns) {
@@ -92,6 +90,8 @@ impl RateLimit {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock;
 

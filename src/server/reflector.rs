@@ -5,13 +5,8 @@ use std::{io, net::SocketAddr, time::Duration};
 use socket2::{Domain, Protocol as Transport, Socket, Type};
 use tokio::{net::UdpSocket, select, sync::watch, time::sleep};
 
-use super::{
-    Phase, ServerOptions,
-    datagram::{Answer, answer},
-    listener::reached,
-    ratelimit::RateLimit,
-};
-use crate::{clock, metrics::Metrics};
+use super::{Phase, ServerOptions, listener::reached, ratelimit::RateLimit};
+use crate::{clock, ids::Endpoint, metrics::Metrics, wire::reflector::answer};
 
 /// Bytes of a datagram that are looked at; a longer one is no STUN message and no address.
 const DATAGRAM_BYTES: usize = 2048;
@@ -72,33 +67,29 @@ impl Reflector {
     }
 
     fn reflect(&mut self, datagram: &[u8], from: SocketAddr) {
-        let sender = SocketAddr::new(from.ip().to_canonical(), from.port());
+        let sender = Endpoint { ip: from.ip().to_canonical(), port: from.port() };
         if self.is_own(sender) {
             return self.dropped("own_address");
         }
         let answer = match answer(datagram, sender) {
             Ok(answer) => answer,
-            Err(ignored) => return self.dropped(ignored.as_str()),
+            Err(silence) => return self.dropped(silence.reason()),
         };
-        if !self.limit.allow(sender.ip(), clock::now()) {
+        if !self.limit.allow(sender.ip, clock::now()) {
             return self.dropped("rate");
         }
-        let (kind, bytes) = match &answer {
-            Answer::Text(bytes) => ("text", bytes),
-            Answer::Stun(bytes) => ("stun", bytes),
-        };
         // Whoever does not get an answer asks again; nothing waits for room in the send buffer.
-        match self.socket.try_send_to(bytes, from) {
-            Ok(_) => self.metrics.udp_answered.with_label_values(&[kind]).inc(),
+        match self.socket.try_send_to(answer.as_bytes(), from) {
+            Ok(_) => self.metrics.udp_answered.with_label_values(&[answer.kind()]).inc(),
             Err(_) => self.dropped("send_error"),
         }
     }
 
     /// Whether the sender claims to be this very socket.
-    fn is_own(&self, sender: SocketAddr) -> bool {
-        sender.port() == self.address.port()
-            && (sender.ip() == self.address.ip()
-                || self.address.ip().is_unspecified() && sender.ip().is_loopback())
+    fn is_own(&self, sender: Endpoint) -> bool {
+        sender.port == self.address.port()
+            && (sender.ip == self.address.ip()
+                || self.address.ip().is_unspecified() && sender.ip.is_loopback())
     }
 
     fn dropped(&self, reason: &str) {

@@ -1,23 +1,19 @@
 //! The repair server's requests (the seed's EMDisi): RECONNECT.
 
-use std::net::IpAddr;
-
-use super::{
-    Rejection,
-    wire::{AddressPolicy, ReconnectRequest},
+use super::{Rejection, Request, Sender};
+use crate::{
+    registry::Command,
+    wire::{AddressPolicy, Object, repair::ReconnectRequest},
 };
-use crate::{ids::SessionId, registry::Command};
 
-/// What a RECONNECT asks of the registry.
-pub(super) fn command(
-    request: ReconnectRequest,
-    session: SessionId,
-    source: IpAddr,
-    policy: &AddressPolicy,
-) -> Result<Command, Rejection> {
-    let ReconnectRequest { id, ip } = request;
-    if !policy.allow(source, &ip.0) {
-        return Err(Rejection::AddressPolicy);
-    }
-    Ok(Command::Reconnect { session, source, id, orphan: ip })
+/// What a message to the repair server asks of the registry.
+pub(super) fn request(
+    object: &Object,
+    sender: Sender,
+    policy: AddressPolicy,
+) -> Result<Request, Rejection> {
+    let Sender { session, source } = sender;
+    let ReconnectRequest { id, orphan } =
+        ReconnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
+    Ok(Request::Command(Command::Reconnect { session, source, id, orphan }))
 }

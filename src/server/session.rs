@@ -19,17 +19,18 @@ use tokio::{
 };
 
 use super::{
-    Heard, Protocol, Rejection, ServerOptions,
+    Protocol, Rejection, Request, Sender, ServerOptions,
     admission::Permit,
+    chain, emnet, encode,
     line::{Line, Order},
     outbox::Seat,
-    outq,
-    wire::Decoder,
+    outq, repair,
 };
 use crate::{
     ids::SessionId,
     metrics::Metrics,
     registry::{Command, Then},
+    wire::{Decoder, Object, WireError},
 };
 
 /// What a client may send without a request in it before it is cut off.
@@ -119,22 +120,22 @@ impl Session {
 
     /// EMNet: request and answer take turns, until the client has had enough or says no more.
     async fn run_by_turns(mut self) {
-        let mut decoder = Decoder::default();
+        let mut ear = Ear::new(self.protocol);
         let mut deadline = self.edge.options.first_message_deadline;
-        while let Some(heard) = self.hear(&mut decoder, deadline).await {
+        while let Some(request) = self.hear(&mut ear, deadline).await {
             if !self.permit.heard() {
                 return;
             }
             deadline = self.edge.options.idle_deadline;
-            match heard {
-                Heard::Command(command) => {
+            match request {
+                Request::Command(command) => {
                     if !self.submit(command).await {
                         return;
                     }
                 }
-                Heard::Answer(message) => {
-                    let told = self.line.tell(&super::wire::encode(&message), Then::Stay);
-                    told.expect("no other answer is under way");
+                Request::Answer(message) => {
+                    let told = self.line.tell(&encode(&message), Then::Stay);
+                    told.expect("the answer before it was taken by the socket");
                 }
             }
             match timeout(deadline, self.answered()).await {
@@ -146,35 +147,32 @@ impl Session {
         self.finish().await;
     }
 
-    /// Hears the one request; buffers live only here.
+    /// Hears the one request; the buffers live only here.
     async fn hear_first(&self) -> Option<Command> {
-        let mut decoder = Decoder::default();
+        let mut ear = Ear::new(self.protocol);
         let deadline = self.edge.options.first_message_deadline;
-        match self.hear(&mut decoder, deadline).await? {
-            Heard::Command(command) => Some(command),
-            Heard::Answer(_) => unreachable!("chain and repair answer nothing on the spot"),
+        match self.hear(&mut ear, deadline).await? {
+            Request::Command(command) => Some(command),
+            Request::Answer(_) => unreachable!("only EMNet answers on the spot"),
         }
     }
 
     /// Reads until a request is complete. `None` if none will come: the client is gone, its
     /// deadline is over, or its place is needed.
-    async fn hear(&self, decoder: &mut Decoder, deadline: Duration) -> Option<Heard> {
-        let reading = async {
-            let mut junk = 0;
+    async fn hear(&self, ear: &mut Ear, deadline: Duration) -> Option<Request> {
+        let listen = async {
+            let mut junk_bytes = 0;
             loop {
-                while let Some(request) = self.next_request(decoder) {
-                    match request {
-                        Ok(heard) => return Some(heard),
-                        Err(rejection) => self.reject(rejection),
-                    }
+                if let Some(request) = self.next_request(ear) {
+                    return Some(request);
                 }
-                if junk > JUNK_BYTES_MAX {
+                if junk_bytes > JUNK_BYTES_MAX {
                     self.reject(Rejection::Flood);
                     return None;
                 }
                 self.line.stream().readable().await.ok()?;
-                match receive(&self.line, |bytes| decoder.push(bytes)) {
-                    Ok(Received::Bytes(count)) => junk += count,
+                match receive(&self.line, |bytes| ear.unread.extend_from_slice(bytes)) {
+                    Ok(Received::Bytes(count)) => junk_bytes += count,
                     Ok(Received::Nothing) => {}
                     Ok(Received::End) | Err(_) => return None,
                 }
@@ -183,20 +181,30 @@ impl Session {
         select! {
             biased;
             _ = self.line.next_order() => None,
-            heard = timeout(deadline, reading) => heard.unwrap_or_else(|_| {
+            request = timeout(deadline, listen) => request.unwrap_or_else(|_| {
                 self.reject(Rejection::Overdue);
                 None
             }),
         }
     }
 
-    fn next_request(&self, decoder: &mut Decoder) -> Option<Result<Heard, Rejection>> {
-        self.protocol.next_request(
-            decoder,
-            self.session(),
-            self.peer.ip(),
-            &self.edge.options.address_policy,
-        )
+    /// The next request among the bytes received so far; faults before it are counted, and met
+    /// with silence.
+    fn next_request(&self, ear: &mut Ear) -> Option<Request> {
+        let sender = Sender { session: self.session(), source: self.peer.ip() };
+        let policy = self.edge.options.address_policy;
+        while let Some(decoded) = ear.next_object() {
+            let request = decoded.map_err(Rejection::Wire).and_then(|object| match self.protocol {
+                Protocol::Chain => chain::request(&object, sender, policy),
+                Protocol::Repair => repair::request(&object, sender, policy),
+                Protocol::Emnet => Ok(emnet::request(&object, sender)),
+            });
+            match request {
+                Ok(request) => return Some(request),
+                Err(rejection) => self.reject(rejection),
+            }
+        }
+        None
     }
 
     /// Chain and repair: carries orders out and watches the client, until the session is over.
@@ -373,6 +381,29 @@ impl Session {
     fn reject(&self, rejection: Rejection) {
         tracing::debug!(peer = %self.peer, server = self.protocol.as_str(), reason = rejection.as_str(), "rejected");
         rejection.count(&self.edge.metrics);
+    }
+}
+
+/// What a session keeps while it hears: the message so far, and bytes behind it.
+struct Ear {
+    decoder: Decoder,
+    unread: Vec<u8>,
+}
+
+impl Ear {
+    fn new(protocol: Protocol) -> Self {
+        Self { decoder: Decoder::new(protocol.dialect()), unread: Vec::new() }
+    }
+
+    fn next_object(&mut self) -> Option<Result<Object, WireError>> {
+        let mut rest = self.unread.as_slice();
+        let decoded = self.decoder.next(&mut rest);
+        let read = self.unread.len() - rest.len();
+        self.unread.drain(..read);
+        if self.unread.is_empty() {
+            self.unread = Vec::new(); // a silent client holds no buffer
+        }
+        decoded
     }
 }
 
