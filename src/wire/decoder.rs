@@ -1,0 +1,195 @@
+//! Splits a connection's bytes into messages, however the network cut them.
+//!
+//! The decoder is told every byte once and gives each message as soon as its last byte is there.
+//! What it gives depends on the bytes alone, never on how they were split into packets. It keeps
+//! at most one message, and nothing at all between messages.
+
+use super::{
+    Dialect, Object, WireError,
+    scanner::{Scanner, Step},
+};
+use crate::limits::MESSAGE_BYTES_MAX;
+
+/// The messages in the bytes of one connection.
+///
+/// ```
+/// use emnetchain::wire::{Decoder, Dialect};
+///
+/// let mut decoder = Decoder::new(Dialect::Seed);
+/// let mut packet: &[u8] = br#"{"msg":"CON"#;
+/// assert!(decoder.next(&mut packet).is_none(), "not yet complete");
+/// let mut packet: &[u8] = br#"NECT"} and more"#;
+/// let object = decoder.next(&mut packet).expect("complete").expect("well-formed");
+/// assert_eq!(object.text("msg"), Some("CONNECT"));
+/// assert_eq!(packet, b" and more", "what is behind the message is still to be read");
+/// ```
+#[derive(Debug)]
+pub struct Decoder {
+    dialect: Dialect,
+    state: State,
+    /// The message so far, from its opening brace on; empty unless [`State::Within`].
+    text: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// Within a message that is too large: it is followed to its end and not kept.
+    Beyond(Scanner),
+    /// Between messages; `junk` once something else than white space was seen.
+    Between { junk: bool },
+    /// The peer speaks HTTP: whatever it sends is not for us.
+    Deaf,
+    /// At the beginning of the connection, with this much of an HTTP request line seen.
+    Opening(Http),
+    /// Within a message.
+    Within(Scanner),
+}
+
+/// How much of an HTTP request line was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Http {
+    /// Part of a method, or all of it.
+    Method,
+    /// No byte yet.
+    Nothing,
+    /// A method and the space behind it.
+    Space,
+}
+
+impl Decoder {
+    /// For a connection that has not sent anything yet. Allocates nothing.
+    pub fn new(dialect: Dialect) -> Self {
+        Self { dialect, state: State::Opening(Http::Nothing), text: Vec::new() }
+    }
+
+    /// Reads on in `input`, up to the end of the next message or fault, and leaves the rest there.
+    /// `None` once all of it is read. After a fault the decoder looks for the next message.
+    pub fn next(&mut self, input: &mut &[u8]) -> Option<Result<Object, WireError>> {
+        while !input.is_empty() {
+            let found = match self.state {
+                State::Beyond(scanner) => self.follow(scanner, input),
+                State::Between { junk } => self.seek(junk, input).map(Err),
+                State::Deaf => {
+                    *input = &[];
+                    None
+                }
+                State::Opening(seen) => self.begin(seen, input).map(Err),
+                State::Within(scanner) => self.collect(scanner, input),
+            };
+            if found.is_some() {
+                return found;
+            }
+        }
+        None
+    }
+
+    /// Tells an HTTP request line from everything else. Where the bytes part from it, the byte is
+    /// left for [`Self::seek`].
+    fn begin(&mut self, seen: Http, input: &mut &[u8]) -> Option<WireError> {
+        let seen = match (seen, input[0]) {
+            (Http::Nothing | Http::Method, b'A'..=b'Z') => Http::Method,
+            (Http::Method, b' ') => Http::Space,
+            (Http::Space, b'/' | b'*') => {
+                self.state = State::Deaf;
+                return Some(WireError::Http);
+            }
+            (Http::Nothing, _) => {
+                self.state = State::Between { junk: false };
+                return None;
+            }
+            (Http::Method | Http::Space, _) => {
+                self.state = State::Between { junk: true };
+                return Some(WireError::Junk);
+            }
+        };
+        *input = &input[1..];
+        self.state = State::Opening(seen);
+        None
+    }
+
+    /// Passes over what is between messages. Of one run of junk only the first byte is reported.
+    fn seek(&mut self, junk: bool, input: &mut &[u8]) -> Option<WireError> {
+        let wanted = |byte: &u8| *byte == b'{' || !(junk || byte.is_ascii_whitespace());
+        let Some(at) = input.iter().position(wanted) else {
+            *input = &[];
+            return None;
+        };
+        let found = input[at];
+        *input = &input[at + 1..];
+        if found == b'{' {
+            self.text.push(found);
+            self.state = State::Within(Scanner::new());
+            return None;
+        }
+        self.state = State::Between { junk: true };
+        Some(WireError::Junk)
+    }
+
+    /// Collects a message up to its end, its limit or the end of `input`.
+    fn collect(
+        &mut self,
+        mut scanner: Scanner,
+        input: &mut &[u8],
+    ) -> Option<Result<Object, WireError>> {
+        while let [byte, rest @ ..] = *input {
+            if self.text.len() == MESSAGE_BYTES_MAX {
+                self.text = Vec::new();
+                self.state = State::Beyond(scanner);
+                return Some(Err(WireError::TooLarge));
+            }
+            let step = scanner.step(*byte);
+            match step {
+                Step::Colon | Step::Comma | Step::Within => {}
+                Step::End => {
+                    *input = rest;
+                    self.state = State::Between { junk: false };
+                    let mut text = std::mem::take(&mut self.text);
+                    text.push(*byte);
+                    return Some(Object::parse(&text, self.dialect));
+                }
+                // The brace is left for the new message.
+                Step::Restart => return self.give_up(WireError::Malformed),
+                Step::TooDeep => {
+                    *input = rest;
+                    return self.give_up(WireError::TooDeep);
+                }
+            }
+            *input = rest;
+            self.text.push(*byte);
+        }
+        self.state = State::Within(scanner);
+        None
+    }
+
+    /// Follows a message that was already reported as too large.
+    fn follow(
+        &mut self,
+        mut scanner: Scanner,
+        input: &mut &[u8],
+    ) -> Option<Result<Object, WireError>> {
+        while let [byte, rest @ ..] = *input {
+            match scanner.step(*byte) {
+                Step::Colon | Step::Comma | Step::Within => *input = rest,
+                Step::End | Step::TooDeep => {
+                    *input = rest;
+                    self.state = State::Between { junk: true };
+                    return None;
+                }
+                Step::Restart => {
+                    self.state = State::Between { junk: true };
+                    return None;
+                }
+            }
+        }
+        self.state = State::Beyond(scanner);
+        None
+    }
+
+    /// Gives up a message that lost its end or went too deep. What follows up to the next brace
+    /// belongs to the same fault.
+    fn give_up(&mut self, fault: WireError) -> Option<Result<Object, WireError>> {
+        self.state = State::Between { junk: true };
+        self.text = Vec::new();
+        Some(Err(fault))
+    }
+}
