@@ -88,12 +88,6 @@ impl Admission {
         Ok(Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) })
     }
 
-    /// How many connections have a place.
-    #[cfg(test)]
-    pub(super) fn placed(&self) -> usize {
-        self.state().placed
-    }
-
     fn fall_silent(&self, state: &mut State, line: &Arc<Line>) -> Arrival {
         if state.silent.len() >= self.silent_max {
             self.close_oldest_silent(state);
