@@ -1,1 +1,280 @@
-//! (to be written)
+//! The edge of the service: what clients connect to. No protocol decision is taken here. A
+//! request becomes a [`Command`] and goes to the proposer; what the registry makes of it comes
+//! back as [`crate::registry::Effect`]s through the [`Outbox`].
+//!
+//! - [`Servers`] binds all listeners before any serves, and then runs them.
+//! - `listener` accepts, `admission` says who may stay, `session` is the life of a connection,
+//!   `line` its stream, `outq` asks the kernel whether a client can still read.
+//! - `chain`, `repair` and `emnet` turn requests into commands.
+//! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
+//!
+//! What this module deliberately lacks: a decision about chains, a clock for clients' asks (the
+//! registry's log time decides), and any memory of a client beyond its connection.
+
+mod admission;
+mod chain;
+mod emnet;
+mod line;
+mod listener;
+mod options;
+mod outbox;
+mod outq;
+mod ratelimit;
+mod reflector;
+mod repair;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::{
+    net::{TcpListener, UdpSocket},
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+};
+
+pub use options::{Addresses, ServerOptions};
+pub use outbox::Outbox;
+
+use admission::Admission;
+use listener::Acceptor;
+use reflector::Reflector;
+use session::Edge;
+
+use crate::{
+    ids::SessionId,
+    metrics::Metrics,
+    registry::{Command, Message, Refusal},
+    wire::{self, Dialect, Ignored, WireError},
+};
+
+/// How far an instance is on its way to its end. It never goes back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// New clients are welcome.
+    #[default]
+    Serving,
+    /// No new connections; those that exist go on. Datagrams are answered.
+    Draining,
+    /// Sessions are closed, and the servers end.
+    Stopping,
+}
+
+/// Why the edge failed. Each of these ends the instance: it must not live on as half a service.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// A listener cannot be bound.
+    #[error("the {server} server cannot listen on {address}")]
+    Bind {
+        /// Which server.
+        server: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A listener broke.
+    #[error("the {server} server can no longer accept connections")]
+    Accept {
+        /// Which server.
+        server: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A session panicked, which is a defect of ours.
+    #[error("a session panicked")]
+    Session {
+        /// The panic.
+        source: JoinError,
+    },
+}
+
+/// All listeners of the edge, bound and not yet serving.
+#[derive(Debug)]
+pub struct Servers {
+    options: ServerOptions,
+    addresses: Addresses,
+    acceptors: Vec<(Protocol, TcpListener)>,
+    reflector: Option<UdpSocket>,
+}
+
+impl Servers {
+    /// Binds everything, or nothing. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If an address is taken, not ours or forbidden.
+    pub fn bind(wanted: &Addresses, options: ServerOptions) -> Result<Self, ServerError> {
+        let tcp = |protocol: Protocol, address| {
+            let failed = |source| ServerError::Bind { server: protocol.as_str(), address, source };
+            let listener = listener::bind(address, &options).map_err(failed)?;
+            let bound = listener.local_addr().map_err(failed)?;
+            Ok::<_, ServerError>((bound, (protocol, listener)))
+        };
+        let (chain, chain_listener) = tcp(Protocol::Chain, wanted.chain)?;
+        let (repair, repair_listener) = tcp(Protocol::Repair, wanted.repair)?;
+        let emnet = wanted.emnet.map(|address| tcp(Protocol::Emnet, address)).transpose()?;
+        let reflector = wanted.reflector.map(bind_reflector).transpose()?;
+        let (emnet, emnet_listener) = emnet.unzip();
+        let (reflector_address, reflector) = reflector.unzip();
+        Ok(Self {
+            addresses: Addresses { chain, repair, emnet, reflector: reflector_address },
+            acceptors: [chain_listener, repair_listener]
+                .into_iter()
+                .chain(emnet_listener)
+                .collect(),
+            reflector,
+            options,
+        })
+    }
+
+    /// Where the servers are bound; port 0 has become the port picked.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves. Commands go to the proposer, effects come through the outbox; `phase` leads the
+    /// servers to their end, and its sender must be kept until then. A task that ends before
+    /// [`Phase::Stopping`], or with an error, must end the instance.
+    pub fn serve(
+        self,
+        commands: mpsc::Sender<Command>,
+        outbox: &Arc<Outbox>,
+        metrics: &Metrics,
+        phase: &watch::Receiver<Phase>,
+    ) -> JoinSet<Result<(), ServerError>> {
+        let mut tasks = JoinSet::new();
+        if let (Some(socket), Some(address)) = (self.reflector, self.addresses.reflector) {
+            let reflector = Reflector::new(socket, address, &self.options, metrics.clone());
+            let phase = phase.clone();
+            tasks.spawn(async move {
+                reflector.run(phase).await;
+                Ok(())
+            });
+        }
+        let admission = Arc::new(Admission::new(&self.options, metrics.clone()));
+        let edge = Arc::new(Edge { commands, options: self.options, metrics: metrics.clone() });
+        for (protocol, listener) in self.acceptors {
+            let acceptor = Acceptor {
+                listener,
+                protocol,
+                edge: Arc::clone(&edge),
+                outbox: Arc::clone(outbox),
+                admission: Arc::clone(&admission),
+                phase: phase.clone(),
+            };
+            tasks.spawn(acceptor.run());
+        }
+        tasks
+    }
+}
+
+fn bind_reflector(address: SocketAddr) -> Result<(SocketAddr, UdpSocket), ServerError> {
+    let failed = |source| ServerError::Bind { server: "reflector", address, source };
+    let socket = reflector::bind(address).map_err(failed)?;
+    Ok((socket.local_addr().map_err(failed)?, socket))
+}
+
+/// Which protocol a TCP listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Chain,
+    Repair,
+    Emnet,
+}
+
+impl Protocol {
+    /// The name of the server, as metrics and logs have it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Chain => "chain",
+            Self::Repair => "repair",
+            Self::Emnet => "emnet",
+        }
+    }
+
+    /// How its clients write JSON.
+    fn dialect(self) -> Dialect {
+        match self {
+            Self::Chain | Self::Repair => Dialect::Seed,
+            Self::Emnet => Dialect::Json,
+        }
+    }
+}
+
+/// A request, as far as the edge understands it.
+#[derive(Debug)]
+enum Request {
+    /// For the registry.
+    Command(Command),
+    /// EMNet: to be answered on the spot.
+    Answer(Message),
+}
+
+/// Who sent a request.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    session: SessionId,
+    source: IpAddr,
+}
+
+/// The bytes that tell a client a message.
+fn encode(message: &Message) -> Vec<u8> {
+    match message {
+        Message::Link { part, ip } => wire::chain::reply(*part, ip),
+        Message::Repair { ip } => wire::repair::reply(ip),
+        Message::PeerAdded { id } => wire::emnet::Reply::Added(*id).encode(),
+        Message::PeerFound { address } => wire::emnet::Reply::Found(address).encode(),
+        Message::PeerFailed => wire::emnet::Reply::Failed.encode(),
+    }
+}
+
+/// Why a connection or a request was turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rejection {
+    /// The source address has as many connections as it may.
+    AddressFull,
+    /// There are as many connections as there may be.
+    ConnectionsFull,
+    /// Too many bytes without a request in them, or behind one.
+    Flood,
+    /// A message that is no request to this server.
+    Ignored(Ignored),
+    /// No request within the deadline.
+    Overdue,
+    /// The registry refused the request.
+    Refused(Refusal),
+    /// Its place was needed before it had sent a request.
+    Silent,
+    /// The client leaves its answers unread.
+    SlowReader,
+    /// Bytes that are no message.
+    Wire(WireError),
+}
+
+impl Rejection {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::AddressFull => "address_full",
+            Self::ConnectionsFull => "connections_full",
+            Self::Flood => "flood",
+            Self::Ignored(ignored) => ignored.reason(),
+            Self::Overdue => "overdue",
+            Self::Refused(Refusal::ClientsFull) => "clients_full",
+            Self::Refused(Refusal::NotOwner) => "not_owner",
+            Self::Refused(Refusal::RepairsFull) => "repairs_full",
+            Self::Refused(Refusal::SourceFull) => "source_full",
+            Self::Silent => "silent",
+            Self::SlowReader => "slow_reader",
+            Self::Wire(error) => error.reason(),
+        }
+    }
+
+    fn count(self, metrics: &Metrics) {
+        metrics.rejected.with_label_values(&[self.as_str()]).inc();
+    }
+}

@@ -1,0 +1,176 @@
+//! Who may connect: caps on all connections and on those of one source address, and the *silent*
+//! set, the connections that have no request in hand.
+//!
+//! Whoever only opens connections must not keep out those who ask. So a newcomer is never turned
+//! away for the sake of silent connections: the oldest of them goes instead.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use super::{
+    Rejection, ServerOptions,
+    line::{Line, Order},
+};
+use crate::{ids::is_local, metrics::Metrics};
+
+/// Counts the connections of all listeners that share it.
+#[derive(Debug)]
+pub(super) struct Admission {
+    connections_max: usize,
+    per_address_max: usize,
+    local_limited: bool,
+    silent_max: usize,
+    metrics: Metrics,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Connections with a place. One that was closed for its silence has lost it at once, though
+    /// its descriptor lives until its task has run.
+    placed: usize,
+    by_source: BTreeMap<Source, usize>,
+    silent: BTreeMap<Arrival, Arc<Line>>,
+    arrivals: u64,
+}
+
+/// The order in which connections fell silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Arrival(u64);
+
+/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Source(IpAddr);
+
+impl Source {
+    pub(super) fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        })
+    }
+}
+
+impl Admission {
+    pub(super) fn new(options: &ServerOptions, metrics: Metrics) -> Self {
+        Self {
+            connections_max: options.connections_max,
+            per_address_max: options.connections_per_address_max,
+            local_limited: options.local_addresses_limited,
+            silent_max: options.silent_max,
+            metrics,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Gives a new connection its place; it begins silent.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        from: IpAddr,
+        line: &Arc<Line>,
+    ) -> Result<Permit, Rejection> {
+        let mut state = self.state();
+        let source = (self.local_limited || !is_local(from)).then(|| Source::of(from));
+        if source.is_some_and(|source| state.from(source) >= self.per_address_max) {
+            return Err(Rejection::AddressFull);
+        }
+        if state.placed >= self.connections_max && !self.close_oldest_silent(&mut state) {
+            return Err(Rejection::ConnectionsFull);
+        }
+        state.placed += 1;
+        if let Some(source) = source {
+            *state.by_source.entry(source).or_default() += 1;
+        }
+        let arrival = self.fall_silent(&mut state, line);
+        Ok(Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) })
+    }
+
+    fn fall_silent(&self, state: &mut State, line: &Arc<Line>) -> Arrival {
+        if state.silent.len() >= self.silent_max {
+            self.close_oldest_silent(state);
+        }
+        state.arrivals += 1;
+        let arrival = Arrival(state.arrivals);
+        state.silent.insert(arrival, Arc::clone(line));
+        arrival
+    }
+
+    fn close_oldest_silent(&self, state: &mut State) -> bool {
+        let Some((_, line)) = state.silent.pop_first() else { return false };
+        state.placed -= 1;
+        Rejection::Silent.count(&self.metrics);
+        line.order(Order::Stop);
+        true
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics while holding it")
+    }
+}
+
+impl State {
+    fn from(&self, source: Source) -> usize {
+        self.by_source.get(&source).copied().unwrap_or(0)
+    }
+}
+
+/// A connection's place; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit {
+    admission: Arc<Admission>,
+    source: Option<Source>,
+    hold: Hold,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Hold {
+    /// It has no request in hand, and its place only until somebody needs it.
+    Silent(Arrival),
+    /// It has a request in hand.
+    Heard,
+    /// It was silent for too long, and its place is given away.
+    Lost,
+}
+
+impl Permit {
+    /// A request is in hand; false if the place was given away before.
+    pub(super) fn heard(&mut self) -> bool {
+        self.hold = match self.hold {
+            Hold::Silent(arrival) => match self.admission.state().silent.remove(&arrival) {
+                Some(_) => Hold::Heard,
+                None => Hold::Lost,
+            },
+            Hold::Heard => Hold::Heard,
+            Hold::Lost => Hold::Lost,
+        };
+        matches!(self.hold, Hold::Heard)
+    }
+
+    /// The request is done with, and another one may follow: back among the silent, as the latest.
+    pub(super) fn silent_again(&mut self, line: &Arc<Line>) {
+        if self.heard() {
+            let mut state = self.admission.state();
+            self.hold = Hold::Silent(self.admission.fall_silent(&mut state, line));
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let has_place = self.heard();
+        let mut state = self.admission.state();
+        if has_place {
+            state.placed -= 1;
+        }
+        if let Some(source) = self.source {
+            let count = state.by_source.get_mut(&source).expect("it counts this very permit");
+            *count -= 1;
+            if *count == 0 {
+                state.by_source.remove(&source);
+            }
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The chain server's requests: CONNECT.
+
+use super::{Rejection, Request, Sender};
+use crate::{
+    ids::ChainName,
+    registry::Command,
+    wire::{AddressPolicy, Object, chain::ConnectRequest},
+};
+
+/// What a message to the chain server asks of the registry.
+pub(super) fn request(
+    object: &Object,
+    sender: Sender,
+    policy: AddressPolicy,
+) -> Result<Request, Rejection> {
+    let Sender { session, source } = sender;
+    let ConnectRequest { head, tail } =
+        ConnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
+    let chain = ChainName::default();
+    Ok(Request::Command(Command::Connect { session, source, chain, head, tail }))
+}

@@ -1,0 +1,276 @@
+//! The accept loop that the TCP servers share. It outlives a shortage of descriptors or memory by
+//! pausing, and everything that one connection can do to it.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{Domain, Protocol as Transport, Socket, TcpKeepalive, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    select,
+    sync::watch,
+    task::{JoinError, JoinSet},
+    time::{sleep, timeout},
+};
+
+use super::{
+    Phase, Protocol, ServerError, ServerOptions,
+    admission::Admission,
+    line::Line,
+    outbox::Outbox,
+    session::{Edge, Session},
+};
+use crate::clock;
+
+/// Connections that the kernel completes before we accept them.
+const BACKLOG: i32 = 4096;
+
+/// Kernel buffers of one connection, in bytes (the kernel doubles it). Messages are small; what a
+/// client can make us hold should be too.
+const SOCKET_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The first and the longest pause when the system is out of descriptors or memory.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
+
+/// Binds a TCP listener. Its options are inherited by the connections that it accepts.
+///
+/// # Errors
+/// If the address is taken, not ours or forbidden.
+pub(super) fn bind(address: SocketAddr, options: &ServerOptions) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Transport::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?; // `[::]` serves IPv4 as well
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(options.keepalive_idle)
+        .with_interval(options.keepalive_interval)
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// One TCP server: its listener and its sessions.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    pub(super) listener: TcpListener,
+    pub(super) protocol: Protocol,
+    pub(super) edge: Arc<Edge>,
+    pub(super) outbox: Arc<Outbox>,
+    pub(super) admission: Arc<Admission>,
+    pub(super) phase: watch::Receiver<Phase>,
+}
+
+impl Acceptor {
+    /// Accepts until the instance drains, and returns when it stops and the sessions are closed.
+    ///
+    /// # Errors
+    /// If the listener breaks, or a session panics: the instance must not live on as half a service.
+    pub(super) async fn run(mut self) -> Result<(), ServerError> {
+        let mut sessions = JoinSet::new();
+        self.accept_all(&mut sessions).await?;
+        let Self { listener, outbox, edge, mut phase, .. } = self;
+        drop(listener); // newcomers are sent elsewhere at once
+        select! {
+            () = reached(&mut phase, Phase::Stopping) => {}
+            result = all_ended(&mut sessions) => return result,
+        }
+        outbox.stop_all();
+        // Who has not said goodbye by then is cut off as the set is dropped.
+        timeout(edge.options.stop_deadline, all_ended(&mut sessions)).await.unwrap_or(Ok(()))
+    }
+
+    async fn accept_all(&mut self, sessions: &mut JoinSet<()>) -> Result<(), ServerError> {
+        let mut phase = self.phase.clone();
+        let mut shortage = Shortage::default();
+        loop {
+            select! {
+                biased;
+                () = reached(&mut phase, Phase::Draining) => return Ok(()),
+                Some(ended) = sessions.join_next() => check(ended)?,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, peer)) => {
+                        shortage = Shortage { logged: shortage.logged, ..Shortage::default() };
+                        self.open(sessions, stream, peer);
+                    }
+                    Err(error) => match verdict(&error) {
+                        Verdict::Next => {}
+                        Verdict::Pause => self.pause(&mut shortage, &error).await,
+                        Verdict::End => return Err(self.broken(error)),
+                    },
+                },
+            }
+        }
+    }
+
+    /// Starts a session, or turns the connection away by closing it.
+    fn open(&self, sessions: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
+        let metrics = &self.edge.metrics;
+        let name = self.protocol.as_str();
+        metrics.accepted.with_label_values(&[name]).inc();
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let line = Arc::new(Line::new(stream));
+        let permit = match self.admission.admit(peer.ip(), &line) {
+            Ok(permit) => permit,
+            Err(rejection) => return rejection.count(metrics),
+        };
+        let seat = self.outbox.enter(&line);
+        let edge = Arc::clone(&self.edge);
+        let session = Session { edge, protocol: self.protocol, peer, line, seat, permit };
+        let connections = metrics.connections.with_label_values(&[name]);
+        connections.inc();
+        let counted = Counted(connections);
+        sessions.spawn(async move {
+            let _counted = counted;
+            session.run().await;
+        });
+    }
+
+    async fn pause(&self, shortage: &mut Shortage, error: &io::Error) {
+        let name = self.protocol.as_str();
+        self.edge.metrics.accept_pauses.with_label_values(&[name]).inc();
+        if shortage.is_worth_a_line() {
+            tracing::warn!(server = name, %error, "cannot accept connections for the moment");
+        }
+        sleep(shortage.next_pause()).await;
+    }
+
+    fn broken(&self, source: io::Error) -> ServerError {
+        ServerError::Accept { server: self.protocol.as_str(), source }
+    }
+}
+
+/// A connection in the gauge; it leaves when dropped.
+struct Counted(prometheus::IntGauge);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Waits until the instance has come to a phase or beyond it.
+pub(super) async fn reached(phase: &mut watch::Receiver<Phase>, wanted: Phase) {
+    // A sender that is gone means that the instance is being torn down.
+    let _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
+
+async fn all_ended(sessions: &mut JoinSet<()>) -> Result<(), ServerError> {
+    while let Some(ended) = sessions.join_next().await {
+        check(ended)?;
+    }
+    Ok(())
+}
+
+fn check(ended: Result<(), JoinError>) -> Result<(), ServerError> {
+    ended.map_err(|source| ServerError::Session { source })
+}
+
+/// What a failed accept means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// That connection is gone; the next one may be fine.
+    Next,
+    /// The system is short of something.
+    Pause,
+    /// The listener itself is broken.
+    End,
+}
+
+fn verdict(error: &io::Error) -> Verdict {
+    match error.raw_os_error() {
+        // accept(2): a connection that broke before it was accepted reports its own error.
+        Some(libc::ECONNABORTED | libc::ECONNRESET | libc::EPROTO | libc::EPERM | libc::EINTR) => {
+            Verdict::Next
+        }
+        Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => {
+            Verdict::End
+        }
+        // EMFILE, ENFILE, ENOMEM, ENOBUFS, and whatever a network may be down with.
+        _ => Verdict::Pause,
+    }
+}
+
+/// A shortage of descriptors or memory, as the accept loop sees it.
+#[derive(Debug, Default)]
+struct Shortage {
+    pause: Option<Duration>,
+    logged: Option<Instant>,
+}
+
+impl Shortage {
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause.map_or(PAUSE.0, |last| (last * 2).min(PAUSE.1));
+        self.pause = Some(pause);
+        pause
+    }
+
+    /// One line per second is enough.
+    fn is_worth_a_line(&mut self) -> bool {
+        let now = clock::now();
+        let quiet = self.logged.is_none_or(|logged| now - logged >= Duration::from_secs(1));
+        if quiet {
+            self.logged = Some(now);
+        }
+        quiet
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn a_shortage_pauses_longer_each_time_and_logs_once_a_second() {
+        let mut shortage = Shortage::default();
+        let pauses = [0; 4].map(|_| shortage.next_pause().as_millis());
+        assert_eq!(pauses, [50, 100, 200, 200]);
+        assert_eq!([0; 3].map(|_| shortage.is_worth_a_line()), [true, false, false]);
+    }
+
+    #[test]
+    fn only_a_broken_listener_ends_the_loop() {
+        let of = |code| verdict(&io::Error::from_raw_os_error(code));
+        assert_eq!(of(libc::EMFILE), Verdict::Pause);
+        assert_eq!(of(libc::ENFILE), Verdict::Pause);
+        assert_eq!(of(libc::ENOMEM), Verdict::Pause);
+        assert_eq!(of(libc::ECONNABORTED), Verdict::Next);
+        assert_eq!(of(libc::EBADF), Verdict::End);
+    }
+
+    #[tokio::test]
+    async fn connections_inherit_the_options_of_their_listener() {
+        let options = ServerOptions::default();
+        let listener = bind("127.0.0.1:0".parse().unwrap(), &options).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), options.keepalive_idle);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), options.keepalive_interval);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(options.user_timeout));
+        assert_eq!(socket.send_buffer_size().unwrap(), 2 * SOCKET_BUFFER_BYTES);
+    }
+
+    #[tokio::test]
+    async fn the_unspecified_ipv6_address_serves_both_families() {
+        let listener = bind("[::]:0".parse().unwrap(), &ServerOptions::default()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let _four = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let _six = TcpStream::connect(("::1", port)).await.unwrap();
+    }
+}

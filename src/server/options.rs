@@ -1,0 +1,107 @@
+//! What an operator may set about the edge, with defaults that run. The configuration maps its
+//! keys onto these two structs.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::wire::AddressPolicy;
+
+/// Where to listen. Port 0 picks a free one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The chain server (CONNECT).
+    pub chain: SocketAddr,
+    /// The repair server (RECONNECT), the seed's EMDisi.
+    pub repair: SocketAddr,
+    /// EMNet (ADD_PEER, ASK_IP), if wanted.
+    pub emnet: Option<SocketAddr>,
+    /// EMUDP and STUN, if wanted.
+    pub reflector: Option<SocketAddr>,
+}
+
+/// Limits and deadlines of the edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// Client connections over all TCP listeners. At most four fifths of the descriptors that the
+    /// process may open, so that raft, metrics and the disk keep theirs.
+    pub connections_max: usize,
+    /// Client connections from one IPv4 address or one IPv6 /64.
+    pub connections_per_address_max: usize,
+    /// Whether loopback and private addresses are bound by `connections_per_address_max` too. They
+    /// often stand for many clients: a proxy, a network of containers.
+    pub local_addresses_limited: bool,
+    /// Connections without a request in hand; of more, the oldest are closed.
+    pub silent_max: usize,
+    /// From accept to the end of the first request.
+    pub first_message_deadline: Duration,
+    /// How long an EMNet connection may be idle between two requests.
+    pub idle_deadline: Duration,
+    /// How long a client may leave an answer in our socket buffer.
+    pub write_deadline: Duration,
+    /// After our FIN: how long to wait for the client's, so that no RST overtakes the answer.
+    pub linger_deadline: Duration,
+    /// After the order to stop: how long sessions may take to say goodbye.
+    pub stop_deadline: Duration,
+    /// Silence on a connection after which keepalive probes begin.
+    pub keepalive_idle: Duration,
+    /// Between two keepalive probes; the third without an answer ends the connection.
+    pub keepalive_interval: Duration,
+    /// How long sent bytes may stay unacknowledged before the connection counts as dead.
+    pub user_timeout: Duration,
+    /// Which sockets a client may announce.
+    pub address_policy: AddressPolicy,
+    /// Datagrams answered per second and source (IPv4 address or IPv6 /64).
+    pub datagrams_per_source: u32,
+    /// Datagrams that a source which kept quiet may send at once.
+    pub datagrams_per_source_burst: u32,
+    /// Datagrams answered per second in all.
+    pub datagrams_in_all: u32,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            connections_max: connections_max(),
+            connections_per_address_max: 256,
+            local_addresses_limited: false,
+            silent_max: 4096,
+            first_message_deadline: Duration::from_secs(60),
+            idle_deadline: Duration::from_secs(600),
+            write_deadline: Duration::from_secs(5),
+            linger_deadline: Duration::from_secs(2),
+            stop_deadline: Duration::from_secs(3),
+            keepalive_idle: Duration::from_secs(30),
+            keepalive_interval: Duration::from_secs(10),
+            user_timeout: Duration::from_secs(60),
+            address_policy: AddressPolicy::default(),
+            datagrams_per_source: 10,
+            datagrams_per_source_burst: 50,
+            datagrams_in_all: 20_000,
+        }
+    }
+}
+
+/// 100,000 connections, or four fifths of the process's descriptors if that is less.
+fn connections_max() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    descriptors_max(&limits).map_or(100_000, |max| (max / 5 * 4).min(100_000))
+}
+
+/// The soft limit of open files out of `/proc/self/limits`; `None` if there is none.
+fn descriptors_max(limits: &str) -> Option<usize> {
+    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+    line.split_whitespace().nth(3)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_descriptor_limit_is_read_from_proc() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max open files            1024                 524288               files\n";
+        assert_eq!(descriptors_max(limits), Some(1024));
+        assert_eq!(descriptors_max("Max open files  unlimited  unlimited  files"), None);
+        assert!(ServerOptions::default().connections_max > 0);
+    }
+}

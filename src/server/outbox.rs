@@ -1,0 +1,117 @@
+//! The sessions of this life of this instance, by connection, and the way effects take to them.
+//!
+//! One dispatcher task hands the registry's effects over in order, and each message is written
+//! before the next effect is looked at. Hence of one link the head's message is on the wire
+//! before the tail's, if both clients are connected here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use super::{
+    Rejection, encode,
+    line::{Line, Order},
+};
+use crate::{
+    ids::{Incarnation, InstanceId, SessionId},
+    metrics::Metrics,
+    registry::Effect,
+};
+
+/// Carries effects out for the sessions of one life of one instance.
+#[derive(Debug)]
+pub struct Outbox {
+    instance: InstanceId,
+    incarnation: Incarnation,
+    metrics: Metrics,
+    sessions: Mutex<Sessions>,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    opened: u64,
+    lines: BTreeMap<u64, Arc<Line>>,
+}
+
+impl Outbox {
+    /// An outbox without sessions.
+    pub fn new(instance: InstanceId, incarnation: Incarnation, metrics: Metrics) -> Self {
+        Self { instance, incarnation, metrics, sessions: Mutex::default() }
+    }
+
+    /// Carries out what concerns sessions of this outbox, in order, and drops the rest. Never
+    /// waits: what a slow reader's socket does not take is left to its session's task.
+    pub fn dispatch(&self, effects: &[Effect]) {
+        for effect in effects {
+            let Some(line) = self.line(effect.session()) else { continue };
+            match effect {
+                Effect::Tell { message, then, .. } => {
+                    if line.tell(&encode(message), *then).is_err() {
+                        Rejection::SlowReader.count(&self.metrics);
+                    }
+                }
+                Effect::Release { .. } => line.order(Order::Release),
+                Effect::Refuse { why, .. } => {
+                    Rejection::Refused(*why).count(&self.metrics);
+                    line.order(Order::Refused);
+                }
+            }
+        }
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.lock().lines.len()
+    }
+
+    /// Tells every session to close; their asks stay in the registry, for the clients will knock
+    /// on another instance.
+    pub(super) fn stop_all(&self) {
+        let lines: Vec<_> = self.lock().lines.values().cloned().collect();
+        lines.iter().for_each(|line| line.order(Order::Stop));
+    }
+
+    /// Enters a connection; it leaves when the seat is dropped.
+    pub(super) fn enter(self: &Arc<Self>, line: &Arc<Line>) -> Seat {
+        let mut sessions = self.lock();
+        sessions.opened += 1;
+        let connection = sessions.opened;
+        sessions.lines.insert(connection, Arc::clone(line));
+        Seat { outbox: Arc::clone(self), connection }
+    }
+
+    fn line(&self, session: SessionId) -> Option<Arc<Line>> {
+        if (session.instance, session.incarnation) != (self.instance, self.incarnation) {
+            return None;
+        }
+        self.lock().lines.get(&session.connection).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().expect("nobody panics while holding it")
+    }
+}
+
+/// A connection's place in the outbox.
+#[derive(Debug)]
+pub(super) struct Seat {
+    outbox: Arc<Outbox>,
+    connection: u64,
+}
+
+impl Seat {
+    pub(super) fn session(&self) -> SessionId {
+        SessionId {
+            instance: self.outbox.instance,
+            incarnation: self.outbox.incarnation,
+            connection: self.connection,
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.outbox.lock().lines.remove(&self.connection);
+    }
+}
