@@ -2,10 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use openraft::Raft;
+use openraft::{Raft, async_runtime::WatchReceiver};
 use tokio::sync::watch;
 
-use super::{node::RaftWriter, proposer::{WriteError, Writer}};
+use super::{
+    node::RaftWriter,
+    proposer::{WriteError, Writer},
+};
 use crate::{
     ids::Timestamp,
     limits::{SNAPSHOT_AFTER_ENTRIES, SNAPSHOT_AFTER_LOG_BYTES},
@@ -82,11 +85,13 @@ pub async fn keep_log_short(
         let bytes = u64::try_from(metrics.log_bytes.get()).unwrap_or(0);
         let snapshot_bytes = u64::try_from(metrics.snapshot_bytes.get()).unwrap_or(0);
         // A large registry is written out only when the log has grown by as much.
-        let long = applied.saturating_sub(covered) >= SNAPSHOT_AFTER_ENTRIES && bytes >= snapshot_bytes;
+        let long =
+            applied.saturating_sub(covered) >= SNAPSHOT_AFTER_ENTRIES && bytes >= snapshot_bytes;
         let large = bytes >= SNAPSHOT_AFTER_LOG_BYTES.max(2 * snapshot_bytes) && applied > covered;
         if (long || large) && asked_at != Some(covered) {
             asked_at = Some(covered);
-            let stopped = |error: openraft::errors::Fatal<_>| WriteError::Stopped(error.to_string());
+            let stopped =
+                |error: openraft::errors::Fatal<_>| WriteError::Stopped(error.to_string());
             raft.trigger().snapshot().await.map_err(stopped)?;
         }
     }

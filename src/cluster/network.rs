@@ -58,21 +58,26 @@ impl std::fmt::Debug for Peer {
 
 impl Peer {
     async fn call(&self, request: Request) -> Result<Response, RPCError<TypeConfig>> {
-        let answer = self.transport.call(self.target, &self.member, request).await;
-        answer.map_err(|error| match error {
-            TransportError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&error)),
-            TransportError::Frame(_) => RPCError::Network(NetworkError::new(&error)),
-        })
+        match self.transport.call(self.target, &self.member, request).await {
+            Ok(Response::Failed(why)) => Err(failed(&why)),
+            Ok(response) => Ok(response),
+            Err(error @ TransportError::Unreachable(_)) => {
+                Err(RPCError::Unreachable(Unreachable::new(&error)))
+            }
+            Err(error @ TransportError::Frame(_)) => {
+                Err(RPCError::Network(NetworkError::new(&error)))
+            }
+        }
     }
 
     async fn vote_call(
         &self,
         request: Request,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(request).await? {
-            Response::Vote(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        let Response::Vote(response) = self.call(request).await? else {
+            return Err(failed("the answer is not one to the request"));
+        };
+        Ok(response)
     }
 }
 
@@ -84,10 +89,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(Request::AppendEntries(rpc)).await? {
-            Response::AppendEntries(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        let Response::AppendEntries(response) = self.call(Request::AppendEntries(rpc)).await?
+        else {
+            return Err(failed("the answer is not one to the request"));
+        };
+        Ok(response)
     }
 
     async fn vote(
@@ -123,20 +129,14 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: TransferLeaderRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        match self.call(Request::TransferLeader(rpc)).await? {
-            Response::TransferLeader(response) => Ok(response),
-            other => Err(unexpected(&other)),
-        }
+        let Response::TransferLeader(response) = self.call(Request::TransferLeader(rpc)).await?
+        else {
+            return Err(failed("the answer is not one to the request"));
+        };
+        Ok(response)
     }
 }
 
-/// The answer is not one to the request, or says that it failed.
-fn unexpected(response: &Response) -> RPCError<TypeConfig> {
-    let text = match response {
-        Response::Failed(why) => why.clone(),
-        Response::AppendEntries(_) | Response::Vote(_) | Response::TransferLeader(_) => {
-            "the answer is not one to the request".to_owned()
-        }
-    };
-    RPCError::Network(NetworkError::new(&io::Error::other(text)))
+fn failed(why: &str) -> RPCError<TypeConfig> {
+    RPCError::Network(NetworkError::new(&io::Error::other(why)))
 }

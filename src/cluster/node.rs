@@ -187,7 +187,8 @@ impl Cluster {
         loop {
             {
                 let now = states.borrow_and_update();
-                let gauge = |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
+                let gauge =
+                    |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
                 self.metrics.raft_has_leader.set(i64::from(now.current_leader.is_some()));
                 self.metrics.raft_is_leader.set(i64::from(now.state == ServerState::Leader));
                 self.metrics.raft_term.set(gauge(Some(now.current_term)));

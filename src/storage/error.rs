@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{fault::DiskFault, files, identity::ClusterId};
+use super::{LogError, fault::DiskFault, files, identity::ClusterId};
 
 /// Why a data directory cannot be used. Each says what the operator can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +36,21 @@ pub enum StorageError {
         /// What the operator can do.
         way_out: &'static str,
     },
+    /// The raft log cannot be used.
+    #[error(transparent)]
+    Log(LogError),
     /// The system refused a read or a write.
     #[error(transparent)]
     Io(#[from] DiskFault),
+}
+
+impl From<LogError> for StorageError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Io(fault) => Self::Io(fault),
+            damaged @ LogError::Damaged { .. } => Self::Log(damaged),
+        }
+    }
 }
 
 impl StorageError {
@@ -47,7 +59,7 @@ impl StorageError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Io(_) => 74,
-            Self::Locked { .. } | Self::Foreign { .. } | Self::Damaged { .. } => 78,
+            Self::Locked { .. } | Self::Foreign { .. } | Self::Damaged { .. } | Self::Log(_) => 78,
         }
     }
 }

@@ -37,9 +37,11 @@ mod error;
 mod files;
 mod identity;
 mod image;
+mod log_store;
 mod snapshot;
 mod start;
 mod state_machine;
+mod wal;
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +50,55 @@ pub use check::{CheckReport, Finding, check};
 pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};
 pub use image::ImageProgress;
+pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
 pub use snapshot::SnapshotFile;
 pub use start::LogEnds;
 pub use state_machine::{RegistryView, SnapshotBuilder, StateMachine, StateMachineOptions};
+
+use std::path::Path;
+
+use tokio::sync::mpsc;
+
+use crate::{ids::InstanceId, metrics::Metrics, registry::Applied};
+use fault::FaultReporter;
+
+/// Everything that an instance keeps on disk, opened and checked.
+#[derive(Debug)]
+pub struct Stores {
+    /// The raft log.
+    pub log: LogStore,
+    /// The registry under openraft.
+    pub machine: StateMachine,
+    /// The registry as others see it.
+    pub view: RegistryView,
+    /// How far the image on disk is.
+    pub image: ImageProgress,
+}
+
+impl Stores {
+    /// Opens the data directory of `node`, in the order told above. What entries bring about will
+    /// come out of `effects`' other end.
+    ///
+    /// # Errors
+    /// If the directory is in use, another node's, damaged beyond healing, or cannot be read.
+    pub fn open(
+        path: &Path,
+        node: InstanceId,
+        effects: mpsc::Sender<Applied>,
+        metrics: &Metrics,
+        faults: &FaultReporter,
+    ) -> Result<Self, StorageError> {
+        let mut dir = DataDir::open(path, node)?;
+        let log = LogStore::open(LogOptions {
+            dir: dir.raft_dir(),
+            cluster_id: dir.cluster_id().0.to_be_bytes(),
+            expect_existing: !dir.is_new(),
+            metrics: metrics.clone(),
+            faults: faults.clone(),
+        })?;
+        let ends = LogEnds { purged: log.purged(), last: log.last() };
+        let options = StateMachineOptions::new(effects, metrics.clone(), faults.clone());
+        let (machine, view, image) = StateMachine::open(&mut dir, ends, options)?;
+        Ok(Self { log, machine, view, image })
+    }
+}

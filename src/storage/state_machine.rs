@@ -32,8 +32,8 @@ use crate::{
     clock,
     ids::Timestamp,
     metrics::Metrics,
-    raft::{Committed, Entry, LogId, Membership, SnapshotMeta, TypeConfig},
-    registry::{Applied, Image, Registry},
+    raft::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
+    registry::{Applied, Image, Registry, Verdict},
 };
 
 /// What a state machine works with.
@@ -115,18 +115,20 @@ impl StateMachine {
     }
 
     /// Applies one entry, unless it was applied before.
-    async fn apply_entry(&mut self, entry: Entry) -> io::Result<()> {
+    async fn apply_entry(&mut self, entry: Entry) -> io::Result<Verdict> {
         if self.at.last_log_id.is_some_and(|last| entry.log_id.index <= last.index) {
-            return Ok(());
+            return Ok(Verdict::Duplicate);
         }
         let (step, applied) = self.advance(entry);
+        let verdict = applied.verdict;
         self.options.metrics.raft_applied_index.set(gauge(step.applied));
         if !(applied.effects.is_empty() && applied.notes.is_empty()) {
             // With nobody left to receive, the instance is on its way out; sessions learn from
             // the next life of it what they were not told.
             let _ = self.options.effects.send(applied).await;
         }
-        self.image.send(Work::Step(step)).await
+        self.image.send(Work::Step(step)).await?;
+        Ok(verdict)
     }
 
     /// The part that needs the lock.
@@ -194,9 +196,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            self.apply_entry(entry).await?;
+            let verdict = self.apply_entry(entry).await?;
             if let Some(responder) = responder {
-                responder.send(Committed);
+                responder.send(verdict);
             }
         }
         Ok(())
@@ -272,7 +274,8 @@ fn report(faults: &FaultReporter, error: StorageError) -> io::Error {
         StorageError::Io(fault) => faults.report(fault),
         error @ (StorageError::Locked { .. }
         | StorageError::Foreign { .. }
-        | StorageError::Damaged { .. }) => io::Error::new(io::ErrorKind::InvalidData, error),
+        | StorageError::Damaged { .. }
+        | StorageError::Log(_)) => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }
 
