@@ -103,6 +103,8 @@ metrics! {
     log_sync_entries: Histogram = "emnetchain_raft_log_fsync_entries";
     /// Bytes of the raft log on disk.
     log_bytes: IntGauge = "emnetchain_raft_log_bytes";
+    /// Bytes of interrupted writes, never acknowledged, cut off the raft log at the start.
+    log_torn_bytes: IntCounter = "emnetchain_raft_log_torn_bytes_total";
     /// Raft entries applied in memory and not yet in the image on disk.
     image_lag: IntGauge = "emnetchain_image_lag_entries";
     /// Seconds of each sync of the image to the disk.
