@@ -35,7 +35,8 @@ pub struct Decoder {
 enum State {
     /// Within a message that is too large: it is followed to its end and not kept.
     Beyond(Scanner),
-    /// Between messages; `junk` once something else than white space was seen.
+    /// Between messages; `junk` once something else than white space was seen, or a fault was
+    /// reported to which what follows belongs.
     Between { junk: bool },
     /// The peer speaks HTTP: whatever it sends is not for us.
     Deaf,
@@ -153,11 +154,17 @@ impl Decoder {
                     text.push(*byte);
                     return Some(Object::parse(&text, self.dialect));
                 }
-                // The brace is left for the new message.
-                Step::Restart => return self.give_up(WireError::Malformed),
+                Step::Restart => {
+                    // The brace is left for the new message, which can use the memory.
+                    self.text.clear();
+                    self.state = State::Between { junk: true };
+                    return Some(Err(WireError::Malformed));
+                }
                 Step::TooDeep => {
                     *input = rest;
-                    return self.give_up(WireError::TooDeep);
+                    self.text = Vec::new();
+                    self.state = State::Between { junk: true };
+                    return Some(Err(WireError::TooDeep));
                 }
             }
             *input = rest;
@@ -189,14 +196,6 @@ impl Decoder {
         }
         self.state = State::Beyond(scanner);
         None
-    }
-
-    /// Gives up a message that lost its end or went too deep. What follows up to the next brace
-    /// belongs to the same fault.
-    fn give_up(&mut self, fault: WireError) -> Option<Result<Object, WireError>> {
-        self.state = State::Between { junk: true };
-        self.text = Vec::new();
-        Some(Err(fault))
     }
 }
 
