@@ -22,7 +22,7 @@ use super::{
     admission::Admission,
     line::Line,
     outbox::Outbox,
-    session::{Edge, Session},
+    session::{Counted, Edge, Session},
 };
 use crate::clock;
 
@@ -127,14 +127,16 @@ impl Acceptor {
         };
         let seat = self.outbox.enter(&line);
         let edge = Arc::clone(&self.edge);
-        let session = Session { edge, protocol: self.protocol, peer, line, seat, permit };
-        let connections = metrics.connections.with_label_values(&[name]);
-        connections.inc();
-        let counted = Counted(connections);
-        sessions.spawn(async move {
-            let _counted = counted;
-            session.run().await;
-        });
+        let mut session = Session {
+            edge,
+            protocol: self.protocol,
+            peer,
+            line,
+            seat,
+            permit,
+            _counted: Counted::new(metrics.connections.with_label_values(&[name])),
+        };
+        sessions.spawn(async move { session.run().await });
     }
 
     async fn pause(&self, shortage: &mut Shortage, error: &io::Error) {
@@ -148,15 +150,6 @@ impl Acceptor {
 
     fn broken(&self, source: io::Error) -> ServerError {
         ServerError::Accept { server: self.protocol.as_str(), source }
-    }
-}
-
-/// A connection in the gauge; it leaves when dropped.
-struct Counted(prometheus::IntGauge);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 

@@ -8,11 +8,13 @@
 //!
 //! EMNet's connections differ: request and answer take turns, so nothing is discarded.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use prometheus::IntGauge;
 use socket2::SockRef;
 use tokio::{
     io::Interest,
+    net::TcpStream,
     select,
     sync::mpsc,
     time::{sleep, timeout},
@@ -59,6 +61,24 @@ pub(super) struct Session {
     pub(super) line: Arc<Line>,
     pub(super) seat: Seat,
     pub(super) permit: Permit,
+    pub(super) _counted: Counted,
+}
+
+/// A connection in its listener's gauge; it leaves when dropped.
+#[derive(Debug)]
+pub(super) struct Counted(IntGauge);
+
+impl Counted {
+    pub(super) fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// What is still read of a client that waits.
@@ -97,7 +117,7 @@ enum Course {
 
 impl Session {
     /// Lives until the connection is closed.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(&mut self) {
         match self.protocol {
             Protocol::Chain | Protocol::Repair => self.run_once().await,
             Protocol::Emnet => Box::pin(self.run_by_turns()).await,
@@ -105,7 +125,7 @@ impl Session {
     }
 
     /// Chain and repair: one request, and what comes of it.
-    async fn run_once(mut self) {
+    async fn run_once(&mut self) {
         loop {
             let Some(command) = Box::pin(self.hear_first()).await else { return };
             if !self.permit.heard() || !self.submit(command).await {
@@ -119,7 +139,7 @@ impl Session {
     }
 
     /// EMNet: request and answer take turns, until the client has had enough or says no more.
-    async fn run_by_turns(mut self) {
+    async fn run_by_turns(&mut self) {
         let mut ear = Ear::new(self.protocol);
         let mut deadline = self.edge.options.first_message_deadline;
         while let Some(request) = self.hear(&mut ear, deadline).await {
@@ -170,7 +190,7 @@ impl Session {
                     self.reject(Rejection::Flood);
                     return None;
                 }
-                self.line.stream().readable().await.ok()?;
+                readable(self.line.stream()).await.ok()?;
                 match receive(&self.line, |bytes| ear.unread.extend_from_slice(bytes)) {
                     Ok(Received::Bytes(count)) => junk_bytes += count,
                     Ok(Received::Nothing) => {}
@@ -241,7 +261,7 @@ impl Session {
         loop {
             match reading {
                 Reading::On { discarded } => {
-                    if stream.readable().await.is_err() {
+                    if readable(stream).await.is_err() {
                         return Act::Gone;
                     }
                     match receive(&self.line, |_| {}) {
@@ -259,7 +279,7 @@ impl Session {
                     }
                 }
                 Reading::Off | Reading::Ended => {
-                    let _ = stream.ready(Interest::ERROR).await;
+                    let _ = Box::pin(stream.ready(Interest::ERROR)).await;
                     return Act::Gone;
                 }
             }
@@ -358,7 +378,7 @@ impl Session {
         }
         let drain = async {
             let mut discarded = 0;
-            while discarded <= DISCARD_BYTES_MAX && self.line.stream().readable().await.is_ok() {
+            while discarded <= DISCARD_BYTES_MAX && readable(self.line.stream()).await.is_ok() {
                 match receive(&self.line, |_| {}) {
                     Ok(Received::Bytes(count)) => discarded += count,
                     Ok(Received::Nothing) => {}
@@ -370,8 +390,9 @@ impl Session {
     }
 
     /// Hands a command to the proposer, and waits while its queue is full. False if it is gone.
-    async fn submit(&self, command: Command) -> bool {
-        Box::pin(self.edge.commands.send(command)).await.is_ok()
+    fn submit(&self, command: Command) -> impl Future<Output = bool> {
+        let sending = Box::pin(self.edge.commands.send(command)); // a waiting session has no room
+        async { sending.await.is_ok() }
     }
 
     fn session(&self) -> SessionId {
@@ -414,6 +435,12 @@ enum Received {
     Nothing,
     /// The client closed its sending side.
     End,
+}
+
+/// Waits for something to read. Unlike [`TcpStream::readable`] it costs the waiting task no room,
+/// for a stream keeps a place for the one task that reads it.
+async fn readable(stream: &TcpStream) -> io::Result<()> {
+    poll_fn(|cx| stream.poll_read_ready(cx)).await
 }
 
 /// Reads once, and shows the bytes to `take`. The buffer lives on the stack and only here, so a
