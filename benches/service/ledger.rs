@@ -171,6 +171,11 @@ impl Ledger {
         }
     }
 
+    /// How many clients it knows.
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
     /// How many connections the server has not closed.
     pub(crate) fn open(&self) -> usize {
         self.clients.len() - self.closed
