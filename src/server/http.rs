@@ -1,9 +1,9 @@
 //! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
 //! for people and scripts. It only reads, so it answers GET and HEAD and nothing else.
 //!
-//! Nobody can keep it from answering: a request has a deadline, a connection has a life, and
-//! when there are too many connections the oldest gives way, which in a flood is never the one
-//! that was made to ask something.
+//! Nobody can keep it from answering for long: a request has a deadline, a connection has a life, and
+//! when there are too many connections the oldest gives way. Who has a question asks it at once and
+//! is answered within milliseconds, so in a flood the oldest is one that came only to stay.
 
 mod status;
 #[cfg(test)]
@@ -32,7 +32,7 @@ use hyper_util::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::{AbortHandle, JoinSet},
+    task::{AbortHandle, JoinSet, yield_now},
     time,
 };
 use tracing::warn;
@@ -60,7 +60,7 @@ impl Default for HttpOptions {
         Self {
             request_deadline: Duration::from_secs(10),
             connection_life_max: Duration::from_secs(60),
-            connections_max: 64,
+            connections_max: 128,
         }
     }
 }
@@ -132,16 +132,21 @@ impl HttpServer {
         let pauses = metrics.accept_pauses.with_label_values(&["http"]);
         let router = router(sources);
         let mut connections = Connections::default();
+        let mut is_pausing = false;
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     pauses.inc();
-                    warn!(%error, "the HTTP listener pauses");
+                    if !is_pausing {
+                        warn!(%error, "the HTTP listener pauses");
+                    }
+                    is_pausing = true;
                     time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
+            is_pausing = false;
             accepted.inc();
             connections.make_room(self.options.connections_max);
             let gauge = Gauge::raise(&metrics);
@@ -150,6 +155,8 @@ impl HttpServer {
                 answer.await;
                 drop(gauge);
             });
+            // The newcomer may speak before the next one comes, and perhaps is done by then.
+            yield_now().await;
         }
     }
 }

@@ -164,7 +164,7 @@ async fn the_oldest_connection_gives_way() {
         if open.get() <= 3 {
             return;
         }
-        tokio::task::yield_now().await;
+        yield_now().await;
     }
     panic!("{} connections are open", open.get());
 }
