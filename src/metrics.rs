@@ -63,6 +63,8 @@ metrics! {
     repair_seconds: Histogram = "emnetchain_repair_seconds";
     /// Clients taken out of their chain because a neighbour lost them or they kept silent.
     taken_out: IntCounter = "emnetchain_clients_taken_out_total";
+    /// Asks, finished repair ids, clients and EMNet entries that reached the end of their time.
+    expired: IntCounter = "emnetchain_expired_total";
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.

@@ -16,4 +16,4 @@ pub mod transport;
 
 mod node;
 
-pub use node::{Cluster, ClusterError, ClusterOptions};
+pub use node::{Cluster, ClusterError, ClusterMember, ClusterOptions, ClusterStatus};

@@ -69,7 +69,7 @@ pub struct Cluster {
 }
 
 /// What can be said of the cluster at a glance.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug)]
 pub struct ClusterStatus {
     /// This instance.
     pub node: u64,
@@ -84,7 +84,18 @@ pub struct ClusterStatus {
     /// The last entry applied to this instance's registry.
     pub applied_index: u64,
     /// The members by node id.
-    pub members: BTreeMap<u64, Member>,
+    pub members: BTreeMap<u64, ClusterMember>,
+}
+
+/// A member as this instance knows it.
+#[derive(Clone, Debug)]
+pub struct ClusterMember {
+    /// How the others reach it.
+    pub member: Member,
+    /// Whether it votes.
+    pub voter: bool,
+    /// How many entries it lags behind the leader; only the leader knows.
+    pub lag: Option<u64>,
 }
 
 impl Cluster {
@@ -217,15 +228,24 @@ impl Cluster {
     pub fn status(&self) -> ClusterStatus {
         let states = self.raft.metrics();
         let now = states.borrow_watched();
-        let members = now.membership_config.membership().nodes();
+        let last_log_index = now.last_log_index.unwrap_or(0);
+        let lag = |id: u64| {
+            let reached = now.replication.as_ref()?.get(&id)?.as_ref().map_or(0, |at| at.index);
+            Some(last_log_index.saturating_sub(reached))
+        };
+        let membership = now.membership_config.membership();
+        let members = membership.nodes().map(|(id, member)| {
+            let voter = membership.voter_ids().any(|voter| voter == *id);
+            (*id, ClusterMember { member: member.clone(), voter, lag: lag(*id) })
+        });
         ClusterStatus {
             node: self.instance.0,
             role: role(now.state),
             leader: now.current_leader,
             term: now.current_term,
-            last_log_index: now.last_log_index.unwrap_or(0),
+            last_log_index,
             applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),
-            members: members.map(|(id, member)| (*id, member.clone())).collect(),
+            members: members.collect(),
         }
     }
 
