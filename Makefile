@@ -5,13 +5,14 @@ CARGO ?= cargo
 ADDRS ?= -dis-addr 127.0.0.1:8080 -chain-addr 127.0.0.1:8081
 EXAMPLE = deploy/emnetchain.example.toml
 
-.PHONY: verify fmt clippy test doc deny fix bench run help
+.PHONY: verify fmt clippy test doc deny advisories fix bench run help
 
 help:
-	@echo 'make verify   format, lints, tests, documentation, dependencies; changes nothing'
-	@echo 'make fix      format, apply the lints, write the example configuration anew'
-	@echo 'make bench    all benchmarks'
-	@echo 'make run      one instance; ADDRS="-dis-addr A -chain-addr B" to choose where'
+	@echo 'make verify       format, lints, tests, documentation, dependencies; changes nothing'
+	@echo 'make advisories   known faults of dependencies; needs the network'
+	@echo 'make fix          format, apply the lints, write the example configuration anew'
+	@echo 'make bench        all benchmarks'
+	@echo 'make run          one instance; ADDRS="-dis-addr A -chain-addr B" to choose where'
 
 verify: fmt clippy test doc deny
 
@@ -27,13 +28,17 @@ test:
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
 
-# Licences, advisories, duplicates and sources (deny.toml). `cargo install cargo-deny --locked`.
+# Duplicates, licences and sources (deny.toml). `cargo install cargo-deny --locked`.
 deny:
 	@if $(CARGO) deny --version >/dev/null 2>&1; then \
-		$(CARGO) deny --locked check; \
+		$(CARGO) deny --locked check bans licenses sources; \
 	else \
 		echo 'cargo-deny is not installed; dependencies are not checked'; \
 	fi
+
+# Known faults of dependencies; it fetches the list of them, so it is not part of verify.
+advisories:
+	$(CARGO) deny --locked check advisories
 
 fix:
 	$(CARGO) clippy --fix --allow-dirty --allow-staged --all-targets
