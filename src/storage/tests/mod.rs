@@ -140,7 +140,14 @@ fn record(random: &mut Random) -> Record {
     };
     let request =
         if random.below(2) == 0 { Request::Connect } else { Request::Reconnect(id.clone()) };
-    let ask = Ask { session, since: Timestamp(1), until, request, line: Line::HalfClosed };
+    let ask = Ask {
+        session,
+        number: Serial(0),
+        since: Timestamp(1),
+        until,
+        request,
+        line: Line::HalfClosed,
+    };
     match random.below(4) {
         0 => Record::Peer(Peer { id: PeerId(7), address: "p".repeat(200), until }),
         1 => Record::Answer(Answer {
