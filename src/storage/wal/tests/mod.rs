@@ -137,7 +137,8 @@ impl Model {
         assert_eq!(streamed.into_iter().collect::<io::Result<Vec<_>>>()?, model.entries);
         for (number, entry) in model.entries.iter().enumerate() {
             let index = entry.log_id.index;
-            assert_eq!(reader.try_get_log_entries(index..=index).await?, [entry.clone()]);
+            let one = reader.try_get_log_entries(index..=index).await?;
+            assert_eq!(one, std::slice::from_ref(entry));
             let some = reader.limited_get_log_entries(index, model.end()).await?;
             assert!(!some.is_empty());
             assert_eq!(some, model.entries[number..number + some.len()]);

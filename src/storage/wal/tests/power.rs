@@ -32,6 +32,26 @@ async fn nothing_acknowledged_is_lost_wherever_the_power_is_cut() {
     }
 }
 
+/// A killed process leaves bytes in the kernel's cache that were never synced. The next one finds
+/// them, and raft takes what it finds for durable: so it must be, also when the power is cut then.
+#[tokio::test]
+async fn what_is_found_after_a_kill_survives_a_power_cut() {
+    let script = script(12);
+    for cut_at in 1..=operations_of(&script).await {
+        let disk = SimDisk::new();
+        disk.set_faults(Faults { dead_from: Some(cut_at), ..Faults::default() });
+        let (acknowledged, cut_short) = run(&disk, &script).await;
+        disk.set_faults(Faults::default());
+        let mut store = open(disk.share(), &sim_dir(), false).unwrap();
+        let found = Model::of(&mut store).await.unwrap();
+        assert!(possible(&acknowledged, cut_short.as_ref()).contains(&found), "{cut_at}");
+        drop(store);
+        let disk = disk.after_power_cut(Survives::Nothing, &mut Rng(cut_at));
+        let mut store = open(disk.share(), &sim_dir(), true).unwrap();
+        assert_eq!(Model::of(&mut store).await.unwrap(), found, "killed at operation {cut_at}");
+    }
+}
+
 #[tokio::test]
 async fn canary_a_file_sync_that_does_nothing_is_seen() {
     canary(Faults { file_sync_lies: true, ..Faults::default() }).await;
