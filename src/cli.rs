@@ -1,1 +1,197 @@
-//! (to be written)
+//! The command line: what the operator asked for, and how the process answers with its exit code.
+//!
+//! The seed's own line, `EMNetChain -dis-addr A -chain-addr B`, and its two prompts are served as
+//! ever. Whatever is at fault is said in one line for each fault on standard error, and nothing
+//! has started then. Arguments that the seed would have ignored are refused, for they are slips.
+
+mod line;
+
+use std::{
+    ffi::OsString,
+    io::{self, BufRead, Read, Write},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::ArgMatches;
+
+use crate::config::{Config, Faults, Sources};
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Stopped as asked.
+    Clean = 0,
+    /// The command line or the configuration is at fault, or an address cannot be bound.
+    Usage = 2,
+    /// A fault inside.
+    Internal = 70,
+    /// The disk failed or is full.
+    Disk = 74,
+    /// The data directory is refused: damaged, or another instance's.
+    Data = 78,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// What is left to do when the command line is read.
+#[derive(Debug)]
+pub enum Task {
+    /// Check the data directory.
+    Check {
+        /// Which one.
+        data_dir: PathBuf,
+    },
+    /// Nothing: it is done.
+    Nothing(Exit),
+    /// Serve.
+    Serve {
+        /// The configuration.
+        config: Box<Config>,
+        /// Where it came from, to read it again.
+        sources: Sources,
+    },
+}
+
+/// Reads the command line of this process and does what can be done at once.
+pub fn start() -> Task {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let is_bare = arguments.len() <= 1;
+    match line::command().try_get_matches_from(line::with_two_dashes(arguments)) {
+        Ok(matches) => match carry_out(&matches, is_bare) {
+            Ok(task) => task,
+            Err(line) => refuse(&line),
+        },
+        Err(error) if !error.use_stderr() => {
+            say(&error.render().to_string());
+            Task::Nothing(Exit::Clean)
+        }
+        Err(error) => refuse(&line::fault(&error)),
+    }
+}
+
+/// Writes the line on standard output that tells where a server listens.
+pub fn announce(server: &str, address: SocketAddr) {
+    say(&format!("{server} Server listening on {address}\n"));
+}
+
+fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
+    let mut sources = Sources::default();
+    sources.give_environment(|name| std::env::var_os(name));
+    let mut file = std::env::var_os("EMNETCHAIN_CONFIG").filter(|path| !path.is_empty());
+    let words = collect_flags(matches, &mut sources, &mut file)?;
+    if let Some(file) = file {
+        sources.give_file(file.into());
+    }
+    let faults = |faults: Faults| faults.to_string();
+    match words.join(" ").as_str() {
+        "check" => Ok(Task::Check { data_dir: sources.read_data_dir().map_err(faults)? }),
+        "config check" => {
+            sources.read().map_err(faults)?;
+            say("the configuration is good\n");
+            Ok(Task::Nothing(Exit::Clean))
+        }
+        "config print" => {
+            say(&sources.page().map_err(faults)?);
+            Ok(Task::Nothing(Exit::Clean))
+        }
+        "id" => {
+            say(&format!("{:032x}\n", random_id()?));
+            Ok(Task::Nothing(Exit::Clean))
+        }
+        _ => {
+            if is_bare {
+                ask_for_addresses(&mut sources)?;
+            }
+            let config = Box::new(sources.read().map_err(faults)?);
+            Ok(Task::Serve { config, sources })
+        }
+    }
+}
+
+/// Moves the flags into the sources, from the outermost word to the innermost, and returns the
+/// words of the command.
+fn collect_flags(
+    matches: &ArgMatches,
+    sources: &mut Sources,
+    file: &mut Option<OsString>,
+) -> Result<Vec<String>, String> {
+    let mut words = Vec::new();
+    let mut given = Vec::new();
+    let mut level = Some(matches);
+    while let Some(matches) = level {
+        for id in matches.ids().map(clap::Id::as_str) {
+            let Some(value) = matches.get_one::<OsString>(id) else { continue };
+            if given.contains(&id) {
+                return Err(format!("--{} is given twice", id.replace('_', "-")));
+            }
+            given.push(id);
+            match Config::key(id) {
+                Some(key) => sources.give_flag(key, value.clone()),
+                None => *file = Some(value.clone()),
+            }
+        }
+        level = matches.subcommand().map(|(word, matches)| {
+            words.push(word.to_owned());
+            matches
+        });
+    }
+    Ok(words)
+}
+
+/// The seed's two questions, for what neither the environment nor a file answers.
+fn ask_for_addresses(sources: &mut Sources) -> Result<(), String> {
+    let questions = [
+        ("dis_addr", "insert ipv4:port for emdisi server :"),
+        ("chain_addr", "insert ipv4:port for emnetchain server "),
+    ];
+    for (name, question) in questions {
+        let key = Config::key(name).expect("the seed's addresses are keys");
+        if sources.gives(key) {
+            continue;
+        }
+        say(&format!("{question}\n"));
+        let mut line = Vec::new();
+        let answer = io::stdin().lock().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
+        if answer.is_err() || line.is_empty() {
+            let (flag, value) = (key.flag(), key.placeholder);
+            return Err(format!(
+                "--{flag} is missing: the input ended before an address was typed; type one, or \
+                 give --{flag} {value}"
+            ));
+        }
+        let line = String::from_utf8_lossy(&line);
+        sources.give_flag(key, line.trim().into());
+    }
+    Ok(())
+}
+
+/// A typed address, in bytes: many times the longest one.
+const LINE_BYTES_MAX: u64 = 1024;
+
+/// 128 random bits: unique without asking anybody.
+fn random_id() -> Result<u128, String> {
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(|error| format!("the system has no random bits: {error}"))?;
+    Ok(u128::from_ne_bytes(id))
+}
+
+fn refuse(lines: &str) -> Task {
+    let mut stderr = io::stderr().lock();
+    for line in lines.lines() {
+        // A process that cannot even complain still ends with its exit code.
+        drop(writeln!(stderr, "EMNetChain: {line}"));
+    }
+    Task::Nothing(Exit::Usage)
+}
+
+/// Writes to standard output; whoever closed it does not want to read it.
+pub(crate) fn say(text: &str) {
+    let mut stdout = io::stdout().lock();
+    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+}

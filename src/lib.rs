@@ -12,7 +12,8 @@
 //! - [`storage`]: the raft log and the registry's image on disk.
 //! - [`cluster`]: replication by raft.
 //! - [`server`]: the listeners that clients talk to.
-//! - [`instance`]: one running process, made of all of these from a [`config`].
+//! - [`instance`]: one running process, made of all of these from a [`config`] that [`cli`]
+//!   reads; it speaks to its operator by [`logging`].
 
 pub mod cli;
 pub mod clock;
@@ -21,6 +22,7 @@ pub mod config;
 pub mod ids;
 pub mod instance;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod raft;
 pub mod registry;

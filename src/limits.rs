@@ -17,14 +17,25 @@ pub const REPAIR_ID_BYTES_MAX: usize = 512;
 /// The address that EMNet keeps, in bytes; it is any text, as in the seed.
 pub const PEER_TEXT_BYTES_MAX: usize = 256;
 
-/// Commands in one raft entry: enough to hide the disk's sync, small enough for sled's batches.
+/// Commands in one raft entry: enough to hide the disk's sync, small enough for sled's batches. A
+/// command is at most about 800 bytes, so an entry stays below 128 KiB.
 pub const ENTRY_COMMANDS_MAX: usize = 128;
-
-/// Bytes of commands in one raft entry, a target and not a promise: one command may exceed it.
-pub const ENTRY_BYTES_TARGET: usize = 32 * 1024;
 
 /// Raft entries in flight from one proposer.
 pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 
 /// Commands waiting for the proposer; beyond it, connections wait their turn.
 pub const PROPOSER_QUEUE_MAX: usize = 8192;
+
+/// A frame between instances, in bytes, checked before anything is allocated for it: 64 entries of
+/// the largest size, and room for their envelope.
+pub const RPC_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Raft entries after which a snapshot is made, so that the log can be cut.
+pub const SNAPSHOT_AFTER_ENTRIES: u64 = 20_000;
+
+/// Bytes of log after which a snapshot is made, whatever the number of entries.
+pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Raft entries kept behind a snapshot, for members that lag a little.
+pub const LOG_ENTRIES_KEPT: u64 = 10_000;

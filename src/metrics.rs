@@ -63,6 +63,8 @@ metrics! {
     repair_seconds: Histogram = "emnetchain_repair_seconds";
     /// Clients taken out of their chain because a neighbour lost them or they kept silent.
     taken_out: IntCounter = "emnetchain_clients_taken_out_total";
+    /// Asks, finished repair ids, clients and EMNet entries that reached the end of their time.
+    expired: IntCounter = "emnetchain_expired_total";
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.
@@ -103,6 +105,8 @@ metrics! {
     log_sync_entries: Histogram = "emnetchain_raft_log_fsync_entries";
     /// Bytes of the raft log on disk.
     log_bytes: IntGauge = "emnetchain_raft_log_bytes";
+    /// Bytes of interrupted writes, never acknowledged, cut off the raft log at the start.
+    log_torn_bytes: IntCounter = "emnetchain_raft_log_torn_bytes_total";
     /// Raft entries applied in memory and not yet in the image on disk.
     image_lag: IntGauge = "emnetchain_image_lag_entries";
     /// Seconds of each sync of the image to the disk.

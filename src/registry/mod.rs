@@ -113,7 +113,7 @@ impl Registry {
         if registry.applied != Applied::default() {
             return Err(Violation::new("two sockets that face each other ask and are not linked"));
         }
-        registry.check()?;
+        registry.check_records()?;
         Ok(registry)
     }
 

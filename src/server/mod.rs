@@ -7,6 +7,7 @@
 //!   `ear` its hearing, `line` its stream; `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
 //! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
+//! - [`http`] is for operators.
 //!
 //! What this module deliberately lacks: a decision about chains, a clock for clients' asks (the
 //! registry's log time decides), and any memory of a client beyond its connection.
@@ -15,6 +16,7 @@ mod admission;
 mod chain;
 mod ear;
 mod emnet;
+pub mod http;
 mod line;
 mod listener;
 mod options;

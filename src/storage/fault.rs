@@ -53,9 +53,13 @@ impl FaultWatch {
 
     /// Waits for the first failure; for ever if all reporters are gone without one.
     pub async fn wait(&mut self) -> Arc<DiskFault> {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(slot) => Arc::clone(slot.as_ref().expect("waited until it is some")),
-            Err(_) => std::future::pending().await,
+        loop {
+            if let Some(fault) = self.current() {
+                return fault;
+            }
+            if self.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

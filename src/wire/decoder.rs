@@ -35,7 +35,8 @@ pub struct Decoder {
 enum State {
     /// Within a message that is too large: it is followed to its end and not kept.
     Beyond(Scanner),
-    /// Between messages; `junk` once something else than white space was seen.
+    /// Between messages; `junk` once something else than white space was seen, or a fault was
+    /// reported to which what follows belongs.
     Between { junk: bool },
     /// The peer speaks HTTP: whatever it sends is not for us.
     Deaf,
@@ -81,6 +82,12 @@ impl Decoder {
             }
         }
         None
+    }
+
+    /// Bytes of memory that the message so far holds.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.text.capacity()
     }
 
     /// Tells an HTTP request line from everything else. Where the bytes part from it, the byte is
@@ -147,11 +154,17 @@ impl Decoder {
                     text.push(*byte);
                     return Some(Object::parse(&text, self.dialect));
                 }
-                // The brace is left for the new message.
-                Step::Restart => return self.give_up(WireError::Malformed),
+                Step::Restart => {
+                    // The brace is left for the new message, which can use the memory.
+                    self.text.clear();
+                    self.state = State::Between { junk: true };
+                    return Some(Err(WireError::Malformed));
+                }
                 Step::TooDeep => {
                     *input = rest;
-                    return self.give_up(WireError::TooDeep);
+                    self.text = Vec::new();
+                    self.state = State::Between { junk: true };
+                    return Some(Err(WireError::TooDeep));
                 }
             }
             *input = rest;
@@ -184,12 +197,53 @@ impl Decoder {
         self.state = State::Beyond(scanner);
         None
     }
+}
 
-    /// Gives up a message that lost its end or went too deep. What follows up to the next brace
-    /// belongs to the same fault.
-    fn give_up(&mut self, fault: WireError) -> Option<Result<Object, WireError>> {
-        self.state = State::Between { junk: true };
-        self.text = Vec::new();
-        Some(Err(fault))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decoder_without_a_message_is_cheap() {
+        assert!(size_of::<Decoder>() <= 64, "{} bytes", size_of::<Decoder>());
+        let mut decoder = Decoder::new(Dialect::Seed);
+        assert_eq!(decoder.capacity(), 0);
+        for mut input in [&b"junk and more junk"[..], b"{}", b"{\"a\":[1,2,3]} ", b"{,{}"] {
+            while decoder.next(&mut input).is_some() {}
+            assert_eq!(decoder.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn endless_messages_cost_no_memory_and_one_fault() {
+        let request = br#"{"msg":"CONNECT"}"#;
+        for (begin, forever) in [
+            ("", "["),
+            ("{", "a"),
+            ("{", "a:1,"),
+            ("{\"a\":\"", "b"),
+            ("{\"a\":\"", "\\"),
+            ("{\"a\":[", "1,"),
+            ("{\"a\":[", "[],"),
+            ("{\"a\":", "["),
+        ] {
+            let mut decoder = Decoder::new(Dialect::Seed);
+            let mut faults = 0;
+            let packet = forever.repeat(65_536 / forever.len());
+            for mut input in std::iter::once(begin).chain([packet.as_str(); 4]).map(str::as_bytes) {
+                while let Some(found) = decoder.next(&mut input) {
+                    assert!(found.is_err());
+                    faults += 1;
+                }
+                assert!(decoder.capacity() <= MESSAGE_BYTES_MAX);
+            }
+            assert_eq!(faults, 1, "{begin}{forever}{forever}...");
+            let heard = (0..2).any(|_| {
+                let mut input = &request[..];
+                std::iter::from_fn(|| decoder.next(&mut input))
+                    .any(|found| found.is_ok_and(|object| object.text("msg") == Some("CONNECT")))
+            });
+            assert!(heard, "one of two messages behind {begin}{forever}{forever}...");
+        }
     }
 }

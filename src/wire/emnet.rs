@@ -106,6 +106,16 @@ mod tests {
     }
 
     #[test]
+    fn a_text_has_a_limit() {
+        let add = |bytes: usize| {
+            let json = format!(r#"{{"msg":"ADD_PEER","IP_Peer":"{}"}}"#, "a".repeat(bytes));
+            Request::parse(&serde_json::from_str(&json).unwrap())
+        };
+        assert!(add(PEER_TEXT_BYTES_MAX).is_ok());
+        assert_eq!(add(PEER_TEXT_BYTES_MAX + 1), Err(Failed));
+    }
+
+    #[test]
     fn strings_are_escaped_as_go_does() {
         assert_eq!(
             go_string("<a>&\"\\/\n\r\t\u{8}\u{c}\u{1}\u{1f}\u{7f}\u{2028}\u{2029}é\u{1f44b}"),

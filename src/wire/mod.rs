@@ -37,13 +37,15 @@ mod address;
 pub mod chain;
 mod decoder;
 pub mod emnet;
+#[cfg(test)]
+mod golden;
 mod object;
+#[cfg(test)]
+mod properties;
 pub mod reflector;
 pub mod repair;
 mod scanner;
 pub mod stun;
-#[cfg(test)]
-mod tests;
 
 pub use address::{AddressPolicy, Forbidden, UnknownPolicy, allow};
 pub use decoder::Decoder;

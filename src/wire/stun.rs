@@ -313,7 +313,7 @@ mod tests {
             let passed = BindingRequest::parse(&bent).is_ok_and(|request| request.fingerprint);
             assert!(!passed, "bit {bit} flipped");
         }
-        let mut longer = good.clone();
+        let mut longer = good;
         put_attribute(&mut longer, 0x8022, b"behind the fingerprint");
         set_length(&mut longer, 0);
         assert!(BindingRequest::parse(&longer).is_err());

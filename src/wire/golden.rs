@@ -1,6 +1,7 @@
-//! The clients' protocols as golden scripts, and the decoder's promises as properties.
+//! The clients' protocols as scripts that a person can read.
 //!
-//! A script in `testscripts/` shows what a connection sends and what comes of it:
+//! A script in `testscripts/` shows what connections send and what comes of it. Each server of a
+//! script has one connection, open from its first command to the end:
 //!
 //! - `chain: send 'a' 'b'` sends two packets to the chain server; `repair:` and `emnet:` likewise.
 //!   `times=N` sends them N times, `source=IP` and `policy=WORD` say who sends and what he may
@@ -13,17 +14,52 @@
 
 use std::{collections::BTreeMap, error::Error, fmt::Write as _};
 
-use goldenscript::{Argument, Context};
-use proptest::prelude::*;
+use goldenscript::Context;
 
 use super::{
-    AddressPolicy, Decoder, Dialect, Object, Value, WireError, chain::ConnectRequest, emnet,
-    reflector, repair::ReconnectRequest,
+    AddressPolicy, Decoder, Dialect, Object, WireError, chain::ConnectRequest, emnet, reflector,
+    repair::ReconnectRequest,
 };
-use crate::{
-    ids::{Part, PeerId, Socket},
-    limits::{MESSAGE_BYTES_MAX, MESSAGE_DEPTH_MAX, REPAIR_ID_BYTES_MAX},
-};
+use crate::ids::{Part, PeerId, Socket};
+
+/// One test for each script, so that its name tells what broke.
+macro_rules! scripts {
+    ($($name:ident)+) => {
+        $(#[test]
+        fn $name() -> std::io::Result<()> {
+            goldenscript::run(
+                &mut Connections::default(),
+                concat!(env!("CARGO_MANIFEST_DIR"), "/src/wire/testscripts/", stringify!($name)),
+            )
+        })+
+
+        #[test]
+        fn every_script_is_run() {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/wire/testscripts");
+            let mut found: Vec<_> = std::fs::read_dir(folder)
+                .expect("the folder is there")
+                .map(|entry| entry.expect("readable").file_name().into_string().expect("ASCII"))
+                .collect();
+            found.sort();
+            assert_eq!(found, [$(stringify!($name)),+]);
+        }
+    };
+}
+
+scripts! {
+    a_broken_message_costs_at_most_the_next_one
+    a_message_is_heard_however_it_is_cut
+    announced_sockets_are_checked
+    emnet_answers_every_json_object
+    http_is_never_listened_to
+    json_means_what_json_says
+    limits_are_kept_and_the_next_message_is_heard
+    repairs_carry_any_text_as_their_id
+    replies_have_the_bytes_of_the_seed
+    the_leniency_of_the_seed_is_kept
+    the_reflector_answers_clients_only
+    what_is_not_a_request_meets_silence
+}
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -49,7 +85,7 @@ impl goldenscript::Runner for Connections {
                 }
             }
             ("chain", "tell") => {
-                let part = match args.next_pos().map(Argument::value) {
+                let part = match args.next_pos() {
                     Some("head") => Part::Head,
                     Some("tail") => Part::Tail,
                     _ => return Err("head or tail?".into()),
@@ -65,22 +101,25 @@ impl goldenscript::Runner for Connections {
                 let id = PeerId(args.next_pos().ok_or("no id")?.parse()?);
                 quoted(emnet::Reply::Added(id))
             }
-            ("emnet", "found") => {
-                quoted(emnet::Reply::Found(args.next_pos().ok_or("no text")?.value()))
-            }
+            ("emnet", "found") => quoted(emnet::Reply::Found(args.next_pos().ok_or("no text")?)),
             ("emnet", "failed") => quoted(emnet::Reply::Failed),
             (_, "send") => {
                 let sender = Sender {
-                    policy: args.take_key("policy").map_or(Ok(AddressPolicy::Auto), |a| a.parse())?,
-                    source: args.take_key("source").map_or(Ok([127, 0, 0, 1].into()), |a| a.parse())?,
+                    policy: args
+                        .take_key("policy")
+                        .map_or(Ok(AddressPolicy::Auto), |a| a.parse())?,
+                    source: args
+                        .take_key("source")
+                        .map_or(Ok([127, 0, 0, 1].into()), |a| a.parse())?,
                 };
                 let times: usize = args.take_key("times").map_or(Ok(1), |a| a.parse())?;
-                let packets: Vec<Vec<u8>> = args.rest_pos().into_iter().map(latin1).collect();
+                let packets: Vec<Vec<u8>> =
+                    std::iter::from_fn(|| args.next_pos()).map(latin1).collect();
                 self.send(server, &sender, &packets, times)?
             }
             (_, name) => return Err(format!("unknown command {name}").into()),
         };
-        args.reject_rest()?;
+        args.reject_next()?;
         Ok(output)
     }
 }
@@ -100,8 +139,7 @@ impl Connections {
         times: usize,
     ) -> Outcome<String> {
         let dialect = if server == "emnet" { Dialect::Json } else { Dialect::Seed };
-        let decoder =
-            self.0.entry(server.to_owned()).or_insert_with(|| Decoder::new(dialect));
+        let decoder = self.0.entry(server.to_owned()).or_insert_with(|| Decoder::new(dialect));
         let mut lines: Vec<(String, usize)> = Vec::new();
         for packet in packets.iter().cycle().take(packets.len() * times) {
             let mut input = packet.as_slice();
@@ -155,8 +193,8 @@ impl std::str::FromStr for Wanted {
     }
 }
 
-fn latin1(argument: &Argument) -> Vec<u8> {
-    argument.value().chars().map(|c| u8::try_from(u32::from(c)).expect("up to \\xff")).collect()
+fn latin1(text: &str) -> Vec<u8> {
+    text.chars().map(|c| u8::try_from(u32::from(c)).expect("up to \\xff")).collect()
 }
 
 fn quoted(reply: emnet::Reply<'_>) -> String {

@@ -1,0 +1,153 @@
+//! The form of the command line: commands, flags and `--help`, made from the keys of the
+//! configuration, and one line of complaint for what does not have that form.
+
+use std::ffi::OsString;
+
+use clap::{
+    Arg, ArgAction, Command, ValueHint,
+    error::{ContextKind, ErrorKind},
+    value_parser,
+};
+
+use crate::config::{Config, Key, Preset};
+
+/// The whole command line, made from the keys of the configuration.
+pub(super) fn command() -> Command {
+    let check = Command::new("check").about("Says whether a configuration is good, or all faults");
+    let print = Command::new("print").about("Writes the commented configuration file");
+    let config = Command::new("config")
+        .about("Checks or prints the configuration")
+        .subcommand_required(true)
+        .subcommand(with_settings(check))
+        .subcommand(with_settings(print));
+    let serve = Command::new("serve").about("Serves until it is told to stop (the default)");
+    let check = Command::new("check").about("Checks the data directory of a stopped instance");
+    let id = Command::new("id").about("Makes a repair id that nobody else has");
+    with_settings(Command::new("EMNetChain"))
+        .bin_name("EMNetChain")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about(ABOUT)
+        .after_help(AFTER_HELP)
+        .subcommand(with_settings(serve))
+        .subcommand(with_settings(check))
+        .subcommand(config)
+        .subcommand(id)
+}
+
+const ABOUT: &str = "\
+EMNetChain tells programs across the internet their neighbours in a chain, mends the chain when
+one of them leaves, and forgets nothing when it stops.";
+
+const AFTER_HELP: &str = "\
+Every flag may have one dash or two and its value after a space or `=`, in any order. It is also
+an environment variable (--chain-addr is EMNETCHAIN_CHAIN_ADDR) and a key of the TOML file
+(chain_addr); a flag wins over the environment, and that over the file. A TIME is a whole number
+with ms, s, min, h or d. Without any argument, the two addresses are asked for.
+
+Examples:
+  EMNetChain -dis-addr 127.0.0.1:8080 -chain-addr 127.0.0.1:8081
+      One instance; nothing else to install. Its data is in ./emnetchain-data.
+  EMNetChain -dis-addr 0.0.0.0:8080 -chain-addr 0.0.0.0:8081 -udp-addr 0.0.0.0:3478
+      The same for everybody, and clients can ask for the public addresses of their sockets.
+  EMNetChain config print -dis-addr [::]:8080 -chain-addr [::]:8081 > emnetchain.toml
+  EMNetChain config check --config emnetchain.toml
+  EMNetChain --config emnetchain.toml
+      The same from a file, checked before it is used.
+  curl http://127.0.0.1:9180/status
+      How it is doing.
+
+Exit codes:
+   0  stopped as asked
+   2  the command line or configuration is at fault, or an address cannot be bound
+  70  a fault inside
+  74  the disk failed or is full
+  78  the data directory is refused: damaged, or another instance's";
+
+fn with_settings(command: Command) -> Command {
+    let file = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(OsString))
+        .help("The configuration file (TOML); `-` reads standard input. [default: none]");
+    command.next_line_help(true).arg(file).args(Config::KEYS.iter().map(flag))
+}
+
+fn flag(key: &'static Key) -> Arg {
+    let meaning: Vec<&str> = key.help.lines().map(str::trim).collect();
+    let preset = match key.preset {
+        Preset::Default(text) => format!("[default: {text}]"),
+        Preset::Required(text) => format!("It must be given. [example: {text}]"),
+    };
+    Arg::new(key.name)
+        .long(key.flag())
+        .value_name(key.placeholder)
+        .value_parser(value_parser!(OsString))
+        .action(ArgAction::Set)
+        .help(format!("{}\n{preset}", meaning.join("\n")))
+        .help_heading(key.section)
+}
+
+/// `-chain-addr` is the seed's spelling of `--chain-addr`; `-h` stays what it is.
+pub(super) fn with_two_dashes(arguments: Vec<OsString>) -> Vec<OsString> {
+    let lengthen = |argument: OsString| match argument.to_str().map(str::as_bytes) {
+        Some([b'-', first, _, ..]) if first.is_ascii_alphabetic() => {
+            let mut longer = OsString::from("-");
+            longer.push(argument);
+            longer
+        }
+        _ => argument,
+    };
+    arguments.into_iter().map(lengthen).collect()
+}
+
+/// One line for a command line that cannot be understood: which argument, and what to do.
+pub(super) fn fault(error: &clap::Error) -> String {
+    let told = |kind| {
+        error.get(kind).map(|value| {
+            let text = value.to_string();
+            // `--chain-addr <ADDR>` is how clap names a flag; a person looks for its name.
+            text.split(" <").next().unwrap_or_default().to_owned()
+        })
+    };
+    let argument = told(ContextKind::InvalidArg).unwrap_or_default();
+    let meant = told(ContextKind::SuggestedArg).or_else(|| told(ContextKind::SuggestedSubcommand));
+    let hint = match meant {
+        Some(name) => format!("did you mean {name}?"),
+        None => "EMNetChain --help shows all".to_owned(),
+    };
+    let kind = error.kind();
+    if kind == ErrorKind::UnknownArgument {
+        format!("unknown argument {argument}; {hint}")
+    } else if kind == ErrorKind::InvalidSubcommand {
+        let word = told(ContextKind::InvalidSubcommand).unwrap_or_default();
+        format!("unknown command {word}; {hint}")
+    } else if kind == ErrorKind::InvalidValue {
+        format!("{argument} has no value; write it after a space or `=`")
+    } else if kind == ErrorKind::ArgumentConflict {
+        format!("{argument} is given twice")
+    } else if kind == ErrorKind::MissingSubcommand {
+        "config needs a command: `config check` or `config print`".to_owned()
+    } else {
+        let text = error.render().to_string();
+        let line = text.lines().next().unwrap_or_default();
+        format!("{}; {hint}", line.trim_start_matches("error: "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn one_dash_is_as_good_as_two() {
+        let given = ["EMNetChain", "-chain-addr=a", "--dis-addr", "-h", "-", "-5", "x-y"];
+        let expected = ["EMNetChain", "--chain-addr=a", "--dis-addr", "-h", "-", "-5", "x-y"];
+        assert_eq!(with_two_dashes(given.map(OsString::from).into()), expected);
+    }
+}

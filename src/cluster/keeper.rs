@@ -1,0 +1,98 @@
+//! What has to happen without a client: deadlines that pass, and a log that is kept short.
+
+use std::{sync::Arc, time::Duration};
+
+use openraft::{Raft, async_runtime::WatchReceiver};
+use tokio::sync::watch;
+
+use super::{
+    node::RaftWriter,
+    proposer::{WriteError, Writer},
+};
+use crate::{
+    ids::Timestamp,
+    limits::{SNAPSHOT_AFTER_ENTRIES, SNAPSHOT_AFTER_LOG_BYTES},
+    metrics::Metrics,
+    raft::TypeConfig,
+    registry::Command,
+    storage::StateMachine,
+};
+
+/// How often a leader looks again when a tick could not be written.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How often the length of the log is looked at.
+const LOG_CHECK: Duration = Duration::from_secs(1);
+
+/// Writes a [`Command::Tick`] whenever the registry's next deadline passes and this instance leads.
+///
+/// # Errors
+/// If raft has stopped.
+pub async fn keep_time(
+    writer: Arc<RaftWriter>,
+    mut deadlines: watch::Receiver<Option<Timestamp>>,
+) -> Result<(), WriteError> {
+    loop {
+        let deadline = *deadlines.borrow_and_update();
+        let now = writer.log_time();
+        let wait = match (deadline, now) {
+            (None, _) => None,
+            (Some(deadline), Some(now)) => Some(Duration::from_millis(deadline.ms_since(now))),
+            (Some(_), None) => Some(RETRY),
+        };
+        let due = async {
+            match wait {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            changed = deadlines.changed() => match changed {
+                Ok(()) => continue,
+                Err(_) => return Err(WriteError::Stopped("the state machine is gone".to_owned())),
+            },
+        }
+        if writer.log_time().is_none() {
+            continue;
+        }
+        match writer.write(None, vec![Command::Tick]).await {
+            Ok(_) => {}
+            Err(WriteError::Again(_)) => tokio::time::sleep(RETRY).await,
+            Err(error @ WriteError::Stopped(_)) => return Err(error),
+        }
+    }
+}
+
+/// Has a snapshot made whenever the log behind the last one has grown long, or large in comparison
+/// with the last snapshot; openraft then cuts the log.
+///
+/// # Errors
+/// If raft has stopped.
+pub async fn keep_log_short(
+    raft: Raft<TypeConfig, StateMachine>,
+    metrics: Metrics,
+) -> Result<(), WriteError> {
+    let mut progress = raft.metrics();
+    let mut asked_at = None;
+    loop {
+        tokio::time::sleep(LOG_CHECK).await;
+        let (applied, covered) = {
+            let now = progress.borrow_and_update();
+            let index = |id: &Option<crate::raft::LogId>| id.as_ref().map_or(0, |id| id.index);
+            (index(&now.last_applied), index(&now.snapshot))
+        };
+        let bytes = u64::try_from(metrics.log_bytes.get()).unwrap_or(0);
+        let snapshot_bytes = u64::try_from(metrics.snapshot_bytes.get()).unwrap_or(0);
+        // A large registry is written out only when the log has grown by as much.
+        let long =
+            applied.saturating_sub(covered) >= SNAPSHOT_AFTER_ENTRIES && bytes >= snapshot_bytes;
+        let large = bytes >= SNAPSHOT_AFTER_LOG_BYTES.max(2 * snapshot_bytes) && applied > covered;
+        if (long || large) && asked_at != Some(covered) {
+            asked_at = Some(covered);
+            let stopped =
+                |error: openraft::errors::Fatal<_>| WriteError::Stopped(error.to_string());
+            raft.trigger().snapshot().await.map_err(stopped)?;
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The proposer turns the commands of this instance's clients into raft entries.
+//!
+//! While earlier batches are on their way, arriving commands gather, and go out as one entry as
+//! soon as there is room: no timer, so a lone command leaves at once and a crowd shares its syncs.
+//! Batches are numbered, and the registry applies them in that order, each once. If one fails, its
+//! outcome is unknown; it and all after it are proposed again under their old numbers.
+
+use std::{collections::VecDeque, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use tokio::sync::mpsc;
+
+use crate::{
+    clock,
+    ids::{Incarnation, InstanceId},
+    limits::{ENTRY_COMMANDS_MAX, PROPOSALS_IN_FLIGHT_MAX},
+    metrics::Metrics,
+    registry::{BatchId, Command, Verdict},
+};
+
+/// Something that commands can be written to: raft, or a double of it.
+pub trait Writer: Send + Sync + 'static {
+    /// Writes one entry; returns once it is on a majority's disks and applied.
+    fn write(
+        &self,
+        batch: Option<BatchId>,
+        commands: Vec<Command>,
+    ) -> BoxFuture<'static, Result<Verdict, WriteError>>;
+}
+
+/// Why an entry was not written, as far as is known.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// No leader, or leadership was lost: the outcome is unknown, and it may be tried again.
+    #[error("try again: {0}")]
+    Again(String),
+    /// Raft has stopped.
+    #[error("raft has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why the proposer ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposerError {
+    /// The registry knows a later life of this instance.
+    #[error("another process runs with this node id; every instance needs its own")]
+    Replaced,
+    /// Raft has stopped.
+    #[error(transparent)]
+    Stopped(#[from] WriteError),
+}
+
+/// Batches the commands of one life of one instance.
+pub struct Proposer<W> {
+    writer: W,
+    instance: InstanceId,
+    incarnation: Incarnation,
+    metrics: Metrics,
+    /// Batches that are not known to be applied, the oldest first.
+    unacknowledged: VecDeque<(BatchId, Vec<Command>)>,
+    /// What became of them, in the same order.
+    in_flight: FuturesOrdered<BoxFuture<'static, Result<Verdict, WriteError>>>,
+    last_number: u64,
+    failures: u32,
+}
+
+impl<W> std::fmt::Debug for Proposer<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proposer").field("unacknowledged", &self.unacknowledged.len()).finish()
+    }
+}
+
+impl<W: Writer> Proposer<W> {
+    /// A proposer for the given life of the instance.
+    pub fn new(
+        writer: W,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            writer,
+            instance,
+            incarnation,
+            metrics,
+            unacknowledged: VecDeque::new(),
+            in_flight: FuturesOrdered::new(),
+            last_number: 0,
+            failures: 0,
+        }
+    }
+
+    /// Proposes what comes out of `commands`, until its senders are gone and all is applied.
+    ///
+    /// # Errors
+    /// If raft has stopped, or another process has taken over this instance's id.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), ProposerError> {
+        let mut open = true;
+        while open || !self.in_flight.is_empty() {
+            let mut batch = Vec::new();
+            let room = open && self.unacknowledged.len() < PROPOSALS_IN_FLIGHT_MAX;
+            tokio::select! {
+                biased;
+                Some(outcome) = self.in_flight.next() => self.acknowledge(outcome).await?,
+                received = commands.recv_many(&mut batch, ENTRY_COMMANDS_MAX), if room => {
+                    open = received > 0;
+                    if open {
+                        self.propose(batch);
+                    }
+                }
+            }
+            self.metrics.raft_proposals_pending.set(self.unacknowledged.len() as i64);
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, commands: Vec<Command>) {
+        self.last_number += 1;
+        let (instance, incarnation) = (self.instance, self.incarnation);
+        let batch = BatchId { instance, incarnation, number: self.last_number };
+        self.submit(batch, commands.clone());
+        self.unacknowledged.push_back((batch, commands));
+    }
+
+    fn submit(&mut self, batch: BatchId, commands: Vec<Command>) {
+        let write = self.writer.write(Some(batch), commands);
+        let seconds = self.metrics.commit_seconds.clone();
+        let begun = clock::now();
+        self.in_flight.push_back(
+            async move {
+                let outcome = write.await;
+                seconds.observe(clock::now().duration_since(begun).as_secs_f64());
+                outcome
+            }
+            .boxed(),
+        );
+    }
+
+    /// The oldest batch has an outcome.
+    async fn acknowledge(
+        &mut self,
+        outcome: Result<Verdict, WriteError>,
+    ) -> Result<(), ProposerError> {
+        let reason = match outcome {
+            Ok(verdict @ (Verdict::Applied | Verdict::Duplicate)) => {
+                if verdict == Verdict::Duplicate {
+                    self.metrics.raft_duplicates.inc();
+                }
+                self.metrics.raft_proposals_committed.inc();
+                self.unacknowledged.pop_front();
+                self.failures = 0;
+                return Ok(());
+            }
+            Ok(Verdict::Stale) => return Err(ProposerError::Replaced),
+            Err(error @ WriteError::Stopped(_)) => return Err(error.into()),
+            Ok(Verdict::Early) => "a batch before it is missing".to_owned(),
+            Err(WriteError::Again(reason)) => reason,
+        };
+        self.propose_again(&reason).await;
+        Ok(())
+    }
+
+    /// Everything unacknowledged is proposed once more, in order, after a moment.
+    async fn propose_again(&mut self, reason: &str) {
+        let pause = Duration::from_millis(10 << self.failures.min(5));
+        self.failures += 1;
+        self.metrics.raft_proposals_retried.inc_by(self.unacknowledged.len() as u64);
+        tracing::debug!(reason, batches = self.unacknowledged.len(), ?pause, "proposing again");
+        self.in_flight = FuturesOrdered::new();
+        tokio::time::sleep(pause).await;
+        for (batch, commands) in self.unacknowledged.clone() {
+            self.submit(batch, commands);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::IpAddr,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::{
+        ids::{PeerId, SessionId, Timestamp},
+        registry::{Proposal, Registry},
+    };
+
+    /// A log that loses entries, or their acknowledgement, by a pattern.
+    #[derive(Clone)]
+    struct Flaky {
+        registry: Arc<Mutex<Registry>>,
+        writes: Arc<Mutex<u64>>,
+        fault: fn(u64) -> Fault,
+    }
+
+    enum Fault {
+        None,
+        EntryLost,
+        AnswerLost,
+    }
+
+    impl Writer for Flaky {
+        fn write(
+            &self,
+            batch: Option<BatchId>,
+            commands: Vec<Command>,
+        ) -> BoxFuture<'static, Result<Verdict, WriteError>> {
+            let this = self.clone();
+            async move {
+                let mut writes = this.writes.lock().unwrap();
+                *writes += 1;
+                let fault = (this.fault)(*writes);
+                let again = Err(WriteError::Again("no leader".to_owned()));
+                if matches!(fault, Fault::EntryLost) {
+                    return again;
+                }
+                let proposal = Proposal { at: Timestamp(0), batch, commands };
+                let applied = this.registry.lock().unwrap().apply(&proposal);
+                if matches!(fault, Fault::AnswerLost) { again } else { Ok(applied.verdict) }
+            }
+            .boxed()
+        }
+    }
+
+    /// Runs 1000 commands through a flaky log; returns the ids in the order of their application.
+    async fn run(fault: fn(u64) -> Fault) -> u64 {
+        let registry = Arc::new(Mutex::new(Registry::default()));
+        let (instance, incarnation) = (InstanceId(1), Incarnation(1));
+        registry.lock().unwrap().apply(&Proposal {
+            at: Timestamp(0),
+            batch: None,
+            commands: vec![Command::Start { instance, incarnation }],
+        });
+        let writer = Flaky { registry: registry.clone(), writes: Arc::default(), fault };
+        let writes = writer.writes.clone();
+        let (sender, receiver) = mpsc::channel(16);
+        let proposer = Proposer::new(writer, instance, incarnation, Metrics::new());
+        let proposing = tokio::spawn(proposer.run(receiver));
+        for number in 0..1000 {
+            let session = SessionId { instance, incarnation, connection: number };
+            let command = Command::AddPeer {
+                session,
+                address: IpAddr::from([10, 0, 0, 1]).to_string(),
+                candidate: PeerId(number as u32),
+            };
+            sender.send(command).await.unwrap();
+        }
+        drop(sender);
+        proposing.await.unwrap().unwrap();
+        let registry = registry.lock().unwrap();
+        assert_eq!(registry.totals().peers, 1000, "each command took effect once");
+        let serials: Vec<_> = registry.image().records.iter().collect();
+        assert!(serials.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        *writes.lock().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_command_takes_effect_once_whatever_is_lost() {
+        let clean = run(|_| Fault::None).await;
+        assert!(clean < 1000, "a crowd shares entries: {clean}");
+        run(|write| if write % 3 == 0 { Fault::EntryLost } else { Fault::None }).await;
+        run(|write| if write % 3 == 0 { Fault::AnswerLost } else { Fault::None }).await;
+        run(|write| match write % 5 {
+            1 => Fault::EntryLost,
+            3 => Fault::AnswerLost,
+            _ => Fault::None,
+        })
+        .await;
+    }
+}

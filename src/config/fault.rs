@@ -1,0 +1,120 @@
+//! What can be wrong with a configuration, said so that the reader knows what to do.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf};
+
+use super::{Key, Place, Preset};
+
+/// One fault. Its text is one line and begins with the place to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The value is not one that the key can have.
+    #[error("{place}: {why}")]
+    BadValue {
+        /// Where the value stands.
+        place: Place,
+        /// What it is and what it must be.
+        why: String,
+    },
+    /// A key without a default was given nowhere.
+    #[error(
+        "--{} is missing; give --{} {}, {} or {} in the configuration file",
+        key.flag(), key.flag(), example(key), key.env(), key.name
+    )]
+    Missing {
+        /// Which one.
+        key: &'static Key,
+    },
+    /// The configuration file is not TOML.
+    #[error("{}:{line}: {why}", path.display())]
+    NotToml {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        why: String,
+    },
+    /// Two listeners cannot have the same address.
+    #[error("{place}: {address} is already that of {other}")]
+    SameAddress {
+        /// The later one.
+        place: Place,
+        /// The address of both.
+        address: SocketAddr,
+        /// The earlier one.
+        other: Place,
+    },
+    /// The configuration file has a key that does not exist.
+    #[error("{}:{line}: there is no key {name}{hint}", path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        name: String,
+        /// The key that was perhaps meant.
+        hint: Hint,
+    },
+    /// The configuration file cannot be read.
+    #[error("{}: the configuration file cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn example(key: &Key) -> &'static str {
+    match key.preset {
+        Preset::Default(text) | Preset::Required(text) => text,
+    }
+}
+
+/// All faults of a configuration, one line each.
+#[derive(Debug, thiserror::Error)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// The name that was perhaps meant, as the end of a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hint(Option<String>);
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => write!(f, "; did you mean {name}?"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Looks for the name that is most like `word`, and like enough to be worth a question.
+pub fn near<'a>(word: &str, names: impl IntoIterator<Item = &'a str>) -> Hint {
+    let best = names
+        .into_iter()
+        .map(|name| (strsim::jaro_winkler(word, name), name))
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .filter(|(likeness, _)| *likeness > 0.85);
+    Hint(best.map(|(_, name)| name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_is_recognised_and_a_stranger_is_not() {
+        let names = ["chain_addr", "data_dir"];
+        assert_eq!(near("chian_addr", names).to_string(), "; did you mean chain_addr?");
+        assert_eq!(near("data-dir", names).to_string(), "; did you mean data_dir?");
+        assert_eq!(near("zookeeper", names).to_string(), "");
+    }
+}

@@ -1,0 +1,186 @@
+//! What the sources give, key by key, each with its place, and every fault that is found in it.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt, fs,
+    io::{self, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, Fault, Key, Preset, Value, near};
+
+/// A configuration file, in bytes: a hundred times what all keys with their comments take.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The keys whose listeners accept connections.
+const CONNECTION_LISTENERS: [&str; 4] = ["chain_addr", "dis_addr", "emnet_addr", "http_addr"];
+
+/// Where a value stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Nowhere: it is the default.
+    Default(&'static Key),
+    /// In the environment.
+    Environment(&'static Key),
+    /// In the configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: &'static Key,
+    },
+    /// On the command line, or typed when asked.
+    Flag(&'static Key),
+}
+
+impl Place {
+    fn key(&self) -> &'static Key {
+        match self {
+            Self::Default(key)
+            | Self::Environment(key)
+            | Self::File { key, .. }
+            | Self::Flag(key) => key,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Environment(key) => f.write_str(&key.env()),
+            Self::File { path, line, key } => {
+                write!(f, "{}:{line}: {}", path.display(), key.name)
+            }
+            Self::Default(key) | Self::Flag(key) => write!(f, "--{}", key.flag()),
+        }
+    }
+}
+
+/// What is given for each key, and the faults found on the way.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    values: BTreeMap<&'static str, (Place, String)>,
+    pub(super) faults: Vec<Fault>,
+}
+
+impl Given {
+    /// The text given for a key; `None` if its default holds.
+    pub(super) fn text(&self, key: &Key) -> Option<&str> {
+        self.values.get(key.name).map(|(_, text)| text.as_str())
+    }
+
+    /// Reads one key by itself; adds a fault and returns `None` if its value is not good.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let key = key(name);
+        let (place, text) = match (self.values.get(name), key.preset) {
+            (Some((place, text)), _) => (place.clone(), text.as_str()),
+            (None, Preset::Default(text)) => (Place::Default(key), text),
+            (None, Preset::Required(_)) => {
+                self.faults.push(Fault::Missing { key });
+                return None;
+            }
+        };
+        match parse(text.trim()) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.faults.push(Fault::BadValue { place, why });
+                None
+            }
+        }
+    }
+
+    /// Adds a fault for each listener whose address is already taken by another.
+    pub(super) fn check_addresses(&mut self) {
+        let mut seen: Vec<(SocketAddr, Place)> = Vec::new();
+        for name in CONNECTION_LISTENERS {
+            let Some((place, text)) = self.values.get(name) else { continue };
+            let Ok(address) = SocketAddr::parse(text.trim()) else { continue };
+            match seen.iter().find(|(other, _)| *other == address && address.port() != 0) {
+                Some((_, other)) => self.faults.push(Fault::SameAddress {
+                    place: place.clone(),
+                    address,
+                    other: other.clone(),
+                }),
+                None => seen.push((address, place.clone())),
+            }
+        }
+    }
+
+    pub(super) fn add(&mut self, place: Place, value: OsString) {
+        match value.into_string() {
+            Ok(text) => drop(self.values.insert(place.key().name, (place, text))),
+            Err(_) => self
+                .faults
+                .push(Fault::BadValue { place, why: "the value is not UTF-8 text".to_owned() }),
+        }
+    }
+
+    pub(super) fn add_file(&mut self, path: &Path) {
+        let text = match read_text(path) {
+            Ok(text) => text,
+            Err(source) => {
+                return self.faults.push(Fault::Unreadable { path: path.to_owned(), source });
+            }
+        };
+        let line_at = |offset: usize| 1 + text[..offset].matches('\n').count();
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        for error in errors {
+            let line = error.span().map_or(1, |span| line_at(span.start.min(text.len())));
+            let why = error.message().to_owned();
+            self.faults.push(Fault::NotToml { path: path.to_owned(), line, why });
+        }
+        for (name, value) in table.get_ref() {
+            let line = line_at(name.span().start);
+            let Some(key) = Config::key(name.get_ref()) else {
+                let hint = near(name.get_ref(), Config::KEYS.iter().map(|key| key.name));
+                let (path, name) = (path.to_owned(), name.get_ref().to_string());
+                self.faults.push(Fault::UnknownKey { path, line, name, hint });
+                continue;
+            };
+            let place = Place::File { path: path.to_owned(), line, key };
+            match text_of(value.get_ref()) {
+                Some(text) => drop(self.values.insert(key.name, (place, text))),
+                None => {
+                    let kind = value.get_ref().type_str();
+                    let why = format!("a value of type {kind}; write a string or a whole number");
+                    self.faults.push(Fault::BadValue { place, why });
+                }
+            }
+        }
+    }
+}
+
+/// The key of that name, which exists.
+pub(super) fn key(name: &str) -> &'static Key {
+    Config::key(name).expect("only names of keys are asked for")
+}
+
+/// Reads the file, or standard input for `-`, up to the limit.
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let from: &mut dyn Read =
+        if path == Path::new("-") { &mut io::stdin().lock() } else { &mut fs::File::open(path)? };
+    let length = from.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if length as u64 > FILE_BYTES_MAX {
+        return Err(io::Error::other("it is larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// A string or a decimal number as text; `None` for anything else.
+fn text_of(value: &DeValue<'_>) -> Option<String> {
+    if let Some(number) = value.as_integer() {
+        return (number.radix() == 10).then(|| number.as_str().to_owned());
+    }
+    value.as_str().map(str::to_owned)
+}

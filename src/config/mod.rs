@@ -1,0 +1,285 @@
+//! What an operator may decide. Each key is declared once, on this page: its doc comment is also
+//! the text of `--help` and the comment in the configuration file, and its default is written the
+//! way an operator would write it.
+//!
+//! A key `shutdown_deadline` is the flag `--shutdown-deadline`, the environment variable
+//! `EMNETCHAIN_SHUTDOWN_DEADLINE` and the TOML key `shutdown_deadline`, and the first of them that
+//! is given decides. Every value is text of the same form in all three places, so one parser
+//! serves them all, and every fault is found before anything starts ([`Faults`]).
+
+mod fault;
+mod given;
+mod page;
+mod sources;
+mod value;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+pub use fault::{Fault, Faults, near};
+pub use given::Place;
+pub use sources::Sources;
+pub use value::Value;
+
+use crate::{
+    ids::InstanceId,
+    logging::{LogFormat, LogLevel},
+    registry::Policy,
+    server::http::HttpAddr,
+    wire::AddressPolicy,
+};
+use given::Given;
+use value::{days, hours, seconds, within};
+
+/// What holds when nobody says anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// This value.
+    Default(&'static str),
+    /// Nothing: the key must be given. The text is an example.
+    Required(&'static str),
+}
+
+/// One key of the configuration, as a person sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The name in the configuration file.
+    pub name: &'static str,
+    /// The heading under which it stands.
+    pub section: &'static str,
+    /// What it means: whole sentences, one per line of its declaration.
+    pub help: &'static str,
+    /// What a value looks like, in one word.
+    pub placeholder: &'static str,
+    /// What holds when it is not given.
+    pub preset: Preset,
+}
+
+impl Key {
+    /// The long flag, without its dashes.
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The environment variable.
+    pub fn env(&self) -> String {
+        format!("EMNETCHAIN_{}", self.name.to_uppercase())
+    }
+}
+
+/// Declares the configuration, the table of its keys and how it is read, from one list:
+/// `name: type = preset, the values allowed;`
+macro_rules! settings {
+    ($($section:literal {
+        $($(#[doc = $help:literal])+ $name:ident: $type:ty = $preset:expr $(, $range:expr)?;)+
+    })+) => {
+        /// The whole configuration of one instance, valid.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $($($(#[doc = $help])+ pub $name: $type,)+)+
+        }
+
+        impl Config {
+            /// Every key, in the order of the configuration file.
+            pub const KEYS: &'static [Key] = &[$($(Key {
+                name: stringify!($name),
+                section: $section,
+                help: concat!($($help, "\n"),+),
+                placeholder: <$type as Value>::PLACEHOLDER,
+                preset: $preset,
+            },)+)+];
+
+            /// Reads every key, so that all faults are found at once; they are left in `given`.
+            fn read(given: &mut Given) -> Option<Self> {
+                $($(let $name: Option<$type> = given.read(stringify!($name), |text| {
+                    let value = <$type>::parse(text)?;
+                    $(within(&value, &$range)?;)?
+                    Ok(value)
+                });)+)+
+                Some(Self { $($($name: $name?,)+)+ })
+            }
+        }
+    };
+}
+
+use Preset::{Default, Required};
+
+settings! {
+    "Listeners" {
+        /// Where the chain server listens: clients come here with CONNECT.
+        /// An address is `ip:port` or `[ip]:port`; port 0 picks a free one.
+        chain_addr: SocketAddr = Required("127.0.0.1:8081");
+        /// Where the repair server (EMDisi) listens: clients come here with RECONNECT.
+        dis_addr: SocketAddr = Required("127.0.0.1:8080");
+        /// Where EMUDP and STUN answer datagrams with their sender's address; `off` for nowhere.
+        udp_addr: Option<SocketAddr> = Default("off");
+        /// Where EMNet listens (ADD_PEER, ASK_IP); `off` for nowhere.
+        emnet_addr: Option<SocketAddr> = Default("off");
+        /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
+        /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
+        http_addr: HttpAddr = Default("auto");
+    }
+    "Data" {
+        /// The directory that holds everything the instance must not forget.
+        /// It is made if it does not exist, and belongs to one running instance at a time.
+        data_dir: PathBuf = Default("./emnetchain-data");
+        /// The number of this instance in its cluster. The data directory remembers it.
+        node_id: InstanceId = Default("1"), InstanceId(1)..=InstanceId(u64::MAX);
+    }
+    "Running" {
+        /// What is logged: error, warn, info, debug or trace, for the service itself.
+        /// Parts can be told apart: `info,emnetchain::cluster=debug`. SIGHUP reads it again.
+        log_level: LogLevel = Default("info");
+        /// How it is logged, on standard error: `text` for people, `json` for machines.
+        log_format: LogFormat = Default("text");
+        /// How long a stop may take (SIGTERM, SIGINT); what is not finished then is cut off.
+        /// A second signal stops at once.
+        shutdown_deadline: Duration = Default("10s"), Duration::ZERO..=hours(1);
+    }
+    "Clients" {
+        /// Which addresses a client may announce. `auto`: a public client its own only, clients
+        /// on loopback and private networks any. `source-ip`: everybody their own only.
+        /// `any`: everybody any, so that one client can point others at a stranger.
+        address_policy: AddressPolicy = Default("auto");
+        /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
+        /// of the files that the process may open if that is less.
+        connections_max: Option<usize> = Default("auto");
+        /// Client connections at one time from one public address (IPv6: from one /64).
+        connections_per_address_max: usize = Default("256"), 1..=10_000_000;
+        /// Connections that have not made a request yet; beyond it, the oldest is closed.
+        silent_connections_max: usize = Default("4096"), 1..=10_000_000;
+        /// How long a new connection may take until its first request is complete.
+        first_message_deadline: Duration = Default("60s"), Duration::from_millis(100)..=hours(1);
+        /// How long an EMNet connection may be idle between two requests.
+        idle_deadline: Duration = Default("10min"), seconds(1)..=days(1);
+        /// How long a client may take to accept an answer before its connection is closed.
+        /// The answer is kept: a client that comes back is told again.
+        write_deadline: Duration = Default("5s"), Duration::from_millis(100)..=hours(1);
+    }
+    "Datagrams" {
+        /// Datagrams answered in a second, over all senders; more are dropped in silence.
+        udp_answers_max: u32 = Default("20000"), 1..=10_000_000;
+        /// Datagrams answered in a second to one sender (IPv6: to one /64).
+        udp_answers_per_address_max: u32 = Default("10"), 1..=10_000_000;
+        /// Datagrams that a sender which kept quiet may send at once.
+        udp_burst_per_address_max: u32 = Default("50"), 1..=10_000_000;
+    }
+    "Registry" {
+        /// How long the places of clients are kept open for them when their instance died.
+        resume_grace: Duration = Default("10s"), Duration::ZERO..=hours(24);
+        /// How long silent clients between two that ask for each other have to speak up.
+        gather: Duration = Default("5s"), Duration::ZERO..=hours(24);
+        /// The longest that a client may wait for a neighbour.
+        ask_max: Duration = Default("24h"), seconds(1)..=days(3650);
+        /// How long finished repair ids, lost clients and EMNet entries are remembered.
+        retention: Duration = Default("10min"), seconds(1)..=days(3650);
+        /// How long a client that nobody refreshes is remembered; 0 for ever.
+        client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);
+        /// Clients remembered, over all chains.
+        clients_max: u64 = Default("2000000"), 1..=1_000_000_000;
+        /// Clients remembered of one public source address.
+        clients_per_source_max: u64 = Default("4096"), 1..=1_000_000_000;
+        /// Repair ids that wait or are remembered as finished.
+        repairs_max: u64 = Default("200000"), 1..=1_000_000_000;
+        /// Repair ids that one public source address may have waiting.
+        repairs_per_source_max: u64 = Default("1024"), 1..=1_000_000_000;
+        /// EMNet entries kept; there are a million ids, and a free one must be found quickly.
+        peers_max: u64 = Default("200000"), 1..=900_000;
+    }
+}
+
+impl Config {
+    /// The key of that name, if there is one.
+    pub fn key(name: &str) -> Option<&'static Key> {
+        Self::KEYS.iter().find(|key| key.name == name)
+    }
+
+    /// What replicas must agree on; it goes through the log.
+    pub fn policy(&self) -> Policy {
+        let ms = |time: Duration| {
+            u64::try_from(time.as_millis()).expect("no key allows more than ten years")
+        };
+        Policy {
+            resume_grace_ms: ms(self.resume_grace),
+            gather_ms: ms(self.gather),
+            ask_ms_max: ms(self.ask_max),
+            retention_ms: ms(self.retention),
+            client_retention_ms: ms(self.client_retention),
+            clients_max: self.clients_max,
+            clients_per_source_max: self.clients_per_source_max,
+            repairs_max: self.repairs_max,
+            repairs_per_source_max: self.repairs_per_source_max,
+            peers_max: self.peers_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A configuration from these flags alone.
+    fn from_flags(flags: &[(&str, &str)]) -> Result<Config, Faults> {
+        let mut sources = Sources::default();
+        for (name, text) in flags {
+            sources.give_flag(Config::key(name).unwrap(), text.into());
+        }
+        sources.read()
+    }
+
+    const ADDRS: [(&str, &str); 2] =
+        [("chain_addr", "127.0.0.1:8081"), ("dis_addr", "127.0.0.1:8080")];
+
+    #[test]
+    fn two_addresses_are_enough_and_the_policy_is_the_default_one() {
+        let config = from_flags(&ADDRS).unwrap();
+        assert_eq!(config.policy(), Policy::default());
+        assert_eq!(config.node_id, InstanceId(1));
+        assert_eq!(config.http_addr, HttpAddr::Auto);
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let Faults(faults) = from_flags(&[
+            ("chain_addr", "localhost:8081"),
+            ("silent_connections_max", "0"),
+            ("peers_max", "900001"),
+            ("gather", "5 weeks"),
+        ])
+        .unwrap_err();
+        let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), 5, "{told:#?}");
+        for name in
+            ["--chain-addr", "--dis-addr", "--silent-connections-max", "--peers-max", "--gather"]
+        {
+            assert!(told.iter().any(|line| line.starts_with(name)), "{name} in {told:#?}");
+        }
+    }
+
+    #[test]
+    fn two_listeners_cannot_share_an_address() {
+        let mut flags = vec![("emnet_addr", "127.0.0.1:8081")];
+        flags.extend(ADDRS);
+        let fault = from_flags(&flags).unwrap_err().to_string();
+        assert!(fault.contains("--emnet-addr") && fault.contains("--chain-addr"), "{fault}");
+        // Port 0 is another one each time, and datagrams do not meet connections.
+        let apart = [
+            ("chain_addr", "127.0.0.1:0"),
+            ("dis_addr", "127.0.0.1:0"),
+            ("udp_addr", "127.0.0.1:9"),
+            ("emnet_addr", "127.0.0.1:9"),
+        ];
+        assert!(from_flags(&apart).is_ok());
+    }
+
+    #[test]
+    fn every_key_says_what_it_means() {
+        for key in Config::KEYS {
+            assert!(key.help.trim().ends_with('.'), "{}", key.name);
+            if let Default(text) = key.preset {
+                let mut flags = vec![(key.name, text)];
+                flags.extend(ADDRS);
+                from_flags(&flags).unwrap_or_else(|fault| panic!("{}: {fault}", key.name));
+            }
+        }
+    }
+}

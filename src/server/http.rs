@@ -1,0 +1,303 @@
+//! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
+//! for people and scripts. It only reads, so it answers GET and HEAD and nothing else.
+//!
+//! Nobody can keep it from answering for long: a request has a deadline, a connection has a life, and
+//! when there are too many connections the oldest gives way. Who has a question asks it at once and
+//! is answered within milliseconds, so in a flood the oldest is one that came only to stay.
+
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Response},
+    routing::get,
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{AbortHandle, JoinSet, yield_now},
+    time,
+};
+use tracing::warn;
+
+pub use status::{Chains, Member, Status};
+
+use crate::metrics::Metrics;
+
+/// Where the operators' HTTP is unless it is told otherwise.
+pub const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
+
+/// Where the operators' HTTP listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpAddr {
+    /// Here.
+    At(SocketAddr),
+    /// On the default address, or on a free port beside it.
+    Auto,
+    /// Nowhere.
+    Off,
+}
+
+/// Bounds of the operators' HTTP.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpOptions {
+    /// How long a request may take to arrive, and a kept connection to bring the next one.
+    pub request_deadline: Duration,
+    /// How long a connection lives in all, however busy.
+    pub connection_life_max: Duration,
+    /// Connections at one time; one more closes the oldest.
+    pub connections_max: usize,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            request_deadline: Duration::from_secs(10),
+            connection_life_max: Duration::from_secs(60),
+            connections_max: 128,
+        }
+    }
+}
+
+/// What a request's line and headers may take, in bytes; hyper wants 8 KiB at the least.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long to wait when the system has no descriptor or memory for a new connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where the answers come from.
+#[derive(Clone)]
+pub struct HttpSources {
+    /// The figures.
+    pub metrics: Metrics,
+    /// Brings up to date what is counted only when somebody looks; it must not block.
+    pub refresh: Arc<dyn Fn() + Send + Sync>,
+    /// Whether clients can be answered now.
+    pub readiness: watch::Receiver<Readiness>,
+    /// Makes the status; it must not block.
+    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+}
+
+impl std::fmt::Debug for HttpSources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HttpSources").field("readiness", &self.readiness).finish_non_exhaustive()
+    }
+}
+
+/// Whether the instance can answer clients now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Not now, and this is why: half a sentence.
+    NotReady(String),
+    /// Yes.
+    Ready,
+}
+
+/// The bound listener, not serving yet.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    address: SocketAddr,
+    options: HttpOptions,
+}
+
+impl HttpServer {
+    /// Binds the listener; `None` if there shall be none.
+    ///
+    /// # Errors
+    /// If the address cannot be bound. The default address may be taken: then it is a free port.
+    pub async fn bind(address: HttpAddr, options: HttpOptions) -> io::Result<Option<Self>> {
+        let listener = match address {
+            HttpAddr::At(address) => TcpListener::bind(address).await?,
+            HttpAddr::Auto => bind_default().await?,
+            HttpAddr::Off => return Ok(None),
+        };
+        let address = listener.local_addr()?;
+        Ok(Some(Self { listener, address, options }))
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves for ever; to drop the future closes the listener and all connections.
+    pub async fn serve(self, sources: HttpSources) {
+        let metrics = sources.metrics.clone();
+        let accepted = metrics.accepted.with_label_values(&["http"]);
+        let pauses = metrics.accept_pauses.with_label_values(&["http"]);
+        let router = router(sources);
+        let mut connections = Connections::default();
+        let mut is_pausing = false;
+        loop {
+            let stream = match self.listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    pauses.inc();
+                    if !is_pausing {
+                        warn!(%error, "the HTTP listener pauses");
+                    }
+                    is_pausing = true;
+                    time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            is_pausing = false;
+            accepted.inc();
+            connections.make_room(self.options.connections_max);
+            let gauge = Gauge::raise(&metrics);
+            let answer = answer(stream, router.clone(), self.options);
+            connections.add(async move {
+                answer.await;
+                drop(gauge);
+            });
+            // The newcomer may speak before the next one comes, and perhaps is done by then.
+            yield_now().await;
+        }
+    }
+}
+
+async fn bind_default() -> io::Result<TcpListener> {
+    match TcpListener::bind(DEFAULT_ADDR).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let listener = TcpListener::bind((DEFAULT_ADDR.ip(), 0)).await?;
+            let instead = listener.local_addr()?;
+            warn!(%instead, "{DEFAULT_ADDR} is taken; --http-addr says where HTTP shall be");
+            Ok(listener)
+        }
+        result => result,
+    }
+}
+
+/// The open connections, the oldest first.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    by_age: VecDeque<AbortHandle>,
+}
+
+impl Connections {
+    /// Closes the oldest connection if there is no room for one more.
+    fn make_room(&mut self, connections_max: usize) {
+        while self.tasks.try_join_next().is_some() {}
+        self.by_age.retain(|task| !task.is_finished());
+        if self.by_age.len() >= connections_max
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+
+    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
+        self.by_age.push_back(self.tasks.spawn(connection));
+    }
+}
+
+/// Counts one open connection for as long as it lives, whatever ends it.
+struct Gauge(prometheus::IntGauge);
+
+impl Gauge {
+    fn raise(metrics: &Metrics) -> Self {
+        let gauge = metrics.connections.with_label_values(&["http"]);
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Answers the requests of one connection within its life.
+async fn answer(stream: TcpStream, router: Router, options: HttpOptions) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.request_deadline)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    // Neither a client that goes away nor one that takes too long is worth a log line.
+    drop(time::timeout(options.connection_life_max, connection).await);
+}
+
+fn router(sources: HttpSources) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/livez", get(livez))
+        .route("/metrics", get(metrics))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .fallback(nothing)
+        .with_state(sources)
+}
+
+/// The page for people: what there is to ask.
+const INDEX: &str = r#"<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>EMNetChain</title>
+<h1>EMNetChain</h1>
+<ul>
+<li><a href="/status">/status</a>: how this instance is doing (JSON)</li>
+<li><a href="/metrics">/metrics</a>: figures for Prometheus</li>
+<li><a href="/livez">/livez</a>: 200 while the process works</li>
+<li><a href="/readyz">/readyz</a>: 200 while clients can be answered, or 503 and the reason</li>
+</ul>
+</html>
+"#;
+
+async fn index() -> Response {
+    fresh(Html(INDEX))
+}
+
+async fn livez() -> Response {
+    fresh("alive\n")
+}
+
+async fn metrics(State(sources): State<HttpSources>) -> Response {
+    (sources.refresh)();
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    fresh((kind, sources.metrics.render()))
+}
+
+async fn readyz(State(sources): State<HttpSources>) -> Response {
+    let readiness = sources.readiness.borrow().clone();
+    match readiness {
+        Readiness::NotReady(why) => fresh((StatusCode::SERVICE_UNAVAILABLE, why + "\n")),
+        Readiness::Ready => fresh("ready\n"),
+    }
+}
+
+async fn status(State(sources): State<HttpSources>) -> Response {
+    fresh(Json((sources.status)()))
+}
+
+async fn nothing() -> Response {
+    let names = "there are /, /livez, /metrics, /readyz and /status\n";
+    fresh((StatusCode::NOT_FOUND, names))
+}
+
+/// An answer that nobody on the way may keep.
+fn fresh(answer: impl IntoResponse) -> Response {
+    let mut response = answer.into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,58 @@
+//! The shape of `/status`. Scripts read it: keys are added, never renamed or taken away.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::ids::InstanceId;
+
+/// The instance as `/status` tells it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The version of the program.
+    pub version: &'static str,
+    /// This instance.
+    pub node: InstanceId,
+    /// What it is in its cluster: leader, follower, candidate, learner or shutdown.
+    pub role: &'static str,
+    /// The leader, if one is known.
+    pub leader: Option<InstanceId>,
+    /// The raft term.
+    pub term: u64,
+    /// All members, by number.
+    pub members: Vec<Member>,
+    /// The chains, in figures.
+    pub chains: Chains,
+    /// Open client connections of this instance, by listener.
+    pub connections: BTreeMap<&'static str, u64>,
+}
+
+/// A member of the cluster as the asked instance knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Member {
+    /// Its number.
+    pub node: InstanceId,
+    /// Where other members reach it; empty while there are none.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+    /// How many entries it lags behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+}
+
+/// The chains, in figures; those of the whole cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Chains {
+    /// Chains with at least one client.
+    pub count: u64,
+    /// Clients, over all chains.
+    pub clients: u64,
+    /// Sockets that wait to be told their partner.
+    pub asks: u64,
+    /// Links in force.
+    pub links: u64,
+    /// Neighbours in a chain that are not linked.
+    pub broken_links: u64,
+    /// Repair ids that wait for their second caller.
+    pub repairs_pending: u64,
+}

@@ -1,0 +1,203 @@
+//! The operators' HTTP over real connections on free ports.
+
+use std::collections::BTreeMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::ids::InstanceId;
+
+/// A server on a free port, and what makes it ready.
+struct Bench {
+    address: SocketAddr,
+    metrics: Metrics,
+    readiness: watch::Sender<Readiness>,
+    _task: JoinSet<()>,
+}
+
+impl Bench {
+    async fn start(options: HttpOptions) -> Self {
+        let free = HttpAddr::At((Ipv4Addr::LOCALHOST, 0).into());
+        let server = HttpServer::bind(free, options).await.unwrap().unwrap();
+        let (address, metrics) = (server.address(), Metrics::new());
+        let (readiness, receiver) = watch::channel(Readiness::NotReady("no leader".into()));
+        let status = Arc::new(|| Status {
+            version: "1.2.3",
+            node: InstanceId(2),
+            role: "follower",
+            leader: None,
+            term: 7,
+            members: vec![Member {
+                node: InstanceId(2),
+                address: String::new(),
+                voter: true,
+                lag: None,
+            }],
+            chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
+            connections: BTreeMap::from([("chain", 3)]),
+        });
+        let sources = HttpSources {
+            metrics: metrics.clone(),
+            refresh: Arc::new(|| {}),
+            readiness: receiver,
+            status,
+        };
+        let mut task = JoinSet::new();
+        task.spawn(server.serve(sources));
+        Self { address, metrics, readiness, _task: task }
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Makes one request and returns the whole answer.
+    async fn ask(&self, request: &str) -> String {
+        let mut stream = self.connect().await;
+        let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        rest(&mut stream).await
+    }
+}
+
+/// Everything until the server closes, which it must do within a bound.
+async fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let read = time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer));
+    // A reset closes as well as an end.
+    drop(read.await.expect("the server closes the connection in time"));
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    bench.metrics.clients.set(42);
+    let answer = bench.ask("GET /metrics").await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+    assert!(answer.contains("\nemnetchain_clients 42\n"));
+    assert!(answer.contains("\nemnetchain_connections{listener=\"http\"} 1\n"));
+}
+
+#[tokio::test]
+async fn readiness_follows_the_instance_and_life_does_not() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    let answer = bench.ask("GET /readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nno leader\n"), "{answer}");
+    assert!(bench.ask("GET /livez").await.starts_with("HTTP/1.1 200 "));
+    bench.readiness.send(Readiness::Ready).unwrap();
+    let answer = bench.ask("GET /readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ready\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn status_is_json_of_a_fixed_shape() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    let answer = bench.ask("GET /status").await;
+    assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
+    let expected = r#"{"version":"1.2.3","node":2,"role":"follower","leader":null,"term":7,"#
+        .to_owned()
+        + r#""members":[{"node":2,"address":"","voter":true,"lag":null}],"#
+        + r#""chains":{"count":1,"clients":3,"asks":2,"links":2,"broken_links":0,"#
+        + r#""repairs_pending":0},"connections":{"chain":3}}"#;
+    assert!(answer.ends_with(&expected), "{answer}");
+}
+
+#[tokio::test]
+async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    for path in ["/", "/livez", "/metrics", "/readyz", "/status"] {
+        let answer = bench.ask(&format!("POST {path}")).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        assert!(answer.contains("allow: GET,HEAD\r\n"), "{answer}");
+        let head = bench.ask(&format!("HEAD {path}")).await;
+        assert!(head.contains("content-length: ") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(path == "/" || bench.ask("GET /").await.contains(&format!("href=\"{path}\"")));
+    }
+    let answer = bench.ask("GET /nothing").await;
+    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("/readyz"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_arrive_in_time_is_cut_off() {
+    let request_deadline = Duration::from_millis(200);
+    let bench = Bench::start(HttpOptions { request_deadline, ..HttpOptions::default() }).await;
+    let mut silent = bench.connect().await;
+    let mut slow = bench.connect().await;
+    slow.write_all(b"GET /livez HTTP/1.1\r\nx-slow: ").await.unwrap();
+    let (mut lines, mut drip) = slow.into_split();
+    let drip = tokio::spawn(async move {
+        while drip.write_all(b"y").await.is_ok() {
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert_eq!(rest(&mut silent).await, "");
+    let mut answer = Vec::new();
+    let read = time::timeout(Duration::from_secs(10), lines.read_to_end(&mut answer));
+    drop(read.await.expect("dripping bytes do not prolong the deadline"));
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    drip.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_reader_that_never_reads_is_cut_off() {
+    let life = Duration::from_millis(300);
+    let options = HttpOptions { connection_life_max: life, ..HttpOptions::default() };
+    let bench = Bench::start(options).await;
+    let mut stream = bench.connect().await;
+    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+    // Writing succeeds until the server, stuck on its answers, has stopped reading; then it
+    // must end by itself, with an error because the server has closed.
+    let flood = async { while stream.write_all(&request.repeat(100)).await.is_ok() {} };
+    time::timeout(Duration::from_secs(10), flood).await.expect("the connection has a life");
+}
+
+#[tokio::test]
+async fn the_oldest_connection_gives_way() {
+    let options = HttpOptions { connections_max: 3, ..HttpOptions::default() };
+    let bench = Bench::start(options).await;
+    let mut idle = Vec::new();
+    for _ in 0..10 {
+        idle.push(bench.connect().await);
+    }
+    assert!(bench.ask("GET /livez").await.starts_with("HTTP/1.1 200 "));
+    assert_eq!(rest(&mut idle[0]).await, "");
+    let open = bench.metrics.connections.with_label_values(&["http"]);
+    for _ in 0..1000 {
+        if open.get() <= 3 {
+            return;
+        }
+        yield_now().await;
+    }
+    panic!("{} connections are open", open.get());
+}
+
+#[tokio::test]
+async fn long_heads_and_bodies_are_not_taken_in() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    let mut stream = bench.connect().await;
+    let head = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(HEAD_BYTES_MAX));
+    drop(stream.write_all(head.as_bytes()).await);
+    let answer = rest(&mut stream).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
+    let mut stream = bench.connect().await;
+    let head = b"GET /livez HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    // The answer comes at once, and the body is not waited for.
+    assert!(rest(&mut stream).await.ends_with("alive\n"));
+}
+
+#[tokio::test]
+async fn the_default_address_may_be_taken() {
+    let free = HttpAddr::Auto;
+    let first = HttpServer::bind(free, HttpOptions::default()).await.unwrap().unwrap();
+    let second = HttpServer::bind(free, HttpOptions::default()).await.unwrap().unwrap();
+    assert_ne!(first.address(), second.address());
+    assert!(second.address().ip().is_loopback());
+    let taken = HttpAddr::At(first.address());
+    let error = HttpServer::bind(taken, HttpOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    assert!(HttpServer::bind(HttpAddr::Off, HttpOptions::default()).await.unwrap().is_none());
+}

@@ -1,0 +1,95 @@
+//! Why a data directory cannot be used.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use super::{LogError, fault::DiskFault, files, identity::ClusterId};
+
+/// Why a data directory cannot be used. Each says what the operator can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process works on the directory.
+    #[error("{}: another process holds this data directory", directory.display())]
+    Locked {
+        /// The data directory.
+        directory: PathBuf,
+    },
+    /// The directory, or a part of it, belongs to another node or cluster.
+    #[error("{}: belongs to {found}, not to {expected}", path.display())]
+    Foreign {
+        /// The file or directory that says so.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
+    /// Something is missing or broken that cannot be healed from the rest of the directory.
+    #[error("{}: {what}; {way_out}", path.display())]
+    Damaged {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+        /// What the operator can do.
+        way_out: &'static str,
+    },
+    /// The raft log cannot be used.
+    #[error(transparent)]
+    Log(LogError),
+    /// The system refused a read or a write.
+    #[error(transparent)]
+    Io(#[from] DiskFault),
+}
+
+impl From<LogError> for StorageError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Io(fault) => Self::Io(fault),
+            damaged @ LogError::Damaged { .. } => Self::Log(damaged),
+        }
+    }
+}
+
+impl StorageError {
+    /// The exit code of a process that stops because of this: 74 when the disk fails, 78 when
+    /// the data is refused.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Io(_) => 74,
+            Self::Locked { .. } | Self::Foreign { .. } | Self::Damaged { .. } | Self::Log(_) => 78,
+        }
+    }
+}
+
+/// Why an image or a snapshot cannot serve as the source of a registry. At start another source
+/// is tried; only if there is none does this become a [`StorageError`].
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// Its bytes contradict themselves.
+    Damaged(String),
+    /// It is another cluster's.
+    Foreign(ClusterId),
+    /// The system refused to read it, which says nothing about the bytes.
+    Io(io::Error),
+}
+
+impl Unusable {
+    /// Parts damage, which another source may heal, from what must end the start.
+    ///
+    /// # Errors
+    /// If the file is another cluster's, or the system refused to read it.
+    pub(super) fn damage(self, path: &Path, cluster: ClusterId) -> Result<String, StorageError> {
+        match self {
+            Self::Damaged(what) => Ok(what),
+            Self::Foreign(found) => Err(StorageError::Foreign {
+                path: path.to_path_buf(),
+                found: format!("cluster {found}"),
+                expected: format!("cluster {cluster}"),
+            }),
+            Self::Io(error) => Err(files::failed("read", path)(error).into()),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Whose data directory this is. Two processes must never work on one directory, and a directory
+//! must never serve another node or cluster than the one that filled it: raft counts on every
+//! vote and entry that a node has acknowledged, and a node that forgot them must not come back
+//! under its old name.
+//!
+//! So the directory is locked for the life of the process, and `identity.json` is written before
+//! anything else. It says at first that the directory is not yet *initialised*; once log and image
+//! were opened for the first time that is corrected. From then on a directory without its raft
+//! log is refused, for it has lost votes. The file carries a checksum of its own.
+
+use std::{
+    fmt,
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{StorageError, files};
+use crate::ids::InstanceId;
+
+/// The layout of the data directory that this version reads and writes.
+const FORMAT: u32 = 1;
+
+const LOCK_FILE: &str = "LOCK";
+const IDENTITY_FILE: &str = "identity.json";
+const RAFT_DIR: &str = "raft";
+const REGISTRY_DIR: &str = "registry";
+const SNAPSHOT_DIR: &str = "snapshot";
+
+/// What an operator can do when a directory cannot be trusted any more.
+pub(super) const WAY_OUT: &str = "restore the whole data directory from a backup, or start with \
+                                  an empty one (in a cluster: join it under a new node id)";
+
+/// 128 random bits, drawn when a cluster begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ClusterId(pub u128);
+
+impl ClusterId {
+    fn random() -> Result<Self, io::Error> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(u128::from_be_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Whose the directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: InstanceId,
+    /// Whether log and image have been opened once.
+    pub initialised: bool,
+}
+
+/// A locked data directory, known to be this node's.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    identity: Identity,
+    lock: DirLock,
+}
+
+/// Holds the lock on a data directory; whoever may still write into it keeps a clone.
+#[derive(Clone, Debug)]
+pub(super) struct DirLock {
+    _file: Arc<File>,
+}
+
+impl DataDir {
+    /// Locks the directory, creates it if need be, and makes sure that it belongs to `node`.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] while another process holds it, [`StorageError::Foreign`] if it
+    /// is another node's, [`StorageError::Damaged`] if it has lost its identity or its raft log.
+    pub fn open(path: &Path, node: InstanceId) -> Result<Self, StorageError> {
+        if !path.is_dir() {
+            files::create_dir(path)?;
+            files::sync_dir(files::parent(path))?;
+        }
+        let lock = DirLock::take(path)?;
+        let identity = match read_identity(path)? {
+            Some(identity) => identity,
+            None => found_identity(path, node)?,
+        };
+        if identity.node != node {
+            return Err(StorageError::Foreign {
+                path: path.join(IDENTITY_FILE),
+                found: format!("node {}", identity.node.0),
+                expected: format!("node {}", node.0),
+            });
+        }
+        let dir = Self { path: path.to_path_buf(), identity, lock };
+        if identity.initialised && files::list(&dir.raft_dir())?.is_empty() {
+            return Err(StorageError::Damaged {
+                path: dir.raft_dir(),
+                what: "the raft log is missing, and with it votes that were given".into(),
+                way_out: WAY_OUT,
+            });
+        }
+        Ok(dir)
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The cluster that the directory belongs to.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.identity.cluster
+    }
+
+    /// The node that the directory belongs to.
+    pub fn node_id(&self) -> InstanceId {
+        self.identity.node
+    }
+
+    /// Whether nothing was ever stored here: the first start, or one that was cut short.
+    pub fn is_new(&self) -> bool {
+        !self.identity.initialised
+    }
+
+    /// Where the raft log lives.
+    pub fn raft_dir(&self) -> PathBuf {
+        self.path.join(RAFT_DIR)
+    }
+
+    /// Where the image of the registry lives.
+    pub fn registry_dir(&self) -> PathBuf {
+        registry_dir(&self.path)
+    }
+
+    /// Where snapshots live.
+    pub fn snapshot_dir(&self) -> PathBuf {
+        snapshot_dir(&self.path)
+    }
+
+    /// A share of the lock for a thread that may outlive this value.
+    pub(super) fn lock(&self) -> DirLock {
+        self.lock.clone()
+    }
+
+    /// Notes that log and image exist, so that from now on their absence is a loss.
+    pub(super) fn mark_initialised(&mut self) -> Result<(), StorageError> {
+        if self.is_new() {
+            self.identity.initialised = true;
+            write_identity(&self.path, self.identity)?;
+        }
+        Ok(())
+    }
+}
+
+impl DirLock {
+    /// Locks a directory against all other processes.
+    pub(super) fn take(directory: &Path) -> Result<Self, StorageError> {
+        let path = directory.join(LOCK_FILE);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path).map_err(files::failed("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: Arc::new(file) }),
+            Err(TryLockError::WouldBlock) => {
+                Err(StorageError::Locked { directory: directory.to_path_buf() })
+            }
+            Err(TryLockError::Error(error)) => Err(files::failed("lock", &path)(error).into()),
+        }
+    }
+}
+
+/// Where the image lives in a data directory.
+pub(super) fn registry_dir(path: &Path) -> PathBuf {
+    path.join(REGISTRY_DIR)
+}
+
+/// Where the snapshots live in a data directory.
+pub(super) fn snapshot_dir(path: &Path) -> PathBuf {
+    path.join(SNAPSHOT_DIR)
+}
+
+/// Founds the identity of an empty directory.
+fn found_identity(path: &Path, node: InstanceId) -> Result<Identity, StorageError> {
+    for name in [RAFT_DIR, REGISTRY_DIR, SNAPSHOT_DIR] {
+        if !files::list(&path.join(name))?.is_empty() {
+            return Err(StorageError::Damaged {
+                path: path.join(IDENTITY_FILE),
+                what: format!("the file is missing, though {name}/ holds data"),
+                way_out: WAY_OUT,
+            });
+        }
+    }
+    let cluster = ClusterId::random().map_err(files::failed("draw a cluster id for", path))?;
+    let identity = Identity { cluster, node, initialised: false };
+    write_identity(path, identity)?;
+    Ok(identity)
+}
+
+/// The identity as it stands in the file.
+#[derive(Serialize, Deserialize)]
+struct IdentityFile {
+    format: u32,
+    cluster: String,
+    node: u64,
+    initialised: bool,
+    check: String,
+}
+
+impl IdentityFile {
+    /// The checksum over everything else.
+    fn expected_check(&self) -> String {
+        let text = format!("{} {} {} {}", self.format, self.cluster, self.node, self.initialised);
+        format!("{:08x}", crc32fast::hash(text.as_bytes()))
+    }
+}
+
+/// Reads the identity of a directory; `None` if the file does not exist.
+pub(super) fn read_identity(directory: &Path) -> Result<Option<Identity>, StorageError> {
+    let path = directory.join(IDENTITY_FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(files::failed("read", &path)(error).into()),
+    };
+    parse_identity(&bytes).map(Some).map_err(|what| StorageError::Damaged {
+        path,
+        what,
+        way_out: WAY_OUT,
+    })
+}
+
+fn parse_identity(bytes: &[u8]) -> Result<Identity, String> {
+    let file: IdentityFile =
+        serde_json::from_slice(bytes).map_err(|error| format!("not readable: {error}"))?;
+    if file.check != file.expected_check() {
+        return Err("its checksum does not match".into());
+    }
+    if file.format != FORMAT {
+        return Err(format!("format {} where this version knows {FORMAT}", file.format));
+    }
+    let cluster = u128::from_str_radix(&file.cluster, 16)
+        .map_err(|error| format!("not a cluster id: {error}"))?;
+    Ok(Identity {
+        cluster: ClusterId(cluster),
+        node: InstanceId(file.node),
+        initialised: file.initialised,
+    })
+}
+
+fn write_identity(directory: &Path, identity: Identity) -> Result<(), StorageError> {
+    let mut file = IdentityFile {
+        format: FORMAT,
+        cluster: identity.cluster.to_string(),
+        node: identity.node.0,
+        initialised: identity.initialised,
+        check: String::new(),
+    };
+    file.check = file.expected_check();
+    let mut text = serde_json::to_vec_pretty(&file).expect("plain fields encode into memory");
+    text.push(b'\n');
+    Ok(files::write_atomically(&directory.join(IDENTITY_FILE), &text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    const NODE: InstanceId = InstanceId(3);
+
+    #[test]
+    fn a_directory_keeps_its_identity() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("deep/data");
+        let first = DataDir::open(&path, NODE).unwrap();
+        assert!(first.is_new());
+        let cluster = first.cluster_id();
+        drop(first);
+        let again = DataDir::open(&path, NODE).unwrap();
+        assert_eq!((again.cluster_id(), again.node_id(), again.is_new()), (cluster, NODE, true));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        for name in [LOCK_FILE, IDENTITY_FILE] {
+            let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_second_process_and_another_node_are_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let held = DataDir::open(temp.path(), NODE).unwrap();
+        let error = DataDir::open(temp.path(), NODE).unwrap_err();
+        assert!(matches!(&error, StorageError::Locked { .. }), "{error}");
+        assert!(error.to_string().contains("another process"), "{error}");
+        assert!(error.to_string().contains(&temp.path().display().to_string()), "{error}");
+        drop(held);
+        let error = DataDir::open(temp.path(), InstanceId(4)).unwrap_err();
+        assert!(matches!(error, StorageError::Foreign { .. }), "{error}");
+        assert_eq!(error.exit_code(), 78);
+    }
+
+    #[test]
+    fn a_directory_that_lost_its_raft_log_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut dir = DataDir::open(temp.path(), NODE).unwrap();
+        fs::create_dir(dir.raft_dir()).unwrap();
+        fs::write(dir.raft_dir().join("log"), "entries").unwrap();
+        dir.mark_initialised().unwrap();
+        drop(dir);
+        assert!(!DataDir::open(temp.path(), NODE).unwrap().is_new());
+        fs::remove_dir_all(temp.path().join(RAFT_DIR)).unwrap();
+        let error = DataDir::open(temp.path(), NODE).unwrap_err();
+        assert!(error.to_string().contains("the raft log is missing"), "{error}");
+    }
+
+    #[test]
+    fn data_without_an_identity_is_refused() {
+        let temp = tempfile::tempdir().unwrap();
+        fs::create_dir(temp.path().join(SNAPSHOT_DIR)).unwrap();
+        fs::write(temp.path().join(SNAPSHOT_DIR).join("1.snap"), "x").unwrap();
+        let error = DataDir::open(temp.path(), NODE).unwrap_err();
+        assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+    }
+
+    #[test]
+    fn no_flipped_bit_of_the_identity_goes_unseen() {
+        let temp = tempfile::tempdir().unwrap();
+        drop(DataDir::open(temp.path(), NODE).unwrap());
+        let path = temp.path().join(IDENTITY_FILE);
+        let good = fs::read(&path).unwrap();
+        let identity = parse_identity(&good).unwrap();
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(read) = parse_identity(&bytes) {
+                assert_eq!(read, identity, "bit {bit} changed the identity unseen");
+            }
+        }
+        for length in 0..good.len() - 2 {
+            assert!(parse_identity(&good[..length]).is_err(), "cut to {length} bytes");
+        }
+    }
+}

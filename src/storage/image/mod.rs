@@ -1,0 +1,288 @@
+//! The image: the registry as sled keeps it, written behind, for a quick start.
+//!
+//! Nothing depends on it for durability. Every entry is in the raft log before it is applied, and
+//! the log is purged only behind a snapshot file that sled has no part in; so a lost image costs
+//! a slower start and nothing else. That is why sled may be here at all: version 0.34 opens a cut
+//! file *silently* as an older or an empty one, its `flush` does not reach the disk's own cache,
+//! and it panics on many a damaged byte. So
+//!
+//! - everything is in one tree, and each batch carries, beside its records, a *stamp*: the log
+//!   position, the number of records and a digest over all of them. A scan at open counts and
+//!   digests again; what does not agree with its stamp, or has none, is no image.
+//! - after sled's `flush` we sync the data file through our own handle ([`DiskImage::flush`]).
+//! - values stay below 4 KiB, for sled moves large ones into `blobs/`, which it never syncs.
+//!   A file found there makes the image worthless.
+//! - opening happens on a thread of its own, which may panic or hang.
+//!
+//! | key | value |
+//! |---|---|
+//! | `R`, serial as u64 big-endian | the [`Record`], by postcard |
+//! | `S`, number of the piece as u16 big-endian | the [`Stamp`] in pieces: crc32 (little-endian) and postcard, joined and cut every 3 KiB |
+
+mod open;
+mod writer;
+
+pub(super) use open::{Found, Intact, open};
+pub use writer::ImageProgress;
+pub(super) use writer::{ImageQueue, Start, Step, Work, spawn, superseded};
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{fault::DiskFault, files, identity::ClusterId};
+use crate::{
+    raft::SnapshotMeta,
+    registry::{Meta, Record, Serial},
+};
+
+/// The layout of keys and values above.
+const FORMAT: u32 = 1;
+
+/// The largest value; from some 12 KiB on sled would move a page into `blobs/`.
+const VALUE_BYTES_MAX: usize = 4096;
+
+/// A stamp is cut into pieces of this size, for it grows with the members of the cluster.
+const STAMP_PIECE_BYTES: usize = 3072;
+
+/// Memory for sled's page cache. The image is read once, at open; later only for old values.
+const CACHE_BYTES: u64 = 256 * 1024 * 1024;
+
+const RECORD_PREFIX: u8 = b'R';
+const STAMP_PREFIX: u8 = b'S';
+
+/// How the data file is synced; tests put another function in its place to see that it is called.
+pub(super) type SyncFn = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
+
+/// What tests do otherwise than the service.
+#[derive(Clone)]
+pub(super) struct Options {
+    /// How long `open` may take; 5 million records take some 30 seconds on a slow disk.
+    pub(super) open_deadline: Duration,
+    /// How the data file is synced.
+    pub(super) sync: SyncFn,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { open_deadline: Duration::from_secs(120), sync: Arc::new(File::sync_data) }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("open_deadline", &self.open_deadline)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a batch says of all the records in the tree.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stamp {
+    format: u32,
+    cluster: ClusterId,
+    at: SnapshotMeta,
+    meta: Meta,
+    tally: Tally,
+}
+
+/// The number of records and a digest over all of them, in no order: the sum of a hash of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Tally {
+    records: u64,
+    digest: u64,
+}
+
+impl Tally {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.records += 1;
+        self.digest = self.digest.wrapping_add(hash(key, value));
+    }
+
+    fn remove(&mut self, key: &[u8], value: &[u8]) {
+        self.records -= 1;
+        self.digest = self.digest.wrapping_sub(hash(key, value));
+    }
+}
+
+/// FNV-1a over key and value, and a final mix (that of MurmurHash3) so that sums of similar
+/// records do not cancel out. It finds damage; it is no defence against a forger.
+fn hash(key: &[u8], value: &[u8]) -> u64 {
+    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in key.iter().chain(value) {
+        state = (state ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    state = (state ^ (state >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    state = (state ^ (state >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    state ^ (state >> 33)
+}
+
+/// An open image. Only the writer thread has one.
+pub(super) struct DiskImage {
+    db: sled::Db,
+    /// Our own handle on sled's data file.
+    data: File,
+    path: PathBuf,
+    cluster: ClusterId,
+    sync: SyncFn,
+    tally: Tally,
+    /// No serial from here on is in the tree, so that new records need no look-up.
+    next_serial: Serial,
+    /// How many pieces the stamp in the tree has.
+    stamp_pieces: u16,
+}
+
+impl fmt::Debug for DiskImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskImage").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl DiskImage {
+    /// Begins an image in a directory that does not exist. Until the first stamp is written it
+    /// counts as none.
+    fn create(path: &Path, cluster: ClusterId, options: &Options) -> Result<Self, DiskFault> {
+        files::create_dir(path)?;
+        let db = sled_config(path).open().map_err(into_io).map_err(files::failed("open", path))?;
+        Self::around(db, path, cluster, options)
+    }
+
+    /// Takes an opened sled over: private modes, durable names, our own handle.
+    fn around(
+        db: sled::Db,
+        path: &Path,
+        cluster: ClusterId,
+        options: &Options,
+    ) -> Result<Self, DiskFault> {
+        files::make_private(path)?;
+        files::sync_dir(path)?;
+        files::sync_dir(files::parent(path))?;
+        let data_path = path.join("db");
+        let mut data = File::options();
+        let data = data.read(true).write(true).open(&data_path);
+        Ok(Self {
+            db,
+            data: data.map_err(files::failed("open", &data_path))?,
+            path: path.to_path_buf(),
+            cluster,
+            sync: Arc::clone(&options.sync),
+            tally: Tally::default(),
+            next_serial: Serial(0),
+            stamp_pieces: 0,
+        })
+    }
+
+    /// Writes records (`None` removes one) and, with them, the stamp of the registry that they
+    /// make complete. Without a stamp the image counts as none until one follows.
+    ///
+    /// The caller stops at the first error: the tally may already be ahead of the tree.
+    fn write(
+        &mut self,
+        changes: &BTreeMap<Serial, Option<Record>>,
+        stamp: Option<(&SnapshotMeta, &Meta)>,
+    ) -> Result<(), DiskFault> {
+        let mut batch = sled::Batch::default();
+        for (serial, record) in changes {
+            self.change(&mut batch, *serial, record.as_ref())?;
+        }
+        if let Some((at, meta)) = stamp {
+            self.stamp(&mut batch, at, meta);
+        }
+        self.db.apply_batch(batch).map_err(into_io).map_err(files::failed("write", &self.path))
+    }
+
+    fn change(
+        &mut self,
+        batch: &mut sled::Batch,
+        serial: Serial,
+        record: Option<&Record>,
+    ) -> Result<(), DiskFault> {
+        let key = record_key(serial);
+        if serial < self.next_serial {
+            let old = self.db.get(key).map_err(into_io);
+            if let Some(old) = old.map_err(files::failed("read", &self.path))? {
+                self.tally.remove(&key, &old);
+            }
+        }
+        let Some(record) = record else {
+            batch.remove(&key);
+            return Ok(());
+        };
+        let value = postcard::to_stdvec(record).expect("records encode into memory");
+        assert!(value.len() <= VALUE_BYTES_MAX, "{serial:?} takes {} bytes", value.len());
+        self.tally.add(&key, &value);
+        self.next_serial = self.next_serial.max(Serial(serial.0 + 1));
+        batch.insert(&key, value);
+        Ok(())
+    }
+
+    fn stamp(&mut self, batch: &mut sled::Batch, at: &SnapshotMeta, meta: &Meta) {
+        let stamp = Stamp {
+            format: FORMAT,
+            cluster: self.cluster,
+            at: at.clone(),
+            meta: meta.clone(),
+            tally: self.tally,
+        };
+        let body = postcard::to_stdvec(&stamp).expect("stamps encode into memory");
+        let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
+        bytes.extend(body);
+        let mut pieces = 0;
+        for piece in bytes.chunks(STAMP_PIECE_BYTES) {
+            batch.insert(&stamp_key(pieces), piece);
+            pieces += 1;
+        }
+        for stale in pieces..self.stamp_pieces {
+            batch.remove(&stamp_key(stale));
+        }
+        self.stamp_pieces = pieces;
+    }
+
+    /// Makes durable all that was written: sled hands its buffers to the kernel, and our own
+    /// sync sends them through the disk's cache. Without it a power cut loses everything since
+    /// the file system's last commit, and sled does not notice.
+    fn flush(&self) -> Result<(), DiskFault> {
+        self.db.flush().map_err(into_io).map_err(files::failed("flush", &self.path))?;
+        (self.sync)(&self.data).map_err(files::failed("sync", &self.path))
+    }
+
+    /// Bytes of the data file.
+    fn bytes(&self) -> u64 {
+        self.data.metadata().map(|metadata| metadata.len()).unwrap_or_default()
+    }
+}
+
+fn record_key(serial: Serial) -> [u8; 9] {
+    let mut key = [RECORD_PREFIX; 9];
+    key[1..].copy_from_slice(&serial.0.to_be_bytes());
+    key
+}
+
+fn stamp_key(piece: u16) -> [u8; 3] {
+    let [high, low] = piece.to_be_bytes();
+    [STAMP_PREFIX, high, low]
+}
+
+/// No timer thread: we flush, and we sync.
+fn sled_config(path: &Path) -> sled::Config {
+    sled::Config::new().path(path).flush_every_ms(None).cache_capacity(CACHE_BYTES)
+}
+
+fn into_io(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        error @ (sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. }) => io::Error::other(error.to_string()),
+    }
+}

@@ -1,0 +1,199 @@
+//! Opening an image, in distrust. sled may panic, hang, or open something older or emptier than
+//! what was written; all of these come back as [`Found::Damaged`] or [`Found::Hung`].
+
+use std::{
+    any::Any,
+    io,
+    panic::{self, AssertUnwindSafe},
+    path::Path,
+    sync::{Once, mpsc},
+    thread,
+};
+
+use super::{
+    ClusterId, DiskImage, FORMAT, Options, RECORD_PREFIX, STAMP_PREFIX, Stamp, Tally, into_io,
+    sled_config,
+};
+use crate::{
+    raft::SnapshotMeta,
+    registry::{Image, Record, Registry, Serial, Table},
+    storage::{StorageError, error::Unusable, files},
+};
+
+const THREAD_NAME: &str = "image-open";
+
+/// What was found where an image should be.
+#[derive(Debug)]
+pub(in crate::storage) enum Found {
+    /// No directory.
+    Absent,
+    /// An image that agrees with its stamp.
+    Intact(Box<Intact>),
+    /// Something else; the text says what.
+    Damaged(String),
+    /// sled did not come back in time. Its thread still holds the files.
+    Hung,
+}
+
+/// An image that agrees with its stamp.
+#[derive(Debug)]
+pub(in crate::storage) struct Intact {
+    /// For the writer thread.
+    pub(in crate::storage) disk: DiskImage,
+    /// The log position that it stands for.
+    pub(in crate::storage) at: SnapshotMeta,
+    /// The registry at that position.
+    pub(in crate::storage) registry: Registry,
+}
+
+/// Opens the image in `path`, reads all of it and compares it with its stamp.
+///
+/// # Errors
+/// If it is another cluster's, or the system refused to open it.
+pub(in crate::storage) fn open(
+    path: &Path,
+    cluster: ClusterId,
+    options: &Options,
+) -> Result<Found, StorageError> {
+    if !path.exists() {
+        return Ok(Found::Absent);
+    }
+    keep_panics_quiet();
+    let (sender, receiver) = mpsc::channel();
+    let (owned_path, owned_options) = (path.to_path_buf(), options.clone());
+    thread::Builder::new()
+        .name(THREAD_NAME.into())
+        .spawn(move || {
+            let load = || load(&owned_path, cluster, &owned_options);
+            // The receiver may have given up; then nobody needs the answer.
+            let _ = sender.send(panic::catch_unwind(AssertUnwindSafe(load)));
+        })
+        .map_err(files::failed("start a thread to open", path))?;
+    Ok(match receiver.recv_timeout(options.open_deadline) {
+        Ok(Ok(Ok(intact))) => Found::Intact(Box::new(intact)),
+        Ok(Ok(Err(unusable))) => Found::Damaged(unusable.damage(path, cluster)?),
+        Ok(Err(panic)) => Found::Damaged(format!("sled panicked: {}", panic_text(&*panic))),
+        Err(_) => Found::Hung,
+    })
+}
+
+fn load(path: &Path, cluster: ClusterId, options: &Options) -> Result<Intact, Unusable> {
+    let db = sled_config(path).open().map_err(unusable)?;
+    let blobs = files::list(&path.join("blobs")).map_err(|fault| Unusable::Io(fault.source))?;
+    if !blobs.is_empty() {
+        return Err(Unusable::Damaged("blobs/ holds files, which are never synced".into()));
+    }
+    let scan = scan(&db)?;
+    let (stamp, stamp_pieces) = read_stamp(&scan.stamp_pieces)?;
+    if stamp.cluster != cluster {
+        return Err(Unusable::Foreign(stamp.cluster));
+    }
+    if stamp.tally != scan.tally {
+        let (found, said) = (scan.tally.records, stamp.tally.records);
+        let what = format!("{found} records, where {said} were written");
+        return Err(Unusable::Damaged(what));
+    }
+    let image = Image { meta: stamp.meta, records: scan.records };
+    let registry =
+        Registry::from_image(image).map_err(|error| Unusable::Damaged(error.to_string()))?;
+    let mut disk = DiskImage::around(db, path, cluster, options)
+        .map_err(|fault| Unusable::Io(fault.source))?;
+    disk.tally = scan.tally;
+    disk.next_serial = scan.next_serial;
+    disk.stamp_pieces = stamp_pieces;
+    Ok(Intact { disk, at: stamp.at, registry })
+}
+
+/// All that the tree holds.
+#[derive(Default)]
+struct Scan {
+    records: Table<Record>,
+    tally: Tally,
+    next_serial: Serial,
+    stamp_pieces: Vec<sled::IVec>,
+}
+
+fn scan(db: &sled::Db) -> Result<Scan, Unusable> {
+    let mut scan = Scan::default();
+    for pair in db.iter() {
+        let (key, value) = pair.map_err(unusable)?;
+        let damaged = |what: &str| Unusable::Damaged(format!("key {:02x?}: {what}", &*key));
+        match key.split_first() {
+            Some((&RECORD_PREFIX, number)) => {
+                let number = number.try_into().map_err(|_| damaged("not a serial"))?;
+                let serial = Serial(u64::from_be_bytes(number));
+                let record = postcard::from_bytes(&value).map_err(|_| damaged("not a record"))?;
+                scan.tally.add(&key, &value);
+                scan.records.insert(serial, record);
+                scan.next_serial = Serial(serial.0.saturating_add(1));
+            }
+            Some((&STAMP_PREFIX, number)) => {
+                let expected = u16::try_from(scan.stamp_pieces.len()).unwrap_or(u16::MAX);
+                if number != expected.to_be_bytes() {
+                    return Err(damaged("a piece of the stamp is missing"));
+                }
+                scan.stamp_pieces.push(value);
+            }
+            Some(_) | None => return Err(damaged("of no known kind")),
+        }
+    }
+    Ok(scan)
+}
+
+fn read_stamp(pieces: &[sled::IVec]) -> Result<(Stamp, u16), Unusable> {
+    let damaged = |what: &str| Unusable::Damaged(what.into());
+    let bytes = pieces.concat();
+    let Some((check, body)) = bytes.split_first_chunk() else {
+        return Err(damaged("it holds no stamp: never finished, or lost"));
+    };
+    if crc32fast::hash(body) != u32::from_le_bytes(*check) {
+        return Err(damaged("the checksum of its stamp does not match"));
+    }
+    let (format, _) =
+        postcard::take_from_bytes::<u32>(body).map_err(|_| damaged("its stamp is unreadable"))?;
+    if format != FORMAT {
+        let what = format!("format {format}, where this version knows {FORMAT}");
+        return Err(Unusable::Damaged(what));
+    }
+    let stamp = postcard::from_bytes(body).map_err(|_| damaged("its stamp is unreadable"))?;
+    Ok((stamp, u16::try_from(pieces.len()).expect("scan() counts pieces in 16 bits")))
+}
+
+/// Parts a disk that fails or is full from bytes that are wrong.
+fn unusable(error: sled::Error) -> Unusable {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let error = into_io(error);
+    let refused_by_system =
+        matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
+            || matches!(error.raw_os_error(), Some(libc::EIO | libc::EMFILE | libc::ENFILE));
+    if refused_by_system {
+        Unusable::Io(error)
+    } else {
+        Unusable::Damaged(format!("sled cannot open it: {error}"))
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (None, Some(text)) => text,
+        (None, None) => "no reason given",
+    }
+}
+
+/// A panic while opening is an answer like any other; the operator reads of it in the log line
+/// that says what was done about it, not as a stack trace.
+fn keep_panics_quiet() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if thread::current().name() == Some(THREAD_NAME) {
+                tracing::debug!(%info, "caught while opening the image");
+            } else {
+                print(info);
+            }
+        }));
+    });
+}

@@ -1,0 +1,327 @@
+//! The thread that writes the image behind the registry. It follows the log in order: changes of
+//! whole entries are gathered, the later of two changes of a record replacing the earlier, until
+//! they fill a batch or a flush is due; so every batch leaves the registry as it was after some
+//! entry. Batches are small because sled pays for large ones with memory, and flushes are frequent
+//! because it cannot cope with much unflushed data.
+
+use std::{
+    collections::BTreeMap,
+    io, mem,
+    panic::{self, AssertUnwindSafe},
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::{ClusterId, DiskImage, Options, open::panic_text};
+use crate::{
+    clock,
+    metrics::Metrics,
+    raft::{LogId, Membership, SnapshotMeta},
+    registry::{Image, Meta, Record, Serial},
+    storage::{
+        fault::{DiskFault, FaultReporter},
+        files,
+        identity::{DataDir, DirLock},
+    },
+};
+
+/// A batch is written once this many records changed.
+const BATCH_RECORDS: usize = 64;
+
+/// Changed records that may wait for the thread: half a second of its work, some 25 MB.
+const QUEUE_RECORDS_MAX: u32 = 65_536;
+
+/// How long a change may be in memory only.
+const FLUSH_EVERY: Duration = Duration::from_millis(150);
+
+/// What the thread is told to do.
+#[derive(Debug)]
+pub(in crate::storage) enum Work {
+    /// An entry was applied.
+    Step(Step),
+    /// Forget what the image holds, and begin anew with this registry.
+    Replace {
+        /// The registry.
+        image: Image,
+        /// Its log position.
+        at: SnapshotMeta,
+    },
+}
+
+/// What one entry changed.
+#[derive(Debug)]
+pub(in crate::storage) struct Step {
+    /// The entry.
+    pub(in crate::storage) applied: LogId,
+    /// The members from this entry on, if it changed them.
+    pub(in crate::storage) membership: Option<Membership>,
+    /// The records that it changed; `None` if it removed one.
+    pub(in crate::storage) changes: Vec<(Serial, Option<Record>)>,
+    /// The values beside the records.
+    pub(in crate::storage) meta: Meta,
+}
+
+impl Work {
+    /// How many places in the queue it takes.
+    fn weight(&self) -> u32 {
+        match self {
+            Self::Step(step) => u32::try_from(step.changes.len())
+                .unwrap_or(QUEUE_RECORDS_MAX)
+                .clamp(1, QUEUE_RECORDS_MAX),
+            Self::Replace { .. } => 1,
+        }
+    }
+}
+
+/// The sending side. Its drop ends the thread, once all that was sent is durable.
+#[derive(Debug)]
+pub(in crate::storage) struct ImageQueue {
+    sender: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+}
+
+/// Work and the place that it takes in the queue.
+#[derive(Debug)]
+struct Queued {
+    work: Work,
+    _place: OwnedSemaphorePermit,
+}
+
+impl ImageQueue {
+    /// Hands work over; waits while the thread is too far behind.
+    ///
+    /// # Errors
+    /// If the thread has ended because the disk failed.
+    pub(in crate::storage) async fn send(&self, work: Work) -> io::Result<()> {
+        let ended = || io::Error::other("the image's writer has ended");
+        let place = Arc::clone(&self.room).acquire_many_owned(work.weight()).await;
+        let queued = Queued { work, _place: place.map_err(|_| ended())? };
+        self.sender.send(queued).map_err(|_| ended())
+    }
+
+    /// Hands the first work over, for which there always is room.
+    pub(in crate::storage) fn send_first(&self, work: Work) {
+        let place = Arc::clone(&self.room).try_acquire_many_owned(work.weight());
+        let place = place.expect("the queue is empty before the first work");
+        // If the thread has ended already it has reported why, and the next send says so.
+        let _ = self.sender.send(Queued { work, _place: place });
+    }
+}
+
+/// How far the image on disk has come.
+#[derive(Clone, Debug)]
+pub struct ImageProgress(watch::Receiver<Option<LogId>>);
+
+impl ImageProgress {
+    /// The last entry that the image would hold after a power cut now.
+    pub fn durable(&self) -> Option<LogId> {
+        *self.0.borrow()
+    }
+
+    /// Waits until the entry with this index is durable in the image; false if the writer ended
+    /// before.
+    pub async fn reaches(&mut self, index: u64) -> bool {
+        self.0.wait_for(|durable| durable.is_some_and(|at| at.index >= index)).await.is_ok()
+    }
+
+    /// Waits until the writer has ended, and with it every write into the image.
+    pub async fn ended(&mut self) {
+        while self.0.changed().await.is_ok() {}
+    }
+}
+
+/// What the thread starts from.
+#[derive(Debug)]
+pub(in crate::storage) struct Start {
+    /// The image; without one, [`Work::Replace`] must come first.
+    pub(in crate::storage) disk: Option<DiskImage>,
+    /// The log position of the registry.
+    pub(in crate::storage) at: SnapshotMeta,
+    /// The values beside its records.
+    pub(in crate::storage) meta: Meta,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// If the system has no thread to give.
+pub(in crate::storage) fn spawn(
+    dir: &DataDir,
+    start: Start,
+    options: Options,
+    metrics: &Metrics,
+    faults: &FaultReporter,
+) -> Result<(ImageQueue, ImageProgress), DiskFault> {
+    let path = dir.registry_dir();
+    let (sender, receiver) = mpsc::channel();
+    let room = Arc::new(Semaphore::new(QUEUE_RECORDS_MAX as usize));
+    let durable = start.disk.is_some().then_some(start.at.last_log_id).flatten();
+    let (progress, watch) = watch::channel(durable);
+    let writer = Writer {
+        path: path.clone(),
+        cluster: dir.cluster_id(),
+        options,
+        metrics: metrics.clone(),
+        progress,
+        disk: start.disk,
+        at: start.at,
+        meta: start.meta,
+        pending: BTreeMap::new(),
+        dirty_since: None,
+        _lock: dir.lock(),
+    };
+    let queue = ImageQueue { sender, room: Arc::clone(&room) };
+    let faults = faults.clone();
+    thread::Builder::new()
+        .name("image-writer".into())
+        .spawn(move || writer.run(&receiver, &room, &faults))
+        .map_err(files::failed("start the writer of", &path))?;
+    Ok((queue, ImageProgress(watch)))
+}
+
+struct Writer {
+    path: PathBuf,
+    cluster: ClusterId,
+    options: Options,
+    metrics: Metrics,
+    progress: watch::Sender<Option<LogId>>,
+    disk: Option<DiskImage>,
+    at: SnapshotMeta,
+    meta: Meta,
+    /// What changed since the last batch.
+    pending: BTreeMap<Serial, Option<Record>>,
+    /// When the first change came that is not yet durable.
+    dirty_since: Option<Instant>,
+    /// Nobody else may open the directory while this thread writes into it.
+    _lock: DirLock,
+}
+
+impl Writer {
+    fn run(mut self, queue: &mpsc::Receiver<Queued>, room: &Semaphore, faults: &FaultReporter) {
+        let followed = panic::catch_unwind(AssertUnwindSafe(|| self.follow(queue)));
+        let fault = match followed {
+            Ok(Ok(())) => return,
+            Ok(Err(fault)) => fault,
+            Err(panic) => {
+                let source = io::Error::other(panic_text(&*panic).to_owned());
+                files::failed("write", &self.path)(source)
+            }
+        };
+        tracing::error!(%fault, "the image cannot be written");
+        faults.report(fault);
+        room.close();
+        // sled would sync once more in its drop, and panic if that fails as well.
+        mem::forget(self.disk.take());
+    }
+
+    /// Works until all senders are gone, and leaves everything durable.
+    fn follow(&mut self, queue: &mpsc::Receiver<Queued>) -> Result<(), DiskFault> {
+        loop {
+            match self.next(queue) {
+                Ok(Queued { work: Work::Step(step), .. }) => self.gather(step),
+                Ok(Queued { work: Work::Replace { image, at }, .. }) => self.replace(&image, at)?,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.flush(),
+            }
+            if self.pending.len() >= BATCH_RECORDS {
+                self.write()?;
+            }
+            if self.dirty_since.is_some_and(|since| clock::now() >= since + FLUSH_EVERY) {
+                self.flush()?;
+            }
+        }
+    }
+
+    /// The next work, or a time-out when a flush is due.
+    fn next(&self, queue: &mpsc::Receiver<Queued>) -> Result<Queued, RecvTimeoutError> {
+        match self.dirty_since {
+            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(since) => {
+                let due = since + FLUSH_EVERY;
+                queue.recv_timeout(due.saturating_duration_since(clock::now()))
+            }
+        }
+    }
+
+    fn gather(&mut self, step: Step) {
+        self.pending.extend(step.changes);
+        self.at.last_log_id = Some(step.applied);
+        if let Some(membership) = step.membership {
+            self.at.last_membership = membership;
+        }
+        self.meta = step.meta;
+        self.dirty_since.get_or_insert_with(clock::now);
+    }
+
+    fn write(&mut self) -> Result<(), DiskFault> {
+        let disk = self.disk.as_mut().expect("a start without an image begins with Replace");
+        disk.write(&self.pending, Some((&self.at, &self.meta)))?;
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// Writes what is pending and makes everything durable.
+    fn flush(&mut self) -> Result<(), DiskFault> {
+        if self.dirty_since.is_none() {
+            return Ok(());
+        }
+        self.write()?;
+        self.sync()?;
+        self.dirty_since = None;
+        self.progress.send_replace(self.at.last_log_id);
+        let durable = self.at.last_log_id.map_or(0, |at| at.index);
+        let applied = self.metrics.raft_applied_index.get();
+        self.metrics.image_lag.set((applied - i64::try_from(durable).unwrap_or(i64::MAX)).max(0));
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), DiskFault> {
+        let disk = self.disk.as_ref().expect("written before it is synced");
+        let began = clock::now();
+        disk.flush()?;
+        self.metrics.image_sync_seconds.observe((clock::now() - began).as_secs_f64());
+        self.metrics.image_bytes.set(i64::try_from(disk.bytes()).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Puts a new image in the place of the old one. The stamp goes in with the last batch: a
+    /// crash before leaves no image, and the start finds the snapshot or the log instead.
+    fn replace(&mut self, image: &Image, at: SnapshotMeta) -> Result<(), DiskFault> {
+        drop(self.disk.take());
+        self.pending.clear();
+        (self.at, self.meta) = (at, image.meta.clone());
+        let old = superseded(&self.path);
+        files::remove(&old)?;
+        if self.path.exists() {
+            files::rename(&self.path, &old)?;
+        }
+        let disk = DiskImage::create(&self.path, self.cluster, &self.options)?;
+        let disk = self.disk.insert(disk);
+        let mut synced = clock::now();
+        for (serial, record) in image.records.iter() {
+            self.pending.insert(serial, Some(record.clone()));
+            if self.pending.len() >= BATCH_RECORDS {
+                disk.write(&mem::take(&mut self.pending), None)?;
+            }
+            if clock::now() - synced >= FLUSH_EVERY {
+                disk.flush()?;
+                synced = clock::now();
+            }
+        }
+        self.dirty_since = Some(synced);
+        self.flush()?;
+        files::remove(&old)
+    }
+}
+
+/// Where the old image lies while a new one is written.
+pub(in crate::storage) fn superseded(registry: &std::path::Path) -> PathBuf {
+    registry.with_extension("old")
+}

@@ -1,0 +1,230 @@
+//! Snapshots: whole registries in files of our own, which sled has no part in.
+//!
+//! The raft log is purged only behind a snapshot that is durable here, so that snapshot and log
+//! together always hold everything. A snapshot is written under a draft name, synced, and
+//! renamed to `snapshot/<index of its last entry>.snap`; only then are older ones removed. One
+//! that is found damaged is kept aside as `.bad` (at most one), and a new one is written.
+
+mod format;
+
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    StorageError,
+    error::Unusable,
+    fault::DiskFault,
+    files,
+    identity::{ClusterId, DataDir, snapshot_dir},
+};
+use crate::{raft::SnapshotMeta, registry::Image};
+
+/// A snapshot on disk. The handle keeps the bytes readable even when a newer snapshot has taken
+/// the file's place meanwhile.
+#[derive(Clone, Debug)]
+pub struct SnapshotFile {
+    path: PathBuf,
+    file: Arc<File>,
+    meta: SnapshotMeta,
+    bytes: u64,
+}
+
+impl SnapshotFile {
+    /// Opens a file that holds a snapshot, be it one of ours or one just received, and checks all
+    /// of it.
+    fn open(path: &Path, cluster: ClusterId) -> Result<(Self, Image), Unusable> {
+        let file = File::open(path).map_err(Unusable::Io)?;
+        let bytes = file.metadata().map_err(Unusable::Io)?.len();
+        let (meta, image) = format::read(&mut BufReader::new(&file), cluster)?;
+        Ok((Self { path: path.to_path_buf(), file: Arc::new(file), meta, bytes }, image))
+    }
+
+    /// Opens a snapshot that another instance sent, and checks all of it; what is damaged must
+    /// not reach openraft. Its name should end in `.new` and lie in [`DataDir::snapshot_dir`]:
+    /// there it can be renamed into place, and is removed at the next start if it never was.
+    ///
+    /// # Errors
+    /// If it is damaged, another cluster's, or cannot be read.
+    pub fn received(path: &Path, cluster: ClusterId) -> Result<Self, StorageError> {
+        Self::open(path, cluster)
+            .map(|(file, _)| file)
+            .map_err(|unusable| refused(unusable, path, cluster))
+    }
+
+    /// Where it lay when it was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its bytes; read them with [`std::os::unix::fs::FileExt::read_at`].
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What it covers.
+    pub fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Its length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// What the snapshot directory was found to hold.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// The newest snapshot that is whole, and its registry.
+    pub(super) intact: Option<(SnapshotFile, Image)>,
+    /// Newer ones that are not, and why.
+    pub(super) damaged: Vec<(PathBuf, String)>,
+}
+
+/// Reads the snapshots of a data directory, the newest first, until one is whole.
+pub(super) fn survey(data_dir: &Path, cluster: ClusterId) -> Result<Survey, StorageError> {
+    let mut survey = Survey::default();
+    let mut paths = files::list(&snapshot_dir(data_dir))?;
+    paths.retain(|path| is_snapshot(path));
+    while let Some(path) = paths.pop() {
+        match SnapshotFile::open(&path, cluster) {
+            Ok(intact) => {
+                survey.intact = Some(intact);
+                break;
+            }
+            Err(unusable) => {
+                let what = unusable.damage(&path, cluster)?;
+                survey.damaged.push((path, what));
+            }
+        }
+    }
+    Ok(survey)
+}
+
+/// The directory of snapshots; clones share what they know of it.
+#[derive(Clone, Debug)]
+pub(super) struct SnapshotDir {
+    path: PathBuf,
+    cluster: ClusterId,
+    /// The newest durable snapshot. Held while files change places.
+    current: Arc<Mutex<Option<SnapshotFile>>>,
+}
+
+impl SnapshotDir {
+    /// Takes the directory into use, with the snapshot to offer. Drafts that a crash left behind
+    /// are removed.
+    pub(super) fn open(dir: &DataDir, current: Option<SnapshotFile>) -> Result<Self, DiskFault> {
+        let path = dir.snapshot_dir();
+        files::create_dir(&path)?;
+        files::sync_dir(dir.path())?;
+        for leftover in files::list(&path)? {
+            if leftover.extension().is_some_and(|extension| extension == "new") {
+                files::remove(&leftover)?;
+            }
+        }
+        Ok(Self { path, cluster: dir.cluster_id(), current: Arc::new(Mutex::new(current)) })
+    }
+
+    /// The newest durable snapshot.
+    pub(super) fn current(&self) -> Option<SnapshotFile> {
+        self.guard().clone()
+    }
+
+    /// Writes a snapshot of a registry and makes it durable. If a newer one was installed
+    /// meanwhile, that one is given back instead.
+    pub(super) fn write(
+        &self,
+        at: &SnapshotMeta,
+        image: &Image,
+    ) -> Result<SnapshotFile, DiskFault> {
+        let path = self.path_of(at);
+        let draft = files::draft_of(&path);
+        let mut out = BufWriter::new(files::create_file(&draft)?);
+        let header =
+            format::Header { cluster: self.cluster, at: at.clone(), meta: image.meta.clone() };
+        format::write(&mut out, &header, &image.records)
+            .and_then(|()| out.flush())
+            .map_err(files::failed("write", &draft))?;
+        self.publish(out.get_ref(), &draft, at)
+    }
+
+    /// Checks a snapshot that was received (or is one of ours), and makes it the current one.
+    pub(super) fn adopt(&self, path: &Path) -> Result<(SnapshotMeta, Image), StorageError> {
+        let (file, image) = SnapshotFile::open(path, self.cluster)
+            .map_err(|unusable| refused(unusable, path, self.cluster))?;
+        self.publish(&file.file, path, &file.meta)?;
+        Ok((file.meta, image))
+    }
+
+    /// Gives a finished file its name, makes that durable, and removes what it supersedes.
+    fn publish(
+        &self,
+        file: &File,
+        draft: &Path,
+        at: &SnapshotMeta,
+    ) -> Result<SnapshotFile, DiskFault> {
+        let mut current = self.guard();
+        if let Some(newer) = current.as_ref().filter(|is| is.meta.last_log_id > at.last_log_id) {
+            files::remove(draft)?;
+            return Ok(newer.clone());
+        }
+        let path = self.path_of(at);
+        file.sync_all().map_err(files::failed("sync", draft))?;
+        if draft != path {
+            files::rename(draft, &path)?;
+        }
+        let file = File::open(&path).map_err(files::failed("open", &path))?;
+        let bytes = file.metadata().map_err(files::failed("read", &path))?.len();
+        let published =
+            SnapshotFile { path: path.clone(), file: Arc::new(file), meta: at.clone(), bytes };
+        *current = Some(published.clone());
+        for other in files::list(&self.path)? {
+            if is_snapshot(&other) && other < path {
+                files::remove(&other)?;
+            }
+        }
+        Ok(published)
+    }
+
+    fn path_of(&self, at: &SnapshotMeta) -> PathBuf {
+        let index = at.last_log_id.map_or(0, |last| last.index);
+        self.path.join(format!("{index:020}.snap"))
+    }
+
+    /// The slot is whole at any time, so a thread that panicked with it in hand broke nothing.
+    fn guard(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a snapshot that was sent is not taken.
+fn refused(unusable: Unusable, path: &Path, cluster: ClusterId) -> StorageError {
+    match unusable.damage(path, cluster) {
+        Ok(what) => StorageError::Damaged {
+            path: path.to_path_buf(),
+            what,
+            way_out: "it is of no use; the sender will try again",
+        },
+        Err(error) => error,
+    }
+}
+
+/// Moves a damaged snapshot out of the way, for whoever wants to look into it; one is kept.
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, DiskFault> {
+    for old in files::list(files::parent(path))? {
+        if old.extension().is_some_and(|extension| extension == "bad") {
+            files::remove(&old)?;
+        }
+    }
+    let aside = path.with_extension("snap.bad");
+    files::rename(path, &aside)?;
+    Ok(aside)
+}
+
+fn is_snapshot(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "snap")
+}

@@ -1,0 +1,183 @@
+//! Which source the registry is rebuilt from when a process starts. `proto-docs/storage-image.md`
+//! has the table; in words: the image if it is whole and the raft log goes on where it ends, else
+//! the snapshot under the same condition, else nothing at all if the log still has its first
+//! entry. openraft then applies the rest of the log. If no source connects with the log, entries
+//! that were acknowledged are gone, and the start is refused.
+//!
+//! Nothing is moved or written before the choice is made: a start that is refused leaves the
+//! directory as it was.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    DataDir, StorageError, files, identity,
+    image::{self, DiskImage, Found, Intact},
+    snapshot::{self, SnapshotDir, SnapshotFile, Survey},
+};
+use crate::{
+    raft::{LogId, SnapshotMeta},
+    registry::{Image, Registry},
+};
+
+/// The two ends of the raft log, as it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogEnds {
+    /// The last entry that was purged; everything after it is there.
+    pub purged: Option<LogId>,
+    /// The last entry; the purged one if the log is empty.
+    pub last: Option<LogId>,
+}
+
+/// A registry to begin with.
+#[derive(Debug)]
+pub(super) struct Restored {
+    /// The registry.
+    pub(super) registry: Registry,
+    /// Its log position.
+    pub(super) at: SnapshotMeta,
+    /// The image it came from; without one a new image must be written.
+    pub(super) disk: Option<DiskImage>,
+    /// The snapshots.
+    pub(super) snapshots: SnapshotDir,
+}
+
+/// Everything that may serve as a source.
+struct Sources {
+    image: Option<Intact>,
+    /// What is wrong with the image, if it is there and not whole.
+    image_fault: Option<String>,
+    snapshot: Option<(SnapshotFile, Image)>,
+    snapshot_faults: Vec<(PathBuf, String)>,
+}
+
+/// Chooses a source, heals what can be healed, and says so in the log.
+pub(super) fn restore(
+    dir: &DataDir,
+    log: LogEnds,
+    options: &image::Options,
+) -> Result<Restored, StorageError> {
+    let sources = find(dir, options)?;
+    let offered = sources.snapshot.as_ref().map(|(file, _)| file.clone());
+    let snapshot_faults = sources.snapshot_faults.clone();
+    let (registry, at, disk) = choose(dir, log, sources)?;
+    for (path, fault) in snapshot_faults {
+        let aside = snapshot::set_aside(&path)?;
+        tracing::warn!(path = %path.display(), %fault, moved_to = %aside.display(),
+            "a snapshot is damaged; a new one will be written");
+    }
+    // openraft must not see a snapshot that ends before the log begins; it has a new one built
+    // instead. The log begins anew where the registry stands if it ends before that.
+    let hole = index(at.last_log_id) > index(log.last);
+    let begins = if hole { index(at.last_log_id) } else { index(log.purged) };
+    let connects = |file: &SnapshotFile| index(file.meta().last_log_id) >= begins;
+    let snapshots = SnapshotDir::open(dir, offered.filter(connects))?;
+    files::remove(&image::superseded(&dir.registry_dir()))?;
+    Ok(Restored { registry, at, disk, snapshots })
+}
+
+fn find(dir: &DataDir, options: &image::Options) -> Result<Sources, StorageError> {
+    let path = dir.registry_dir();
+    let (image, image_fault) = match image::open(&path, dir.cluster_id(), options)? {
+        Found::Absent => (None, None),
+        Found::Intact(intact) => (Some(*intact), None),
+        Found::Damaged(fault) => (None, Some(fault)),
+        Found::Hung => {
+            // sled still has its hands on the files, so this process cannot go on.
+            let aside = set_image_aside(&path)?;
+            return Err(StorageError::Damaged {
+                path,
+                what: format!("sled did not open it in time; it is now {}", aside.display()),
+                way_out: "start again: the image is rebuilt from the snapshot and the raft log",
+            });
+        }
+    };
+    let Survey { intact, damaged } = snapshot::survey(dir.path(), dir.cluster_id())?;
+    Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
+}
+
+type Chosen = (Registry, SnapshotMeta, Option<DiskImage>);
+
+fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, StorageError> {
+    let Sources { mut image, image_fault, mut snapshot, snapshot_faults } = sources;
+    let refusal = || refuse(dir, log, image_fault.as_deref(), &snapshot_faults);
+    let purged = index(log.purged);
+    let image_at = image.as_ref().map(|intact| index(intact.at.last_log_id));
+    let snapshot_at = snapshot.as_ref().map(|(file, _)| index(file.meta().last_log_id));
+    let best = image_at.max(snapshot_at);
+    if log.purged.is_some() && best.is_none_or(|at| at < purged) {
+        return Err(refusal());
+    }
+    if let Some(intact) = image.take_if(|_| image_at == best) {
+        return Ok((intact.registry, intact.at, Some(intact.disk)));
+    }
+    // From here on the image will be replaced; sled must let go of its files first.
+    drop(image);
+    let registry = dir.registry_dir();
+    if let Some(fault) = image_fault {
+        let aside = set_image_aside(&registry)?;
+        tracing::warn!(path = %registry.display(), %fault, moved_to = %aside.display(),
+            "the image is damaged; it is rebuilt");
+    } else if image_at.is_some() {
+        tracing::info!("the image is behind the snapshot; it is rebuilt");
+    } else if !dir.is_new() {
+        tracing::warn!(path = %registry.display(), "the image is missing; it is rebuilt");
+    }
+    let Some((file, image)) = snapshot.take() else {
+        if !dir.is_new() {
+            tracing::warn!("no image and no snapshot: the raft log is applied from its beginning");
+        }
+        return Ok((Registry::default(), SnapshotMeta::default(), None));
+    };
+    tracing::warn!(snapshot = %file.path().display(), "the registry is restored from a snapshot");
+    let restored = Registry::from_image(image).map_err(|error| StorageError::Damaged {
+        path: file.path().to_path_buf(),
+        what: error.to_string(),
+        way_out: identity::WAY_OUT,
+    })?;
+    Ok((restored, file.meta().clone(), None))
+}
+
+/// Neither image nor snapshot connects with the log.
+fn refuse(
+    dir: &DataDir,
+    log: LogEnds,
+    image_fault: Option<&str>,
+    snapshot_faults: &[(PathBuf, String)],
+) -> StorageError {
+    let image = image_fault.unwrap_or("missing or too old");
+    let mut what = format!(
+        "the raft log begins after entry {}, and nothing connects with it: {}: {image}",
+        index(log.purged).unwrap_or_default(),
+        dir.registry_dir().display(),
+    );
+    for (path, fault) in snapshot_faults {
+        what.push_str(&format!("; {}: {fault}", path.display()));
+    }
+    if snapshot_faults.is_empty() {
+        what.push_str(&format!("; {}: missing or too old", dir.snapshot_dir().display()));
+    }
+    StorageError::Damaged { path: dir.path().to_path_buf(), what, way_out: identity::WAY_OUT }
+}
+
+/// Moves a damaged image out of the way, for whoever wants to look into it; one is kept.
+fn set_image_aside(registry: &Path) -> Result<PathBuf, StorageError> {
+    let mut number = 1;
+    let mut older = Vec::new();
+    for path in files::list(files::parent(registry))? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(old) = name.strip_prefix("registry.bad-") {
+            number = number.max(old.parse::<u64>().map_or(1, |old| old.saturating_add(1)));
+            older.push(path);
+        }
+    }
+    let aside = registry.with_extension(format!("bad-{number}"));
+    files::rename(registry, &aside)?;
+    for path in older {
+        files::remove(&path)?;
+    }
+    Ok(aside)
+}
+
+fn index(log_id: Option<LogId>) -> Option<u64> {
+    log_id.map(|log_id| log_id.index)
+}

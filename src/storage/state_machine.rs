@@ -1,0 +1,292 @@
+//! The registry under openraft: entries that are committed are applied here, in order.
+//!
+//! The registry is in memory. What an entry changes goes to the image's writer at the end of the
+//! entry, what it brought about goes to whoever carries effects out, and both channels are
+//! bounded: an instance that cannot keep up applies more slowly and holds nothing back in memory.
+//! No lock is held while it waits.
+//!
+//! Applying is idempotent by position: an entry at or below the last one applied is skipped, so a
+//! log that is replayed over an image does no harm.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::{Stream, StreamExt as _};
+use openraft::{
+    EntryPayload, RaftSnapshotBuilder,
+    storage::{EntryResponder, RaftStateMachine, Snapshot},
+    type_config::alias::SnapshotOf,
+};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    DataDir, LogEnds, StorageError,
+    fault::FaultReporter,
+    image::{self, ImageProgress, ImageQueue, Step, Work},
+    snapshot::{SnapshotDir, SnapshotFile},
+    start::{self, Restored},
+};
+use crate::{
+    clock,
+    ids::Timestamp,
+    metrics::Metrics,
+    raft::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
+    registry::{Applied, Image, Registry, Verdict},
+};
+
+/// What a state machine works with.
+#[derive(Clone, Debug)]
+pub struct StateMachineOptions {
+    /// Takes what each entry brought about, in order. Somebody must receive from the moment
+    /// openraft starts, for it applies what is left of the log before it comes back.
+    pub effects: mpsc::Sender<Applied>,
+    /// The service's metrics.
+    pub metrics: Metrics,
+    /// Told when the disk fails.
+    pub faults: FaultReporter,
+    /// What tests do otherwise.
+    pub(super) image: image::Options,
+}
+
+impl StateMachineOptions {
+    /// The service's options.
+    pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
+        Self { effects, metrics, faults, image: image::Options::default() }
+    }
+}
+
+/// The registry under openraft.
+#[derive(Debug)]
+pub struct StateMachine {
+    registry: Arc<Mutex<Registry>>,
+    at: SnapshotMeta,
+    image: ImageQueue,
+    snapshots: SnapshotDir,
+    deadline: watch::Sender<Option<Timestamp>>,
+    options: StateMachineOptions,
+}
+
+/// The registry as others see it: always as it was after some entry.
+#[derive(Clone, Debug)]
+pub struct RegistryView {
+    registry: Arc<Mutex<Registry>>,
+    deadline: watch::Receiver<Option<Timestamp>>,
+}
+
+impl RegistryView {
+    /// Looks at the registry. Entries wait meanwhile, so be quick; for a long look take a clone
+    /// of [`Registry::image`], which is cheap.
+    pub fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
+        look(&lock(&self.registry))
+    }
+
+    /// Follows [`Registry::next_deadline`]; it is renewed after each entry that changes it.
+    pub fn next_deadline(&self) -> watch::Receiver<Option<Timestamp>> {
+        self.deadline.clone()
+    }
+}
+
+impl StateMachine {
+    /// Restores the registry from what the data directory holds, and begins to write its image.
+    /// The raft log must be open already, for its ends decide what can be used.
+    ///
+    /// # Errors
+    /// If nothing in the directory connects with the log, or the disk fails.
+    pub fn open(
+        dir: &mut DataDir,
+        log: LogEnds,
+        options: StateMachineOptions,
+    ) -> Result<(Self, RegistryView, ImageProgress), StorageError> {
+        let Restored { registry, at, disk, snapshots } = start::restore(dir, log, &options.image)?;
+        let anew = disk.is_none().then(|| registry.image().clone());
+        let begin = image::Start { disk, at: at.clone(), meta: registry.image().meta.clone() };
+        let (queue, progress) =
+            image::spawn(dir, begin, options.image.clone(), &options.metrics, &options.faults)?;
+        if let Some(image) = anew {
+            queue.send_first(Work::Replace { image, at: at.clone() });
+        }
+        dir.mark_initialised()?;
+        let (deadline, watch) = watch::channel(registry.next_deadline());
+        let registry = Arc::new(Mutex::new(registry));
+        let view = RegistryView { registry: Arc::clone(&registry), deadline: watch };
+        Ok((Self { registry, at, image: queue, snapshots, deadline, options }, view, progress))
+    }
+
+    /// Applies one entry, unless it was applied before.
+    async fn apply_entry(&mut self, entry: Entry) -> io::Result<Verdict> {
+        if self.at.last_log_id.is_some_and(|last| entry.log_id.index <= last.index) {
+            return Ok(Verdict::Duplicate);
+        }
+        let (step, applied) = self.advance(entry);
+        let verdict = applied.verdict;
+        self.options.metrics.raft_applied_index.set(gauge(step.applied));
+        if !(applied.effects.is_empty() && applied.notes.is_empty()) {
+            // With nobody left to receive, the instance is on its way out; sessions learn from
+            // the next life of it what they were not told.
+            let _ = self.options.effects.send(applied).await;
+        }
+        self.image.send(Work::Step(step)).await?;
+        Ok(verdict)
+    }
+
+    /// The part that needs the lock.
+    fn advance(&mut self, entry: Entry) -> (Step, Applied) {
+        let mut registry = lock(&self.registry);
+        let mut applied = Applied::default();
+        let mut membership = None;
+        match entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(proposal) => applied = registry.apply(&proposal),
+            EntryPayload::Membership(members) => {
+                membership = Some(Membership::new(Some(entry.log_id), members));
+            }
+        }
+        let changed = registry.take_changed();
+        let image = registry.image();
+        let changes =
+            changed.into_iter().map(|serial| (serial, image.records.get(serial).cloned()));
+        let step = Step {
+            applied: entry.log_id,
+            membership: membership.clone(),
+            changes: changes.collect(),
+            meta: image.meta.clone(),
+        };
+        self.at.last_log_id = Some(entry.log_id);
+        if let Some(membership) = membership {
+            self.at.last_membership = membership;
+        }
+        publish_deadline(&self.deadline, &registry);
+        (step, applied)
+    }
+
+    /// Puts a registry that was received in the place of ours.
+    async fn install(&mut self, snapshot: SnapshotFile) -> io::Result<()> {
+        let snapshots = self.snapshots.clone();
+        let path = snapshot.path().to_path_buf();
+        let adopted = tokio::task::spawn_blocking(move || snapshots.adopt(&path)).await?;
+        let (at, image) = adopted.map_err(|error| report(&self.options.faults, error))?;
+        let registry = Registry::from_image(image.clone())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        tracing::info!(entry = gauge_of(&at), records = image.records.len(), "snapshot installed");
+        {
+            let mut slot = lock(&self.registry);
+            *slot = registry;
+            publish_deadline(&self.deadline, &slot);
+        }
+        self.options.metrics.raft_applied_index.set(gauge_of(&at));
+        self.options.metrics.snapshot_bytes.set(signed(snapshot.bytes()));
+        self.at = at.clone();
+        self.image.send(Work::Replace { image, at }).await
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, Membership), io::Error> {
+        Ok((self.at.last_log_id, self.at.last_membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let verdict = self.apply_entry(entry).await?;
+            if let Some(responder) = responder {
+                responder.send(verdict);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        SnapshotBuilder {
+            image: lock(&self.registry).image().clone(),
+            at: self.at.clone(),
+            snapshots: self.snapshots.clone(),
+            metrics: self.options.metrics.clone(),
+            faults: self.options.faults.clone(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> Result<(), io::Error> {
+        self.install(snapshot).await
+    }
+
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, SnapshotFile>>, io::Error> {
+        Ok(self.snapshots.current().map(as_openraft))
+    }
+}
+
+/// A registry at one moment, to be written to a snapshot while entries are applied to the next.
+#[derive(Debug)]
+pub struct SnapshotBuilder {
+    image: Image,
+    at: SnapshotMeta,
+    snapshots: SnapshotDir,
+    metrics: Metrics,
+    faults: FaultReporter,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
+        let began = clock::now();
+        let (snapshots, at, image) = (self.snapshots.clone(), self.at.clone(), self.image.clone());
+        let written = tokio::task::spawn_blocking(move || snapshots.write(&at, &image)).await?;
+        let file = written.map_err(|fault| self.faults.report(fault))?;
+        self.metrics.snapshot_seconds.observe((clock::now() - began).as_secs_f64());
+        self.metrics.snapshot_bytes.set(signed(file.bytes()));
+        Ok(as_openraft(file))
+    }
+}
+
+fn as_openraft(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
+    Snapshot { meta: file.meta().clone(), snapshot: file }
+}
+
+/// Between entries the registry is whole, whatever happened to a thread that looked at it; and a
+/// panic *while* it is applied to ends the task that applies.
+fn lock(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
+    registry.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn publish_deadline(deadline: &watch::Sender<Option<Timestamp>>, registry: &Registry) {
+    let next = registry.next_deadline();
+    deadline.send_if_modified(|slot| std::mem::replace(slot, next) != next);
+}
+
+/// A failed disk ends the instance; a bad snapshot only the attempt to install it.
+fn report(faults: &FaultReporter, error: StorageError) -> io::Error {
+    match error {
+        StorageError::Io(fault) => faults.report(fault),
+        error @ (StorageError::Locked { .. }
+        | StorageError::Foreign { .. }
+        | StorageError::Damaged { .. }
+        | StorageError::Log(_)) => io::Error::new(io::ErrorKind::InvalidData, error),
+    }
+}
+
+fn gauge_of(at: &SnapshotMeta) -> i64 {
+    at.last_log_id.map_or(0, gauge)
+}
+
+fn gauge(log_id: LogId) -> i64 {
+    signed(log_id.index)
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,155 @@
+//! The state machine as openraft drives it.
+
+use std::collections::BTreeSet;
+
+use futures_util::stream;
+use openraft::{
+    EntryPayload, Membership, RaftSnapshotBuilder as _, storage::RaftStateMachine as _,
+};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::{
+    raft::{Entry, Member},
+    registry::{Applied, Proposal},
+    storage::{RegistryView, SnapshotFile, StateMachine, StateMachineOptions, files},
+};
+
+type Opened = (StateMachine, RegistryView, ImageProgress);
+
+fn open(dir: &mut DataDir, log: LogEnds) -> (Opened, mpsc::Receiver<Applied>) {
+    let (effects, receiver) = mpsc::channel(1000);
+    let (reporter, _) = fault::channel();
+    let options = StateMachineOptions::new(effects, Metrics::new(), reporter);
+    (StateMachine::open(dir, log, options).unwrap(), receiver)
+}
+
+fn entry(index: u64, payload: EntryPayload<Proposal, u64, Member>) -> Entry {
+    Entry { log_id: log_id(index), payload }
+}
+
+fn members(ids: &[u64]) -> EntryPayload<Proposal, u64, Member> {
+    let ids = BTreeSet::from_iter(ids.iter().copied());
+    EntryPayload::Membership(Membership::new_with_defaults(vec![ids], []))
+}
+
+fn nothing() -> EntryPayload<Proposal, u64, Member> {
+    EntryPayload::Normal(Proposal { at: Timestamp(1), batch: None, commands: Vec::new() })
+}
+
+async fn apply(machine: &mut StateMachine, entries: Vec<Entry>) {
+    let entries = entries.into_iter().map(|entry| Ok((entry, None)));
+    machine.apply(stream::iter(entries)).await.unwrap();
+}
+
+#[tokio::test]
+async fn position_and_members_survive_a_restart() {
+    let (temp, mut dir) = new_dir();
+    let ((mut machine, view, mut progress), _effects) = open(&mut dir, LogEnds::default());
+    assert_eq!(machine.applied_state().await.unwrap(), Default::default());
+    apply(&mut machine, vec![entry(0, members(&[1])), entry(1, EntryPayload::Blank)]).await;
+    apply(&mut machine, vec![entry(2, nothing()), entry(3, members(&[1, 2]))]).await;
+    // Entries that come again change nothing.
+    apply(&mut machine, vec![entry(0, members(&[9])), entry(4, nothing())]).await;
+    let (applied, membership) = machine.applied_state().await.unwrap();
+    assert_eq!(applied, Some(log_id(4)));
+    assert_eq!(*membership.log_id(), Some(log_id(3)));
+    assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [1, 2]);
+    assert!(progress.reaches(4).await);
+    assert_eq!(
+        view.read(|registry| registry.now()),
+        view.read(|registry| registry.image().meta.now)
+    );
+    assert_eq!(*view.next_deadline().borrow(), None);
+    drop((machine, dir));
+    progress.ended().await;
+
+    let mut dir = DataDir::open(temp.path(), NODE).unwrap();
+    assert!(!dir.is_new());
+    let ((mut machine, ..), _effects) = open(&mut dir, ends(None, 4));
+    assert_eq!(machine.applied_state().await.unwrap(), (applied, membership));
+}
+
+#[tokio::test]
+async fn the_lock_lasts_until_the_last_write() {
+    let (temp, mut dir) = new_dir();
+    let ((machine, _, mut progress), _effects) = open(&mut dir, LogEnds::default());
+    drop(dir);
+    assert!(matches!(DataDir::open(temp.path(), NODE), Err(StorageError::Locked { .. })));
+    drop(machine);
+    progress.ended().await;
+    DataDir::open(temp.path(), NODE).unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_is_built_while_entries_go_on_and_replaces_the_older_one() {
+    let (temp, mut dir) = new_dir();
+    let ((mut machine, ..), _effects) = open(&mut dir, LogEnds::default());
+    assert!(machine.get_current_snapshot().await.unwrap().is_none());
+    for last in [3, 6] {
+        let first = last - 3;
+        apply(&mut machine, (first..=last).map(|index| entry(index, nothing())).collect()).await;
+        let mut builder = machine.get_snapshot_builder().await;
+        apply(&mut machine, vec![entry(last + 1, nothing())]).await;
+        let built = builder.build_snapshot().await.unwrap();
+        assert_eq!(built.meta.last_log_id, Some(log_id(last)), "as it was when it was asked for");
+        let current = machine.get_current_snapshot().await.unwrap().unwrap();
+        assert_eq!(current.meta, built.meta);
+        let files = files::list(&temp.path().join("snapshot")).unwrap();
+        assert_eq!(files, [current.snapshot.path()], "only the newest is kept");
+        assert_eq!(current.snapshot.file().metadata().unwrap().len(), current.snapshot.bytes());
+    }
+}
+
+#[tokio::test]
+async fn an_installed_snapshot_replaces_registry_and_image() {
+    // The giver: a directory restored from hand-made records.
+    let (theirs, model) = filled(Random::new("an_installed_snapshot"), 80, 79).await;
+    // The taker: same cluster, another node in the test's eyes; a copy of the identity suffices.
+    let taken = tempfile::tempdir().unwrap();
+    fs::copy(theirs.path().join("identity.json"), taken.path().join("identity.json")).unwrap();
+    fs::create_dir(taken.path().join("raft")).unwrap();
+    fs::write(taken.path().join("raft/log"), "entries").unwrap();
+    let mut dir = DataDir::open(taken.path(), NODE).unwrap();
+    let ((mut machine, view, mut progress), _effects) = open(&mut dir, LogEnds::default());
+    apply(&mut machine, vec![entry(0, members(&[1])), entry(1, nothing())]).await;
+
+    let their_dir = DataDir::open(theirs.path(), NODE).unwrap();
+    let file = restore(&their_dir, ends(None, 79)).unwrap().snapshots.current().unwrap();
+    let received = taken.path().join("snapshot/received.new");
+    fs::copy(file.path(), &received).unwrap();
+    let received = SnapshotFile::received(&received, dir.cluster_id()).unwrap();
+    let meta = received.meta().clone();
+    machine.install_snapshot(&meta, received).await.unwrap();
+
+    assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(79)));
+    view.read(|registry| assert_eq!(*registry.image(), model.image));
+    assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, meta);
+    apply(&mut machine, vec![entry(80, nothing())]).await;
+    assert!(progress.reaches(80).await);
+    drop((machine, dir));
+    progress.ended().await;
+
+    // openraft has cut its log back to the snapshot by now.
+    let mut dir = DataDir::open(taken.path(), NODE).unwrap();
+    let ((mut machine, view, _), _effects) = open(&mut dir, ends(Some(79), 80));
+    assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(80)));
+    view.read(|registry| assert_eq!(registry.image().records, model.image.records));
+}
+
+#[tokio::test]
+async fn a_bad_snapshot_is_not_installed() {
+    let (temp, mut dir) = new_dir();
+    let ((mut machine, ..), _effects) = open(&mut dir, LogEnds::default());
+    apply(&mut machine, vec![entry(0, nothing()), entry(1, nothing())]).await;
+    let built = machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let path = built.snapshot.path().to_path_buf();
+    let mut bytes = fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let error = machine.install_snapshot(&built.meta, built.snapshot).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(1)));
+    drop(temp);
+}

@@ -1,0 +1,243 @@
+//! What the storage promises, tried with hand-made records: each test keeps the registry as it
+//! was after every entry, and whatever comes back from disk must be one of these.
+
+mod crash;
+mod damage;
+mod machine;
+mod round_trip;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
+
+use openraft::{type_config::alias::CommittedLeaderIdOf, vote::RaftLeaderId as _};
+use tempfile::TempDir;
+
+use super::{
+    DataDir, ImageProgress, LogEnds, StorageError,
+    fault::{self, FaultReporter, FaultWatch},
+    image::{self, ImageQueue, Step, Work},
+    snapshot::SnapshotDir,
+    start::{self, Restored},
+};
+use crate::{
+    ids::{
+        ChainName, HeadAddr, Incarnation, InstanceId, PeerId, RepairId, SessionId, Socket,
+        TailAddr, Timestamp,
+    },
+    metrics::Metrics,
+    raft::{LogId, SnapshotMeta, TypeConfig},
+    registry::{
+        Answer, Ask, Caller, Client, Image, Line, Peer, Record, Request, Serial, Side, Standing,
+    },
+};
+
+const NODE: InstanceId = InstanceId(1);
+
+/// Small numbers from a printed seed (splitmix64).
+struct Random(u64);
+
+impl Random {
+    /// The seed is `EMNETCHAIN_SEED` if it is set.
+    fn new(test: &str) -> Self {
+        let seed = match std::env::var("EMNETCHAIN_SEED") {
+            Ok(text) => text.parse().unwrap(),
+            Err(_) => getrandom::u64().unwrap(),
+        };
+        println!("replay with EMNETCHAIN_SEED={seed} cargo test --lib {test}");
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A registry that is changed entry by entry, and all that it ever was.
+struct Model {
+    random: Random,
+    image: Image,
+    at: SnapshotMeta,
+    /// The registry after each entry; `None` is before the first.
+    history: BTreeMap<Option<u64>, Image>,
+}
+
+impl Model {
+    fn new(random: Random) -> Self {
+        let image = Image::default();
+        let history = BTreeMap::from([(None, image.clone())]);
+        Self { random, image, at: SnapshotMeta::default(), history }
+    }
+
+    /// One more entry, that adds, changes and removes a few records.
+    fn step(&mut self) -> Step {
+        let index = self.at.last_log_id.map_or(0, |last| last.index + 1);
+        let mut changes = Vec::new();
+        for _ in 0..self.random.below(6) {
+            let fresh = self.image.meta.next_serial;
+            let (serial, record) = match self.random.below(4) {
+                0 if fresh.0 > 0 => (Serial(self.random.below(fresh.0)), None),
+                1 if fresh.0 > 0 => {
+                    (Serial(self.random.below(fresh.0)), Some(record(&mut self.random)))
+                }
+                _ => {
+                    self.image.meta.next_serial.0 += 1;
+                    (fresh, Some(record(&mut self.random)))
+                }
+            };
+            match &record {
+                Some(record) => drop(self.image.records.insert(serial, record.clone())),
+                None => drop(self.image.records.remove(serial)),
+            }
+            changes.push((serial, record));
+        }
+        self.image.meta.now = Timestamp(index * 10);
+        self.at.last_log_id = Some(log_id(index));
+        self.history.insert(Some(index), self.image.clone());
+        Step { applied: log_id(index), membership: None, changes, meta: self.image.meta.clone() }
+    }
+
+    /// Whatever was restored must be what the registry was after that entry.
+    #[track_caller]
+    fn assert_was(&self, restored: &Restored, context: &str) {
+        let index = restored.at.last_log_id.map(|last| last.index);
+        let was = self.history.get(&index);
+        assert_eq!(Some(restored.registry.image()), was, "{context}: wrong at entry {index:?}");
+    }
+}
+
+fn log_id(index: u64) -> LogId {
+    LogId::new(CommittedLeaderIdOf::<TypeConfig>::new(1, NODE.0), index)
+}
+
+fn ends(purged: Option<u64>, last: u64) -> LogEnds {
+    LogEnds { purged: purged.map(log_id), last: Some(log_id(last)) }
+}
+
+/// Any record.
+fn record(random: &mut Random) -> Record {
+    let socket = |random: &mut Random| {
+        let [a, b, c, ..] = random.next().to_be_bytes();
+        Socket::parse(&format!("10.{a}.{b}.{c}:{}", 1 + random.below(65535))).unwrap()
+    };
+    let source = IpAddr::V4(Ipv4Addr::from(random.next() as u32));
+    let until = Timestamp(random.below(1 << 40));
+    let id = RepairId("r".repeat(1 + random.below(500) as usize).into());
+    let session = SessionId {
+        instance: InstanceId(random.below(5)),
+        incarnation: Incarnation(random.below(9)),
+        connection: random.next(),
+    };
+    let request =
+        if random.below(2) == 0 { Request::Connect } else { Request::Reconnect(id.clone()) };
+    let ask = Ask {
+        session,
+        number: Serial(0),
+        since: Timestamp(1),
+        until,
+        request,
+        line: Line::HalfClosed,
+    };
+    match random.below(4) {
+        0 => Record::Peer(Peer { id: PeerId(7), address: "p".repeat(200), until }),
+        1 => Record::Answer(Answer {
+            id,
+            socket: socket(random).endpoint(),
+            source,
+            partner: socket(random),
+            until,
+        }),
+        2 => Record::Caller(Caller { socket: socket(random), source, ask }),
+        _ => Record::Client(Client {
+            chain: ChainName("c".into()),
+            head: HeadAddr(socket(random)),
+            tail: TailAddr(socket(random)),
+            source,
+            refreshed: until,
+            standing: Standing::Member,
+            head_side: Side::Asking(ask),
+            tail_side: Side::Paired(socket(random)),
+        }),
+    }
+}
+
+/// A data directory with something in `raft/`, as if the log were open.
+fn new_dir() -> (TempDir, DataDir) {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    fs::create_dir(dir.raft_dir()).unwrap();
+    fs::write(dir.raft_dir().join("log"), "entries").unwrap();
+    (temp, dir)
+}
+
+/// A writer at work, without a state machine above it.
+struct Writing {
+    queue: ImageQueue,
+    progress: ImageProgress,
+    faults: FaultWatch,
+}
+
+impl Writing {
+    /// Begins where a start leaves off, as [`super::StateMachine::open`] does.
+    fn begin(dir: &DataDir, restored: Restored, options: image::Options) -> Self {
+        let (reporter, faults): (FaultReporter, FaultWatch) = fault::channel();
+        let Restored { registry, at, disk, .. } = restored;
+        let anew = disk.is_none();
+        let start = image::Start { disk, at: at.clone(), meta: registry.image().meta.clone() };
+        let (queue, progress) =
+            image::spawn(dir, start, options, &Metrics::new(), &reporter).unwrap();
+        if anew {
+            queue.send_first(Work::Replace { image: registry.image().clone(), at });
+        }
+        Self { queue, progress, faults }
+    }
+
+    /// Ends the writer and waits until it is done.
+    async fn end(self) {
+        let Self { queue, mut progress, faults } = self;
+        drop(queue);
+        progress.ended().await;
+        assert!(faults.current().is_none(), "{:?}", faults.current());
+    }
+}
+
+/// Starts from what the directory holds.
+fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
+    start::restore(dir, log, &image::Options::default())
+}
+
+/// A directory with an image of `entries` entries, and a snapshot of the first `covered`.
+async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) {
+    let (temp, mut dir) = new_dir();
+    let mut model = Model::new(random);
+    let writing =
+        Writing::begin(&dir, restore(&dir, LogEnds::default()).unwrap(), image::Options::default());
+    for index in 0..entries {
+        let step = model.step();
+        writing.queue.send(Work::Step(step)).await.unwrap();
+        if index == covered {
+            let snapshots = SnapshotDir::open(&dir, None).unwrap();
+            snapshots.write(&model.at, &model.image).unwrap();
+        }
+    }
+    writing.end().await;
+    dir.mark_initialised().unwrap();
+    (temp, model)
+}
+
+/// A copy of a data directory that can be damaged.
+fn copy_of(path: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    super::check::copy_dir(path, copy.path()).unwrap();
+    copy
+}

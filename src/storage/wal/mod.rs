@@ -1,0 +1,302 @@
+//! The raft log on disk: entries in segments, and beside them one small file with the vote, what
+//! was purged, and the list of segments.
+//!
+//! Raft is safe only if neither log nor vote ever goes back. So nothing is acknowledged before it
+//! is synced, and a log that may have lost something acknowledged is not opened at all:
+//!
+//! - Every header and every body has its own checksum, and every header carries that of the one
+//!   before it ([`frame`]). A damaged length cannot pass for the end of the log.
+//! - What was synced is known from two sides: each frame says how far the segment was durable
+//!   when it was written, and the state file says how far it is durable now ([`state`]). Only what
+//!   neither vouches for is taken for the torn end of a write that a crash interrupted, and is cut.
+//! - The state is kept twice, so that a torn or damaged copy takes back neither vote nor list.
+//! - Segments are made durable before they are listed, and listed before they are used; they leave
+//!   the list before they are removed ([`writer`]).
+//!
+//! Entries that raft revokes stay where they are; a *restart* frame behind them says where the log
+//! goes on. Purging removes whole segments only.
+//!
+//! The bytes, and what to do when a log is refused, are in `proto-docs/storage-log.md`. What this
+//! module deliberately lacks: repair in place (a raft log has no spare copy; the other instances
+//! have), compression, and a record of what is committed (after a start raft finds out anew).
+
+mod disk;
+mod frame;
+mod log;
+mod recover;
+mod segment;
+#[cfg(test)]
+mod sim;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread,
+};
+
+pub(super) use disk::{Disk, RealDisk};
+pub(super) use log::Encoded;
+pub(super) use writer::{Append, Done, Flushed, Job, Shared, thread_ended};
+
+use self::{
+    disk::Access,
+    frame::{Id, SEGMENT_HEADER_BYTES, SegmentHeader},
+    recover::{Recovered, log_exists, recover},
+    segment::{Segment, parse_segment_name},
+    state::{NEW_STATE_NAME, STATE_NAME, State, StateFile},
+    writer::Writer,
+};
+use super::fault::{DiskFault, FaultReporter};
+use crate::{
+    metrics::Metrics,
+    raft::{LogId, Vote},
+};
+
+/// Why a log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// Something that was acknowledged is gone or changed, or the files are not this instance's.
+    #[error(
+        "{} at byte {offset}: {what}. The raft log is left untouched, for opening it could take \
+         back what clients and other instances were told. If a file was moved or replaced, put it \
+         back. Otherwise move the data directory aside and join the cluster again under a new \
+         node id; a single instance is restored from its backup",
+        path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        offset: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// The disk did not do what it was asked.
+    #[error(transparent)]
+    Io(#[from] DiskFault),
+}
+
+impl LogError {
+    fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
+        Self::Damaged { path: path.to_owned(), offset, what: what.into() }
+    }
+}
+
+/// Where a log is, and whom it tells what.
+#[derive(Clone, Debug)]
+pub struct LogOptions {
+    /// The log's own directory.
+    pub dir: PathBuf,
+    /// The cluster that the instance belongs to; a log of another one is refused.
+    pub cluster_id: [u8; 16],
+    /// The instance has had a log before: a missing one is not made anew.
+    pub expect_existing: bool,
+    /// Where syncs and bytes are counted.
+    pub metrics: Metrics,
+    /// Where the first failed write is reported.
+    pub faults: FaultReporter,
+}
+
+/// What an intact log holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSummary {
+    /// The vote given last.
+    pub vote: Option<Vote>,
+    /// The last entry purged.
+    pub purged: Option<LogId>,
+    /// Index of the first entry, if there is one.
+    pub first: Option<u64>,
+    /// The last entry, or the last purged one if there is none.
+    pub last: Option<LogId>,
+    /// Segments in the log.
+    pub segments: usize,
+    /// Bytes in the log's segments.
+    pub bytes: u64,
+    /// Bytes of an interrupted write at the end, never acknowledged; cut off at the next start.
+    pub torn_bytes: u64,
+    /// One of the two copies of the state must be written anew, which the next start does.
+    pub one_state_copy_stale: bool,
+}
+
+/// Sizes that tests make small.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// A segment this long is followed by another: small enough to purge in steps.
+    pub(super) segment_bytes: u64,
+    /// Segments at most, 16 GiB: the log is purged every few thousand entries, so this many mean
+    /// that purging has ceased. It bounds open files as well, and fits a slot of the state.
+    pub(super) segments: usize,
+    /// A frame ends once its entries have this many bytes; it is read back in one piece.
+    pub(super) frame_bytes: usize,
+    /// A write ends once it has this many bytes of entries.
+    pub(super) drain_bytes: usize,
+    /// Entries kept in memory; also how many may wait for their sync.
+    pub(super) tail_entries: usize,
+    /// Bytes of entries kept in memory; also how many may wait for their sync.
+    pub(super) tail_bytes: usize,
+    /// Bytes of a segment between two remembered frames: 16 KiB of memory for 64 MiB.
+    pub(super) mark_bytes: u64,
+    /// Bytes of one entry, far above what a proposal can reach.
+    pub(super) entry_bytes: usize,
+    /// Bytes of entries that one step of a bounded read returns.
+    pub(super) read_bytes: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 64 << 20,
+            segments: 256,
+            frame_bytes: 1 << 20,
+            drain_bytes: 16 << 20,
+            tail_entries: 64 << 10,
+            tail_bytes: 64 << 20,
+            mark_bytes: 64 << 10,
+            entry_bytes: 16 << 20,
+            read_bytes: 4 << 20,
+        }
+    }
+}
+
+/// An open log and its writing thread; dropping it writes what is queued and ends the thread.
+#[derive(Debug)]
+pub(super) struct Wal {
+    pub(super) shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Wal {
+    /// Opens the log, or makes it. Opening writes nothing, so it succeeds on a full disk.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        options: LogOptions,
+        sizes: Sizes,
+    ) -> Result<Self, LogError> {
+        let LogOptions { dir, cluster_id, expect_existing, metrics, faults } = options;
+        if !log_exists(&*disk, &dir)? {
+            if expect_existing {
+                let what = "this instance has had a raft log and it is gone";
+                return Err(LogError::damaged(&dir, 0, what));
+            }
+            create(&*disk, &dir, cluster_id)?;
+        }
+        let recovered = recover(&*disk, &dir, &cluster_id, Access::Write, sizes)?;
+        let Recovered { state, state_file, seal, log, repairs } = recovered;
+        // A killed process may have left in the kernel's cache what we have just read; from now
+        // on it counts as durable.
+        log.current().file.sync()?;
+        state_file.sync()?;
+        disk.sync_dir(&dir)?;
+        if repairs.torn_bytes > 0 {
+            let (bytes, next) = (repairs.torn_bytes, log.end());
+            tracing::warn!(bytes, next, "cut an interrupted write off the end of the raft log");
+            metrics.log_torn_bytes.inc_by(bytes);
+        }
+        if repairs.one_slot_stale {
+            tracing::warn!("one of the two copies of the raft log's state is damaged or stale");
+        }
+        metrics.log_bytes.set(i64::try_from(log.bytes()).unwrap_or(i64::MAX));
+        let shared = Arc::new(Shared::new(log, seal));
+        let (queue, jobs) = mpsc::channel();
+        let writer = Writer {
+            disk,
+            dir: dir.clone(),
+            shared: Arc::clone(&shared),
+            state,
+            state_file,
+            repairs: Some(repairs),
+            sizes,
+            metrics,
+            faults,
+            failed: None,
+            buffer: Vec::new(),
+        };
+        let thread = thread::Builder::new().name("raft-log".to_owned());
+        let thread = thread.spawn(move || writer.run(&jobs));
+        let thread = thread.map_err(|source| DiskFault {
+            operation: "start the thread that writes",
+            path: dir,
+            source,
+        })?;
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Queues a job. If the thread has ended, the job is dropped, which answers it with an error.
+    pub(super) fn send(&self, job: Job) {
+        if let Some(queue) = &self.queue {
+            // What cannot be sent is dropped here.
+            let _ = queue.send(job);
+        }
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes the raft log has panicked");
+        }
+    }
+}
+
+/// Reads a log without touching it.
+pub(super) fn summarize(
+    disk: &dyn Disk,
+    dir: &Path,
+    cluster_id: [u8; 16],
+) -> Result<LogSummary, LogError> {
+    if !log_exists(disk, dir)? {
+        return Err(LogError::damaged(dir, 0, "there is no raft log"));
+    }
+    let recovered = recover(disk, dir, &cluster_id, Access::Read, Sizes::default())?;
+    let log = recovered.log;
+    Ok(LogSummary {
+        first: (log.first() < log.end()).then_some(log.first()),
+        segments: log.segments.len(),
+        bytes: log.bytes(),
+        torn_bytes: recovered.repairs.torn_bytes,
+        one_state_copy_stale: recovered.repairs.one_slot_stale,
+        vote: log.vote,
+        purged: log.purged,
+        last: log.last,
+    })
+}
+
+/// Makes an empty log. The state gets its final name last: until then it is an interrupted
+/// creation, which the next start repeats.
+fn create(disk: &dyn Disk, dir: &Path, cluster: Id) -> Result<(), LogError> {
+    disk.create_dir(dir)?;
+    for name in disk.names(dir)?.iter().filter(|name| parse_segment_name(name).is_some()) {
+        disk.remove(&dir.join(name))?;
+    }
+    disk.sync_dir(dir)?;
+    let mut store = [0; 16];
+    getrandom::fill(&mut store).map_err(|error| DiskFault {
+        operation: "draw a random id for",
+        path: dir.to_owned(),
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    let state = State {
+        generation: 1,
+        cluster,
+        store,
+        vote: None,
+        purged: None,
+        segments: vec![0],
+        dropped: Vec::new(),
+        durable: SEGMENT_HEADER_BYTES as u64,
+    };
+    StateFile::create(disk, dir, &state)?;
+    disk.sync_dir(dir)?;
+    Segment::create(disk, dir, &SegmentHeader { cluster, store, first: 0, chain: 0 })?;
+    disk.rename(&dir.join(NEW_STATE_NAME), &dir.join(STATE_NAME))?;
+    disk.sync_dir(dir)?;
+    Ok(())
+}

@@ -1,0 +1,343 @@
+//! A disk in memory that loses what was not synced, fails when told to, and can be made to lie
+//! about its syncs: that last one is the canary which proves that the power-cut tests can fail.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+};
+
+use super::disk::{Access, Disk, DiskFile};
+use crate::storage::fault::DiskFault;
+
+/// What survives of one write that was not synced is decided by sector.
+const SECTOR_BYTES: usize = 512;
+
+/// A small random generator (splitmix64), so that a seed replays a test.
+#[derive(Clone, Debug)]
+pub(super) struct Rng(pub(super) u64);
+
+impl Rng {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+
+    pub(super) fn coin(&mut self) -> bool {
+        self.below(2) == 0
+    }
+}
+
+/// How the disk misbehaves. Operations that change something are counted from 1.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Faults {
+    /// This operation fails, those after it would not.
+    pub(super) fail_at: Option<u64>,
+    /// From this operation on the machine is off.
+    pub(super) dead_from: Option<u64>,
+    /// Everything that needs room fails.
+    pub(super) full: bool,
+    /// Files cannot be removed.
+    pub(super) removes_fail: bool,
+    /// Syncing a file does nothing.
+    pub(super) file_sync_lies: bool,
+    /// Syncing a directory does nothing.
+    pub(super) dir_sync_lies: bool,
+    /// Syncs wait until this is taken back.
+    pub(super) syncs_wait: bool,
+}
+
+/// What survives a power cut of what was not synced.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Survives {
+    Nothing,
+    Everything,
+    Sectors,
+}
+
+#[derive(Debug)]
+pub(super) struct SimDisk(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    sim: Mutex<Sim>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sim {
+    names: BTreeMap<PathBuf, usize>,
+    durable_names: BTreeMap<PathBuf, usize>,
+    files: Vec<SimBytes>,
+    faults: Faults,
+    operations: u64,
+    file_syncs: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SimBytes {
+    now: Vec<u8>,
+    durable: Vec<u8>,
+    pending: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    SetSize(usize),
+}
+
+impl Change {
+    fn apply(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, bytes } => {
+                let end = offset + bytes.len();
+                to.resize(to.len().max(end), 0);
+                to[*offset..end].copy_from_slice(bytes);
+            }
+            Self::SetSize(size) => to.resize(*size, 0),
+        }
+    }
+
+    /// What a power cut leaves of it.
+    fn apply_some(&self, to: &mut Vec<u8>, rng: &mut Rng) {
+        match self {
+            Self::Write { offset, bytes } => {
+                for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+                    if rng.coin() {
+                        let offset = offset + number * SECTOR_BYTES;
+                        Self::Write { offset, bytes: sector.to_vec() }.apply(to);
+                    }
+                }
+            }
+            Self::SetSize(_) if rng.coin() => self.apply(to),
+            Self::SetSize(_) => {}
+        }
+    }
+}
+
+impl SimDisk {
+    pub(super) fn new() -> Self {
+        Self::from_sim(Sim::default())
+    }
+
+    fn from_sim(sim: Sim) -> Self {
+        Self(Arc::new(Inner { sim: Mutex::new(sim), changed: Condvar::new() }))
+    }
+
+    /// A handle to hand over; it is the same disk.
+    pub(super) fn share(&self) -> Arc<dyn Disk> {
+        Arc::new(Self(Arc::clone(&self.0)))
+    }
+
+    fn sim(&self) -> MutexGuard<'_, Sim> {
+        self.0.sim.lock().unwrap()
+    }
+
+    pub(super) fn set_faults(&self, faults: Faults) {
+        self.sim().faults = faults;
+        self.0.changed.notify_all();
+    }
+
+    /// How many operations changed something so far, or were to.
+    pub(super) fn operations(&self) -> u64 {
+        self.sim().operations
+    }
+
+    pub(super) fn file_syncs(&self) -> u64 {
+        self.sim().file_syncs
+    }
+
+    /// The names of all files, without their directory.
+    pub(super) fn all_names(&self) -> Vec<String> {
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        self.sim().names.keys().map(name).collect()
+    }
+
+    /// The disk as the machine finds it after its power came back.
+    pub(super) fn after_power_cut(&self, survives: Survives, rng: &mut Rng) -> Self {
+        let before = self.sim();
+        let names = match survives {
+            Survives::Nothing => &before.durable_names,
+            Survives::Everything => &before.names,
+            Survives::Sectors if rng.coin() => &before.names,
+            Survives::Sectors => &before.durable_names,
+        };
+        let mut after =
+            Sim { names: names.clone(), durable_names: names.clone(), ..Sim::default() };
+        for file in &before.files {
+            let mut bytes = file.durable.clone();
+            for change in &file.pending {
+                match survives {
+                    Survives::Nothing => {}
+                    Survives::Everything => change.apply(&mut bytes),
+                    Survives::Sectors => change.apply_some(&mut bytes, rng),
+                }
+            }
+            let (now, durable) = (bytes.clone(), bytes);
+            after.files.push(SimBytes { now, durable, pending: Vec::new() });
+        }
+        Self::from_sim(after)
+    }
+}
+
+/// Kinds of operations, for the faults that strike only some.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    NeedsRoom,
+    Remove,
+    Other,
+}
+
+impl Sim {
+    /// Counts an operation; an error if it is to fail.
+    fn begin(&mut self, kind: Kind, operation: &'static str, path: &Path) -> Result<(), DiskFault> {
+        self.operations += 1;
+        let now = self.operations;
+        let errno = if self.faults.dead_from.is_some_and(|from| now >= from)
+            || self.faults.fail_at == Some(now)
+        {
+            libc::EIO
+        } else if self.faults.full && kind == Kind::NeedsRoom {
+            libc::ENOSPC
+        } else if self.faults.removes_fail && kind == Kind::Remove {
+            libc::EACCES
+        } else {
+            return Ok(());
+        };
+        Err(fault(operation, path, errno))
+    }
+}
+
+fn fault(operation: &'static str, path: &Path, errno: i32) -> DiskFault {
+    let source = io::Error::from_raw_os_error(errno);
+    DiskFault { operation, path: path.to_owned(), source }
+}
+
+impl Disk for SimDisk {
+    fn names(&self, dir: &Path) -> Result<Vec<String>, DiskFault> {
+        let sim = self.sim();
+        let inside = sim.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect())
+    }
+
+    fn create_dir(&self, _: &Path) -> Result<(), DiskFault> {
+        Ok(())
+    }
+
+    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskFault> {
+        let mut sim = self.sim();
+        sim.begin(Kind::NeedsRoom, "create", path)?;
+        if sim.names.contains_key(path) {
+            return Err(fault("create", path, libc::EEXIST));
+        }
+        let number = sim.files.len();
+        sim.files.push(SimBytes::default());
+        sim.names.insert(path.to_owned(), number);
+        Ok(Arc::new(SimFile { disk: Arc::clone(&self.0), path: path.to_owned(), number }))
+    }
+
+    fn open(&self, path: &Path, _: Access) -> Result<Arc<dyn DiskFile>, DiskFault> {
+        let sim = self.sim();
+        let number = *sim.names.get(path).ok_or_else(|| fault("open", path, libc::ENOENT))?;
+        Ok(Arc::new(SimFile { disk: Arc::clone(&self.0), path: path.to_owned(), number }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskFault> {
+        let mut sim = self.sim();
+        sim.begin(Kind::Other, "rename", from)?;
+        let number = sim.names.remove(from).ok_or_else(|| fault("rename", from, libc::ENOENT))?;
+        sim.names.insert(to.to_owned(), number);
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskFault> {
+        let mut sim = self.sim();
+        sim.begin(Kind::Remove, "remove", path)?;
+        sim.names.remove(path);
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), DiskFault> {
+        let mut sim = self.sim();
+        sim.begin(Kind::Other, "sync", dir)?;
+        if !sim.faults.dir_sync_lies {
+            sim.durable_names = sim.names.clone();
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: Arc<Inner>,
+    path: PathBuf,
+    number: usize,
+}
+
+impl SimFile {
+    fn change(&self, change: Change) -> Result<(), DiskFault> {
+        let mut sim = self.disk.sim.lock().unwrap();
+        let begun = sim.begin(Kind::NeedsRoom, "write", &self.path);
+        let machine_is_on = sim.faults.dead_from.is_none_or(|from| sim.operations <= from);
+        let file = &mut sim.files[self.number];
+        // A write that the power cut hits may be in part on its way to the disk.
+        if begun.is_ok() || machine_is_on {
+            change.apply(&mut file.now);
+            file.pending.push(change);
+        }
+        begun
+    }
+}
+
+impl DiskFile for SimFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn size(&self) -> Result<u64, DiskFault> {
+        Ok(self.disk.sim.lock().unwrap().files[self.number].now.len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskFault> {
+        let sim = self.disk.sim.lock().unwrap();
+        let start = usize::try_from(offset).unwrap();
+        let there = sim.files[self.number].now.get(start..start + buffer.len());
+        buffer.copy_from_slice(there.ok_or_else(|| fault("read", &self.path, libc::EIO))?);
+        Ok(())
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskFault> {
+        let offset = usize::try_from(offset).unwrap();
+        self.change(Change::Write { offset, bytes: bytes.to_vec() })
+    }
+
+    fn set_size(&self, size: u64) -> Result<(), DiskFault> {
+        self.change(Change::SetSize(usize::try_from(size).unwrap()))
+    }
+
+    fn sync(&self) -> Result<(), DiskFault> {
+        let mut sim = self.disk.sim.lock().unwrap();
+        while sim.faults.syncs_wait {
+            sim = self.disk.changed.wait(sim).unwrap();
+        }
+        sim.begin(Kind::Other, "sync", &self.path)?;
+        sim.file_syncs += 1;
+        if !sim.faults.file_sync_lies {
+            let file = &mut sim.files[self.number];
+            for change in std::mem::take(&mut file.pending) {
+                change.apply(&mut file.durable);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,195 @@
+//! The file `state`: the vote, what was purged, and which segments make up the log.
+//!
+//! It holds the same state twice, in two slots a page apart. A new state is written to the first
+//! slot, synced, written to the second, synced, and only then acknowledged. So whatever single
+//! slot is torn by a crash or damaged later, the other one has everything acknowledged.
+//!
+//! A third page holds the *watermark*: how much of the last segment is durable. It is rewritten
+//! after every sync of the log without being synced itself, so it never runs ahead of the log and
+//! costs no time. With it a log that lost its tail is told from a log that never had it; only
+//! after a power cut may it lag, by as long as the kernel keeps a dirty page.
+//!
+//! ```text
+//! slot, at 0 and at 4096                       watermark, at 8192
+//!  0  magic "EMSTATE1"                          0  generation u64
+//!  8  body length u32                           8  durable up to, offset u64
+//! 12  CRC-32 of the body                       16  CRC-32 of bytes 0..16, from cluster and store id
+//! 16  body: postcard of [`State`]
+//! ```
+
+use std::{path::Path, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    LogError,
+    disk::{Access, Disk, DiskFile},
+    frame::{Id, Seal},
+};
+use crate::{
+    raft::{LogId, Vote},
+    storage::fault::DiskFault,
+};
+
+/// Its name in the log's directory.
+pub(super) const STATE_NAME: &str = "state";
+/// Its name until the directory is complete.
+pub(super) const NEW_STATE_NAME: &str = "state.new";
+
+const MAGIC: &[u8; 8] = b"EMSTATE1";
+const SLOT_BYTES: usize = 4096;
+const SLOT_HEADER_BYTES: usize = 16;
+const WATERMARK_AT: u64 = 2 * SLOT_BYTES as u64;
+const WATERMARK_BYTES: usize = 20;
+
+/// Everything that is not an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// Rises with every state written.
+    pub(super) generation: u64,
+    /// The cluster that the log belongs to.
+    pub(super) cluster: Id,
+    /// Random; made with the log.
+    pub(super) store: Id,
+    /// The vote given last.
+    pub(super) vote: Option<Vote>,
+    /// The last entry purged.
+    pub(super) purged: Option<LogId>,
+    /// First index of each segment of the log, in order.
+    pub(super) segments: Vec<u64>,
+    /// First index of each segment that is no longer part of the log and may still exist.
+    pub(super) dropped: Vec<u64>,
+    /// How much of the last segment was durable when this was written, in bytes.
+    pub(super) durable: u64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(super) struct StateFile {
+    file: Arc<dyn DiskFile>,
+    /// The slot to write first: the one that is not up to date, if there is one.
+    first_slot: usize,
+    seal: Seal,
+}
+
+/// What [`StateFile::open`] found.
+#[derive(Debug)]
+pub(super) struct OpenedState {
+    pub(super) file: StateFile,
+    pub(super) state: State,
+    /// One slot is damaged, or a crash came before it was written.
+    pub(super) one_slot_stale: bool,
+    /// The least length of the last segment, in bytes.
+    pub(super) durable: u64,
+}
+
+impl StateFile {
+    /// Makes the file under its temporary name, complete and synced.
+    pub(super) fn create(disk: &dyn Disk, dir: &Path, state: &State) -> Result<(), DiskFault> {
+        let path = dir.join(NEW_STATE_NAME);
+        disk.remove(&path)?;
+        let file = disk.create(&path)?;
+        let seal = Seal::new(&state.cluster, &state.store);
+        let mut new = Self { file, first_slot: 0, seal };
+        new.write(state)?;
+        new.note_durable(state.generation, state.durable)?;
+        new.file.sync()
+    }
+
+    /// Reads the newest state.
+    pub(super) fn open(
+        disk: &dyn Disk,
+        dir: &Path,
+        access: Access,
+    ) -> Result<OpenedState, LogError> {
+        let file = disk.open(&dir.join(STATE_NAME), access)?;
+        let slots = [read_slot(&*file, 0)?, read_slot(&*file, 1)?];
+        let (state, first_slot, one_slot_stale) = match slots {
+            [None, None] => {
+                let what = "both copies of the vote and the segment list are damaged";
+                return Err(LogError::damaged(file.path(), 0, what));
+            }
+            [Some(a), Some(b)] if a == b => (a, 0, false),
+            [Some(a), Some(b)] if a.generation == b.generation => {
+                let what = "the two copies of the state contradict each other";
+                return Err(LogError::damaged(file.path(), 0, what));
+            }
+            [Some(a), Some(b)] if a.generation < b.generation => (b, 0, true),
+            [Some(a), _] => (a, 1, true),
+            [None, Some(b)] => (b, 0, true),
+        };
+        let seal = Seal::new(&state.cluster, &state.store);
+        let noted = read_watermark(&*file, &seal, state.generation)?;
+        let durable = state.durable.max(noted.unwrap_or(0));
+        Ok(OpenedState { file: Self { file, first_slot, seal }, state, one_slot_stale, durable })
+    }
+
+    /// Writes a state to both slots; it is durable on return.
+    pub(super) fn write(&mut self, state: &State) -> Result<(), DiskFault> {
+        let bytes = encode_slot(state);
+        for slot in [self.first_slot, 1 - self.first_slot] {
+            self.file.write_at(&bytes, (slot * SLOT_BYTES) as u64)?;
+            self.file.sync()?;
+        }
+        self.first_slot = 0;
+        Ok(())
+    }
+
+    /// Notes how much of the last segment is durable, without a sync.
+    pub(super) fn note_durable(&self, generation: u64, durable: u64) -> Result<(), DiskFault> {
+        let mut bytes = [0; WATERMARK_BYTES];
+        bytes[0..8].copy_from_slice(&generation.to_le_bytes());
+        bytes[8..16].copy_from_slice(&durable.to_le_bytes());
+        let sum = self.seal.sum(&bytes[..16]);
+        bytes[16..20].copy_from_slice(&sum.to_le_bytes());
+        self.file.write_at(&bytes, WATERMARK_AT)
+    }
+
+    /// Makes durable what was read from a file that a killed process may have left unsynced.
+    pub(super) fn sync(&self) -> Result<(), DiskFault> {
+        self.file.sync()
+    }
+}
+
+fn encode_slot(state: &State) -> Vec<u8> {
+    let body = postcard::to_stdvec(state).expect("a state is made of numbers only");
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    assert!(bytes.len() <= SLOT_BYTES, "256 segments at 10 bytes each fit into a slot");
+    bytes
+}
+
+/// The state in a slot; `None` if it is not intact.
+fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, DiskFault> {
+    let bytes = read_page(file, (slot * SLOT_BYTES) as u64)?;
+    let Some((header, rest)) = bytes.split_first_chunk::<SLOT_HEADER_BYTES>() else {
+        return Ok(None);
+    };
+    let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+    let body = usize::try_from(number(8)).ok().and_then(|length| rest.get(..length));
+    let intact = |body: &&[u8]| &header[..8] == MAGIC && crc32fast::hash(body) == number(12);
+    Ok(body.filter(intact).and_then(|body| postcard::from_bytes(body).ok()))
+}
+
+/// The watermark, if it is intact and of this generation.
+fn read_watermark(
+    file: &dyn DiskFile,
+    seal: &Seal,
+    generation: u64,
+) -> Result<Option<u64>, DiskFault> {
+    let page = read_page(file, WATERMARK_AT)?;
+    let Some(bytes) = page.first_chunk::<WATERMARK_BYTES>() else { return Ok(None) };
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let intact = bytes[16..20] == seal.sum(&bytes[..16]).to_le_bytes();
+    Ok((intact && number(0) == generation).then(|| number(8)))
+}
+
+/// Up to one page from an offset; less where the file ends.
+fn read_page(file: &dyn DiskFile, offset: u64) -> Result<Vec<u8>, DiskFault> {
+    let there = file.size()?.saturating_sub(offset).min(SLOT_BYTES as u64);
+    let mut bytes = vec![0; usize::try_from(there).expect("a page is small")];
+    file.read_at(&mut bytes, offset)?;
+    Ok(bytes)
+}

@@ -1,0 +1,429 @@
+//! The one thread that writes. Jobs come through one queue and are carried out in its order. All
+//! appends that are waiting share one write and one sync; nothing waits for more to come.
+//!
+//! The first failure is final. The thread reports it, answers everything that waits and everything
+//! that comes later with an error, and touches the disk no more: after a failed sync the kernel
+//! may have dropped what it could not write, and a second sync would lie.
+
+use std::{
+    io, mem,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Receiver},
+};
+
+use openraft::storage::IOFlushed;
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    Sizes,
+    disk::{Disk, DiskFile},
+    frame::{FrameBuilder, SEGMENT_HEADER_BYTES, Seal, SegmentHeader},
+    log::{Encoded, Log, Written},
+    recover::Repairs,
+    segment::{Mark, Segment},
+    state::{State, StateFile},
+};
+use crate::{
+    clock,
+    metrics::Metrics,
+    raft::{LogId, TypeConfig, Vote},
+    storage::fault::{DiskFault, FaultReporter},
+};
+
+/// Tells the caller once the job is durable, or why it will never be.
+pub(in crate::storage) type Done = oneshot::Sender<io::Result<()>>;
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+pub(in crate::storage) enum Job {
+    /// Write entries that memory has already.
+    Append(Append),
+    /// An empty log begins at this index.
+    Begin(u64, Done),
+    /// Forget the entries up to and including this one.
+    Purge(LogId, Done),
+    /// Forget the entries behind this one.
+    Truncate(Option<LogId>, Done),
+    /// Keep this vote.
+    Vote(Vote, Done),
+}
+
+/// Entries to be written.
+#[derive(Debug)]
+pub(in crate::storage) struct Append {
+    pub(in crate::storage) first: u64,
+    pub(in crate::storage) entries: Vec<Encoded>,
+    pub(in crate::storage) flushed: Flushed,
+}
+
+/// Completes openraft's callback exactly once: with an error if nobody else does.
+pub(in crate::storage) struct Flushed(Option<IOFlushed<TypeConfig>>);
+
+impl Flushed {
+    pub(in crate::storage) fn new(callback: IOFlushed<TypeConfig>) -> Self {
+        Self(Some(callback))
+    }
+
+    fn complete(mut self, result: io::Result<()>) {
+        if let Some(callback) = self.0.take() {
+            callback.io_completed(result);
+        }
+    }
+}
+
+impl Drop for Flushed {
+    fn drop(&mut self) {
+        if let Some(callback) = self.0.take() {
+            callback.io_completed(Err(thread_ended()));
+        }
+    }
+}
+
+impl std::fmt::Debug for Flushed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flushed")
+    }
+}
+
+/// The error of a job that nobody will carry out.
+pub(in crate::storage) fn thread_ended() -> io::Error {
+    io::Error::other("the thread that writes the raft log has ended")
+}
+
+/// What readers, the appender and the writing thread share.
+#[derive(Debug)]
+pub(in crate::storage) struct Shared {
+    log: Mutex<Log>,
+    pub(in crate::storage) seal: Seal,
+    /// Rung when unsynced entries became durable, or when they never will.
+    pub(in crate::storage) room: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(log: Log, seal: Seal) -> Self {
+        Self { log: Mutex::new(log), seal, room: Notify::new() }
+    }
+
+    /// The log in memory; never held across a read, a write or a sync.
+    pub(in crate::storage) fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn break_off(&self) {
+        self.lock().broken = true;
+        self.room.notify_one();
+    }
+}
+
+/// The thread's belongings.
+#[derive(Debug)]
+pub(super) struct Writer {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) shared: Arc<Shared>,
+    pub(super) state: State,
+    pub(super) state_file: StateFile,
+    pub(super) repairs: Option<Repairs>,
+    pub(super) sizes: Sizes,
+    pub(super) metrics: Metrics,
+    pub(super) faults: FaultReporter,
+    pub(super) failed: Option<(io::ErrorKind, String)>,
+    pub(super) buffer: Vec<u8>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.break_off();
+    }
+}
+
+impl Writer {
+    /// Carries out jobs until nobody can send any more.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        let mut batch = Vec::new();
+        while let Ok(job) = jobs.recv() {
+            let mut next = Ok(job);
+            let mut batch_bytes = 0;
+            while let Ok(job) = next {
+                match job {
+                    Job::Append(append) => {
+                        batch_bytes += append.entries.iter().map(|e| e.len()).sum::<usize>();
+                        batch.push(append);
+                        if batch_bytes >= self.sizes.drain_bytes {
+                            self.flush(&mut batch);
+                            batch_bytes = 0;
+                        }
+                    }
+                    Job::Begin(first, done) => {
+                        self.alone(&mut batch, done, |writer| writer.restart(first, None));
+                    }
+                    Job::Purge(upto, done) => {
+                        self.alone(&mut batch, done, |writer| writer.purge(upto));
+                    }
+                    Job::Truncate(after, done) => {
+                        self.alone(&mut batch, done, |writer| writer.truncate(after));
+                    }
+                    Job::Vote(vote, done) => {
+                        self.alone(&mut batch, done, |writer| writer.vote(vote));
+                    }
+                }
+                next = jobs.try_recv();
+            }
+            self.flush(&mut batch);
+            let bytes = i64::try_from(self.shared.lock().bytes()).unwrap_or(i64::MAX);
+            self.metrics.log_bytes.set(bytes);
+        }
+    }
+
+    /// Does what cannot share a sync with appends, after those that came before it.
+    fn alone(
+        &mut self,
+        batch: &mut Vec<Append>,
+        done: Done,
+        job: impl FnOnce(&mut Self) -> Result<(), DiskFault>,
+    ) {
+        self.flush(batch);
+        let result = self.attempt(job);
+        // A caller that went away does not need to know.
+        let _ = done.send(result);
+    }
+
+    fn flush(&mut self, batch: &mut Vec<Append>) {
+        if batch.is_empty() {
+            return;
+        }
+        let result = self.attempt(|writer| writer.write_entries(batch));
+        self.shared.room.notify_one();
+        for append in batch.drain(..) {
+            append.flushed.complete(match &result {
+                Ok(()) => Ok(()),
+                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+            });
+        }
+        // The answers are out; if making the next segment fails, the next job will hear of it.
+        let _ = self.attempt(Self::begin_next_segment_if_full);
+    }
+
+    /// Does something with the disk, unless it has failed before.
+    fn attempt(&mut self, job: impl FnOnce(&mut Self) -> Result<(), DiskFault>) -> io::Result<()> {
+        if let Some((kind, text)) = &self.failed {
+            return Err(io::Error::new(*kind, text.clone()));
+        }
+        self.repair().and_then(|()| job(self)).map_err(|fault| {
+            tracing::error!(error = %fault, "the raft log cannot be written any more");
+            let error = self.faults.report(fault);
+            self.failed = Some((error.kind(), error.to_string()));
+            self.shared.break_off();
+            error
+        })
+    }
+
+    /// Puts right what a crash left behind; open itself writes nothing.
+    fn repair(&mut self) -> Result<(), DiskFault> {
+        let Some(repairs) = self.repairs.take() else { return Ok(()) };
+        if repairs.torn_bytes > 0 {
+            let (file, bytes) = self.current();
+            file.set_size(bytes)?;
+            file.sync()?;
+        }
+        let removed = self.remove_dropped()?;
+        if repairs.one_slot_stale || removed {
+            let (_, bytes) = self.current();
+            self.write_state(bytes)?;
+        }
+        Ok(())
+    }
+
+    fn write_entries(&mut self, batch: &[Append]) -> Result<(), DiskFault> {
+        let (file, offset) = self.current();
+        let (mut end, mut chain) = {
+            let log = self.shared.lock();
+            (log.durable(), log.current().chain)
+        };
+        assert_eq!(batch[0].first, end, "appends queue in the order of their entries");
+        let mut written = Written::default();
+        let mut buffer = mem::take(&mut self.buffer);
+        buffer.clear();
+        let mut entries = batch.iter().flat_map(|append| &append.entries).peekable();
+        while entries.peek().is_some() {
+            written.marks.push(Mark { first: end, offset: offset + buffer.len() as u64 });
+            let mut frame = FrameBuilder::new(&mut buffer, end);
+            while frame.body_bytes() < self.sizes.frame_bytes {
+                let Some(entry) = entries.next() else { break };
+                frame.push(entry);
+                written.entry_bytes += entry.len();
+                end += 1;
+            }
+            chain = frame.finish(&self.shared.seal, offset, chain);
+        }
+        if !buffer.is_empty() {
+            let entries = end - self.shared.lock().durable();
+            (written.bytes, written.chain, written.end) = (buffer.len() as u64, chain, end);
+            self.write_frames(&*file, &buffer, offset, entries)?;
+            self.shared.lock().wrote(&written);
+        }
+        self.buffer = buffer;
+        // One unusual burst must not hold its memory for ever.
+        self.buffer.shrink_to(2 * self.sizes.frame_bytes);
+        Ok(())
+    }
+
+    /// Writes and syncs bytes behind the current segment.
+    fn write_frames(
+        &self,
+        file: &dyn DiskFile,
+        bytes: &[u8],
+        offset: u64,
+        entries: u64,
+    ) -> Result<(), DiskFault> {
+        file.write_at(bytes, offset)?;
+        let started = clock::now();
+        file.sync()?;
+        self.metrics.log_sync_seconds.observe(started.elapsed().as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "at most 64 Ki entries wait for a sync")]
+        self.metrics.log_sync_entries.observe(entries as f64);
+        self.state_file.note_durable(self.state.generation, offset + bytes.len() as u64)
+    }
+
+    /// Writes that the log goes on at `first`, behind `last`.
+    fn restart(&mut self, first: u64, last: Option<LogId>) -> Result<(), DiskFault> {
+        let (file, offset) = self.current();
+        let chain = self.shared.lock().current().chain;
+        let mut bytes = Vec::new();
+        let mut frame = FrameBuilder::new(&mut bytes, first);
+        frame.restart(&postcard::to_stdvec(&last).expect("a log id is made of numbers"));
+        let chain = frame.finish(&self.shared.seal, offset, chain);
+        self.write_frames(&*file, &bytes, offset, 0)?;
+        self.shared.lock().wrote_restart(first, last, bytes.len() as u64, chain);
+        Ok(())
+    }
+
+    fn vote(&mut self, vote: Vote) -> Result<(), DiskFault> {
+        self.state.vote = Some(vote);
+        let (_, bytes) = self.current();
+        self.write_state(bytes)?;
+        self.shared.lock().vote = Some(vote);
+        Ok(())
+    }
+
+    /// Forgets the entries behind `after`. Segments that begin later leave the log first, which
+    /// shortens it from its end; then a restart makes the rest of the entries void.
+    fn truncate(&mut self, after: Option<LogId>) -> Result<(), DiskFault> {
+        let (first, keep, last) = {
+            let log = self.shared.lock();
+            let last = after.max(log.purged);
+            let first = last.as_ref().map_or(0, |last| last.index + 1);
+            if first >= log.durable() {
+                return Ok(());
+            }
+            let keep = log.segments.iter().take_while(|segment| segment.first < first).count();
+            (first, keep.max(1), last)
+        };
+        if keep < self.state.segments.len() {
+            let bytes = self.shared.lock().segments[keep - 1].bytes;
+            self.state.dropped.extend(self.state.segments.drain(keep..));
+            self.write_state(bytes)?;
+            self.shared.lock().drop_last_segments(keep);
+        }
+        self.restart(first, last)?;
+        self.remove_dropped().map(drop)
+    }
+
+    /// Forgets the entries up to `upto`, and the segments that hold no others. Behind a snapshot
+    /// that is ahead of the log, the log begins anew.
+    fn purge(&mut self, upto: LogId) -> Result<(), DiskFault> {
+        let (drop_count, next) = {
+            let log = self.shared.lock();
+            if log.purged.as_ref().is_some_and(|purged| purged.index >= upto.index) {
+                return Ok(());
+            }
+            let next = upto.index + 1;
+            let begins_anew = next > log.durable();
+            let later = log.segments.iter().skip(1);
+            let drop_count = later.take_while(|segment| segment.first <= next).count();
+            (if begins_anew { log.segments.len() } else { drop_count }, next)
+        };
+        let anew = drop_count == self.state.segments.len();
+        let new_segment = if anew { Some(self.create_segment(next)?) } else { None };
+        self.state.dropped.extend(self.state.segments.drain(..drop_count));
+        self.state.segments.extend(new_segment.as_ref().map(|segment| segment.first));
+        self.state.purged = Some(upto);
+        let bytes = new_segment.as_ref().map_or(self.current().1, |segment| segment.bytes);
+        self.write_state(bytes)?;
+        {
+            let mut log = self.shared.lock();
+            log.segments.extend(new_segment);
+            log.purge(upto, drop_count);
+        }
+        self.remove_dropped().map(drop)
+    }
+
+    fn begin_next_segment_if_full(&mut self) -> Result<(), DiskFault> {
+        let next = {
+            let log = self.shared.lock();
+            let current = log.current();
+            if current.bytes < self.sizes.segment_bytes || log.durable() == current.first {
+                return Ok(());
+            }
+            log.durable()
+        };
+        let segment = self.create_segment(next)?;
+        self.state.segments.push(next);
+        self.write_state(segment.bytes)?;
+        self.shared.lock().segments.push(segment);
+        Ok(())
+    }
+
+    /// Makes an empty segment; it becomes part of the log with the next state written.
+    fn create_segment(&mut self, first: u64) -> Result<Segment, DiskFault> {
+        let path = super::recover::segment_path(&self.dir, first);
+        if self.state.segments.len() + self.state.dropped.len() >= self.sizes.segments {
+            let text = "the raft log has too many segments; nothing was purged for too long";
+            let source = io::Error::new(io::ErrorKind::StorageFull, text);
+            return Err(DiskFault { operation: "create", path, source });
+        }
+        if self.state.dropped.contains(&first) {
+            self.disk.remove(&path)?;
+            self.state.dropped.retain(|dropped| *dropped != first);
+        }
+        let chain = self.shared.lock().current().chain;
+        let (cluster, store) = (self.state.cluster, self.state.store);
+        let header = SegmentHeader { cluster, store, first, chain };
+        let segment = Segment::create(&*self.disk, &self.dir, &header)?;
+        debug_assert_eq!(segment.bytes, SEGMENT_HEADER_BYTES as u64);
+        Ok(segment)
+    }
+
+    /// Writes the state; `durable` is the length of the last segment in it.
+    fn write_state(&mut self, durable: u64) -> Result<(), DiskFault> {
+        self.state.generation += 1;
+        self.state.durable = durable;
+        self.state_file.write(&self.state)
+    }
+
+    /// Removes segments that are no longer part of the log; one that stays is tried again later.
+    /// Returns whether any is gone.
+    fn remove_dropped(&mut self) -> Result<bool, DiskFault> {
+        let before = self.state.dropped.len();
+        self.state.dropped.retain(|first| {
+            let removed = self.disk.remove(&super::recover::segment_path(&self.dir, *first));
+            if let Err(fault) = &removed {
+                tracing::warn!(error = %fault, "an old segment of the raft log stays");
+            }
+            removed.is_err()
+        });
+        let any = self.state.dropped.len() < before;
+        if any {
+            // A segment that came back after a power cut would otherwise be taken for a stranger.
+            self.disk.sync_dir(&self.dir)?;
+        }
+        Ok(any)
+    }
+
+    /// The file being written, and where its next frame goes.
+    fn current(&self) -> (Arc<dyn DiskFile>, u64) {
+        let log = self.shared.lock();
+        let current = log.current();
+        (Arc::clone(&current.file), current.bytes)
+    }
+}

@@ -1,0 +1,341 @@
+//! The real program as a child process, and clients that are plain sockets: what all tests of the
+//! whole service are made of. Ports are picked by the system, data lives in temporary folders,
+//! every wait has a bound, and every process is ended by the handle that started it.
+
+#![allow(dead_code, reason = "each test program uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why"
+)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use emnetchain::clock;
+
+/// The longest that anything may take before a test gives up; long, for machines can be busy.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long to listen before concluding that nothing is said.
+pub const SILENCE: Duration = Duration::from_millis(300);
+
+/// The service as a child process with its data in a folder.
+#[derive(Debug)]
+pub struct Service {
+    child: Child,
+    data_dir: PathBuf,
+    arguments: Vec<String>,
+    banners: Vec<(String, SocketAddr)>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Service {
+    /// Starts the service on free ports and waits for its banner lines.
+    pub fn start(data_dir: &Path, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        Self::try_start(data_dir, arguments).unwrap_or_else(|(status, log)| {
+            panic!("the service ended at once with {status}:\n{log}");
+        })
+    }
+
+    /// Starts the service; its exit status and log if it ends before it serves.
+    pub fn try_start(
+        data_dir: &Path,
+        arguments: Vec<String>,
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command(data_dir, &arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program can be started");
+        let log = Arc::new(Mutex::new(String::new()));
+        let log_reader = follow(child.stderr.take().expect("piped"), Arc::clone(&log));
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut banners = Vec::new();
+        // The HTTP line is the last one.
+        while banners.last().is_none_or(|(name, _)| name != "HTTP") {
+            let Some(Ok(line)) = lines.next() else {
+                let status = child.wait().expect("it can be waited for");
+                log_reader.join().expect("the reader does not panic");
+                return Err((status, log.lock().unwrap().clone()));
+            };
+            let (name, address) = line.split_once(" Server listening on ").expect("a banner");
+            banners.push((name.to_owned(), address.parse().expect("a bound address")));
+        }
+        Ok(Self { child, data_dir: data_dir.to_owned(), arguments, banners, log })
+    }
+
+    /// The address in a banner line, by the server's name.
+    pub fn address(&self, server: &str) -> SocketAddr {
+        self.banners.iter().find(|(name, _)| name == server).expect("it is announced").1
+    }
+
+    /// Where clients send CONNECT.
+    pub fn chain(&self) -> SocketAddr {
+        self.address("EMNetChain")
+    }
+
+    /// Where clients send RECONNECT.
+    pub fn repair(&self) -> SocketAddr {
+        self.address("EMDisi")
+    }
+
+    /// The process id, for looking into `/proc`.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        let status = self.child.wait().expect("it can be waited for");
+        assert_eq!(status.signal(), Some(9), "it ended by itself:\n{}", self.log());
+    }
+
+    /// Kills it and starts it again over the same data.
+    pub fn kill_and_restart(mut self) -> Self {
+        self.kill();
+        self.start_again()
+    }
+
+    /// Starts it again over the same data, once it has ended.
+    pub fn start_again(&self) -> Self {
+        Self::try_start(&self.data_dir, self.arguments.clone())
+            .unwrap_or_else(|(status, log)| panic!("it does not start again: {status}\n{log}"))
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.pid().to_string()])
+            .status()
+            .expect("kill is there");
+        assert!(status.success());
+    }
+
+    /// Waits for it to end by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the service ends", || self.child.try_wait().expect("it can be waited for"))
+    }
+
+    /// The body of a GET from its HTTP server, and the status code.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut client = Client::connect(self.address("HTTP"));
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+        let answer = client.rest();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+        let code = head.split(' ').nth(1).expect("a status line").parse().expect("a code");
+        (code, body.to_owned())
+    }
+
+    /// One sample of `/metrics`, by its name with labels; 0 if it is not there yet.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Resident memory, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Open file descriptors.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of the service\n{}", self.log());
+        }
+    }
+}
+
+fn command(data_dir: &Path, arguments: &[String]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
+    command
+        .args(["-dis-addr", "127.0.0.1:0", "-chain-addr", "127.0.0.1:0"])
+        .args(["--http-addr", "127.0.0.1:0", "--data-dir"])
+        .arg(data_dir)
+        .args(arguments)
+        .env_clear();
+    command
+}
+
+fn follow(
+    mut stream: impl Read + Send + 'static,
+    into: Arc<Mutex<String>>,
+) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    })
+}
+
+/// A client with nothing but a socket.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    read: Vec<u8>,
+}
+
+impl Client {
+    /// Connects, and says nothing.
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("it can be reached");
+        stream.set_nodelay(true).unwrap();
+        Self { stream, read: Vec::new() }
+    }
+
+    /// Connects and sends a text.
+    pub fn say(address: SocketAddr, text: impl AsRef<[u8]>) -> Self {
+        let mut client = Self::connect(address);
+        client.send(text);
+        client
+    }
+
+    /// Sends bytes.
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("it can be written to");
+    }
+
+    /// Closes the sending side.
+    pub fn half_close(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("it is open");
+    }
+
+    /// Resets the connection, as a crashed machine that comes back does.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).expect("an option of every socket");
+    }
+
+    /// The next JSON object; panics at the end of the stream, a reset, or after [`PATIENCE`].
+    pub fn object(&mut self) -> String {
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'}') {
+                let rest = self.read.split_off(end + 1);
+                let object = std::mem::replace(&mut self.read, rest);
+                return String::from_utf8(object).expect("answers are text");
+            }
+            assert!(self.fill(deadline) > 0, "the connection was closed instead of an answer");
+        }
+    }
+
+    /// Everything until the other side closes; panics on a reset, or after [`PATIENCE`].
+    pub fn rest(&mut self) -> String {
+        let deadline = clock::now() + PATIENCE;
+        while self.fill(deadline) > 0 {}
+        String::from_utf8(std::mem::take(&mut self.read)).expect("answers are text")
+    }
+
+    /// Asserts that the other side closes without a further byte.
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.rest(), "", "nothing more was expected");
+    }
+
+    /// Asserts that nothing comes and the connection stays open.
+    pub fn expect_silence(&mut self) {
+        self.stream.set_read_timeout(Some(SILENCE)).unwrap();
+        let mut buffer = [0; 64];
+        match self.stream.read(&mut buffer) {
+            Ok(count) => panic!("silence was expected, not {:?}", &buffer[..count]),
+            Err(error) => assert!(
+                matches!(error.kind(), std::io::ErrorKind::WouldBlock),
+                "silence was expected, not {error}"
+            ),
+        }
+    }
+
+    /// Reads once, and returns how much came.
+    fn fill(&mut self, deadline: Instant) -> usize {
+        let left = deadline.saturating_duration_since(clock::now());
+        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+        let mut buffer = [0; 4096];
+        let count = self.stream.read(&mut buffer).unwrap_or_else(|error| {
+            panic!("{error} after {:?}", String::from_utf8_lossy(&self.read));
+        });
+        self.read.extend_from_slice(&buffer[..count]);
+        count
+    }
+}
+
+/// A member of a chain: two sockets, by convention `127.0.0.1:2n+1024` and the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Member(pub u16);
+
+impl Member {
+    /// Its head.
+    pub fn head(self) -> String {
+        format!("127.0.0.1:{}", 1024 + 2 * self.0)
+    }
+
+    /// Its tail.
+    pub fn tail(self) -> String {
+        format!("127.0.0.1:{}", 1025 + 2 * self.0)
+    }
+
+    /// Its CONNECT.
+    pub fn connect(self) -> String {
+        format!(r#"{{"msg":"CONNECT","head":"{}","tail":"{}"}}"#, self.head(), self.tail())
+    }
+}
+
+/// A RECONNECT.
+pub fn reconnect(id: &str, ip: &str) -> String {
+    format!(r#"{{"msg":"RECONNECT","id":"{id}","ip":"{ip}"}}"#)
+}
+
+/// The chain server's answer.
+pub fn told(part: &str, ip: &str) -> String {
+    format!(r#"{{"msg":"CONNECT","part":"{part}","ip":"{ip}"}}"#)
+}
+
+/// The repair server's answer.
+pub fn repaired(ip: &str) -> String {
+    format!(r#"{{"msg":"CONNECT","ip":"{ip}"}}"#)
+}
+
+/// Polls until there is an answer; panics after [`PATIENCE`].
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(clock::now() < deadline, "it never came true that {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

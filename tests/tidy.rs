@@ -1,0 +1,147 @@
+//! Style and structure as a test: the layers, the width, the words, and generated pages that must
+//! say what the code says. `UPDATE_GOLDENFILES=1 cargo test --test tidy` writes those pages anew.
+
+use std::{
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files below `folder` with one of the given endings, build results left out.
+fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if endings.iter().any(|ending| path.to_string_lossy().ends_with(ending)) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "nothing found in {folder}");
+    found
+}
+
+/// Fails with every line of `files` that `wrong` says something about.
+fn no_line(files: &[PathBuf], wrong: impl Fn(&str) -> Option<String>) {
+    let mut faults = String::new();
+    for path in files {
+        for (number, line) in (1..).zip(fs::read_to_string(path).unwrap().lines()) {
+            if let Some(fault) = wrong(line) {
+                let name = path.strip_prefix(root()).unwrap().display();
+                let _ = writeln!(faults, "{name}:{number}: {fault}: {}", line.trim());
+            }
+        }
+    }
+    assert!(faults.is_empty(), "\n{faults}");
+}
+
+/// A file or folder of `src` as paths, whichever it is.
+fn module(name: &str) -> Vec<PathBuf> {
+    let file = root().join(format!("src/{name}.rs"));
+    if file.exists() { vec![file] } else { files(&format!("src/{name}"), &[".rs"]) }
+}
+
+#[test]
+fn each_layer_knows_only_those_below_it() {
+    let layers: [(&str, &[&str]); 8] = [
+        ("ids", &["limits"]),
+        ("limits", &[]),
+        ("registry", &["ids", "limits"]),
+        ("wire", &["ids", "limits", "registry"]),
+        ("raft", &["registry"]),
+        ("storage", &["clock", "ids", "limits", "metrics", "raft", "registry"]),
+        ("cluster", &["clock", "ids", "limits", "metrics", "raft", "registry", "storage"]),
+        ("server", &["clock", "ids", "limits", "metrics", "registry", "wire"]),
+    ];
+    for (layer, known) in layers {
+        no_line(&module(layer), |line| {
+            let mut rest = line.trim().strip_prefix("//").is_none().then_some(line)?;
+            while let Some(at) = rest.find("crate::") {
+                rest = &rest[at + "crate::".len()..];
+                let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
+                let word = &rest[..end.unwrap_or(rest.len())];
+                let other = word.chars().next().is_some_and(char::is_lowercase) && word != layer;
+                if other && !known.contains(&word) {
+                    return Some(format!("{layer} must not know {word}"));
+                }
+            }
+            None
+        });
+    }
+}
+
+#[test]
+fn the_pure_layers_are_pure() {
+    let banned = ["tokio", "sled", "openraft", "getrandom", "std::net::Tcp", "std::net::Udp"];
+    let banned_more = ["std::fs", "std::thread", "std::time", "async fn", ".await", "tracing"];
+    let pure: Vec<PathBuf> = [module("registry"), module("wire")]
+        .concat()
+        .into_iter()
+        .filter(|path| !path.to_string_lossy().contains("tests"))
+        .collect();
+    no_line(&pure, |line| {
+        let code = line.split("//").next().unwrap_or_default();
+        let found = banned.iter().chain(&banned_more).find(|word| code.contains(**word))?;
+        Some(format!("a pure layer must not use {found}"))
+    });
+}
+
+#[test]
+fn lines_fit_and_nothing_is_left_for_later() {
+    let mut all = files("src", &[".rs"]);
+    all.extend(files("tests", &[".rs"]));
+    all.extend(files("benches", &[".rs"]));
+    let later = ["TO".to_owned() + "DO", "FIX".to_owned() + "ME", "X".to_owned() + "XX"];
+    no_line(&all, |line| {
+        if line.chars().count() > 100 {
+            return Some("more than 100 columns".to_owned());
+        }
+        later.iter().any(|word| line.contains(word.as_str())).then(|| "left for later".to_owned())
+    });
+}
+
+#[test]
+fn every_module_opens_with_prose() {
+    for path in files("src", &[".rs"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.starts_with("//! "), "{} does not say what it is", path.display());
+    }
+}
+
+#[test]
+fn the_page_of_metrics_is_the_code() {
+    let mut page = String::from(
+        "# Metrics\n\nEvery metric of `/metrics`, as `src/metrics.rs` declares it; the process's own \
+         (`process_*`) come on top.\nCounted while entries are applied: every instance counts alike, \
+         take `max` over instances. The rest is the\ninstance's own.\n\n\
+         | name | type | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for (name, kind, labels, help) in emnetchain::metrics::Metrics::TABLE {
+        let kind = match *kind {
+            "Histogram" => "histogram",
+            kind if kind.starts_with("IntCounter") => "counter",
+            _ => "gauge",
+        };
+        let _ = writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), help.trim());
+    }
+    expect_page("proto-docs/metrics.md", &page);
+}
+
+/// Compares a generated page with the one that is kept.
+fn expect_page(name: &str, text: &str) {
+    let path = root().join(name);
+    if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
+        fs::write(&path, text).unwrap();
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert!(kept == text, "{name} is not what the code says; UPDATE_GOLDENFILES=1 writes it anew");
+}
