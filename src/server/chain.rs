@@ -1,6 +1,6 @@
 //! The chain server's requests: CONNECT.
 
-use super::{Rejection, Request, Sender};
+use super::{Rejection, Sender};
 use crate::{
     ids::ChainName,
     registry::Command,
@@ -8,14 +8,14 @@ use crate::{
 };
 
 /// What a message to the chain server asks of the registry.
-pub(super) fn request(
+pub(super) fn command(
     object: &Object,
     sender: Sender,
     policy: AddressPolicy,
-) -> Result<Request, Rejection> {
+) -> Result<Command, Rejection> {
     let Sender { session, source } = sender;
     let ConnectRequest { head, tail } =
         ConnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
     let chain = ChainName::default();
-    Ok(Request::Command(Command::Connect { session, source, chain, head, tail }))
+    Ok(Command::Connect { session, source, chain, head, tail })
 }

@@ -1,9 +1,19 @@
-//! EMNet's requests: ADD_PEER and ASK_IP.
+//! EMNet's conversations: ADD_PEER and ASK_IP. Request and answer take turns on a connection that
+//! stays open; nothing is read while an answer is on its way, so the network makes a hasty client
+//! wait. The registry keeps nothing of such a connection, and hears nothing of its end.
 
-use super::{Request, Sender};
+use tokio::{io::Interest, select, time::timeout};
+
+use super::{
+    Request, Sender,
+    ear::Ear,
+    encode,
+    line::Order,
+    session::{Course, Session},
+};
 use crate::{
     ids::PeerId,
-    registry::{Command, Message},
+    registry::{Command, Message, Then},
     wire::{Object, emnet},
 };
 
@@ -19,6 +29,51 @@ pub(super) fn request(object: &Object, sender: Sender) -> Request {
         }
         Ok(emnet::Request::AskIp(id)) => Request::Command(Command::AskIp { session, id }),
         Err(emnet::Failed) => Request::Answer(Message::PeerFailed),
+    }
+}
+
+impl Session {
+    /// Request and answer take turns, until the client has had enough or says no more.
+    pub(super) async fn run_by_turns(&mut self) {
+        let mut ear = Ear::new(self.protocol);
+        let mut deadline = self.edge.options.first_message_deadline;
+        while let Some(request) = self.hear(&mut ear, deadline).await {
+            if !self.permit.heard() {
+                return;
+            }
+            deadline = self.edge.options.idle_deadline;
+            match request {
+                Request::Command(command) => {
+                    if !self.submit(command).await {
+                        return;
+                    }
+                }
+                Request::Answer(message) => {
+                    let told = self.line.tell(&encode(&message), Then::Stay);
+                    told.expect("the answer before it was taken by the socket");
+                }
+            }
+            match timeout(deadline, self.answered()).await {
+                Ok(Course::On) => {}
+                Ok(Course::Lost | Course::Over) => return,
+                Err(_) => break, // no majority, perhaps: another instance may have one
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Waits until the request in flight is answered.
+    async fn answered(&self) -> Course {
+        select! {
+            biased;
+            order = self.line.next_order() => match order {
+                Order::Refused => Course::On,
+                Order::Told(_) | Order::Release | Order::Broken | Order::Stop => {
+                    self.obey(order).await
+                }
+            },
+            _ = self.line.stream().ready(Interest::ERROR) => Course::Lost,
+        }
     }
 }
 

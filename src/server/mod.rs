@@ -4,7 +4,7 @@
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
 //! - `listener` accepts, `admission` says who may stay, `session` is the life of a connection,
-//!   `line` its stream, `outq` asks the kernel whether a client can still read.
+//!   `ear` its hearing, `line` its stream; `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
 //! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
 //! - [`http`] is for operators.
@@ -14,6 +14,7 @@
 
 mod admission;
 mod chain;
+mod ear;
 mod emnet;
 pub mod http;
 mod line;

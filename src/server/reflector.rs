@@ -96,3 +96,21 @@ impl Reflector {
         self.metrics.udp_dropped.with_label_values(&[reason]).inc();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_datagram_from_its_own_address_gets_no_answer() {
+        let options = ServerOptions::default();
+        for (bound, forged) in [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")] {
+            let socket = bind(bound.parse().unwrap()).unwrap();
+            let address = socket.local_addr().unwrap();
+            let mut reflector = Reflector::new(socket, address, &options, Metrics::new());
+            reflector.reflect(b"x", SocketAddr::new(forged.parse().unwrap(), address.port()));
+            let dropped = &reflector.metrics.udp_dropped;
+            assert_eq!(dropped.with_label_values(&["own_address"]).get(), 1);
+        }
+    }
+}

@@ -1,19 +1,19 @@
 //! The repair server's requests (the seed's EMDisi): RECONNECT.
 
-use super::{Rejection, Request, Sender};
+use super::{Rejection, Sender};
 use crate::{
     registry::Command,
     wire::{AddressPolicy, Object, repair::ReconnectRequest},
 };
 
 /// What a message to the repair server asks of the registry.
-pub(super) fn request(
+pub(super) fn command(
     object: &Object,
     sender: Sender,
     policy: AddressPolicy,
-) -> Result<Request, Rejection> {
+) -> Result<Command, Rejection> {
     let Sender { session, source } = sender;
     let ReconnectRequest { id, orphan } =
         ReconnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
-    Ok(Request::Command(Command::Reconnect { session, source, id, orphan }))
+    Ok(Command::Reconnect { session, source, id, orphan })
 }

@@ -6,37 +6,37 @@
 //! closing is a FIN and never an RST that destroys the answer. Orders come by way of the
 //! [`Line`]. At the end it sends its FIN, and waits a moment for the client's.
 //!
-//! EMNet's connections differ: request and answer take turns, so nothing is discarded.
+//! How it hears is in `ear`; EMNet's conversations, which differ, are in `emnet`.
 
-use std::{future::poll_fn, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{Shutdown, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use prometheus::IntGauge;
 use socket2::SockRef;
 use tokio::{
     io::Interest,
-    net::TcpStream,
     select,
     sync::mpsc,
     time::{sleep, timeout},
 };
 
 use super::{
-    Protocol, Rejection, Request, Sender, ServerOptions,
+    Protocol, Rejection, Request, ServerOptions,
     admission::Permit,
-    chain, emnet, encode,
+    ear::{Ear, Received, readable, receive},
     line::{Line, Order},
     outbox::Seat,
-    outq, repair,
+    outq,
 };
 use crate::{
     ids::SessionId,
     metrics::Metrics,
     registry::{Command, Then},
-    wire::{Decoder, Object, WireError},
 };
-
-/// What a client may send without a request in it before it is cut off.
-const JUNK_BYTES_MAX: usize = 64 * 1024;
 
 /// What is read and discarded behind a request; beyond it the client's kernel has to keep it.
 const DISCARD_BYTES_MAX: usize = 1024 * 1024;
@@ -108,10 +108,13 @@ enum Waited {
     Over,
 }
 
-/// Whether the session goes on after an order.
-#[derive(PartialEq, Eq)]
-enum Course {
+/// How the session goes on after an order.
+pub(super) enum Course {
+    /// As before.
     On,
+    /// Not at all: the client cannot be reached.
+    Lost,
+    /// Not at all: all is said.
     Over,
 }
 
@@ -138,93 +141,14 @@ impl Session {
         }
     }
 
-    /// EMNet: request and answer take turns, until the client has had enough or says no more.
-    async fn run_by_turns(&mut self) {
-        let mut ear = Ear::new(self.protocol);
-        let mut deadline = self.edge.options.first_message_deadline;
-        while let Some(request) = self.hear(&mut ear, deadline).await {
-            if !self.permit.heard() {
-                return;
-            }
-            deadline = self.edge.options.idle_deadline;
-            match request {
-                Request::Command(command) => {
-                    if !self.submit(command).await {
-                        return;
-                    }
-                }
-                Request::Answer(message) => {
-                    let told = self.line.tell(&encode(&message), Then::Stay);
-                    told.expect("the answer before it was taken by the socket");
-                }
-            }
-            match timeout(deadline, self.answered()).await {
-                Ok(Course::On) => {}
-                Ok(Course::Over) => return,
-                Err(_) => break,
-            }
-        }
-        self.finish().await;
-    }
-
     /// Hears the one request; the buffers live only here.
     async fn hear_first(&self) -> Option<Command> {
         let mut ear = Ear::new(self.protocol);
         let deadline = self.edge.options.first_message_deadline;
         match self.hear(&mut ear, deadline).await? {
             Request::Command(command) => Some(command),
-            Request::Answer(_) => unreachable!("only EMNet answers on the spot"),
+            Request::Answer(_) => None, // only EMNet answers on the spot
         }
-    }
-
-    /// Reads until a request is complete. `None` if none will come: the client is gone, its
-    /// deadline is over, or its place is needed.
-    async fn hear(&self, ear: &mut Ear, deadline: Duration) -> Option<Request> {
-        let listen = async {
-            let mut junk_bytes = 0;
-            loop {
-                if let Some(request) = self.next_request(ear) {
-                    return Some(request);
-                }
-                if junk_bytes > JUNK_BYTES_MAX {
-                    self.reject(Rejection::Flood);
-                    return None;
-                }
-                readable(self.line.stream()).await.ok()?;
-                match receive(&self.line, |bytes| ear.unread.extend_from_slice(bytes)) {
-                    Ok(Received::Bytes(count)) => junk_bytes += count,
-                    Ok(Received::Nothing) => {}
-                    Ok(Received::End) | Err(_) => return None,
-                }
-            }
-        };
-        select! {
-            biased;
-            _ = self.line.next_order() => None,
-            request = timeout(deadline, listen) => request.unwrap_or_else(|_| {
-                self.reject(Rejection::Overdue);
-                None
-            }),
-        }
-    }
-
-    /// The next request among the bytes received so far; faults before it are counted, and met
-    /// with silence.
-    fn next_request(&self, ear: &mut Ear) -> Option<Request> {
-        let sender = Sender { session: self.session(), source: self.peer.ip() };
-        let policy = self.edge.options.address_policy;
-        while let Some(decoded) = ear.next_object() {
-            let request = decoded.map_err(Rejection::Wire).and_then(|object| match self.protocol {
-                Protocol::Chain => chain::request(&object, sender, policy),
-                Protocol::Repair => repair::request(&object, sender, policy),
-                Protocol::Emnet => Ok(emnet::request(&object, sender)),
-            });
-            match request {
-                Ok(request) => return Some(request),
-                Err(rejection) => self.reject(rejection),
-            }
-        }
-        None
     }
 
     /// Chain and repair: carries orders out and watches the client, until the session is over.
@@ -237,17 +161,19 @@ impl Session {
                     (Order::Refused, Reading::On { .. }) => return Waited::Refused,
                     (order, _) => match Box::pin(self.obey(order)).await {
                         Course::On => continue,
+                        Course::Lost => Act::Gone,
                         Course::Over => return Waited::Over,
                     },
                 },
                 act = self.watch(&mut reading) => act,
             };
+            let session = self.session();
             match act {
                 Act::HalfClosed => {
-                    self.submit(Command::HalfClose { session: self.session() }).await;
+                    self.submit(Command::HalfClose { session }).await;
                 }
                 Act::Gone => {
-                    self.submit(Command::Disconnect { session: self.session() }).await;
+                    self.submit(Command::Disconnect { session }).await;
                     return Waited::Over;
                 }
             }
@@ -286,46 +212,22 @@ impl Session {
         }
     }
 
-    /// EMNet: waits until the request in flight is answered.
-    async fn answered(&self) -> Course {
-        select! {
-            biased;
-            order = self.line.next_order() => match order {
-                Order::Refused => Course::On,
-                Order::Told(_) | Order::Release | Order::Broken | Order::Stop => {
-                    self.obey(order).await
-                }
-            },
-            _ = self.line.stream().ready(Interest::ERROR) => Course::Over,
-        }
-    }
-
     /// Carries one order out.
-    async fn obey(&self, order: Order) -> Course {
+    pub(super) async fn obey(&self, order: Order) -> Course {
         match order {
             Order::Told(then) => {
                 if !self.flushed().await {
-                    self.submit(Command::Disconnect { session: self.session() }).await;
-                    return Course::Over;
+                    return Course::Lost;
                 }
                 match then {
                     Then::Stay => Course::On,
                     Then::Confirm => self.confirm().await,
-                    Then::Close => {
-                        self.finish().await;
-                        Course::Over
-                    }
+                    Then::Close => self.finish().await,
                 }
             }
-            Order::Broken => {
-                self.submit(Command::Disconnect { session: self.session() }).await;
-                Course::Over
-            }
+            Order::Broken => Course::Lost,
             // A client that was refused after its FIN has nothing more to say.
-            Order::Release | Order::Stop | Order::Refused => {
-                self.finish().await;
-                Course::Over
-            }
+            Order::Release | Order::Stop | Order::Refused => self.finish().await,
         }
     }
 
@@ -354,27 +256,22 @@ impl Session {
             }
             Ok::<_, io::Error>(true)
         };
-        let session = self.session();
         match timeout(self.edge.options.user_timeout, look).await {
             Ok(Ok(true)) => {
-                self.submit(Command::Delivered { session }).await;
+                self.submit(Command::Delivered { session: self.session() }).await;
                 Course::On
             }
             Ok(Ok(false)) => Course::On, // the order to stop comes next
-            Ok(Err(_)) | Err(_) => {
-                self.submit(Command::Disconnect { session }).await;
-                Course::Over
-            }
+            Ok(Err(_)) | Err(_) => Course::Lost,
         }
     }
 
     /// Says goodbye: our FIN, then a moment for the client's. Bytes that arrived and were not read
     /// would turn the close into a reset.
-    async fn finish(&self) {
-        if !self.flushed().await
-            || SockRef::from(self.line.stream()).shutdown(std::net::Shutdown::Write).is_err()
-        {
-            return;
+    pub(super) async fn finish(&self) -> Course {
+        let fin = || SockRef::from(self.line.stream()).shutdown(Shutdown::Write);
+        if !self.flushed().await || fin().is_err() {
+            return Course::Lost;
         }
         let drain = async {
             let mut discarded = 0;
@@ -387,74 +284,22 @@ impl Session {
             }
         };
         let _ = timeout(self.edge.options.linger_deadline, drain).await;
+        Course::Over
     }
 
     /// Hands a command to the proposer, and waits while its queue is full. False if it is gone.
-    fn submit(&self, command: Command) -> impl Future<Output = bool> {
+    pub(super) fn submit(&self, command: Command) -> impl Future<Output = bool> {
         let sending = Box::pin(self.edge.commands.send(command)); // a waiting session has no room
         async { sending.await.is_ok() }
     }
 
-    fn session(&self) -> SessionId {
+    pub(super) fn session(&self) -> SessionId {
         self.seat.session()
     }
 
-    fn reject(&self, rejection: Rejection) {
+    pub(super) fn reject(&self, rejection: Rejection) {
         tracing::debug!(peer = %self.peer, server = self.protocol.as_str(), reason = rejection.as_str(), "rejected");
         rejection.count(&self.edge.metrics);
-    }
-}
-
-/// What a session keeps while it hears: the message so far, and bytes behind it.
-struct Ear {
-    decoder: Decoder,
-    unread: Vec<u8>,
-}
-
-impl Ear {
-    fn new(protocol: Protocol) -> Self {
-        Self { decoder: Decoder::new(protocol.dialect()), unread: Vec::new() }
-    }
-
-    fn next_object(&mut self) -> Option<Result<Object, WireError>> {
-        let mut rest = self.unread.as_slice();
-        let decoded = self.decoder.next(&mut rest);
-        let read = self.unread.len() - rest.len();
-        self.unread.drain(..read);
-        if self.unread.is_empty() {
-            self.unread = Vec::new(); // a silent client holds no buffer
-        }
-        decoded
-    }
-}
-
-/// What one read brought.
-enum Received {
-    Bytes(usize),
-    /// Nothing yet.
-    Nothing,
-    /// The client closed its sending side.
-    End,
-}
-
-/// Waits for something to read. Unlike [`TcpStream::readable`] it costs the waiting task no room,
-/// for a stream keeps a place for the one task that reads it.
-async fn readable(stream: &TcpStream) -> io::Result<()> {
-    poll_fn(|cx| stream.poll_read_ready(cx)).await
-}
-
-/// Reads once, and shows the bytes to `take`. The buffer lives on the stack and only here, so a
-/// waiting session costs none.
-fn receive(line: &Line, take: impl FnOnce(&[u8])) -> io::Result<Received> {
-    let mut buffer = [0; 4096];
-    match line.stream().try_read(&mut buffer) {
-        Ok(0) => Ok(Received::End),
-        Ok(count) => {
-            take(&buffer[..count]);
-            Ok(Received::Bytes(count))
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Received::Nothing),
-        Err(error) => Err(error),
     }
 }
 

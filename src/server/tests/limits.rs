@@ -1,0 +1,185 @@
+//! What a client cannot do to the others.
+
+use super::*;
+use crate::registry::Why;
+
+#[tokio::test]
+async fn silent_connections_hold_up_nobody_and_the_oldest_go_first() {
+    let options = ServerOptions { silent_max: 100, ..ServerOptions::default() };
+    let mut bench = Bench::start(options);
+    let mut silent = Vec::new();
+    for round in 0..10 {
+        for _ in 0..100 {
+            silent.push(bench.chain().await);
+        }
+        let (mut client, session) = bench.waiting().await;
+        bench.tell(session, Part::Head, Then::Close);
+        assert_eq!(rest(&mut client).await, HEAD, "round {round}");
+    }
+    // The newcomers' places were taken from the oldest; a hundred are left, or one fewer.
+    let kept = silent.split_off(silent.len() - 99);
+    for client in &mut silent[..900] {
+        assert_eq!(rest(client).await, b"");
+    }
+    let alive = |client: &TcpStream| client.try_read(&mut [0; 1]).is_err_and(|e| is_pending(&e));
+    assert!(kept.iter().all(alive), "the latest are kept");
+    assert!(bench.rejected("silent") >= 900);
+}
+
+fn is_pending(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}
+
+#[tokio::test]
+async fn when_full_a_silent_connection_makes_room_but_a_waiting_one_does_not() {
+    let options = ServerOptions { connections_max: 3, ..ServerOptions::default() };
+    let mut bench = Bench::start(options);
+    let (_first, one) = bench.waiting().await;
+    let mut silent = bench.chain().await;
+    let (_second, _) = bench.waiting().await;
+    let (_third, _) = bench.waiting().await;
+    assert_eq!(rest(&mut silent).await, b"");
+    let mut fourth = bench.chain().await;
+    assert_eq!(rest(&mut fourth).await, b"");
+    assert_eq!((bench.rejected("silent"), bench.rejected("connections_full")), (1, 1));
+    bench.outbox.dispatch(&[Effect::Release { session: one, why: Why::Expired }]);
+    drop(_first);
+    eventually("its place is free", || bench.outbox.sessions() == 2).await;
+    bench.waiting().await;
+}
+
+#[tokio::test]
+async fn one_address_may_hold_so_many_connections() {
+    let limited = ServerOptions {
+        connections_per_address_max: 2,
+        local_addresses_limited: true,
+        ..ServerOptions::default()
+    };
+    let mut bench = Bench::start(limited.clone());
+    let (first, _) = bench.waiting().await;
+    let (_second, _) = bench.waiting().await;
+    assert_eq!(rest(&mut bench.chain().await).await, b"");
+    assert_eq!(bench.rejected("address_full"), 1);
+    reset(first);
+    eventually("its place is free", || bench.outbox.sessions() == 1).await;
+    assert!(matches!(bench.command().await, Command::Disconnect { .. }));
+    bench.waiting().await;
+
+    let mut exempt = Bench::start(ServerOptions { local_addresses_limited: false, ..limited });
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(exempt.waiting().await);
+    }
+}
+
+#[tokio::test]
+async fn a_drip_feeder_has_until_the_deadline() {
+    let deadline = Duration::from_millis(200);
+    let options = ServerOptions { first_message_deadline: deadline, ..ServerOptions::default() };
+    let bench = Bench::start(options);
+    let began = clock::now();
+    let mut client = bench.chain().await;
+    let (mut reading, mut writing) = client.split();
+    let drip = async {
+        loop {
+            let _ = writing.write_all(b" {").await;
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let mut nothing = Vec::new();
+    select_first(drip, reading.read_to_end(&mut nothing)).await.unwrap_or_default();
+    assert!(nothing.is_empty() && clock::now() - began >= deadline);
+    assert_eq!(bench.rejected("overdue"), 1);
+    bench.all_gone().await;
+}
+
+/// Runs both until the second ends.
+async fn select_first<T>(endless: impl Future<Output = ()>, ending: impl Future<Output = T>) -> T {
+    tokio::select! {
+        () = endless => unreachable!("endless"),
+        value = timeout(PATIENCE, ending) => value.expect("in time"),
+    }
+}
+
+#[tokio::test]
+async fn an_endless_stream_of_junk_is_cut_off() {
+    let bench = Bench::start(ServerOptions::default());
+    let mut client = bench.chain().await;
+    let junk = vec![b'x'; 1024 * 1024];
+    let written = timeout(PATIENCE, client.write_all(&junk)).await.expect("in time");
+    eventually("it is cut off", || bench.rejected("flood") == 1).await;
+    drop(written);
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn an_idle_emnet_client_is_closed() {
+    let idle_deadline = Duration::from_millis(50);
+    let bench = Bench::start(ServerOptions { idle_deadline, ..ServerOptions::default() });
+    let mut client = bench.emnet().await;
+    client.write_all(b"{}").await.unwrap();
+    assert_eq!(rest(&mut client).await, FAILED);
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_cut_off_and_others_do_not_wait_for_it() {
+    let write_deadline = Duration::from_millis(200);
+    let bench = Bench::start(ServerOptions { write_deadline, ..ServerOptions::default() });
+    let mut slow = bench.emnet().await;
+    SockRef::from(&slow).set_recv_buffer_size(4096).unwrap();
+    let flood = async {
+        // Never reads; ends as the connection is reset.
+        while slow.write_all(&b"{}".repeat(2048)).await.is_ok() {}
+    };
+    let others = async {
+        while bench.rejected("slow_reader") == 0 {
+            let mut other = bench.emnet().await;
+            other.write_all(b"{}").await.unwrap();
+            assert_eq!(read(&mut other, FAILED.len()).await, FAILED);
+        }
+    };
+    timeout(PATIENCE, async { tokio::join!(flood, others) }).await.expect("in time");
+    bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn a_client_that_ignores_our_fin_is_let_go() {
+    let linger_deadline = Duration::from_millis(100);
+    let mut bench = Bench::start(ServerOptions { linger_deadline, ..ServerOptions::default() });
+    let (mut client, session) = bench.waiting().await;
+    bench.tell(session, Part::Head, Then::Close);
+    assert_eq!(rest(&mut client).await, HEAD);
+    bench.all_gone().await; // though the client has not closed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_connects_and_disconnects_leave_nothing_behind() {
+    let mut bench = Bench::start(ServerOptions::default());
+    let mut commands = std::mem::replace(&mut bench.commands, mpsc::channel(1).1);
+    let sink = tokio::spawn(async move { while commands.recv().await.is_some() {} });
+    churn(&bench, 500).await; // whatever is allocated once is allocated now
+    bench.all_gone().await;
+    let before = resident_kib(std::process::id());
+    churn(&bench, 10_000).await;
+    bench.all_gone().await;
+    let grown = resident_kib(std::process::id()).saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB more than before");
+    drop(bench);
+    sink.await.unwrap();
+}
+
+async fn churn(bench: &Bench, clients: usize) {
+    for number in 0..clients {
+        let mut client = bench.chain().await;
+        match number % 4 {
+            0 => {}
+            1 => client.write_all(&CONNECT[..30]).await.unwrap(),
+            2 => client.write_all(CONNECT).await.unwrap(),
+            _ => {
+                client.write_all(CONNECT).await.unwrap();
+                client.shutdown().await.unwrap();
+            }
+        }
+        reset(client);
+    }
+}

@@ -1,0 +1,154 @@
+//! The edge against real sockets on loopback. The registry is the test itself: it takes commands
+//! from the proposer's channel and hands effects to the outbox.
+
+#![expect(clippy::wildcard_enum_match_arm, reason = "what was not expected is a panic")]
+
+mod limits;
+mod processes;
+mod reflection;
+mod sessions;
+
+use std::{os::fd::AsFd, time::Duration};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::*;
+use crate::{
+    clock,
+    ids::{Incarnation, InstanceId, Part, Socket},
+    registry::{Effect, Then},
+};
+
+const CONNECT: &[u8] = br#"{"msg":"CONNECT","head":"127.0.0.1:1","tail":"127.0.0.1:2"}"#;
+const RECONNECT: &[u8] = br#"{"msg":"RECONNECT","id":"7","ip":"127.0.0.1:1"}"#;
+const HEAD: &[u8] = br#"{"msg":"CONNECT","part":"head","ip":"127.0.0.1:9"}"#;
+const TAIL: &[u8] = br#"{"msg":"CONNECT","part":"tail","ip":"127.0.0.1:9"}"#;
+const FAILED: &[u8] = b"{\"msg\":\"FAILED\"}\n";
+
+/// No single step of a test takes longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Servers on free ports, and the test in the registry's place.
+struct Bench {
+    addresses: Addresses,
+    commands: mpsc::Receiver<Command>,
+    outbox: Arc<Outbox>,
+    metrics: Metrics,
+    phase: watch::Sender<Phase>,
+    tasks: JoinSet<Result<(), ServerError>>,
+}
+
+impl Bench {
+    fn start(options: ServerOptions) -> Self {
+        let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let wanted = Addresses { chain: any, repair: any, emnet: Some(any), reflector: Some(any) };
+        let servers = Servers::bind(&wanted, options).unwrap();
+        let addresses = servers.addresses();
+        let metrics = Metrics::new();
+        let outbox = Arc::new(Outbox::new(InstanceId(1), Incarnation(2), metrics.clone()));
+        let (sender, commands) = mpsc::channel(1024);
+        let (phase, seen) = watch::channel(Phase::Serving);
+        let tasks = servers.serve(sender, &outbox, &metrics, &seen);
+        Self { addresses, commands, outbox, metrics, phase, tasks }
+    }
+
+    async fn chain(&self) -> TcpStream {
+        connect(self.addresses.chain).await
+    }
+
+    async fn emnet(&self) -> TcpStream {
+        connect(self.addresses.emnet.unwrap()).await
+    }
+
+    /// A client whose CONNECT has reached the registry.
+    async fn waiting(&mut self) -> (TcpStream, SessionId) {
+        let mut client = self.chain().await;
+        client.write_all(CONNECT).await.unwrap();
+        let session = self.connected().await;
+        (client, session)
+    }
+
+    /// A waiting client whose FIN has reached the registry too.
+    async fn half_closed(&mut self) -> (TcpStream, SessionId) {
+        let (mut client, session) = self.waiting().await;
+        client.shutdown().await.unwrap();
+        assert_eq!(self.command().await, Command::HalfClose { session });
+        (client, session)
+    }
+
+    async fn command(&mut self) -> Command {
+        timeout(PATIENCE, self.commands.recv()).await.expect("in time").expect("servers live")
+    }
+
+    async fn connected(&mut self) -> SessionId {
+        match self.command().await {
+            Command::Connect { session, .. } => session,
+            command => panic!("not a CONNECT: {command:?}"),
+        }
+    }
+
+    fn tell(&self, session: SessionId, part: Part, then: Then) {
+        self.outbox.dispatch(&[link(session, part, then)]);
+    }
+
+    fn rejected(&self, reason: &str) -> u64 {
+        self.metrics.rejected.with_label_values(&[reason]).get()
+    }
+
+    /// Waits until no session is left, and checks that nothing else is.
+    async fn all_gone(&self) {
+        eventually("no session is left", || self.outbox.sessions() == 0).await;
+        for server in ["chain", "repair", "emnet"] {
+            let open = self.metrics.connections.with_label_values(&[server]);
+            eventually("the gauge is back at zero", || open.get() == 0).await;
+        }
+    }
+}
+
+fn link(session: SessionId, part: Part, then: Then) -> Effect {
+    let ip = Socket::parse("127.0.0.1:9").unwrap();
+    Effect::Tell { session, message: Message::Link { part, ip }, then }
+}
+
+async fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+/// Reads until the end; an RST is an error.
+async fn rest(client: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    timeout(PATIENCE, client.read_to_end(&mut bytes)).await.expect("in time").expect("no reset");
+    bytes
+}
+
+async fn read(client: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    timeout(PATIENCE, client.read_exact(&mut bytes)).await.expect("in time").expect("no reset");
+    bytes
+}
+
+/// Closes with an RST.
+fn reset(client: impl AsFd) {
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let began = clock::now();
+    while !condition() {
+        assert!(clock::now() - began < PATIENCE, "never: {what}");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn resident_kib(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
