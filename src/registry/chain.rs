@@ -131,7 +131,7 @@ impl Registry {
     pub(super) fn take_out(&mut self, serial: Serial) {
         for part in [Part::Tail, Part::Head] {
             let at = AskRef::Side(serial, part);
-            // A neighbour that was offered this client has been told it: that stands, and ends here.
+            // A neighbour that was offered this client has been told it: that stands, and ends.
             if let Some(offered) = self.index.offers.get(&at).copied() {
                 self.conclude(offered, at, Some(offered), LinkedBy::Repair);
             }
