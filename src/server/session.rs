@@ -296,7 +296,8 @@ impl Session {
     }
 
     pub(super) fn reject(&self, rejection: Rejection) {
-        tracing::debug!(peer = %self.peer, server = self.protocol.as_str(), reason = rejection.as_str(), "rejected");
+        let (server, reason) = (self.protocol.as_str(), rejection.as_str());
+        tracing::debug!(peer = %self.peer, server, reason, "rejected");
         rejection.count(&self.edge.metrics);
     }
 }
