@@ -199,7 +199,9 @@ impl Instance {
                 Ok(Err(error)) => error_chain(&error),
                 Err(panic) => panic.to_string(),
             },
-            Some(ended) = self.background.join_next() => ended.unwrap_or_else(|panic| panic.to_string()),
+            Some(ended) = self.background.join_next() => {
+                ended.unwrap_or_else(|panic| panic.to_string())
+            }
         };
         // A failed disk stops raft as well; its report may be a moment behind.
         if let Ok(fault) = timeout(Duration::from_millis(200), self.faults.wait()).await {

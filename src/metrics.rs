@@ -8,9 +8,25 @@ use prometheus::{
     TextEncoder, core::Collector,
 };
 
+/// What the documentation says of one metric.
+#[derive(Clone, Copy, Debug)]
+pub struct Declaration {
+    /// Its name.
+    pub name: &'static str,
+    /// The type of its field.
+    pub kind: &'static str,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+    /// Its help text, in one sentence or more.
+    pub help: &'static str,
+}
+
 /// Declares the struct, its registration and the table for the documentation from one list.
 macro_rules! metrics {
-    ($($(#[doc = $help:literal])+ $field:ident: $kind:ident = $name:literal $([$($label:literal),+])?;)+) => {
+    ($(
+        $(#[doc = $help:literal])+
+        $field:ident: $kind:ident = $name:literal $([$($label:literal),+])?;
+    )+) => {
         /// Every metric of one instance.
         #[derive(Clone, Debug)]
         pub struct Metrics {
@@ -29,9 +45,13 @@ macro_rules! metrics {
                 }
             }
 
-            /// Name, type, labels and help of each metric, in the order of declaration.
-            pub const TABLE: &'static [(&'static str, &'static str, &'static [&'static str], &'static str)] =
-                &[$(($name, stringify!($kind), &[$($($label),+)?], concat!($($help),+)),)+];
+            /// Every metric, in the order of declaration.
+            pub const TABLE: &'static [Declaration] = &[$(Declaration {
+                name: $name,
+                kind: stringify!($kind),
+                labels: &[$($($label),+)?],
+                help: concat!($($help),+),
+            },)+];
         }
     };
 }
@@ -198,7 +218,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.build_info.with_label_values(&["test"]).set(1);
         assert!(metrics.render().contains("emnetchain_build_info{version=\"test\"} 1"));
-        for (name, kind, _, help) in Metrics::TABLE {
+        for Declaration { name, kind, help, .. } in Metrics::TABLE {
             assert!(name.starts_with("emnetchain_") && help.trim().ends_with('.'), "{name}");
             assert_eq!(name.ends_with("_total"), kind.starts_with("IntCounter"), "{name}");
         }

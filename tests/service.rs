@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{Client, Member, Service, reconnect, repaired, told};
+use support::{Client, Member, Service, eventually, reconnect, repaired, told};
 use tempfile::TempDir;
 
 /// Connects members one after the other and reads what they are told, so that every member but
@@ -10,7 +10,12 @@ use tempfile::TempDir;
 fn chain(service: &Service, members: &[Member]) -> Client {
     let mut tip: Option<(Member, Client)> = None;
     for member in members {
+        let before = service.metric("emnetchain_clients");
         let mut client = Client::say(service.chain(), member.connect());
+        // Nothing tells a legacy client that it arrived before the next one does.
+        eventually("it is registered", || {
+            (service.metric("emnetchain_clients") > before).then_some(())
+        });
         if let Some((before, mut waiting)) = tip.take() {
             assert_eq!(waiting.object(), told("head", &member.tail()));
             waiting.expect_end();

@@ -54,17 +54,22 @@ impl Registry {
         head: &HeadAddr,
         tail: &TailAddr,
     ) {
-        let serial = self.insert(Record::Client(Client {
+        let is_first = !self.index.chains.contains_key(chain);
+        let tail_side = match is_first {
+            true => Side::Open,
+            false => Side::Asking(self.new_ask(session, Request::Connect)),
+        };
+        let head_side = Side::Asking(self.new_ask(session, Request::Connect));
+        self.insert(Record::Client(Client {
             chain: chain.clone(),
             head: head.clone(),
             tail: tail.clone(),
             source,
             refreshed: self.now(),
             standing: Standing::Member,
-            head_side: Side::Open,
-            tail_side: Side::Open,
+            head_side,
+            tail_side,
         }));
-        self.ask_where_open(serial, session);
     }
 
     /// The client comes back: it is told again what it was told, and asks for the rest.
@@ -126,7 +131,7 @@ impl Registry {
     pub(super) fn take_out(&mut self, serial: Serial) {
         for part in [Part::Tail, Part::Head] {
             let at = AskRef::Side(serial, part);
-            // A neighbour that was offered this client has been told it: that stands, and ends here.
+            // A neighbour that was offered this client has been told it: that stands, and ends.
             if let Some(offered) = self.index.offers.get(&at).copied() {
                 self.conclude(offered, at, Some(offered), LinkedBy::Repair);
             }

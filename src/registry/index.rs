@@ -88,12 +88,19 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// The index of `image`, with every place and id to be settled once more, which changes nothing
-    /// but the gather timers.
+    /// The index of `image`, with the places of asking heads to be settled once more, which sets
+    /// their gather timers and changes nothing else.
     pub(super) fn build(image: &Image) -> Self {
         let mut index = Self::default();
         for (serial, record) in image.records.iter() {
             index.replace(serial, &[], &index_keys(serial, record, &image.meta.policy));
+            // A registry at rest is settled.
+            index.unsettled.clear();
+            index.unsettled_ids.clear();
+        }
+        for (name, chain) in &index.chains {
+            let heads = chain.asks.iter().filter(|(_, part)| *part == Part::Head);
+            index.unsettled.extend(heads.map(|(serial, _)| (name.clone(), *serial)));
         }
         index
     }

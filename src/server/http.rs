@@ -1,8 +1,8 @@
 //! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
 //! for people and scripts. It only reads, so it answers GET and HEAD and nothing else.
 //!
-//! Nobody can keep it from answering for long: a request has a deadline, a connection has a life, and
-//! when there are too many connections the oldest gives way. Who has a question asks it at once and
+//! Nobody can keep it from answering for long: a request has a deadline, a connection has a life,
+//! and when there are too many connections the oldest gives way. Who has a question asks it at once and
 //! is answered within milliseconds, so in a flood the oldest is one that came only to stay.
 
 mod status;

@@ -76,8 +76,7 @@ impl Acceptor {
     /// Accepts until the instance drains, and returns when it stops and the sessions are closed.
     ///
     /// # Errors
-    /// If the listener breaks, or a session panics: the instance must not live on as half a
-    /// service.
+    /// If the listener breaks, or a session panics: half a service must not live on.
     pub(super) async fn run(mut self) -> Result<(), ServerError> {
         let mut sessions = JoinSet::new();
         self.accept_all(&mut sessions).await?;

@@ -119,7 +119,8 @@ mod tests {
     fn strings_are_escaped_as_go_does() {
         assert_eq!(
             go_string("<a>&\"\\/\n\r\t\u{8}\u{c}\u{1}\u{1f}\u{7f}\u{2028}\u{2029}é\u{1f44b}"),
-            "\"\\u003ca\\u003e\\u0026\\\"\\\\/\\n\\r\\t\\b\\f\\u0001\\u001f\u{7f}\\u2028\\u2029é\u{1f44b}\""
+            "\"\\u003ca\\u003e\\u0026\\\"\\\\/\\n\\r\\t\\b\\f\\u0001\\u001f\u{7f}\\u2028\\u2029\
+             é\u{1f44b}\""
         );
     }
 }

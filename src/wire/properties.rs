@@ -135,7 +135,8 @@ proptest! {
                 let object: serde_json::Map<_, _> =
                     serde_json::from_str(&serde_json::to_string(object).unwrap()).unwrap();
                 for (key, json) in &object {
-                    prop_assert!(same(found.get(key), json), "{}: {} is {:?}", key, json, found.get(key));
+                    let value = found.get(key);
+            prop_assert!(same(value, json), "{}: {} is {:?}", key, json, value);
                 }
             }
         }

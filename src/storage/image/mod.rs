@@ -17,7 +17,9 @@
 //! | key | value |
 //! |---|---|
 //! | `R`, serial as u64 big-endian | the [`Record`], by postcard |
-//! | `S`, number of the piece as u16 big-endian | the [`Stamp`] in pieces: crc32 (little-endian) and postcard, joined and cut every 3 KiB |
+//! | `S`, number of the piece as u16 big-endian | a piece of the [`Stamp`] |
+//!
+//! A stamp is its crc32 (little-endian) and its postcard, joined, and cut every 3 KiB.
 
 mod open;
 mod writer;

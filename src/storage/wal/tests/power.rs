@@ -1,1 +1,232 @@
+//! The power is cut at every single operation of a script that does everything a log does, and
+//! what is found afterwards is compared with what was acknowledged before.
+//!
+//! The canaries run the same with a disk whose syncs do nothing, and expect a loss to be seen.
 
+use super::*;
+use crate::storage::wal::sim::{Faults, Rng, SimDisk, Survives};
+
+/// One call of raft, or several appends at once.
+#[derive(Clone, Debug)]
+enum Step {
+    Append(Vec<Vec<Entry>>),
+    Truncate(u64),
+    Purge(LogId),
+    Vote(Vote),
+}
+
+const SURVIVALS: [Survives; 3] = [Survives::Nothing, Survives::Everything, Survives::Sectors];
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_wherever_the_power_is_cut() {
+    let script = script(12);
+    let operations = operations_of(&script).await;
+    assert!(operations > 150, "{operations} operations exercise the log");
+    for cut_at in 1..=operations {
+        for survives in SURVIVALS {
+            let outcome = cut_power(&script, cut_at, survives, Faults::default()).await;
+            if let Err(loss) = outcome {
+                panic!("power cut at operation {cut_at}, {survives:?} survives: {loss}");
+            }
+        }
+    }
+}
+
+/// A killed process leaves bytes in the kernel's cache that were never synced. The next one finds
+/// them, and raft takes what it finds for durable: so it must be, also when the power is cut then.
+#[tokio::test]
+async fn what_is_found_after_a_kill_survives_a_power_cut() {
+    let script = script(12);
+    for cut_at in 1..=operations_of(&script).await {
+        let disk = SimDisk::new();
+        disk.set_faults(Faults { dead_from: Some(cut_at), ..Faults::default() });
+        let (acknowledged, cut_short) = run(&disk, &script).await;
+        disk.set_faults(Faults::default());
+        let mut store = open(disk.share(), &sim_dir(), false).unwrap();
+        let found = Model::of(&mut store).await.unwrap();
+        assert!(possible(&acknowledged, cut_short.as_ref()).contains(&found), "{cut_at}");
+        drop(store);
+        let disk = disk.after_power_cut(Survives::Nothing, &mut Rng(cut_at));
+        let mut store = open(disk.share(), &sim_dir(), true).unwrap();
+        assert_eq!(Model::of(&mut store).await.unwrap(), found, "killed at operation {cut_at}");
+    }
+}
+
+#[tokio::test]
+async fn canary_a_file_sync_that_does_nothing_is_seen() {
+    canary(Faults { file_sync_lies: true, ..Faults::default() }).await;
+}
+
+#[tokio::test]
+async fn canary_a_directory_sync_that_does_nothing_is_seen() {
+    canary(Faults { dir_sync_lies: true, ..Faults::default() }).await;
+}
+
+/// Without this sync, at least one in ten power cuts must be seen to lose something.
+async fn canary(lie: Faults) {
+    let script = script(12);
+    let operations = operations_of(&script).await;
+    let mut losses = 0;
+    for cut_at in 1..=operations {
+        losses += u64::from(cut_power(&script, cut_at, Survives::Nothing, lie).await.is_err());
+    }
+    assert!(losses > operations / 10, "only {losses} of {operations} power cuts lost anything");
+}
+
+/// Steps that fill several segments, truncate within one and across several, purge within the log
+/// and ahead of it, and vote in between.
+fn script(seed: u64) -> Vec<Step> {
+    let mut rng = Rng(seed);
+    let mut steps = vec![Step::Vote(Vote::new(1, 1))];
+    let (mut end, mut first) = (0, 0);
+    for term in 1..=6 {
+        for _ in 0..5 {
+            let mut group = Vec::new();
+            for _ in 0..=rng.below(3) {
+                let count = 1 + rng.below(4);
+                let size = usize::try_from(rng.below(300)).unwrap();
+                group.push((end..end + count).map(|index| entry(term, index, size)).collect());
+                end += count;
+            }
+            steps.push(Step::Append(group));
+        }
+        steps.push(Step::Vote(Vote::new(term + 1, term)));
+        match term {
+            1 => end -= 3,
+            2 => end -= 22,
+            3 => first = end - 12,
+            4 => first = end,
+            5 => (first, end) = (end + 30, end + 30),
+            _ => {}
+        }
+        steps.push(match term {
+            1 | 2 => Step::Truncate(end),
+            3..=5 => Step::Purge(log_id(term, first - 1)),
+            _ => Step::Vote(Vote::new_committed(term + 2, 3)),
+        });
+    }
+    steps
+}
+
+/// How many operations of the disk the script takes.
+async fn operations_of(script: &[Step]) -> u64 {
+    let disk = SimDisk::new();
+    let (acknowledged, cut_short) = run(&disk, script).await;
+    assert!(cut_short.is_none() && acknowledged.purged.is_some());
+    disk.operations()
+}
+
+/// Runs the script up to the power cut, opens the log again, and says what is wrong with it.
+async fn cut_power(
+    script: &[Step],
+    cut_at: u64,
+    survives: Survives,
+    faults: Faults,
+) -> Result<(), String> {
+    let disk = SimDisk::new();
+    disk.set_faults(Faults { dead_from: Some(cut_at), ..faults });
+    let (acknowledged, cut_short) = run(&disk, script).await;
+    let disk = disk.after_power_cut(survives, &mut Rng(cut_at));
+
+    let created = acknowledged != Model::default();
+    let opened = open(disk.share(), &sim_dir(), created).map_err(|error| error.to_string());
+    let mut store = opened?;
+    let mut found = Model::of(&mut store).await.map_err(|error| error.to_string())?;
+    if !possible(&acknowledged, cut_short.as_ref()).contains(&found) {
+        return Err(format!(
+            "{} was acknowledged, then {cut_short:?} was cut short, and {} is there",
+            short(&acknowledged),
+            short(&found)
+        ));
+    }
+
+    // What was repaired must carry on, and hold after another start.
+    let more: Vec<_> = (0..9).map(|n| entry(99, found.end() + n, 400)).collect();
+    append(&mut store, more.clone()).await.map_err(|error| error.to_string())?;
+    found.entries.extend(more);
+    drop(store);
+    let mut store = open(disk.share(), &sim_dir(), true).map_err(|error| error.to_string())?;
+    let again = Model::of(&mut store).await.map_err(|error| error.to_string())?;
+    if again == found { Ok(()) } else { Err(format!("{} became {}", short(&found), short(&again))) }
+}
+
+/// Carries out the script until it ends or fails: what was acknowledged, and the step that was
+/// not (a group of appends without those of its appends that were).
+async fn run(disk: &SimDisk, script: &[Step]) -> (Model, Option<Step>) {
+    let mut model = Model::default();
+    let Ok(mut store) = open(disk.share(), &sim_dir(), false) else { return (model, None) };
+    for step in script {
+        let done = match step {
+            Step::Append(group) => {
+                let acknowledged = append_group(&mut store, group).await;
+                for entries in &group[..acknowledged] {
+                    model.entries.extend(entries.clone());
+                }
+                if acknowledged < group.len() {
+                    return (model, Some(Step::Append(group[acknowledged..].to_vec())));
+                }
+                Ok(())
+            }
+            Step::Truncate(end) => {
+                let mut after = model.clone();
+                after.truncate(*end);
+                store.truncate_after(after.last()).await.map(|()| model = after)
+            }
+            Step::Purge(upto) => store.purge(*upto).await.map(|()| model.purge(*upto)),
+            Step::Vote(vote) => store.save_vote(vote).await.map(|()| model.vote = Some(*vote)),
+        };
+        if done.is_err() {
+            return (model, Some(step.clone()));
+        }
+    }
+    (model, None)
+}
+
+/// Appends all of them without waiting; returns how many were acknowledged.
+async fn append_group(store: &mut LogStore, group: &[Vec<Entry>]) -> usize {
+    let mut answers = Vec::new();
+    for entries in group {
+        answers.push(append_later(store, entries.clone()).await);
+    }
+    let mut acknowledged = Vec::new();
+    for answer in answers {
+        acknowledged.push(match answer {
+            Ok(answer) => answer.await.expect("every callback is completed").is_ok(),
+            Err(_) => false,
+        });
+    }
+    assert!(acknowledged.is_sorted_by(|a, b| a >= b), "appends are acknowledged in order");
+    acknowledged.iter().filter(|answer| **answer).count()
+}
+
+/// Every state that a log may be in whose last step was cut short.
+fn possible(acknowledged: &Model, cut_short: Option<&Step>) -> Vec<Model> {
+    let mut models = vec![acknowledged.clone()];
+    let mut add = |change: &dyn Fn(&mut Model)| {
+        let mut model = acknowledged.clone();
+        change(&mut model);
+        models.push(model);
+    };
+    match cut_short {
+        None => {}
+        Some(Step::Append(group)) => {
+            let entries: Vec<_> = group.iter().flatten().cloned().collect();
+            for count in 1..=entries.len() {
+                add(&|model| model.entries.extend_from_slice(&entries[..count]));
+            }
+        }
+        Some(Step::Truncate(end)) => {
+            for end in *end..acknowledged.end() {
+                add(&|model| model.truncate(end));
+            }
+        }
+        Some(Step::Purge(upto)) => add(&|model| model.purge(*upto)),
+        Some(Step::Vote(vote)) => add(&|model| model.vote = Some(*vote)),
+    }
+    models
+}
+
+fn short(model: &Model) -> String {
+    let first = model.entries.first().map(|entry| entry.log_id.index);
+    format!("(vote {:?}, purged {:?}, {first:?}..{})", model.vote, model.purged, model.end())
+}
