@@ -39,3 +39,13 @@ pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Raft entries kept behind a snapshot, for members that lag a little.
 pub const LOG_ENTRIES_KEPT: u64 = 10_000;
+
+/// What a client may send without a request in it before it is cut off: room for mistakes, not for
+/// keeping us busy.
+pub const JUNK_BYTES_MAX: usize = 64 * 1024;
+
+/// What is read and discarded behind a client's request; beyond it the client's kernel keeps it.
+pub const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes told to a slow reader that may wait beyond what its socket takes; an answer is below 400.
+pub const UNSENT_BYTES_MAX: usize = 8 * 1024;

@@ -7,10 +7,10 @@ use tokio::{net::TcpStream, select, time::timeout};
 use super::{
     Protocol, Rejection, Request, Sender, chain, emnet, line::Line, repair, session::Session,
 };
-use crate::wire::{Decoder, Object, WireError};
-
-/// What a client may send without a request in it before it is cut off.
-const JUNK_BYTES_MAX: usize = 64 * 1024;
+use crate::{
+    limits::JUNK_BYTES_MAX,
+    wire::{Decoder, Object, WireError},
+};
 
 impl Session {
     /// Reads until a request is complete. `None` if none will come: the client is gone, its

@@ -11,10 +11,7 @@ use std::{
 
 use tokio::{net::TcpStream, sync::Notify};
 
-use crate::registry::Then;
-
-/// Bytes that may wait for a slow reader beyond what its socket takes. An answer is below 400.
-pub(super) const UNSENT_BYTES_MAX: usize = 8 * 1024;
+use crate::{limits::UNSENT_BYTES_MAX, registry::Then};
 
 /// What a session is to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,12 +34,10 @@ use super::{
 };
 use crate::{
     ids::SessionId,
+    limits::DISCARDED_BYTES_MAX,
     metrics::Metrics,
     registry::{Command, Then},
 };
-
-/// What is read and discarded behind a request; beyond it the client's kernel has to keep it.
-const DISCARD_BYTES_MAX: usize = 1024 * 1024;
 
 /// The first and the longest wait between two looks at unacknowledged bytes.
 const CONFIRM_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
@@ -199,7 +197,7 @@ impl Session {
                         }
                         Err(_) => return Act::Gone,
                     }
-                    if *discarded > DISCARD_BYTES_MAX {
+                    if *discarded > DISCARDED_BYTES_MAX {
                         self.reject(Rejection::Flood);
                         *reading = Reading::Off;
                     }
@@ -275,7 +273,7 @@ impl Session {
         }
         let drain = async {
             let mut discarded = 0;
-            while discarded <= DISCARD_BYTES_MAX && readable(self.line.stream()).await.is_ok() {
+            while discarded <= DISCARDED_BYTES_MAX && readable(self.line.stream()).await.is_ok() {
                 match receive(&self.line, |_| {}) {
                     Ok(Received::Bytes(count)) => discarded += count,
                     Ok(Received::Nothing) => {}

@@ -1,9 +1,12 @@
 //! What a client sees, and what the registry hears of it.
 
-use std::io::Read;
-use std::{net::TcpStream as StdStream, process::Command as Process, process::Stdio};
+use std::{
+    io::Read,
+    net::TcpStream as StdStream,
+    process::{Command as Process, Stdio},
+};
 
-use tokio::runtime::Handle;
+use tokio::{io::Interest, net::TcpSocket, runtime::Handle};
 
 use super::*;
 use crate::{ids::PeerId, registry::Why};
@@ -87,6 +90,23 @@ async fn what_a_client_sends_behind_its_request_does_not_turn_the_close_into_a_r
 }
 
 #[tokio::test]
+async fn what_a_client_sends_behind_our_fin_does_not_destroy_the_answer() {
+    let mut bench = Bench::start(ServerOptions::default());
+    let (mut client, session) = bench.waiting().await;
+    bench.tell(session, Part::Head, Then::Close);
+    while !client.ready(Interest::READABLE).await.unwrap().is_read_closed() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..10 {
+        client.write_all(CONNECT).await.unwrap();
+    }
+    assert_eq!(rest(&mut client).await, HEAD);
+    client.shutdown().await.unwrap();
+    bench.all_gone().await;
+    assert!(client.take_error().unwrap().is_none(), "no reset to the very end");
+}
+
+#[tokio::test]
 async fn a_released_client_gets_a_fin_and_no_byte() {
     let mut bench = Bench::start(ServerOptions::default());
     let (mut client, session) = bench.waiting().await;
@@ -118,6 +138,27 @@ async fn a_half_closed_client_that_reads_is_told_and_that_is_reported() {
     bench.outbox.dispatch(&[Effect::Release { session, why: Why::Answered }]);
     assert_eq!(rest(&mut client).await, HEAD);
     bench.all_gone().await;
+}
+
+#[tokio::test]
+async fn nothing_is_reported_while_the_clients_kernel_has_not_taken_the_bytes() {
+    let mut bench = Bench::start(ServerOptions::default());
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(1).unwrap(); // the least that the kernel allows
+    let mut client = socket.connect(bench.addresses.chain).await.unwrap();
+    client.write_all(CONNECT).await.unwrap();
+    let session = bench.connected().await;
+    client.shutdown().await.unwrap();
+    assert_eq!(bench.command().await, Command::HalfClose { session });
+    let before = 200;
+    for _ in 0..before {
+        bench.tell(session, Part::Head, Then::Stay);
+    }
+    bench.tell(session, Part::Head, Then::Confirm);
+    let early = timeout(Duration::from_millis(200), bench.commands.recv()).await;
+    assert!(early.is_err(), "{early:?}");
+    assert_eq!(read(&mut client, (before + 1) * HEAD.len()).await, HEAD.repeat(before + 1));
+    assert_eq!(bench.command().await, Command::Delivered { session });
 }
 
 #[tokio::test]
