@@ -11,8 +11,9 @@ use std::{
 use super::disk::{Access, Disk, DiskFile};
 use crate::storage::fault::DiskFault;
 
-/// What survives of one write that was not synced is decided by sector.
-const SECTOR_BYTES: usize = 512;
+/// What survives of one write that was not synced is decided for so many bytes at a time: fewer
+/// than a sector, so that small writes are torn as well.
+const SECTOR_BYTES: usize = 64;
 
 /// A small random generator (splitmix64), so that a seed replays a test.
 #[derive(Clone, Debug)]
@@ -77,6 +78,7 @@ struct Inner {
 struct Sim {
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
+    pending_names: Vec<Renaming>,
     files: Vec<SimBytes>,
     faults: Faults,
     operations: u64,
@@ -100,12 +102,27 @@ impl Change {
     fn apply(&self, to: &mut Vec<u8>) {
         match self {
             Self::Write { offset, bytes } => {
-                let end = offset + bytes.len();
-                to.resize(to.len().max(end), 0);
-                to[*offset..end].copy_from_slice(bytes);
+                to.resize(to.len().max(self.end()), 0);
+                to[*offset..self.end()].copy_from_slice(bytes);
             }
             Self::SetSize(size) => to.resize(*size, 0),
         }
+    }
+
+    /// The least length of the file afterwards.
+    fn end(&self) -> usize {
+        match self {
+            Self::Write { offset, bytes } => offset + bytes.len(),
+            Self::SetSize(size) => *size,
+        }
+    }
+
+    /// What a write leaves that fails half way.
+    fn half(mut self) -> Self {
+        if let Self::Write { bytes, .. } = &mut self {
+            bytes.truncate(bytes.len() / 2);
+        }
+        self
     }
 
     /// What a power cut leaves of it.
@@ -121,6 +138,24 @@ impl Change {
             }
             Self::SetSize(_) if rng.coin() => self.apply(to),
             Self::SetSize(_) => {}
+        }
+    }
+}
+
+/// A change in a directory: a file loses one name and gets another.
+#[derive(Clone, Debug)]
+struct Renaming {
+    from: Option<PathBuf>,
+    to: Option<(PathBuf, usize)>,
+}
+
+impl Renaming {
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        if let Some(from) = &self.from {
+            names.remove(from);
+        }
+        if let Some((to, file)) = &self.to {
+            names.insert(to.clone(), *file);
         }
     }
 }
@@ -166,14 +201,15 @@ impl SimDisk {
     /// The disk as the machine finds it after its power came back.
     pub(super) fn after_power_cut(&self, survives: Survives, rng: &mut Rng) -> Self {
         let before = self.sim();
-        let names = match survives {
-            Survives::Nothing => &before.durable_names,
-            Survives::Everything => &before.names,
-            Survives::Sectors if rng.coin() => &before.names,
-            Survives::Sectors => &before.durable_names,
-        };
-        let mut after =
-            Sim { names: names.clone(), durable_names: names.clone(), ..Sim::default() };
+        let mut names = before.durable_names.clone();
+        for renaming in &before.pending_names {
+            match survives {
+                Survives::Nothing => {}
+                Survives::Sectors if rng.coin() => {}
+                Survives::Everything | Survives::Sectors => renaming.apply(&mut names),
+            }
+        }
+        let mut after = Sim { names: names.clone(), durable_names: names, ..Sim::default() };
         for file in &before.files {
             let mut bytes = file.durable.clone();
             for change in &file.pending {
@@ -199,6 +235,11 @@ enum Kind {
 }
 
 impl Sim {
+    fn rename(&mut self, renaming: Renaming) {
+        renaming.apply(&mut self.names);
+        self.pending_names.push(renaming);
+    }
+
     /// Counts an operation; an error if it is to fail.
     fn begin(&mut self, kind: Kind, operation: &'static str, path: &Path) -> Result<(), DiskFault> {
         self.operations += 1;
@@ -242,7 +283,7 @@ impl Disk for SimDisk {
         }
         let number = sim.files.len();
         sim.files.push(SimBytes::default());
-        sim.names.insert(path.to_owned(), number);
+        sim.rename(Renaming { from: None, to: Some((path.to_owned(), number)) });
         Ok(Arc::new(SimFile { disk: Arc::clone(&self.0), path: path.to_owned(), number }))
     }
 
@@ -255,15 +296,16 @@ impl Disk for SimDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskFault> {
         let mut sim = self.sim();
         sim.begin(Kind::Other, "rename", from)?;
-        let number = sim.names.remove(from).ok_or_else(|| fault("rename", from, libc::ENOENT))?;
-        sim.names.insert(to.to_owned(), number);
+        let number = *sim.names.get(from).ok_or_else(|| fault("rename", from, libc::ENOENT))?;
+        let to = Some((to.to_owned(), number));
+        sim.rename(Renaming { from: Some(from.to_owned()), to });
         Ok(())
     }
 
     fn remove(&self, path: &Path) -> Result<(), DiskFault> {
         let mut sim = self.sim();
         sim.begin(Kind::Remove, "remove", path)?;
-        sim.names.remove(path);
+        sim.rename(Renaming { from: Some(path.to_owned()), to: None });
         Ok(())
     }
 
@@ -272,6 +314,7 @@ impl Disk for SimDisk {
         sim.begin(Kind::Other, "sync", dir)?;
         if !sim.faults.dir_sync_lies {
             sim.durable_names = sim.names.clone();
+            sim.pending_names.clear();
         }
         Ok(())
     }
@@ -287,14 +330,24 @@ struct SimFile {
 impl SimFile {
     fn change(&self, change: Change) -> Result<(), DiskFault> {
         let mut sim = self.disk.sim.lock().unwrap();
-        let begun = sim.begin(Kind::NeedsRoom, "write", &self.path);
+        let kind = if change.end() > sim.files[self.number].now.len() {
+            Kind::NeedsRoom
+        } else {
+            Kind::Other
+        };
+        let begun = sim.begin(kind, "write", &self.path);
         let machine_is_on = sim.faults.dead_from.is_none_or(|from| sim.operations <= from);
         let file = &mut sim.files[self.number];
-        // A write that the power cut hits may be in part on its way to the disk.
-        if begun.is_ok() || machine_is_on {
-            change.apply(&mut file.now);
-            file.pending.push(change);
-        }
+        // A write that fails may have got half way.
+        let change = if begun.is_ok() {
+            change
+        } else if machine_is_on {
+            change.half()
+        } else {
+            return begun;
+        };
+        change.apply(&mut file.now);
+        file.pending.push(change);
         begun
     }
 }
