@@ -10,6 +10,7 @@ use super::{
     identity::{self, ClusterId, DirLock, Identity},
     image::{self, Found},
     snapshot::{self, Survey},
+    start::LogEnds,
 };
 use crate::raft::LogId;
 
@@ -36,7 +37,7 @@ pub enum Finding {
         /// The last entry that it covers.
         applied: Option<LogId>,
         /// How many records it holds.
-        records: usize,
+        records: u64,
     },
     /// Something that is not.
     Damaged {
@@ -50,9 +51,21 @@ pub enum Finding {
 impl CheckReport {
     /// Whether anything is damaged. It may still be healed at the next start.
     pub fn is_damaged(&self) -> bool {
+        self.findings().iter().any(|finding| matches!(finding, Finding::Damaged { .. }))
+    }
+
+    /// Whether a start would succeed with this raft log: it has its first entry still, or image
+    /// or snapshot reach to where it begins.
+    pub fn can_start(&self, log: LogEnds) -> bool {
+        let Some(purged) = log.purged else { return true };
+        self.findings().iter().any(|finding| match finding {
+            Finding::Intact { applied, .. } => applied.is_some_and(|at| at.index >= purged.index),
+            Finding::Absent | Finding::Damaged { .. } => false,
+        })
+    }
+
+    fn findings(&self) -> [&Finding; 2] {
         [&self.image, &self.snapshot]
-            .iter()
-            .any(|finding| matches!(finding, Finding::Damaged { .. }))
     }
 }
 
@@ -114,11 +127,9 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
     copy_dir(&path, &copy)?;
     Ok(match image::open(&copy, cluster, &image::Options::default())? {
         Found::Absent => Finding::Absent,
-        Found::Intact(intact) => Finding::Intact {
-            path,
-            applied: intact.at.last_log_id,
-            records: intact.registry.image().records.len(),
-        },
+        Found::Intact(intact) => {
+            Finding::Intact { path, applied: intact.at.last_log_id, records: intact.disk.records() }
+        }
         Found::Damaged(what) => Finding::Damaged { path, what },
         Found::Hung => Finding::Damaged { path, what: "sled did not open it in time".into() },
     })
@@ -128,10 +139,10 @@ fn check_snapshot(data_dir: &Path, cluster: ClusterId) -> Result<Finding, Storag
     let Survey { intact, damaged } = snapshot::survey(data_dir, cluster)?;
     Ok(match (intact, damaged.into_iter().next()) {
         (_, Some((path, what))) => Finding::Damaged { path, what },
-        (Some((file, image)), None) => Finding::Intact {
+        (Some(file), None) => Finding::Intact {
             path: file.path().to_path_buf(),
             applied: file.meta().last_log_id,
-            records: image.records.len(),
+            records: file.records(),
         },
         (None, None) => Finding::Absent,
     })

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     raft::{LogId, SnapshotMeta},
-    registry::{Image, Registry},
+    registry::Registry,
 };
 
 /// The two ends of the raft log, as it was opened.
@@ -46,7 +46,7 @@ struct Sources {
     image: Option<Intact>,
     /// What is wrong with the image, if it is there and not whole.
     image_fault: Option<String>,
-    snapshot: Option<(SnapshotFile, Image)>,
+    snapshot: Option<SnapshotFile>,
     snapshot_faults: Vec<(PathBuf, String)>,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn restore(
     options: &image::Options,
 ) -> Result<Restored, StorageError> {
     let sources = find(dir, options)?;
-    let offered = sources.snapshot.as_ref().map(|(file, _)| file.clone());
+    let offered = sources.snapshot.clone();
     let snapshot_faults = sources.snapshot_faults.clone();
     let (registry, at, disk) = choose(dir, log, sources)?;
     for (path, fault) in snapshot_faults {
@@ -98,11 +98,11 @@ fn find(dir: &DataDir, options: &image::Options) -> Result<Sources, StorageError
 type Chosen = (Registry, SnapshotMeta, Option<DiskImage>);
 
 fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, StorageError> {
-    let Sources { mut image, image_fault, mut snapshot, snapshot_faults } = sources;
+    let Sources { mut image, image_fault, snapshot, snapshot_faults } = sources;
     let refusal = || refuse(dir, log, image_fault.as_deref(), &snapshot_faults);
     let purged = index(log.purged);
     let image_at = image.as_ref().map(|intact| index(intact.at.last_log_id));
-    let snapshot_at = snapshot.as_ref().map(|(file, _)| index(file.meta().last_log_id));
+    let snapshot_at = snapshot.as_ref().map(|file| index(file.meta().last_log_id));
     let best = image_at.max(snapshot_at);
     if log.purged.is_some() && best.is_none_or(|at| at < purged) {
         return Err(refusal());
@@ -110,7 +110,11 @@ fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, Stora
     if let Some(intact) = image.take_if(|_| image_at == best) {
         return Ok((intact.registry, intact.at, Some(intact.disk)));
     }
-    // From here on the image will be replaced; sled must let go of its files first.
+    let (restored, at) = match &snapshot {
+        Some(file) => (load(dir, file)?, file.meta().clone()),
+        None => (Registry::default(), SnapshotMeta::default()),
+    };
+    // The image will be replaced; sled must let go of its files first.
     drop(image);
     let registry = dir.registry_dir();
     if let Some(fault) = image_fault {
@@ -122,19 +126,22 @@ fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, Stora
     } else if !dir.is_new() {
         tracing::warn!(path = %registry.display(), "the image is missing; it is rebuilt");
     }
-    let Some((file, image)) = snapshot.take() else {
-        if !dir.is_new() {
-            tracing::warn!("no image and no snapshot: the raft log is applied from its beginning");
+    match &snapshot {
+        Some(file) => {
+            tracing::warn!(path = %file.path().display(), "the registry comes from a snapshot");
         }
-        return Ok((Registry::default(), SnapshotMeta::default(), None));
-    };
-    tracing::warn!(snapshot = %file.path().display(), "the registry is restored from a snapshot");
-    let restored = Registry::from_image(image).map_err(|error| StorageError::Damaged {
-        path: file.path().to_path_buf(),
-        what: error.to_string(),
-        way_out: identity::WAY_OUT,
-    })?;
-    Ok((restored, file.meta().clone(), None))
+        None if dir.is_new() => {}
+        None => tracing::warn!("no image, no snapshot: the raft log is applied from its beginning"),
+    }
+    Ok((restored, at, None))
+}
+
+fn load(dir: &DataDir, file: &SnapshotFile) -> Result<Registry, StorageError> {
+    file.load().or_else(|unusable| {
+        let what = unusable.damage(file.path(), dir.cluster_id())?;
+        let path = file.path().to_path_buf();
+        Err(StorageError::Damaged { path, what, way_out: identity::WAY_OUT })
+    })
 }
 
 /// Neither image nor snapshot connects with the log.

@@ -163,13 +163,11 @@ impl StateMachine {
 
     /// Puts a registry that was received in the place of ours.
     async fn install(&mut self, snapshot: SnapshotFile) -> io::Result<()> {
-        let snapshots = self.snapshots.clone();
-        let path = snapshot.path().to_path_buf();
-        let adopted = tokio::task::spawn_blocking(move || snapshots.adopt(&path)).await?;
-        let (at, image) = adopted.map_err(|error| report(&self.options.faults, error))?;
-        let registry = Registry::from_image(image.clone())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        tracing::info!(entry = gauge_of(&at), records = image.records.len(), "snapshot installed");
+        let (snapshots, received) = (self.snapshots.clone(), snapshot.clone());
+        let adopted = tokio::task::spawn_blocking(move || snapshots.adopt(&received)).await?;
+        let registry = adopted.map_err(|error| report(&self.options.faults, error))?;
+        let (at, image) = (snapshot.meta().clone(), registry.image().clone());
+        tracing::info!(entry = gauge_of(&at), records = snapshot.records(), "snapshot installed");
         {
             let mut slot = lock(&self.registry);
             *slot = registry;

@@ -257,6 +257,11 @@ impl DiskImage {
         (self.sync)(&self.data).map_err(files::failed("sync", &self.path))
     }
 
+    /// How many records it holds.
+    pub(super) fn records(&self) -> u64 {
+        self.tally.records
+    }
+
     /// Bytes of the data file.
     fn bytes(&self) -> u64 {
         self.data.metadata().map(|metadata| metadata.len()).unwrap_or_default()

@@ -3,6 +3,7 @@
 
 use std::{
     any::Any,
+    fs::File,
     io,
     panic::{self, AssertUnwindSafe},
     path::Path,
@@ -78,6 +79,7 @@ pub(in crate::storage) fn open(
 }
 
 fn load(path: &Path, cluster: ClusterId, options: &Options) -> Result<Intact, Unusable> {
+    await_release(path).map_err(Unusable::Io)?;
     let db = sled_config(path).open().map_err(unusable)?;
     let blobs = files::list(&path.join("blobs")).map_err(|fault| Unusable::Io(fault.source))?;
     if !blobs.is_empty() {
@@ -102,6 +104,16 @@ fn load(path: &Path, cluster: ClusterId, options: &Options) -> Result<Intact, Un
     disk.next_serial = scan.next_serial;
     disk.stamp_pieces = stamp_pieces;
     Ok(Intact { disk, at: stamp.at, registry })
+}
+
+/// sled's threads may hold its data file a moment longer than its owner did, and sled takes a held
+/// file for an error. The directory is ours, so nobody else can hold it.
+fn await_release(path: &Path) -> io::Result<()> {
+    match File::open(path.join("db")) {
+        Ok(data) => data.lock(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// All that the tree holds.
@@ -196,4 +208,21 @@ fn keep_panics_quiet() {
             }
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_disk_is_not_taken_for_a_damaged_image() {
+        for code in [libc::ENOSPC, libc::EIO, libc::EACCES, libc::EROFS] {
+            let error = unusable(sled::Error::Io(io::Error::from_raw_os_error(code)));
+            assert!(matches!(error, Unusable::Io(_)), "{error:?}");
+        }
+        let error = unusable(sled::Error::Io(io::ErrorKind::UnexpectedEof.into()));
+        assert!(matches!(error, Unusable::Damaged(_)), "{error:?}");
+        let error = unusable(sled::Error::Corruption { at: None, bt: () });
+        assert!(matches!(error, Unusable::Damaged(_)), "{error:?}");
+    }
 }

@@ -165,17 +165,17 @@ pub(in crate::storage) fn spawn(
     let durable = start.disk.is_some().then_some(start.at.last_log_id).flatten();
     let (progress, watch) = watch::channel(durable);
     let writer = Writer {
+        disk: start.disk,
         path: path.clone(),
         cluster: dir.cluster_id(),
         options,
         metrics: metrics.clone(),
-        progress,
-        disk: start.disk,
         at: start.at,
         meta: start.meta,
         pending: BTreeMap::new(),
         dirty_since: None,
         _lock: dir.lock(),
+        progress,
     };
     let queue = ImageQueue { sender, room: Arc::clone(&room) };
     let faults = faults.clone();
@@ -186,13 +186,14 @@ pub(in crate::storage) fn spawn(
     Ok((queue, ImageProgress(watch)))
 }
 
+/// The order of the fields counts, for they are dropped in it: sled closes its files, then the
+/// directory is free for others, and then whoever waits for the end is told.
 struct Writer {
+    disk: Option<DiskImage>,
     path: PathBuf,
     cluster: ClusterId,
     options: Options,
     metrics: Metrics,
-    progress: watch::Sender<Option<LogId>>,
-    disk: Option<DiskImage>,
     at: SnapshotMeta,
     meta: Meta,
     /// What changed since the last batch.
@@ -201,6 +202,7 @@ struct Writer {
     dirty_since: Option<Instant>,
     /// Nobody else may open the directory while this thread writes into it.
     _lock: DirLock,
+    progress: watch::Sender<Option<LogId>>,
 }
 
 impl Writer {

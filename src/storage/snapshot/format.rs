@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     raft::SnapshotMeta,
-    registry::{Image, Meta, Record, Serial, Table},
+    registry::{Meta, Record, Serial, Table},
     storage::{error::Unusable, identity::ClusterId},
 };
 
@@ -98,12 +98,56 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_stdvec(value).expect("plain values encode into memory")
 }
 
-/// Reads a whole snapshot and checks everything that can be checked about it.
+/// What a snapshot that is whole holds, beside its records.
+#[derive(Debug)]
+pub(in crate::storage) struct Contents {
+    /// The last entry that it covers, and the members at that entry.
+    pub(in crate::storage) at: SnapshotMeta,
+    /// The registry's values beside its records.
+    pub(in crate::storage) meta: Meta,
+    /// How many records it holds.
+    pub(in crate::storage) records: u64,
+}
+
+/// Reads a whole snapshot, checks everything that can be checked about it, and hands its records
+/// over on the way. They count for nothing if an error follows.
 pub(in crate::storage) fn read(
     input: &mut impl Read,
     cluster: ClusterId,
-) -> Result<(SnapshotMeta, Image), Unusable> {
+    mut take: impl FnMut(Serial, Record),
+) -> Result<Contents, Unusable> {
     let mut input = Checked::new(input);
+    let Header { cluster: found, at, meta } = read_header(&mut input)?;
+    if found != cluster {
+        return Err(Unusable::Foreign(found));
+    }
+    let mut records = 0;
+    loop {
+        let check = input.check();
+        let (kind, body) = read_frame(&mut input)?;
+        match kind {
+            RECORDS => {
+                for (serial, record) in decode::<Vec<(Serial, Record)>>(&body)? {
+                    records += 1;
+                    take(serial, record);
+                }
+            }
+            END => {
+                let end: End = decode(&body)?;
+                if (end.records, end.check) != (records, check) {
+                    return Err(damaged("frames are missing from it"));
+                }
+                if input.read(&mut [0]).map_err(unreadable)? != 0 {
+                    return Err(damaged("something follows its end"));
+                }
+                return Ok(Contents { at, meta, records });
+            }
+            _ => return Err(damaged("it holds a frame of no known kind")),
+        }
+    }
+}
+
+fn read_header(input: &mut impl Read) -> Result<Header, Unusable> {
     let mut prologue = [0; 12];
     input.read_exact(&mut prologue).map_err(unreadable)?;
     let (magic, version) = prologue.split_at(MAGIC.len());
@@ -113,35 +157,9 @@ pub(in crate::storage) fn read(
     if version != VERSION.to_le_bytes() {
         return Err(damaged("its version is not known here"));
     }
-    let (HEADER, body) = read_frame(&mut input)? else {
-        return Err(damaged("it has no header"));
-    };
-    let header: Header = decode(&body)?;
-    if header.cluster != cluster {
-        return Err(Unusable::Foreign(header.cluster));
-    }
-    let mut records = Table::default();
-    loop {
-        let check = input.check();
-        let (kind, body) = read_frame(&mut input)?;
-        match kind {
-            RECORDS => {
-                for (serial, record) in decode::<Vec<(Serial, Record)>>(&body)? {
-                    records.insert(serial, record);
-                }
-            }
-            END => {
-                let end: End = decode(&body)?;
-                if end.check != check || usize::try_from(end.records) != Ok(records.len()) {
-                    return Err(damaged("frames are missing from it"));
-                }
-                if input.read(&mut [0]).map_err(unreadable)? != 0 {
-                    return Err(damaged("something follows its end"));
-                }
-                return Ok((header.at, Image { meta: header.meta, records }));
-            }
-            _ => return Err(damaged("it holds a frame of no known kind")),
-        }
+    match read_frame(input)? {
+        (HEADER, body) => decode(&body),
+        _ => Err(damaged("it has no header")),
     }
 }
 

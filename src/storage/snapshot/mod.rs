@@ -9,7 +9,7 @@ mod format;
 
 use std::{
     fs::File,
-    io::{BufReader, BufWriter, Write as _},
+    io::{BufReader, BufWriter, Seek as _, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -21,7 +21,10 @@ use super::{
     files,
     identity::{ClusterId, DataDir, snapshot_dir},
 };
-use crate::{raft::SnapshotMeta, registry::Image};
+use crate::{
+    raft::SnapshotMeta,
+    registry::{Image, Registry, Table},
+};
 
 /// A snapshot on disk. The handle keeps the bytes readable even when a newer snapshot has taken
 /// the file's place meanwhile.
@@ -29,18 +32,35 @@ use crate::{raft::SnapshotMeta, registry::Image};
 pub struct SnapshotFile {
     path: PathBuf,
     file: Arc<File>,
+    cluster: ClusterId,
     meta: SnapshotMeta,
+    records: u64,
     bytes: u64,
 }
 
 impl SnapshotFile {
     /// Opens a file that holds a snapshot, be it one of ours or one just received, and checks all
     /// of it.
-    fn open(path: &Path, cluster: ClusterId) -> Result<(Self, Image), Unusable> {
+    fn open(path: &Path, cluster: ClusterId) -> Result<Self, Unusable> {
         let file = File::open(path).map_err(Unusable::Io)?;
         let bytes = file.metadata().map_err(Unusable::Io)?.len();
-        let (meta, image) = format::read(&mut BufReader::new(&file), cluster)?;
-        Ok((Self { path: path.to_path_buf(), file: Arc::new(file), meta, bytes }, image))
+        let found = format::read(&mut BufReader::new(&file), cluster, |_, _| {})?;
+        let (path, file) = (path.to_path_buf(), Arc::new(file));
+        Ok(Self { path, file, cluster, meta: found.at, records: found.records, bytes })
+    }
+
+    /// Reads the registry. Whoever only wants to know that the snapshot is whole is spared the
+    /// memory for it.
+    pub(super) fn load(&self) -> Result<Registry, Unusable> {
+        let mut file = &*self.file;
+        file.rewind().map_err(Unusable::Io)?;
+        let mut records = Table::default();
+        let mut input = BufReader::new(file);
+        let found = format::read(&mut input, self.cluster, |serial, record| {
+            records.insert(serial, record);
+        })?;
+        let image = Image { meta: found.meta, records };
+        Registry::from_image(image).map_err(|error| Unusable::Damaged(error.to_string()))
     }
 
     /// Opens a snapshot that another instance sent, and checks all of it; what is damaged must
@@ -50,9 +70,7 @@ impl SnapshotFile {
     /// # Errors
     /// If it is damaged, another cluster's, or cannot be read.
     pub fn received(path: &Path, cluster: ClusterId) -> Result<Self, StorageError> {
-        Self::open(path, cluster)
-            .map(|(file, _)| file)
-            .map_err(|unusable| refused(unusable, path, cluster))
+        Self::open(path, cluster).map_err(|unusable| refused(unusable, path, cluster))
     }
 
     /// Where it lay when it was opened.
@@ -70,6 +88,11 @@ impl SnapshotFile {
         &self.meta
     }
 
+    /// How many records it holds.
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
     /// Its length in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -79,8 +102,8 @@ impl SnapshotFile {
 /// What the snapshot directory was found to hold.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
-    /// The newest snapshot that is whole, and its registry.
-    pub(super) intact: Option<(SnapshotFile, Image)>,
+    /// The newest snapshot that is whole.
+    pub(super) intact: Option<SnapshotFile>,
     /// Newer ones that are not, and why.
     pub(super) damaged: Vec<(PathBuf, String)>,
 }
@@ -149,15 +172,16 @@ impl SnapshotDir {
         format::write(&mut out, &header, &image.records)
             .and_then(|()| out.flush())
             .map_err(files::failed("write", &draft))?;
-        self.publish(out.get_ref(), &draft, at)
+        let records = u64::try_from(image.records.len()).expect("a table's length fits 64 bits");
+        self.publish(out.get_ref(), &draft, at, records)
     }
 
-    /// Checks a snapshot that was received (or is one of ours), and makes it the current one.
-    pub(super) fn adopt(&self, path: &Path) -> Result<(SnapshotMeta, Image), StorageError> {
-        let (file, image) = SnapshotFile::open(path, self.cluster)
-            .map_err(|unusable| refused(unusable, path, self.cluster))?;
-        self.publish(&file.file, path, &file.meta)?;
-        Ok((file.meta, image))
+    /// Makes a snapshot that was received (or is one of ours) the current one.
+    pub(super) fn adopt(&self, received: &SnapshotFile) -> Result<Registry, StorageError> {
+        let path = &received.path;
+        let registry = received.load().map_err(|unusable| refused(unusable, path, self.cluster))?;
+        self.publish(&received.file, path, &received.meta, received.records)?;
+        Ok(registry)
     }
 
     /// Gives a finished file its name, makes that durable, and removes what it supersedes.
@@ -166,6 +190,7 @@ impl SnapshotDir {
         file: &File,
         draft: &Path,
         at: &SnapshotMeta,
+        records: u64,
     ) -> Result<SnapshotFile, DiskFault> {
         let mut current = self.guard();
         if let Some(newer) = current.as_ref().filter(|is| is.meta.last_log_id > at.last_log_id) {
@@ -179,8 +204,14 @@ impl SnapshotDir {
         }
         let file = File::open(&path).map_err(files::failed("open", &path))?;
         let bytes = file.metadata().map_err(files::failed("read", &path))?.len();
-        let published =
-            SnapshotFile { path: path.clone(), file: Arc::new(file), meta: at.clone(), bytes };
+        let published = SnapshotFile {
+            path: path.clone(),
+            file: Arc::new(file),
+            cluster: self.cluster,
+            meta: at.clone(),
+            records,
+            bytes,
+        };
         *current = Some(published.clone());
         for other in files::list(&self.path)? {
             if is_snapshot(&other) && other < path {

@@ -157,6 +157,20 @@ async fn a_sync_that_fails_stops_the_writer_for_good() {
     assert_eq!(*calls.lock().unwrap(), 1, "a failed sync was tried again");
 }
 
+/// sled would move it into a file that it never syncs.
+#[tokio::test]
+async fn a_value_that_is_too_large_stops_the_writer() {
+    let (_temp, dir) = new_dir();
+    let mut model = Model::new(Random::new("a_value_that_is_too_large"));
+    let restored = restore(&dir, LogEnds::default()).unwrap();
+    let mut writing = Writing::begin(&dir, restored, Options::default());
+    let mut step = model.step();
+    let peer = Peer { id: PeerId(1), address: "p".repeat(4096), until: Timestamp(1) };
+    step.changes = vec![(Serial(0), Some(Record::Peer(peer)))];
+    writing.queue.send(Work::Step(step)).await.unwrap();
+    assert!(writing.faults.wait().await.to_string().contains("takes 41"));
+}
+
 #[tokio::test]
 async fn an_open_that_hangs_ends_the_start_and_the_next_one_heals() {
     let (temp, model) = filled(Random::new("an_open_that_hangs"), 50, 20).await;

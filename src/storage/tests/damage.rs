@@ -79,7 +79,13 @@ async fn every_damage_of_the_image_is_healed() {
         let at = restored.at.clone();
         Writing::begin(&dir, restored, image::Options::default()).end().await;
         let again = restore(&dir, ends(purged, ENTRIES - 1)).expect(&context);
-        assert!(again.disk.is_some() && again.at == at, "{context}: not healed for good");
+        assert!(
+            again.disk.is_some() && again.at == at,
+            "{context}: not healed for good: {:?} after {:?}, image {}",
+            again.at.last_log_id,
+            at.last_log_id,
+            again.disk.is_some(),
+        );
         model.assert_was(&again, &context);
     }
     assert!(rebuilt >= 12, "only {rebuilt} of 48 damages mattered: the test is too weak");
@@ -91,7 +97,7 @@ async fn a_deleted_image_is_healed_and_a_damaged_one_is_kept_aside() {
     let dir = DataDir::open(base.path(), NODE).unwrap();
     for round in 1..=3 {
         for file in image_files(base.path()) {
-            fs::write(file, "rubbish").unwrap();
+            fs::write(file, "rubbish, and more of it").unwrap();
         }
         let restored = restore(&dir, ends(Some(COVERED), ENTRIES - 1)).unwrap();
         model.assert_was(&restored, "from the snapshot");
@@ -166,7 +172,6 @@ async fn damage_of_both_is_refused_unless_the_log_is_whole() {
         }
         assert!(dir.registry_dir().exists(), "a refused start moved the image");
         let healed = restore(&dir, ends(None, ENTRIES - 1)).unwrap();
-        assert!(healed.disk.is_none());
         model.assert_was(&healed, "by replaying the whole log");
     }
     assert!(refused >= 8, "only {refused} of 24 were refused: the test is too weak");

@@ -42,6 +42,7 @@ struct Random(u64);
 
 impl Random {
     /// The seed is `EMNETCHAIN_SEED` if it is set.
+    #[expect(clippy::print_stdout, reason = "the test harness shows it when a test fails")]
     fn new(test: &str) -> Self {
         let seed = match std::env::var("EMNETCHAIN_SEED") {
             Ok(text) => text.parse().unwrap(),

@@ -86,10 +86,13 @@ async fn a_check_reports_and_changes_nothing() {
     assert!(text.contains("through entry 59") && text.contains("through entry 20"), "{text}");
     assert_eq!(contents(temp.path()), before, "the check wrote");
 
-    let data = temp.path().join("registry/db");
-    fs::write(&data, &fs::read(&data).unwrap()[..1000]).unwrap();
+    assert!(report.can_start(ends(Some(20), 59)) && report.can_start(ends(Some(59), 59)));
+    assert!(!report.can_start(ends(Some(60), 60)), "entries are missing between image and log");
+
+    fs::write(temp.path().join("registry/conf"), "rubbish, and more of it").unwrap();
     let report = check(temp.path()).unwrap();
     assert!(matches!(report.image, Finding::Damaged { .. }), "{report}");
+    assert!(report.can_start(ends(Some(20), 59)) && !report.can_start(ends(Some(21), 59)));
     assert!(report.is_damaged());
 
     let _held = DataDir::open(temp.path(), NODE).unwrap();
