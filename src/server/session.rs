@@ -245,6 +245,8 @@ impl Session {
             match act {
                 Act::HalfClosed => {
                     self.submit(Command::HalfClose { session: self.session() }).await;
+                    let half_closed = &self.edge.metrics.half_closed;
+                    half_closed.with_label_values(&[self.protocol.as_str()]).inc();
                 }
                 Act::Gone => {
                     self.submit(Command::Disconnect { session: self.session() }).await;
