@@ -91,6 +91,8 @@ metrics! {
     connections: IntGaugeVec = "emnetchain_connections" ["listener"];
     /// Connections accepted, by listener.
     accepted: IntCounterVec = "emnetchain_accepted_total" ["listener"];
+    /// Waiting clients that closed their sending side, by listener; some of them have ended.
+    half_closed: IntCounterVec = "emnetchain_half_closed_total" ["listener"];
     /// Times that the accept loop had to pause, by listener: out of descriptors or of memory.
     accept_pauses: IntCounterVec = "emnetchain_accept_pauses_total" ["listener"];
     /// Seconds from a complete request to the commit of its command on a majority's disks.

@@ -169,6 +169,8 @@ impl Session {
             match act {
                 Act::HalfClosed => {
                     self.submit(Command::HalfClose { session }).await;
+                    let half_closed = &self.edge.metrics.half_closed;
+                    half_closed.with_label_values(&[self.protocol.as_str()]).inc();
                 }
                 Act::Gone => {
                     self.submit(Command::Disconnect { session }).await;
