@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -42,6 +43,7 @@ const CLOSING_SHARE: u32 = 4;
 
 /// Runs an instance until it is told to stop, or fails.
 pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
+    raise_descriptor_limit();
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -72,6 +74,16 @@ pub fn check(data_dir: &Path) -> Exit {
             tracing::error!("{error}");
             exit_for(&error)
         }
+    }
+}
+
+/// Shells hand out few file descriptors by default, and allow many more to those that ask.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
+    {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
