@@ -319,8 +319,9 @@ async fn the_torn_end_of_an_interrupted_write_is_cut() {
     }
 }
 
-/// Every sync moves the watermark. After a power cut it may be old; then frames vouch for those before them; only the
-/// loss of the very last ones cannot be told from a write that was never acknowledged.
+/// Every sync moves the watermark. After a power cut it may be old: then frames vouch for those
+/// before them, and only the loss of the very last ones cannot be told from a write that was never
+/// acknowledged.
 #[tokio::test]
 async fn the_watermark_and_later_frames_vouch_for_a_frame() {
     let fixture = Fixture::new().await;
