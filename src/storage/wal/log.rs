@@ -2,18 +2,14 @@
 //! older ones stand on disk. Readers and the writing thread share it behind one lock, which is
 //! never held across a read, a write or a sync.
 
-use std::{collections::VecDeque, io, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{
     Sizes,
-    disk::DiskFile,
-    frame::{Seal, entries_of},
-    segment::{FrameError, FrameReader, Mark, Segment},
+    read::{Extent, Plan},
+    segment::{Mark, Segment},
 };
-use crate::{
-    raft::{Entry, LogId, Vote},
-    storage::fault::DiskFault,
-};
+use crate::raft::{LogId, Vote};
 
 /// An entry as it stands on disk.
 pub(in crate::storage) type Encoded = Arc<[u8]>;
@@ -245,97 +241,5 @@ impl Log {
         if let Some(entry) = self.tail.pop_front() {
             self.tail_bytes -= entry.len();
         }
-    }
-}
-
-/// What to read where.
-#[derive(Debug)]
-pub(in crate::storage) struct Plan {
-    extents: Vec<Extent>,
-    tail: Vec<Encoded>,
-}
-
-/// Entries `from..to` in the frames from a mark on.
-#[derive(Debug)]
-struct Extent {
-    file: Arc<dyn DiskFile>,
-    mark: Mark,
-    /// Length of the file's intact part.
-    end: u64,
-    from: u64,
-    to: u64,
-}
-
-impl Plan {
-    /// Whether reading asks the disk.
-    pub(in crate::storage) fn needs_disk(&self) -> bool {
-        !self.extents.is_empty()
-    }
-
-    /// Reads the entries; at least one, and no more once `bytes_max` bytes are reached.
-    pub(in crate::storage) fn read(
-        &self,
-        seal: &Seal,
-        bytes_max: usize,
-    ) -> Result<Vec<Entry>, DiskFault> {
-        let mut reader = EntryReader { entries: Vec::new(), bytes_left: bytes_max };
-        for extent in &self.extents {
-            extent.read(seal, &mut reader)?;
-        }
-        for encoded in &self.tail {
-            if !reader.take(encoded) {
-                break;
-            }
-        }
-        Ok(reader.entries)
-    }
-}
-
-impl Extent {
-    fn read(&self, seal: &Seal, reader: &mut EntryReader) -> Result<(), DiskFault> {
-        let mut index = self.mark.first;
-        let file = &*self.file;
-        let mut frames = FrameReader { file, seal, offset: self.mark.offset, end: self.end };
-        while index < self.to && reader.bytes_left > 0 {
-            let frame = frames.next().map_err(|error| match error {
-                FrameError::Bad(what) => self.damaged(what),
-                FrameError::Disk(fault) => fault,
-            })?;
-            let frame = frame.filter(|frame| frame.header.first == index && frame.header.count > 0);
-            let frame = frame.ok_or_else(|| self.damaged("a frame is not where it was"))?;
-            let entries = entries_of(&frame.body, frame.header.count);
-            let entries = entries.ok_or_else(|| self.damaged("a frame's entries do not fit"))?;
-            for (number, entry) in (index..).zip(entries) {
-                if number >= self.from && number < self.to && !reader.take(entry) {
-                    return Ok(());
-                }
-            }
-            index = frame.header.end();
-        }
-        Ok(())
-    }
-
-    fn damaged(&self, what: &'static str) -> DiskFault {
-        let source = io::Error::new(io::ErrorKind::InvalidData, what);
-        DiskFault { operation: "read", path: self.file.path().to_owned(), source }
-    }
-}
-
-/// Gathers entries up to a number of bytes.
-struct EntryReader {
-    entries: Vec<Entry>,
-    bytes_left: usize,
-}
-
-impl EntryReader {
-    /// Whether there was room for the entry.
-    fn take(&mut self, encoded: &[u8]) -> bool {
-        if self.bytes_left == 0 {
-            return false;
-        }
-        self.bytes_left = self.bytes_left.saturating_sub(encoded.len());
-        let entry = postcard::from_bytes(encoded);
-        self.entries.push(entry.expect("intact entries were encoded by this log"));
-        true
     }
 }

@@ -22,7 +22,9 @@
 
 mod disk;
 mod frame;
+mod job;
 mod log;
+mod read;
 mod recover;
 mod segment;
 #[cfg(test)]
@@ -39,8 +41,8 @@ use std::{
 };
 
 pub(super) use disk::{Disk, RealDisk};
+pub(super) use job::{Append, Done, Flushed, Job, Shared, thread_ended};
 pub(super) use log::Encoded;
-pub(super) use writer::{Append, Done, Flushed, Job, Shared, thread_ended};
 
 use self::{
     disk::Access,

@@ -6,6 +6,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use super::disk::{Access, Disk, DiskFile};
@@ -64,6 +65,9 @@ pub(super) enum Survives {
     Everything,
     Sectors,
 }
+
+/// How long a sync hangs at most.
+const HANG_MAX: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(super) struct SimDisk(Arc<Inner>);
@@ -380,9 +384,9 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> Result<(), DiskFault> {
         let mut sim = self.disk.sim.lock().unwrap();
-        while sim.faults.syncs_wait {
-            sim = self.disk.changed.wait(sim).unwrap();
-        }
+        // Bounded, so that a test that fails in the meantime can end.
+        let wait = self.disk.changed.wait_timeout_while(sim, HANG_MAX, |sim| sim.faults.syncs_wait);
+        sim = wait.unwrap().0;
         sim.begin(Kind::Other, "sync", &self.path)?;
         sim.file_syncs += 1;
         if !sim.faults.file_sync_lies {

@@ -13,7 +13,7 @@
 //! slot, at 0 and at 4096                       watermark, at 8192
 //!  0  magic "EMSTATE1"                          0  generation u64
 //!  8  body length u32                           8  durable up to, offset u64
-//! 12  CRC-32 of the body                       16  CRC-32 of 0..16, seeded by cluster and store
+//! 12  CRC-32 of the body                       16  sealed CRC-32 of bytes 0..16
 //! 16  body: postcard of [`State`]
 //! ```
 

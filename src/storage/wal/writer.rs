@@ -8,112 +8,25 @@
 use std::{
     io, mem,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::Receiver},
+    sync::{Arc, mpsc::Receiver},
 };
-
-use openraft::storage::IOFlushed;
-use tokio::sync::{Notify, oneshot};
 
 use super::{
     Sizes,
     disk::{Disk, DiskFile},
-    frame::{FrameBuilder, SEGMENT_HEADER_BYTES, Seal, SegmentHeader},
-    log::{Encoded, Log, Written},
-    recover::Repairs,
+    frame::{FrameBuilder, SegmentHeader},
+    job::{Append, Done, Job, Shared},
+    log::Written,
+    recover::{Repairs, segment_path},
     segment::{Mark, Segment},
     state::{State, StateFile},
 };
 use crate::{
     clock,
     metrics::Metrics,
-    raft::{LogId, TypeConfig, Vote},
+    raft::{LogId, Vote},
     storage::fault::{DiskFault, FaultReporter},
 };
-
-/// Tells the caller once the job is durable, or why it will never be.
-pub(in crate::storage) type Done = oneshot::Sender<io::Result<()>>;
-
-/// What the thread is asked to do.
-#[derive(Debug)]
-pub(in crate::storage) enum Job {
-    /// Write entries that memory has already.
-    Append(Append),
-    /// An empty log begins at this index.
-    Begin(u64, Done),
-    /// Forget the entries up to and including this one.
-    Purge(LogId, Done),
-    /// Forget the entries behind this one.
-    Truncate(Option<LogId>, Done),
-    /// Keep this vote.
-    Vote(Vote, Done),
-}
-
-/// Entries to be written.
-#[derive(Debug)]
-pub(in crate::storage) struct Append {
-    pub(in crate::storage) first: u64,
-    pub(in crate::storage) entries: Vec<Encoded>,
-    pub(in crate::storage) flushed: Flushed,
-}
-
-/// Completes openraft's callback exactly once: with an error if nobody else does.
-pub(in crate::storage) struct Flushed(Option<IOFlushed<TypeConfig>>);
-
-impl Flushed {
-    pub(in crate::storage) fn new(callback: IOFlushed<TypeConfig>) -> Self {
-        Self(Some(callback))
-    }
-
-    fn complete(mut self, result: io::Result<()>) {
-        if let Some(callback) = self.0.take() {
-            callback.io_completed(result);
-        }
-    }
-}
-
-impl Drop for Flushed {
-    fn drop(&mut self) {
-        if let Some(callback) = self.0.take() {
-            callback.io_completed(Err(thread_ended()));
-        }
-    }
-}
-
-impl std::fmt::Debug for Flushed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Flushed")
-    }
-}
-
-/// The error of a job that nobody will carry out.
-pub(in crate::storage) fn thread_ended() -> io::Error {
-    io::Error::other("the thread that writes the raft log has ended")
-}
-
-/// What readers, the appender and the writing thread share.
-#[derive(Debug)]
-pub(in crate::storage) struct Shared {
-    log: Mutex<Log>,
-    pub(in crate::storage) seal: Seal,
-    /// Rung when unsynced entries became durable, or when they never will.
-    pub(in crate::storage) room: Notify,
-}
-
-impl Shared {
-    pub(super) fn new(log: Log, seal: Seal) -> Self {
-        Self { log: Mutex::new(log), seal, room: Notify::new() }
-    }
-
-    /// The log in memory; never held across a read, a write or a sync.
-    pub(in crate::storage) fn lock(&self) -> MutexGuard<'_, Log> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn break_off(&self) {
-        self.lock().broken = true;
-        self.room.notify_one();
-    }
-}
 
 /// The thread's belongings.
 #[derive(Debug)]
@@ -224,6 +137,7 @@ impl Writer {
         if repairs.torn_bytes > 0 {
             let (file, bytes) = self.current();
             file.set_size(bytes)?;
+            // Or a new frame might stand before old ones, if the power is cut while it is written.
             file.sync()?;
         }
         let removed = self.remove_dropped()?;
@@ -280,7 +194,6 @@ impl Writer {
         let started = clock::now();
         file.sync()?;
         self.metrics.log_sync_seconds.observe(started.elapsed().as_secs_f64());
-        #[expect(clippy::cast_precision_loss, reason = "at most 64 Ki entries wait for a sync")]
         self.metrics.log_sync_entries.observe(entries as f64);
         self.state_file.note_durable(self.state.generation, offset + bytes.len() as u64)
     }
@@ -376,7 +289,7 @@ impl Writer {
 
     /// Makes an empty segment; it becomes part of the log with the next state written.
     fn create_segment(&mut self, first: u64) -> Result<Segment, DiskFault> {
-        let path = super::recover::segment_path(&self.dir, first);
+        let path = segment_path(&self.dir, first);
         if self.state.segments.len() + self.state.dropped.len() >= self.sizes.segments {
             let text = "the raft log has too many segments; nothing was purged for too long";
             let source = io::Error::new(io::ErrorKind::StorageFull, text);
@@ -389,9 +302,7 @@ impl Writer {
         let chain = self.shared.lock().current().chain;
         let (cluster, store) = (self.state.cluster, self.state.store);
         let header = SegmentHeader { cluster, store, first, chain };
-        let segment = Segment::create(&*self.disk, &self.dir, &header)?;
-        debug_assert_eq!(segment.bytes, SEGMENT_HEADER_BYTES as u64);
-        Ok(segment)
+        Segment::create(&*self.disk, &self.dir, &header)
     }
 
     /// Writes the state; `durable` is the length of the last segment in it.
@@ -406,7 +317,7 @@ impl Writer {
     fn remove_dropped(&mut self) -> Result<bool, DiskFault> {
         let before = self.state.dropped.len();
         self.state.dropped.retain(|first| {
-            let removed = self.disk.remove(&super::recover::segment_path(&self.dir, *first));
+            let removed = self.disk.remove(&segment_path(&self.dir, *first));
             if let Err(fault) = &removed {
                 tracing::warn!(error = %fault, "an old segment of the raft log stays");
             }

@@ -153,17 +153,21 @@ fn add(path: &Path, bytes: &[u8]) {
     overwrite(path, size(path), bytes);
 }
 
-/// Where the last frame starts.
 fn last_frame(path: &Path) -> u64 {
+    *frame_starts(path).last().unwrap()
+}
+
+fn frame_starts(path: &Path) -> Vec<u64> {
     let bytes = fs::read(path).unwrap();
-    let mut offset = SEGMENT_HEADER_BYTES;
+    let mut starts = vec![SEGMENT_HEADER_BYTES];
     loop {
-        let length: [u8; 4] = bytes[offset + 4..offset + 8].try_into().unwrap();
-        let next = offset + FRAME_HEADER_BYTES + u32::from_le_bytes(length) as usize;
+        let start = starts[starts.len() - 1];
+        let length: [u8; 4] = bytes[start + 4..start + 8].try_into().unwrap();
+        let next = start + FRAME_HEADER_BYTES + u32::from_le_bytes(length) as usize;
         if next == bytes.len() {
-            return offset as u64;
+            return starts.iter().map(|start| *start as u64).collect();
         }
-        offset = next;
+        starts.push(next);
     }
 }
 
@@ -315,10 +319,11 @@ async fn the_torn_end_of_an_interrupted_write_is_cut() {
     }
 }
 
-/// After a power cut the watermark may be old. Then frames vouch for those before them; only the
-/// loss of the very last ones cannot be told from a write that was never acknowledged.
+/// Every sync moves the watermark. After a power cut it may be old: then frames vouch for those
+/// before them, and only the loss of the very last ones cannot be told from a write that was never
+/// acknowledged.
 #[tokio::test]
-async fn frames_vouch_for_those_before_them_without_a_watermark() {
+async fn the_watermark_and_later_frames_vouch_for_a_frame() {
     let fixture = Fixture::new().await;
     let copy = fixture.copy();
     let reopen = || LogStore::open_on(Arc::new(RealDisk), options(copy.path(), true).0, MEDIUM);
@@ -330,6 +335,13 @@ async fn frames_vouch_for_those_before_them_without_a_watermark() {
         ends.push(size(&last));
     }
     drop(store);
+    // The watermark knows of the last frame, whatever is cut off.
+    let whole = fs::read(&last).unwrap();
+    for end in [ends[3] - 1, ends[3] - 60, ends[2], ends[1]] {
+        cut(&last, end);
+        assert!(matches!(reopen(), Err(LogError::Damaged { .. })), "{end}");
+        fs::write(&last, &whole).unwrap();
+    }
     overwrite(&copy.path().join("state"), 8192, &[0; 20]);
     for start in &ends[..2] {
         flip(&last, start + 50, 1);
@@ -340,9 +352,10 @@ async fn frames_vouch_for_those_before_them_without_a_watermark() {
     assert_eq!(reopen().unwrap().last(), Some(log_id(9, fixture.model.end() + 1)));
 }
 
-/// Two logs with the same past went different ways; a segment of one is put into the other.
+/// Two logs with the same past went different ways; a segment or a frame of one is put into the
+/// other.
 #[tokio::test]
-async fn a_segment_of_another_history_of_the_same_log_is_refused() {
+async fn parts_of_another_history_of_the_same_log_are_refused() {
     let fixture = Fixture::new().await;
     let ways = [fixture.copy(), fixture.copy()];
     for (number, way) in (20..).zip(&ways) {
@@ -354,11 +367,24 @@ async fn a_segment_of_another_history_of_the_same_log_is_refused() {
     }
     let names = |way: &TempDir| files(way.path()).into_keys().filter(|path| is_segment(path));
     let [one, other] = [&ways[0], &ways[1]].map(|way| names(way).collect::<Vec<_>>());
-    let middle = one.len() - 2;
-    assert_eq!(one[middle].file_name(), other[middle].file_name());
-    fs::copy(&other[middle], &one[middle]).unwrap();
-    let refused = LogStore::open_on(Arc::new(RealDisk), options(ways[0].path(), true).0, MEDIUM);
-    assert!(matches!(refused, Err(LogError::Damaged { .. })));
+    let refused = |what: &str| {
+        let opened = LogStore::open_on(Arc::new(RealDisk), options(ways[0].path(), true).0, MEDIUM);
+        assert!(matches!(opened, Err(LogError::Damaged { .. })), "{what}");
+    };
+    let [.., middle, last] = &one[..] else { panic!() };
+    let [.., other_middle, other_last] = &other[..] else { panic!() };
+    assert_eq!(middle.file_name(), other_middle.file_name());
+
+    let before = fs::read(middle).unwrap();
+    fs::copy(other_middle, middle).unwrap();
+    refused("a segment");
+    fs::write(middle, before).unwrap();
+
+    let second = frame_starts(last)[1] as usize;
+    let third = frame_starts(last)[2] as usize;
+    assert_eq!(frame_starts(last), frame_starts(other_last));
+    overwrite(last, second as u64, &fs::read(other_last).unwrap()[second..third]);
+    refused("a frame");
 }
 
 #[tokio::test]

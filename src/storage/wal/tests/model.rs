@@ -3,7 +3,7 @@
 use super::*;
 use crate::storage::wal::sim::{Rng, SimDisk, Survives};
 
-const RUNS: u64 = 60;
+const RUNS: u64 = 40;
 const STEPS: u64 = 60;
 
 /// `EMNETCHAIN_SEED=n cargo test -q --lib storage::wal::tests::model` runs one seed.

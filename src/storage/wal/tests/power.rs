@@ -59,7 +59,7 @@ async fn a_second_power_cut_finds_everything_as_well() {
     let script =
         [Step::Vote(Vote::new(1, 1)), first(0, 50), Step::Vote(Vote::new(2, 1)), first(1, 60)];
     for cut_at in 1..=operations_of(&script).await {
-        for survives in SURVIVALS {
+        for survives in [Survives::Nothing, Survives::Sectors] {
             let disk = SimDisk::new();
             disk.set_faults(Faults { dead_from: Some(cut_at), ..Faults::default() });
             let _ = run(&disk, &script).await;
