@@ -266,7 +266,7 @@ impl DiskImage {
     }
 }
 
-fn record_key(serial: Serial) -> [u8; 9] {
+pub(super) fn record_key(serial: Serial) -> [u8; 9] {
     let mut key = [RECORD_PREFIX; 9];
     key[1..].copy_from_slice(&serial.0.to_be_bytes());
     key

@@ -55,14 +55,14 @@ async fn position_and_members_survive_a_restart() {
     assert_eq!(applied, Some(log_id(4)));
     assert_eq!(*membership.log_id(), Some(log_id(3)));
     assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [1, 2]);
-    assert!(progress.reaches(4).await);
+    assert!(soon(progress.reaches(4)).await);
     assert_eq!(
         view.read(|registry| registry.now()),
         view.read(|registry| registry.image().meta.now)
     );
     assert_eq!(*view.next_deadline().borrow(), None);
     drop((machine, dir));
-    progress.ended().await;
+    soon(progress.ended()).await;
 
     let mut dir = DataDir::open(temp.path(), NODE).unwrap();
     assert!(!dir.is_new());
@@ -77,7 +77,7 @@ async fn the_lock_lasts_until_the_last_write() {
     drop(dir);
     assert!(matches!(DataDir::open(temp.path(), NODE), Err(StorageError::Locked { .. })));
     drop(machine);
-    progress.ended().await;
+    soon(progress.ended()).await;
     DataDir::open(temp.path(), NODE).unwrap();
 }
 
@@ -126,9 +126,9 @@ async fn an_installed_snapshot_replaces_registry_and_image() {
     view.read(|registry| assert_eq!(*registry.image(), model.image));
     assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, meta);
     apply(&mut machine, vec![entry(80, nothing())]).await;
-    assert!(progress.reaches(80).await);
+    assert!(soon(progress.reaches(80)).await);
     drop((machine, dir));
-    progress.ended().await;
+    soon(progress.ended()).await;
 
     // openraft has cut its log back to the snapshot by now.
     let mut dir = DataDir::open(taken.path(), NODE).unwrap();

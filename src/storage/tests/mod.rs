@@ -200,9 +200,15 @@ impl Writing {
     async fn end(self) {
         let Self { queue, mut progress, faults } = self;
         drop(queue);
-        progress.ended().await;
+        soon(progress.ended()).await;
         assert!(faults.current().is_none(), "{:?}", faults.current());
     }
+}
+
+/// What is waited for must come; a minute is for ever here, even on a busy machine.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let bound = std::time::Duration::from_secs(60);
+    tokio::time::timeout(bound, what).await.expect("it came within a minute")
 }
 
 /// Starts from what the directory holds.
