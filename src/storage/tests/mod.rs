@@ -113,7 +113,8 @@ impl Model {
     fn assert_was(&self, restored: &Restored, context: &str) {
         let index = restored.at.last_log_id.map(|last| last.index);
         let was = self.history.get(&index);
-        assert_eq!(Some(restored.registry.image()), was, "{context}: wrong at entry {index:?}");
+        // No assert_eq: nobody can read two whole registries.
+        assert!(was == Some(restored.registry.image()), "{context}: wrong at entry {index:?}");
     }
 }
 
