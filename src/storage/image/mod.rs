@@ -24,7 +24,7 @@ mod writer;
 
 pub(super) use open::{Found, Intact, open};
 pub use writer::ImageProgress;
-pub(super) use writer::{ImageQueue, Start, Step, Work, spawn, superseded};
+pub(super) use writer::{ImageQueue, Start, Step, Work, show_lag, spawn, superseded};
 
 use std::{
     collections::BTreeMap,
