@@ -70,6 +70,29 @@ async fn position_and_members_survive_a_restart() {
     assert_eq!(machine.applied_state().await.unwrap(), (applied, membership));
 }
 
+/// With one voter an entry is applied only after it is in this very log.
+#[tokio::test]
+async fn a_log_that_lost_applied_entries_is_refused_where_nobody_else_has_them() {
+    for (voters, accepted) in [(&[NODE.0][..], false), (&[NODE.0, 2, 3][..], true)] {
+        let (temp, mut dir) = new_dir();
+        let ((mut machine, _, mut progress), _effects) = open(&mut dir, LogEnds::default());
+        apply(&mut machine, vec![entry(0, members(voters)), entry(1, nothing())]).await;
+        assert!(soon(progress.reaches(1)).await);
+        drop((machine, dir));
+        soon(progress.ended()).await;
+
+        let dir = DataDir::open(temp.path(), NODE).unwrap();
+        assert!(restore(&dir, ends(None, 1)).is_ok());
+        match restore(&dir, ends(None, 0)) {
+            Ok(_) => assert!(accepted),
+            Err(error) => {
+                assert!(!accepted && error.exit_code() == 78);
+                assert!(error.to_string().contains("entry 1 was applied"), "{error}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_lock_lasts_until_the_last_write() {
     let (temp, mut dir) = new_dir();
