@@ -65,12 +65,18 @@ pub(super) fn restore(
         tracing::warn!(path = %path.display(), %fault, moved_to = %aside.display(),
             "a snapshot is damaged; a new one will be written");
     }
+    let ahead = index(at.last_log_id) > index(log.last);
+    if ahead {
+        accept_short_log(dir, log, &at)?;
+    }
     // openraft must not see a snapshot that ends before the log begins; it has a new one built
-    // instead. The log begins anew where the registry stands if it ends before that.
-    let hole = index(at.last_log_id) > index(log.last);
-    let begins = if hole { index(at.last_log_id) } else { index(log.purged) };
+    // instead. A log that ends before the registry will begin anew where the registry stands.
+    let begins = if ahead { index(at.last_log_id) } else { index(log.purged) };
     let connects = |file: &SnapshotFile| index(file.meta().last_log_id) >= begins;
     let snapshots = SnapshotDir::open(dir, offered.filter(connects))?;
+    if begins.is_some() && snapshots.current().is_none() {
+        tracing::warn!("no snapshot connects with the raft log; a new one will be written");
+    }
     files::remove(&image::superseded(&dir.registry_dir()))?;
     Ok(Restored { registry, at, disk, snapshots })
 }
@@ -93,6 +99,25 @@ fn find(dir: &DataDir, options: &image::Options) -> Result<Sources, StorageError
     };
     let Survey { intact, damaged } = snapshot::survey(dir.path(), dir.cluster_id())?;
     Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
+}
+
+/// An entry may be committed, and applied, while it is on the disks of others only; then a power
+/// cut leaves a registry that is ahead of its own log, and openraft mends that. But a voter alone
+/// applies nothing that is not in its own log: there the log has lost entries.
+fn accept_short_log(dir: &DataDir, log: LogEnds, at: &SnapshotMeta) -> Result<(), StorageError> {
+    let (applied, last) = (index(at.last_log_id), index(log.last));
+    let applied = applied.unwrap_or_default();
+    if at.last_membership.voter_ids().eq([dir.node_id().0]) {
+        let what =
+            format!("the raft log ends at entry {last:?}, though entry {applied} was applied");
+        return Err(StorageError::Damaged {
+            path: dir.raft_dir(),
+            what,
+            way_out: identity::WAY_OUT,
+        });
+    }
+    tracing::warn!(applied, ?last, "the raft log ends before the registry; it begins anew there");
+    Ok(())
 }
 
 type Chosen = (Registry, SnapshotMeta, Option<DiskImage>);

@@ -63,6 +63,7 @@ pub struct StateMachine {
     registry: Arc<Mutex<Registry>>,
     at: SnapshotMeta,
     image: ImageQueue,
+    progress: ImageProgress,
     snapshots: SnapshotDir,
     deadline: watch::Sender<Option<Timestamp>>,
     options: StateMachineOptions,
@@ -108,10 +109,23 @@ impl StateMachine {
             queue.send_first(Work::Replace { image, at: at.clone() });
         }
         dir.mark_initialised()?;
+        options.metrics.raft_applied_index.set(gauge_of(&at));
+        if let Some(file) = snapshots.current() {
+            options.metrics.snapshot_bytes.set(signed(file.bytes()));
+        }
         let (deadline, watch) = watch::channel(registry.next_deadline());
         let registry = Arc::new(Mutex::new(registry));
         let view = RegistryView { registry: Arc::clone(&registry), deadline: watch };
-        Ok((Self { registry, at, image: queue, snapshots, deadline, options }, view, progress))
+        let machine = Self {
+            registry,
+            at,
+            image: queue,
+            progress: progress.clone(),
+            snapshots,
+            deadline,
+            options,
+        };
+        Ok((machine, view, progress))
     }
 
     /// Applies one entry, unless it was applied before.
@@ -122,6 +136,7 @@ impl StateMachine {
         let (step, applied) = self.advance(entry);
         let verdict = applied.verdict;
         self.options.metrics.raft_applied_index.set(gauge(step.applied));
+        image::show_lag(&self.options.metrics, self.progress.durable());
         if !(applied.effects.is_empty() && applied.notes.is_empty()) {
             // With nobody left to receive, the instance is on its way out; sessions learn from
             // the next life of it what they were not told.

@@ -26,7 +26,7 @@ mod writer;
 
 pub(super) use open::{Found, Intact, open};
 pub use writer::ImageProgress;
-pub(super) use writer::{ImageQueue, Start, Step, Work, spawn, superseded};
+pub(super) use writer::{ImageQueue, Start, Step, Work, show_lag, spawn, superseded};
 
 use std::{
     collections::BTreeMap,
@@ -268,7 +268,7 @@ impl DiskImage {
     }
 }
 
-fn record_key(serial: Serial) -> [u8; 9] {
+pub(super) fn record_key(serial: Serial) -> [u8; 9] {
     let mut key = [RECORD_PREFIX; 9];
     key[1..].copy_from_slice(&serial.0.to_be_bytes());
     key

@@ -278,9 +278,7 @@ impl Writer {
         self.sync()?;
         self.dirty_since = None;
         self.progress.send_replace(self.at.last_log_id);
-        let durable = self.at.last_log_id.map_or(0, |at| at.index);
-        let applied = self.metrics.raft_applied_index.get();
-        self.metrics.image_lag.set((applied - i64::try_from(durable).unwrap_or(i64::MAX)).max(0));
+        show_lag(&self.metrics, self.at.last_log_id);
         Ok(())
     }
 
@@ -321,6 +319,12 @@ impl Writer {
         self.flush()?;
         files::remove(&old)
     }
+}
+
+/// Shows how far the image is behind the registry.
+pub(in crate::storage) fn show_lag(metrics: &Metrics, durable: Option<LogId>) {
+    let durable = durable.map_or(0, |at| i64::try_from(at.index).unwrap_or(i64::MAX));
+    metrics.image_lag.set((metrics.raft_applied_index.get() - durable).max(0));
 }
 
 /// Where the old image lies while a new one is written.

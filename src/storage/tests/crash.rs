@@ -55,7 +55,7 @@ async fn survives_power_cut(seed: u64, honest: bool) -> bool {
         writing.queue.send(Work::Step(model.step())).await.unwrap();
     }
     let awaited = model.random.below(entries);
-    assert!(writing.progress.reaches(awaited).await);
+    assert!(soon(writing.progress.reaches(awaited)).await);
     let durable = writing.progress.durable();
     writing.end().await;
     power.cut();
@@ -92,7 +92,7 @@ async fn a_killed_process_loses_only_what_was_not_flushed() {
         }
         if round % 3 == 0 {
             let last = model.at.last_log_id.map_or(0, |last| last.index);
-            assert!(writing.progress.reaches(last).await);
+            assert!(soon(writing.progress.reaches(last)).await);
         }
         let durable = writing.progress.durable();
         // The writer goes on while the files are copied, as it would until the kill.
@@ -150,9 +150,9 @@ async fn a_sync_that_fails_stops_the_writer_for_good() {
         Err(io::Error::from_raw_os_error(libc::EIO))
     });
     let mut writing = Writing::begin(&dir, restored, Options { sync, ..Options::default() });
-    let fault = writing.faults.wait().await;
+    let fault = soon(writing.faults.wait()).await;
     assert_eq!((fault.operation, fault.path.clone()), ("sync", dir.registry_dir()));
-    writing.progress.ended().await;
+    soon(writing.progress.ended()).await;
     assert!(writing.queue.send(Work::Step(model.step())).await.is_err());
     assert_eq!(*calls.lock().unwrap(), 1, "a failed sync was tried again");
 }
@@ -168,7 +168,7 @@ async fn a_value_that_is_too_large_stops_the_writer() {
     let peer = Peer { id: PeerId(1), address: "p".repeat(4096), until: Timestamp(1) };
     step.changes = vec![(Serial(0), Some(Record::Peer(peer)))];
     writing.queue.send(Work::Step(step)).await.unwrap();
-    assert!(writing.faults.wait().await.to_string().contains("takes 41"));
+    assert!(soon(writing.faults.wait()).await.to_string().contains("takes 41"));
 }
 
 #[tokio::test]

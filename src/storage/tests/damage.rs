@@ -112,6 +112,36 @@ async fn a_deleted_image_is_healed_and_a_damaged_one_is_kept_aside() {
     model.assert_was(&restored, "from the snapshot");
 }
 
+/// What sled may do to us: a record lost, one that is older than it was, one that came back, and
+/// a stamp that is older than the records. None of it is damage in sled's own eyes.
+#[tokio::test]
+async fn a_tree_that_does_not_agree_with_its_stamp_is_no_image() {
+    let (base, _) = filled(Random::new("a_tree_that_does_not_agree"), ENTRIES, COVERED).await;
+    let tampers: [fn(&sled::Db); 5] = [
+        |db| drop(db.pop_min().unwrap()),
+        |db| {
+            let (first, second) = (db.pop_min().unwrap().unwrap(), db.first().unwrap().unwrap());
+            db.insert(first.0, second.1).unwrap();
+        },
+        |db| {
+            let (_, value) = db.first().unwrap().unwrap();
+            db.insert(image::record_key(Serial(1 << 40)), value).unwrap();
+        },
+        |db| drop(db.remove([b'S', 0, 0]).unwrap()),
+        |db| drop(db.insert(b"x", b"of no known kind").unwrap()),
+    ];
+    for (number, tamper) in tampers.into_iter().enumerate() {
+        let copy = copy_of(base.path());
+        let db = sled::open(copy.path().join("registry")).unwrap();
+        tamper(&db);
+        db.flush().unwrap();
+        drop(db);
+        let dir = DataDir::open(copy.path(), NODE).unwrap();
+        let found = image::open(&dir.registry_dir(), dir.cluster_id(), &image::Options::default());
+        assert!(matches!(found, Ok(image::Found::Damaged(_))), "number {number} goes unseen");
+    }
+}
+
 #[tokio::test]
 async fn every_damage_of_a_snapshot_is_seen() {
     let mut random = Random::new("every_damage_of_a_snapshot");
@@ -194,7 +224,8 @@ async fn files_of_another_cluster_are_refused() {
 #[tokio::test]
 async fn a_file_in_blobs_makes_an_image_worthless() {
     let (temp, model) = filled(Random::new("a_file_in_blobs"), 40, 20).await;
-    fs::write(temp.path().join("registry/blobs/12345"), "never synced").unwrap();
+    // sled itself removes those whose number lies beyond its log.
+    fs::write(temp.path().join("registry/blobs/1"), "never synced").unwrap();
     let dir = DataDir::open(temp.path(), NODE).unwrap();
     let restored = restore(&dir, ends(Some(20), 39)).unwrap();
     assert_eq!(restored.at.last_log_id, Some(log_id(20)));

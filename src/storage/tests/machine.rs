@@ -55,19 +55,42 @@ async fn position_and_members_survive_a_restart() {
     assert_eq!(applied, Some(log_id(4)));
     assert_eq!(*membership.log_id(), Some(log_id(3)));
     assert_eq!(membership.voter_ids().collect::<Vec<_>>(), [1, 2]);
-    assert!(progress.reaches(4).await);
+    assert!(soon(progress.reaches(4)).await);
     assert_eq!(
         view.read(|registry| registry.now()),
         view.read(|registry| registry.image().meta.now)
     );
     assert_eq!(*view.next_deadline().borrow(), None);
     drop((machine, dir));
-    progress.ended().await;
+    soon(progress.ended()).await;
 
     let mut dir = DataDir::open(temp.path(), NODE).unwrap();
     assert!(!dir.is_new());
     let ((mut machine, ..), _effects) = open(&mut dir, ends(None, 4));
     assert_eq!(machine.applied_state().await.unwrap(), (applied, membership));
+}
+
+/// With one voter an entry is applied only after it is in this very log.
+#[tokio::test]
+async fn a_log_that_lost_applied_entries_is_refused_where_nobody_else_has_them() {
+    for (voters, accepted) in [(&[NODE.0][..], false), (&[NODE.0, 2, 3][..], true)] {
+        let (temp, mut dir) = new_dir();
+        let ((mut machine, _, mut progress), _effects) = open(&mut dir, LogEnds::default());
+        apply(&mut machine, vec![entry(0, members(voters)), entry(1, nothing())]).await;
+        assert!(soon(progress.reaches(1)).await);
+        drop((machine, dir));
+        soon(progress.ended()).await;
+
+        let dir = DataDir::open(temp.path(), NODE).unwrap();
+        assert!(restore(&dir, ends(None, 1)).is_ok());
+        match restore(&dir, ends(None, 0)) {
+            Ok(_) => assert!(accepted),
+            Err(error) => {
+                assert!(!accepted && error.exit_code() == 78);
+                assert!(error.to_string().contains("entry 1 was applied"), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -77,7 +100,7 @@ async fn the_lock_lasts_until_the_last_write() {
     drop(dir);
     assert!(matches!(DataDir::open(temp.path(), NODE), Err(StorageError::Locked { .. })));
     drop(machine);
-    progress.ended().await;
+    soon(progress.ended()).await;
     DataDir::open(temp.path(), NODE).unwrap();
 }
 
@@ -126,9 +149,9 @@ async fn an_installed_snapshot_replaces_registry_and_image() {
     view.read(|registry| assert_eq!(*registry.image(), model.image));
     assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, meta);
     apply(&mut machine, vec![entry(80, nothing())]).await;
-    assert!(progress.reaches(80).await);
+    assert!(soon(progress.reaches(80)).await);
     drop((machine, dir));
-    progress.ended().await;
+    soon(progress.ended()).await;
 
     // openraft has cut its log back to the snapshot by now.
     let mut dir = DataDir::open(taken.path(), NODE).unwrap();
