@@ -331,11 +331,13 @@ pub fn repaired(ip: &str) -> String {
 /// Polls until there is an answer; panics after [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = clock::now() + PATIENCE;
+    let mut pause = Duration::from_millis(2);
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(clock::now() < deadline, "it never came true that {what}");
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50)); // to look costs the service time
     }
 }
