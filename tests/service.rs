@@ -1,8 +1,6 @@
 //! What the service does for its clients and operators, seen from outside: with plain sockets,
 //! signals, and GET.
 
-#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
-
 mod support;
 
 use std::{fs, net::UdpSocket};
