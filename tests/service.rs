@@ -1,36 +1,22 @@
-//! What the service does for its clients, seen from outside with plain sockets.
+//! What the service does for its clients and operators, seen from outside: with plain sockets,
+//! signals, and GET.
 
 mod support;
 
-use support::{Client, Member, Service, eventually, reconnect, repaired, told};
+use std::{fs, net::UdpSocket};
+
+use support::{Client, Member, PATIENCE, Service, chain, eventually, reconnect, repaired, told};
 use tempfile::TempDir;
 
-/// Connects members one after the other and reads what they are told, so that every member but
-/// the last is linked and done. Returns the last one's connection.
-fn chain(service: &Service, members: &[Member]) -> Client {
-    let mut tip: Option<(Member, Client)> = None;
-    for member in members {
-        let before = service.metric("emnetchain_clients");
-        let mut client = Client::say(service.chain(), member.connect());
-        // Nothing tells a legacy client that it arrived before the next one does.
-        eventually("it is registered", || {
-            (service.metric("emnetchain_clients") > before).then_some(())
-        });
-        if let Some((before, mut waiting)) = tip.take() {
-            assert_eq!(waiting.object(), told("head", &member.tail()));
-            waiting.expect_end();
-            assert_eq!(client.object(), told("tail", &before.head()));
-        }
-        tip = Some((*member, client));
-    }
-    tip.expect("at least one member").1
+fn five() -> Vec<Member> {
+    (0..5).map(Member).collect()
 }
 
 #[test]
 fn five_clients_are_linked_and_a_graceful_leave_is_repaired() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
-    let members: Vec<Member> = (0..5).map(Member).collect();
+    let members = five();
     let mut tip = chain(&service, &members);
     tip.expect_silence();
 
@@ -39,4 +25,175 @@ fn five_clients_are_linked_and_a_graceful_leave_is_repaired() {
     let mut second = Client::say(service.repair(), reconnect("1234", &members[3].tail()));
     assert_eq!(second.rest(), repaired(&members[1].head()));
     assert_eq!(first.rest(), repaired(&members[3].tail()));
+}
+
+#[test]
+fn the_figures_agree_with_what_happened() {
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(dir.path(), &["--emnet-addr", "127.0.0.1:0"]);
+    assert_eq!(service.get("/livez"), (200, "alive\n".to_owned()));
+    assert_eq!(service.get("/readyz"), (200, "ready\n".to_owned()));
+    assert_eq!(service.get("/nowhere").0, 404);
+
+    let members = five();
+    let tip = chain(&service, &members);
+    let mut peer = Client::say(service.address("EMNet"), r#"{"msg":"ADD_PEER","IP_Peer":"x"}"#);
+    peer.object();
+    let mut careless = Client::say(service.chain(), "hello{}");
+    careless.expect_silence();
+    let waiting = Client::say(service.repair(), reconnect("7", &members[1].head()));
+    let figures = [
+        ("clients", 5.0), // the third is taken out, and remembered
+        ("chains", 1.0),
+        ("asks", 2.0), // the tip's head, and the second's
+        ("links", 2.0),
+        ("broken_links", 1.0),
+        ("repairs_pending", 1.0),
+        ("peers", 1.0),
+        ("links_total{by=\"join\"}", 4.0),
+        ("links_total{by=\"repair\"}", 0.0),
+        ("clients_taken_out_total", 1.0),
+        ("rejected_total{reason=\"junk\"}", 1.0),
+        ("rejected_total{reason=\"unknown_message\"}", 1.0),
+        ("accepted_total{listener=\"chain\"}", 6.0),
+        ("connections{listener=\"chain\"}", 2.0),
+        ("connections{listener=\"repair\"}", 1.0),
+        ("connections{listener=\"emnet\"}", 1.0),
+        ("raft_is_leader", 1.0),
+    ];
+    expect_figures(&service, &figures);
+    let (code, status) = service.get("/status");
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let expected = serde_json::json!({
+        "count": 1, "clients": 5, "asks": 2, "links": 2, "broken_links": 1, "repairs_pending": 1
+    });
+    assert_eq!((code, &status["chains"]), (200, &expected));
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!((&status["node"], &status["leader"]), (&1.into(), &1.into()));
+    assert_eq!((&status["role"], &status["members"][0]["voter"]), (&"leader".into(), &true.into()));
+    assert_eq!(status["connections"]["chain"], 2);
+
+    let mut other = Client::say(service.repair(), reconnect("8", &members[3].tail()));
+    other.object();
+    drop((tip, waiting, peer, careless, other));
+    let figures = [
+        ("links", 3.0),
+        ("broken_links", 0.0),
+        ("repairs_pending", 0.0),
+        ("links_total{by=\"repair\"}", 1.0),
+        ("repairs_total{outcome=\"linked\"}", 1.0),
+        ("half_closed_total{listener=\"chain\"}", 1.0),
+        // The tip's process has ended, but it may yet be a legal half-close.
+        ("connections{listener=\"chain\"}", 1.0),
+        ("connections{listener=\"repair\"}", 0.0),
+        ("connections{listener=\"emnet\"}", 0.0),
+    ];
+    expect_figures(&service, &figures);
+}
+
+/// Waits until the figures are all so; what is told to a client is counted a moment later.
+fn expect_figures(service: &Service, figures: &[(&str, f64)]) {
+    for (name, value) in figures {
+        let name = format!("emnetchain_{name}");
+        eventually(&format!("{name} is {value}"), || {
+            (service.metric(&name) == *value).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_stop_closes_every_client_in_order_and_loses_none() {
+    let dir = TempDir::new().unwrap();
+    let mut service = Service::start(dir.path(), &["--emnet-addr", "127.0.0.1:0"]);
+    let members = five();
+    let tip = chain(&service, &members);
+    let half = Client::say(service.repair(), reconnect("7", &Member(7).head()));
+    eventually("it waits", || (service.metric("emnetchain_repairs_pending") == 1.0).then_some(()));
+    let mut peer = Client::say(service.address("EMNet"), r#"{"msg":"ADD_PEER","IP_Peer":"x"}"#);
+    let added = peer.object();
+    let silent = Client::connect(service.chain());
+    let unfinished = Client::say(service.repair(), "{\"msg\":");
+    eventually("all are there", || {
+        let open = |name| service.metric(&format!("emnetchain_connections{{listener={name:?}}}"));
+        (open("chain") == 2.0 && open("repair") == 2.0).then_some(())
+    });
+
+    let status = service.stop();
+    assert_eq!(status.code(), Some(0), "{}", service.log());
+    assert_eq!(peer.rest(), "\n", "what was left of its answer");
+    for mut client in [tip, half, silent, unfinished] {
+        client.expect_end();
+    }
+
+    let service = service.start_again();
+    let mut tip = Client::say(service.chain(), members[4].connect());
+    assert_eq!(tip.object(), told("tail", &members[3].head()));
+    tip.expect_silence();
+    let mut other = Client::say(service.repair(), reconnect("7", &Member(8).tail()));
+    assert_eq!(other.rest(), repaired(&Member(7).head()));
+    let id = added.split(&[':', ','][..]).nth(1).unwrap();
+    let mut peer =
+        Client::say(service.address("EMNet"), format!(r#"{{"msg":"ASK_IP","id":{id}}}"#));
+    assert_eq!(peer.object(), r#"{"IP":"x","msg":"SUCCESS"}"#);
+}
+
+#[test]
+fn a_hangup_signal_reads_the_log_level_again() {
+    let dir = TempDir::new().unwrap();
+    let config = dir.path().join("emnetchain.toml");
+    fs::write(&config, "log_level = \"info\"\n").unwrap();
+    let service = Service::start(&dir.path().join("data"), &["--config", config.to_str().unwrap()]);
+    let times = |text: &str| service.log().matches(text).count();
+    let hang_up_until = |text: &str| {
+        let before = times(text);
+        service.signal("HUP");
+        eventually(text, || (times(text) > before).then_some(()));
+    };
+    let junk = || {
+        let before = service.metric("emnetchain_rejected_total{reason=\"junk\"}");
+        let mut client = Client::say(service.chain(), "junk{}");
+        eventually("junk is counted", || {
+            (service.metric("emnetchain_rejected_total{reason=\"junk\"}") > before).then_some(())
+        });
+        client.expect_silence();
+    };
+    junk();
+    assert_eq!(times("DEBUG"), 0);
+    fs::write(&config, "log_level = \"debug\"\n").unwrap();
+    hang_up_until("the log level was read again");
+    junk();
+    eventually("more is logged", || (times("DEBUG") > 0).then_some(()));
+
+    // A slip in the file changes nothing and ends nothing.
+    fs::write(&config, "log_level = \"loud\"\n").unwrap();
+    hang_up_until("nothing was changed");
+    assert_eq!(service.get("/readyz").0, 200);
+}
+
+#[test]
+fn udp_and_emnet_are_served_if_asked_for() {
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(&dir.path().join("without"), &[]);
+    assert!(!service.announces("EMUDP") && !service.announces("EMNet"));
+
+    let service = Service::start(&dir.path().join("with"), &["-udp-addr", "127.0.0.1:0"]);
+    assert!(service.announces("EMUDP") && !service.announces("EMNet"));
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.send_to(b"ping", service.address("EMUDP")).unwrap();
+    let mut answer = [0; 64];
+    let (length, from) = client.recv_from(&mut answer).unwrap();
+    assert_eq!(from, service.address("EMUDP"));
+    assert_eq!(&answer[..length], client.local_addr().unwrap().to_string().as_bytes());
+    expect_figures(&service, &[("udp_answered_total{kind=\"text\"}", 1.0)]);
+}
+
+#[test]
+fn a_data_directory_belongs_to_one_process() {
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(dir.path(), &[]);
+    let (status, log) = Service::try_start(dir.path(), Vec::new()).expect_err("it is taken");
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("another process"), "{log}");
+    assert_eq!(service.get("/readyz").0, 200);
 }

@@ -80,6 +80,11 @@ impl Service {
         self.banners.iter().find(|(name, _)| name == server).expect("it is announced").1
     }
 
+    /// Whether it told where this server listens.
+    pub fn announces(&self, server: &str) -> bool {
+        self.banners.iter().any(|(name, _)| name == server)
+    }
+
     /// Where clients send CONNECT.
     pub fn chain(&self) -> SocketAddr {
         self.address("EMNetChain")
@@ -279,6 +284,26 @@ impl Client {
         }
     }
 
+    /// Watches two connections until both have something to read; whether this one was first. Who
+    /// has to be first is looked at last, so that what arrives in between does not count against it.
+    pub fn hears_before(&mut self, later: &mut Self) -> bool {
+        let deadline = clock::now() + PATIENCE;
+        loop {
+            let (later, first) = (later.has_bytes(), self.has_bytes());
+            if first || later {
+                return first;
+            }
+            assert!(clock::now() < deadline, "neither was told anything");
+        }
+    }
+
+    fn has_bytes(&self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let has = self.stream.peek(&mut [0]).is_ok_and(|count| count > 0);
+        self.stream.set_nonblocking(false).unwrap();
+        has
+    }
+
     /// Reads once, and returns how much came.
     fn fill(&mut self, deadline: Instant) -> usize {
         let left = deadline.saturating_duration_since(clock::now());
@@ -293,7 +318,7 @@ impl Client {
 }
 
 /// A member of a chain: two sockets, by convention `127.0.0.1:2n+1024` and the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member(pub u16);
 
 impl Member {
@@ -328,14 +353,70 @@ pub fn repaired(ip: &str) -> String {
     format!(r#"{{"msg":"CONNECT","ip":"{ip}"}}"#)
 }
 
+/// A small generator of chance that can be repeated: its seed is printed.
+#[derive(Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// From `EMNETCHAIN_TEST_SEED`, or a new one.
+    pub fn new() -> Self {
+        let seed = match std::env::var("EMNETCHAIN_TEST_SEED") {
+            Ok(text) => text.parse().expect("a number"),
+            Err(_) => getrandom::u64().expect("the system has random numbers"),
+        };
+        eprintln!("EMNETCHAIN_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// The next number below `end` (splitmix64).
+    pub fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut word = self.0;
+        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((word ^ (word >> 31)) % end as u64).expect("below a usize")
+    }
+
+    /// Puts them in any order.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for end in (1..items.len()).rev() {
+            items.swap(end, self.below(end + 1));
+        }
+    }
+}
+
+/// Connects members one after the other and reads what they are told, so that every member but the
+/// last is linked and done. Returns the last one's connection.
+pub fn chain(service: &Service, members: &[Member]) -> Client {
+    let mut tip: Option<(Member, Client)> = None;
+    for member in members {
+        let registered = service.metric("emnetchain_clients");
+        let mut client = Client::say(service.chain(), member.connect());
+        match tip.take() {
+            Some((before, mut waiting)) => {
+                assert_eq!(client.object(), told("tail", &before.head()));
+                assert_eq!(waiting.rest(), told("head", &member.tail()));
+            }
+            // Nothing tells the first that it has arrived before the second does.
+            None => eventually("it is registered", || {
+                (service.metric("emnetchain_clients") > registered).then_some(())
+            }),
+        }
+        tip = Some((*member, client));
+    }
+    tip.expect("at least one member").1
+}
+
 /// Polls until there is an answer; panics after [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = clock::now() + PATIENCE;
+    let mut pause = Duration::from_millis(2);
     loop {
         if let Some(found) = look() {
             return found;
         }
         assert!(clock::now() < deadline, "it never came true that {what}");
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50)); // to look costs the service time
     }
 }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Where the servers are, and what else can be done with them.
-pub trait Host {
+pub(crate) trait Host {
     /// The address of a server.
     fn address(&self, server: Server) -> SocketAddr;
     /// Waits until a figure has this value.
@@ -25,7 +25,7 @@ pub trait Host {
 }
 
 /// Plays the clients' part, and says what was not so, with its line.
-pub fn replay(script: &Script, host: &mut impl Host) -> Result<(), String> {
+pub(crate) fn replay(script: &Script, host: &mut impl Host) -> Result<(), String> {
     let mut clients = Clients::default();
     for (number, step) in &script.steps {
         clients.play(step, host).map_err(|why| format!("line {number}: {why}"))?;
@@ -263,9 +263,9 @@ impl Connection {
     }
 
     fn receive(&mut self) -> Result<usize, String> {
-        self.receive_within(PATIENCE).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => "nothing came".to_owned(),
-            _ => error.to_string(),
+        self.receive_within(PATIENCE).map_err(|error| {
+            let is_silent = error.kind() == ErrorKind::WouldBlock;
+            if is_silent { "nothing came".to_owned() } else { error.to_string() }
         })
     }
 

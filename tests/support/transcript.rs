@@ -2,7 +2,7 @@
 
 /// One transcript, read.
 #[derive(Debug)]
-pub struct Script {
+pub(crate) struct Script {
     /// What the service is started with, on top of its addresses.
     pub flags: Vec<String>,
     /// What happens, each with the number of its line.
@@ -11,7 +11,7 @@ pub struct Script {
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// `open NAME SERVER`
     Open { name: String, server: Server },
     /// `NAME > BYTES`: one write, or one datagram.
@@ -36,7 +36,7 @@ pub enum Step {
 
 /// Who is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Server {
+pub(crate) enum Server {
     Chain,
     Repair,
     Emnet,
@@ -45,7 +45,7 @@ pub enum Server {
 
 /// A part of what is sent or heard.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
+pub(crate) enum Piece {
     /// These bytes.
     Bytes(Vec<u8>),
     /// What this name stands for; where it is heard first, the digits there.
@@ -54,7 +54,7 @@ pub enum Piece {
 
 impl Script {
     /// Reads a transcript; the error names the line.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut script = Self { flags: Vec::new(), steps: Vec::new() };
         for (number, line) in (1..).zip(text.lines().map(str::trim)) {
             if line.is_empty() || line.starts_with('#') {
@@ -77,7 +77,7 @@ impl Script {
     }
 
     /// Which servers it speaks to.
-    pub fn servers(&self) -> Vec<Server> {
+    pub(crate) fn servers(&self) -> Vec<Server> {
         let mut servers: Vec<Server> =
             self.steps.iter().filter_map(|(_, step)| step.server()).collect();
         servers.sort_unstable();
@@ -86,7 +86,7 @@ impl Script {
     }
 
     /// Whether it needs more than addresses: flags of its own, or kill -9.
-    pub fn needs_the_process(&self) -> bool {
+    pub(crate) fn needs_the_process(&self) -> bool {
         !self.flags.is_empty() || self.steps.iter().any(|(_, step)| *step == Step::Restart)
     }
 }
