@@ -34,9 +34,9 @@ fn ten_thousand_comings_and_goings_leave_nothing_behind() {
     // it may be a legal half-close: here both are short.
     let times = ["--client-retention", "2s", "--retention", "1s", "--ask-max", "5s"];
     let service = Service::start(dir.path(), &times);
+    let descriptors = service.descriptors();
     let mut honest = Honest::pairs(&service);
     honest.rounds(5);
-    let descriptors = service.descriptors();
 
     honest.beside("churn, to warm up", || churn(&service, seed, 0..WARMING));
     all_gone(&service, descriptors);

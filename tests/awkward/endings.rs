@@ -22,7 +22,6 @@ fn until_applied<T>(service: &Service, act: impl FnOnce() -> T) -> T {
 fn who_goes_before_the_request_is_complete_leaves_nothing_behind() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
-    expect_metric(&service, "emnetchain_connections{listener=\"chain\"}", 0.0);
     let descriptors = service.descriptors();
     let message = Member(1).connect();
     for cut in [0, 1, message.len() / 2, message.len() - 1] {
@@ -92,21 +91,26 @@ fn a_client_that_resets_while_it_waits_is_told_to_nobody() {
     next_two_are_linked(&service);
 }
 
-/// Proves the same of the tip of a chain: the newcomer waits for the tip's return or for the next
-/// newcomer, and hears nothing of whom the tip was linked with.
+/// Proves the same of the tip of a chain: the newcomer waits, hears nothing of whom the tip was
+/// linked with, is linked with the next one, and with the tip should it come back.
 #[test]
-fn a_tip_that_resets_is_told_to_nobody() {
+fn a_tip_that_resets_is_told_to_nobody_until_it_is_back() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
-    let mut first = waiting(&service, Member(8));
-    let mut second = waiting(&service, Member(9));
-    expect_linked((Member(8), &mut first), (Member(9), &mut second));
-    second.reset();
+    let mut first = waiting(&service, Member(1));
+    let mut tip = waiting(&service, Member(2));
+    expect_linked((Member(1), &mut first), (Member(2), &mut tip));
+    tip.reset();
     expect_metric(&service, ASKS, 0.0);
-    let mut third = waiting(&service, Member(2));
+    let mut third = waiting(&service, Member(3));
     third.expect_silence();
-    let mut fourth = Client::say(service.chain(), Member(3).connect());
-    expect_linked((Member(2), &mut third), (Member(3), &mut fourth));
+    let mut fourth = Client::say(service.chain(), Member(4).connect());
+    assert_eq!(third.object(), told("head", &Member(4).tail()));
+    assert_eq!(fourth.object(), told("tail", &Member(3).head()));
+    third.expect_silence();
+    let mut tip = Client::say(service.chain(), Member(2).connect());
+    assert_eq!(tip.rest(), told("tail", &Member(1).head()) + &told("head", &Member(3).tail()));
+    assert_eq!(third.rest(), told("tail", &Member(2).head()));
 }
 
 /// Proves the same of a client whose process ended, which closes with a FIN as a half-closed client
