@@ -29,7 +29,7 @@ use crate::{
     raft::Member,
     registry::{Applied, Command},
     server::{
-        Addresses, Outbox, Phase, ServerOptions, Servers,
+        Addresses, Outbox, Phase, ServerError, ServerOptions, Servers,
         http::{HttpOptions, HttpServer, Readiness},
     },
     storage::{self, ImageProgress, StorageError, Stores, fault},
@@ -97,7 +97,7 @@ struct Instance {
     outbox: Arc<Outbox>,
     metrics: Metrics,
     /// The servers of the edge; they end in [`Phase::Stopping`].
-    servers: JoinSet<Result<(), crate::server::ServerError>>,
+    servers: JoinSet<Result<(), ServerError>>,
     /// The proposer; it ends when the servers' commands do.
     proposer: JoinSet<Result<(), crate::cluster::proposer::ProposerError>>,
     /// Everything else; none of it ends by itself.
@@ -276,7 +276,11 @@ async fn bind(config: &Config) -> Result<(Servers, Option<HttpServer>), Exit> {
         reflector: config.udp_addr,
     };
     let servers = Servers::bind(&wanted, server_options(config)).map_err(|error| {
-        tracing::error!("{}; choose another address", error_chain(&error));
+        let flag = match &error {
+            ServerError::Bind { server, .. } => flag_of(server),
+            ServerError::Accept { .. } | ServerError::Session { .. } => "",
+        };
+        tracing::error!("{flag}: {}; choose another address", error_chain(&error));
         Exit::Usage
     })?;
     let http =
@@ -287,6 +291,16 @@ async fn bind(config: &Config) -> Result<(Servers, Option<HttpServer>), Exit> {
             Exit::Usage
         })?;
     Ok((servers, http))
+}
+
+/// The flag that says where a server listens.
+fn flag_of(server: &str) -> &'static str {
+    match server {
+        "chain" => "--chain-addr",
+        "repair" => "--dis-addr",
+        "emnet" => "--emnet-addr",
+        _ => "--udp-addr",
+    }
 }
 
 fn server_options(config: &Config) -> ServerOptions {

@@ -313,7 +313,7 @@ impl Client {
     }
 
     /// Watches two connections until both have something to read; whether this one was first. Who
-    /// has to be first is looked at last, so that what arrives in between does not count against it.
+    /// has to be first is looked at last, so that what arrives in between does not count.
     pub fn hears_before(&mut self, later: &mut Self) -> bool {
         let deadline = clock::now() + PATIENCE;
         loop {
