@@ -9,7 +9,8 @@ use support::{Client, Member, Service, eventually, reconnect, repaired, told};
 use tempfile::TempDir;
 
 /// How often the kernel may swap two answers on the way, out of [`ROUNDS`]: two processors may
-/// carry them. A service that wrote them the other way round was caught ten times on a busy machine.
+/// carry them. A service that wrote them the other way round was caught ten times on a busy
+/// machine.
 const SWAPPED_MAX: usize = 3;
 
 const ROUNDS: usize = 150;
