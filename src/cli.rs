@@ -182,12 +182,14 @@ fn random_id() -> Result<u128, String> {
 }
 
 fn refuse(lines: &str) -> Task {
-    let mut stderr = io::stderr().lock();
-    for line in lines.lines() {
-        // A process that cannot even complain still ends with its exit code.
-        drop(writeln!(stderr, "EMNetChain: {line}"));
-    }
+    lines.lines().for_each(complain);
     Task::Nothing(Exit::Usage)
+}
+
+/// Writes a line to standard error, where there are no logs.
+pub(crate) fn complain(line: &str) {
+    // A process that cannot even complain still ends with its exit code.
+    drop(writeln!(io::stderr().lock(), "EMNetChain: {line}"));
 }
 
 /// Writes to standard output; whoever closed it does not want to read it.

@@ -71,7 +71,8 @@ pub fn check(data_dir: &Path) -> Exit {
             if damaged { Exit::Data } else { Exit::Clean }
         }
         Err(error) => {
-            tracing::error!("{error}");
+            // There are no logs here.
+            cli::complain(&error_chain(&error));
             exit_for(&error)
         }
     }
@@ -392,12 +393,15 @@ fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {
     }
 }
 
-/// An error and what caused it, on one line.
+/// An error and what caused it, on one line; a cause that the error tells itself is told once.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text = format!("{text}: {error}");
+        let told = error.to_string();
+        if !text.ends_with(&told) {
+            text = format!("{text}: {told}");
+        }
         cause = error.source();
     }
     text

@@ -6,19 +6,20 @@ use std::{
 };
 
 use super::{
-    StorageError, files,
+    LogError, LogStore, LogSummary, StorageError, files,
     identity::{self, ClusterId, DirLock, Identity},
     image::{self, Found},
     snapshot::{self, Survey},
-    start::LogEnds,
 };
 use crate::raft::LogId;
 
-/// What a data directory holds beside its raft log. [`fmt::Display`] prints a line for each.
+/// What a data directory holds. [`fmt::Display`] prints a line for each part.
 #[derive(Debug)]
 pub struct CheckReport {
     /// Whose it is.
     pub identity: Identity,
+    /// The raft log, or why it is refused; `None` before the first start has made one.
+    pub log: Result<Option<LogSummary>, LogError>,
     /// The image of the registry.
     pub image: Finding,
     /// The newest snapshot that is whole; or what is wrong with the newest, if none is.
@@ -51,21 +52,30 @@ pub enum Finding {
 impl CheckReport {
     /// Whether anything is damaged. It may still be healed at the next start.
     pub fn is_damaged(&self) -> bool {
-        self.findings().iter().any(|finding| matches!(finding, Finding::Damaged { .. }))
+        let damaged = |finding: &Finding| matches!(finding, Finding::Damaged { .. });
+        self.log.is_err() || damaged(&self.image) || damaged(&self.snapshot) || self.gap().is_some()
     }
 
-    /// Whether a start would succeed with this raft log: it has its first entry still, or image
-    /// or snapshot reach to where it begins.
-    pub fn can_start(&self, log: LogEnds) -> bool {
-        let Some(purged) = log.purged else { return true };
-        self.findings().iter().any(|finding| match finding {
-            Finding::Intact { applied, .. } => applied.is_some_and(|at| at.index >= purged.index),
-            Finding::Absent | Finding::Damaged { .. } => false,
-        })
+    /// The last entry that was purged from the log, if neither image nor snapshot covers it.
+    fn gap(&self) -> Option<u64> {
+        let purged = self.log.as_ref().ok()?.as_ref()?.purged?;
+        (!self.covers(purged.index)).then_some(purged.index)
     }
 
-    fn findings(&self) -> [&Finding; 2] {
-        [&self.image, &self.snapshot]
+    /// Whether image or snapshot reach to this entry.
+    pub(super) fn covers(&self, index: u64) -> bool {
+        let covered = self.image.applied().max(self.snapshot.applied());
+        covered.is_some_and(|entry| entry.index >= index)
+    }
+}
+
+impl Finding {
+    /// The last entry that it covers.
+    fn applied(&self) -> Option<LogId> {
+        match self {
+            Self::Intact { applied, .. } => *applied,
+            Self::Absent | Self::Damaged { .. } => None,
+        }
     }
 }
 
@@ -74,8 +84,22 @@ impl fmt::Display for CheckReport {
         let Identity { cluster, node, initialised } = self.identity;
         let used = if initialised { "" } else { ", never used" };
         writeln!(f, "identity: cluster {cluster}, node {}{used}", node.0)?;
+        match &self.log {
+            Ok(Some(log)) => writeln!(f, "raft log: {log}")?,
+            Ok(None) => writeln!(f, "raft log: none yet")?,
+            Err(error) => writeln!(f, "raft log: {error}")?,
+        }
         writeln!(f, "image:    {}", self.image)?;
-        write!(f, "snapshot: {}", self.snapshot)
+        write!(f, "snapshot: {}", self.snapshot)?;
+        if let Some(purged) = self.gap() {
+            let way_out = identity::WAY_OUT;
+            write!(
+                f,
+                "\ngap:      the raft log begins after entry {purged}, and nothing connects with it; \
+                 {way_out}"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -95,7 +119,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks identity, image and snapshots of a data directory.
+/// Checks identity, raft log, image and snapshots of a data directory.
 ///
 /// The directory is locked meanwhile, so nobody writes into it. sled cannot open files without
 /// writing to them (it repairs what it takes for a torn tail), so a copy of the image is opened,
@@ -104,7 +128,7 @@ impl fmt::Display for Finding {
 /// # Errors
 /// If a process uses the directory, it has no identity, is another cluster's, or cannot be read.
 pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
-    let _lock = DirLock::take(data_dir)?;
+    let _lock = DirLock::take_existing(data_dir)?;
     let identity = identity::read_identity(data_dir)?.ok_or_else(|| StorageError::Damaged {
         path: data_dir.to_path_buf(),
         what: "no identity.json: this is no data directory, or it has lost its identity".into(),
@@ -112,9 +136,25 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
     })?;
     Ok(CheckReport {
         identity,
+        log: check_log(data_dir, identity)?,
         image: check_image(data_dir, identity.cluster)?,
         snapshot: check_snapshot(data_dir, identity.cluster)?,
     })
+}
+
+fn check_log(
+    data_dir: &Path,
+    identity: Identity,
+) -> Result<Result<Option<LogSummary>, LogError>, StorageError> {
+    let dir = identity::raft_dir(data_dir);
+    if !identity.initialised && files::list(&dir)?.is_empty() {
+        return Ok(Ok(None));
+    }
+    match LogStore::check(&dir, identity.cluster.0.to_be_bytes()) {
+        Ok(summary) => Ok(Ok(Some(summary))),
+        Err(LogError::Io(fault)) => Err(fault.into()),
+        Err(damaged @ LogError::Damaged { .. }) => Ok(Err(damaged)),
+    }
 }
 
 fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageError> {
@@ -125,7 +165,8 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
     let scratch = Scratch::new()?;
     let copy = scratch.0.join("registry");
     copy_dir(&path, &copy)?;
-    Ok(match image::open(&copy, cluster, &image::Options::default())? {
+    let found = image::open(&copy, cluster, &image::Options::default());
+    Ok(match found.map_err(|error| in_place(error, &path))? {
         Found::Absent => Finding::Absent,
         Found::Intact(intact) => {
             Finding::Intact { path, applied: intact.at.last_log_id, records: intact.disk.records() }
@@ -133,6 +174,19 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
         Found::Damaged(what) => Finding::Damaged { path, what },
         Found::Hung => Finding::Damaged { path, what: "sled did not open it in time".into() },
     })
+}
+
+/// Names the original where an error names the copy.
+fn in_place(error: StorageError, original: &Path) -> StorageError {
+    match error {
+        StorageError::Foreign { found, expected, .. } => {
+            StorageError::Foreign { path: original.to_path_buf(), found, expected }
+        }
+        error @ (StorageError::Locked { .. }
+        | StorageError::Damaged { .. }
+        | StorageError::Log(_)
+        | StorageError::Io(_)) => error,
+    }
 }
 
 fn check_snapshot(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageError> {

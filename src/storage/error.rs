@@ -11,13 +11,21 @@ use super::{LogError, fault::DiskFault, files, identity::ClusterId};
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// Another process works on the directory.
-    #[error("{}: another process holds this data directory", directory.display())]
+    #[error(
+        "{}: another process holds this data directory; stop that one, or choose another \
+         directory with --data-dir",
+        directory.display()
+    )]
     Locked {
         /// The data directory.
         directory: PathBuf,
     },
     /// The directory, or a part of it, belongs to another node or cluster.
-    #[error("{}: belongs to {found}, not to {expected}", path.display())]
+    #[error(
+        "{}: belongs to {found}, not to {expected}; put the right one back, or choose another \
+         directory with --data-dir",
+        path.display()
+    )]
     Foreign {
         /// The file or directory that says so.
         path: PathBuf,

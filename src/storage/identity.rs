@@ -19,7 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{StorageError, files};
+use super::{StorageError, fault::DiskFault, files};
 use crate::ids::InstanceId;
 
 /// The layout of the data directory that this version reads and writes.
@@ -86,7 +86,8 @@ impl DataDir {
     /// is another node's, [`StorageError::Damaged`] if it has lost its identity or its raft log.
     pub fn open(path: &Path, node: InstanceId) -> Result<Self, StorageError> {
         if !path.is_dir() {
-            files::create_dir(path)?;
+            let named = |fault| DiskFault { operation: "create the data directory", ..fault };
+            files::create_dir(path).map_err(named)?;
             files::sync_dir(files::parent(path))?;
         }
         let lock = DirLock::take(path)?;
@@ -134,7 +135,7 @@ impl DataDir {
 
     /// Where the raft log lives.
     pub fn raft_dir(&self) -> PathBuf {
-        self.path.join(RAFT_DIR)
+        raft_dir(&self.path)
     }
 
     /// Where the image of the registry lives.
@@ -169,14 +170,35 @@ impl DirLock {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(&path).map_err(files::failed("open", &path))?;
+        Self::lock(file, directory)
+    }
+
+    /// Locks a directory without making anything in it; `None` if nobody ever locked it.
+    pub(super) fn take_existing(directory: &Path) -> Result<Option<Self>, StorageError> {
+        let path = directory.join(LOCK_FILE);
+        match File::open(&path) {
+            Ok(file) => Self::lock(file, directory).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(files::failed("open", &path)(error).into()),
+        }
+    }
+
+    fn lock(file: File, directory: &Path) -> Result<Self, StorageError> {
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: Arc::new(file) }),
             Err(TryLockError::WouldBlock) => {
                 Err(StorageError::Locked { directory: directory.to_path_buf() })
             }
-            Err(TryLockError::Error(error)) => Err(files::failed("lock", &path)(error).into()),
+            Err(TryLockError::Error(error)) => {
+                Err(files::failed("lock", &directory.join(LOCK_FILE))(error).into())
+            }
         }
     }
+}
+
+/// Where the raft log lives in a data directory.
+pub(super) fn raft_dir(path: &Path) -> PathBuf {
+    path.join(RAFT_DIR)
 }
 
 /// Where the image lives in a data directory.

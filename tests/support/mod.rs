@@ -15,7 +15,7 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
 };
@@ -50,14 +50,9 @@ impl Service {
     /// Starts the service in a process that may open so many files at most.
     pub fn start_with_files_max(data_dir: &Path, files_max: usize, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let program = command(data_dir, &arguments);
-        let mut limited = Command::new("/bin/sh");
-        limited
-            .args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &files_max.to_string()])
-            .arg(program.get_program())
-            .args(program.get_args())
-            .env_clear();
-        Self::try_run(limited, data_dir, arguments).unwrap_or_else(|(status, log)| {
+        let files_max = files_max.to_string();
+        let limited = ["/bin/sh", "-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &files_max];
+        Self::try_start_through(&limited, data_dir, arguments).unwrap_or_else(|(status, log)| {
             panic!("the service ended at once with {status}:\n{log}");
         })
     }
@@ -67,15 +62,17 @@ impl Service {
         data_dir: &Path,
         arguments: Vec<String>,
     ) -> Result<Self, (ExitStatus, String)> {
-        Self::try_run(command(data_dir, &arguments), data_dir, arguments)
+        Self::try_start_through(&[], data_dir, arguments)
     }
 
-    fn try_run(
-        mut command: Command,
+    /// As [`Self::try_start`], through a program that takes the service's command line as its last
+    /// arguments and becomes the service (`exec`), so that signals and exit codes are still its.
+    pub fn try_start_through(
+        wrapper: &[&str],
         data_dir: &Path,
         arguments: Vec<String>,
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut child = command
+        let mut child = command(wrapper, data_dir, &arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -83,14 +80,22 @@ impl Service {
             .expect("the program can be started");
         let log = Arc::new(Mutex::new(String::new()));
         let log_reader = follow(child.stderr.take().expect("piped"), Arc::clone(&log));
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let lines = lines_of(child.stdout.take().expect("piped"));
         let mut banners = Vec::new();
         // The HTTP line is the last one.
         while banners.last().is_none_or(|(name, _)| name != "HTTP") {
-            let Some(Ok(line)) = lines.next() else {
-                let status = child.wait().expect("it can be waited for");
-                log_reader.join().expect("the reader does not panic");
-                return Err((status, log.lock().unwrap().clone()));
+            let line = match lines.recv_timeout(PATIENCE) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    let status = child.wait().expect("it can be waited for");
+                    log_reader.join().expect("the reader does not panic");
+                    return Err((status, log.lock().unwrap().clone()));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let _ = child.kill();
+                    let _ = child.wait();
+                    panic!("neither serves nor ends:\n{}", log.lock().unwrap());
+                }
             };
             let (name, address) = line.split_once(" Server listening on ").expect("a banner");
             banners.push((name.to_owned(), address.parse().expect("a bound address")));
@@ -208,8 +213,17 @@ impl Drop for Service {
     }
 }
 
-fn command(data_dir: &Path, arguments: &[String]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
+/// The command that starts the service, through a wrapper if there is one.
+pub fn command(wrapper: &[&str], data_dir: &Path, arguments: &[String]) -> Command {
+    let program = env!("CARGO_BIN_EXE_EMNetChain");
+    let mut command = match wrapper.split_first() {
+        Some((first, rest)) => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
     command
         .args(["-dis-addr", "127.0.0.1:0", "-chain-addr", "127.0.0.1:0"])
         .args(["--http-addr", "127.0.0.1:0", "--data-dir"])
@@ -217,6 +231,19 @@ fn command(data_dir: &Path, arguments: &[String]) -> Command {
         .args(arguments)
         .env_clear();
     command
+}
+
+/// The lines of a stream, as they come.
+fn lines_of(stream: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 fn follow(

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 use super::*;
 use crate::{
     registry::Instance,
-    storage::{Finding, check, files, image::Found},
+    storage::{Finding, LogOptions, LogStore, check, files, identity, image::Found},
 };
 
 #[tokio::test]
@@ -79,24 +79,40 @@ async fn nobody_else_may_read_the_files() {
 #[tokio::test]
 async fn a_check_reports_and_changes_nothing() {
     let (temp, _) = filled(Random::new("a_check_reports"), 60, 20).await;
+    make_log(temp.path());
     let before = contents(temp.path());
     let report = check(temp.path()).unwrap();
     assert!(!report.is_damaged());
     let text = report.to_string();
     assert!(text.contains("through entry 59") && text.contains("through entry 20"), "{text}");
+    assert!(text.contains("raft log: whole, no entries, "), "{text}");
     assert_eq!(contents(temp.path()), before, "the check wrote");
 
-    assert!(report.can_start(ends(Some(20), 59)) && report.can_start(ends(Some(59), 59)));
-    assert!(!report.can_start(ends(Some(60), 60)), "entries are missing between image and log");
+    assert!(report.covers(20) && report.covers(59));
+    assert!(!report.covers(60), "an entry would be missing between image and log");
 
     fs::write(temp.path().join("registry/conf"), "rubbish, and more of it").unwrap();
     let report = check(temp.path()).unwrap();
     assert!(matches!(report.image, Finding::Damaged { .. }), "{report}");
-    assert!(report.can_start(ends(Some(20), 59)) && !report.can_start(ends(Some(21), 59)));
+    assert!(report.covers(20) && !report.covers(21));
     assert!(report.is_damaged());
 
     let _held = DataDir::open(temp.path(), NODE).unwrap();
     assert!(matches!(check(temp.path()), Err(StorageError::Locked { .. })));
+}
+
+/// Puts a real raft log in the place of the stand-in.
+fn make_log(path: &Path) {
+    fs::remove_file(path.join("raft/log")).unwrap();
+    let identity = identity::read_identity(path).unwrap().unwrap();
+    let options = LogOptions {
+        dir: path.join("raft"),
+        cluster_id: identity.cluster.0.to_be_bytes(),
+        expect_existing: false,
+        metrics: Metrics::new(),
+        faults: fault::channel().0,
+    };
+    drop(LogStore::open(options).unwrap());
 }
 
 /// Every file below a directory.

@@ -35,6 +35,7 @@ mod tests;
 mod writer;
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
@@ -122,6 +123,24 @@ pub struct LogSummary {
     pub torn_bytes: u64,
     /// One of the two copies of the state must be written anew, which the next start does.
     pub one_state_copy_stale: bool,
+}
+
+impl fmt::Display for LogSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.first, self.last) {
+            (Some(first), Some(last)) => write!(f, "whole, entries {first} to {}", last.index)?,
+            (None, Some(last)) => write!(f, "whole, no entries after {}", last.index)?,
+            (_, None) => f.write_str("whole, no entries")?,
+        }
+        write!(f, ", {} bytes in {} segments", self.bytes, self.segments)?;
+        if self.torn_bytes > 0 {
+            write!(f, "; {} bytes of an interrupted write will be cut off", self.torn_bytes)?;
+        }
+        if self.one_state_copy_stale {
+            f.write_str("; one of the two copies of its state will be written anew")?;
+        }
+        Ok(())
+    }
 }
 
 /// Sizes that tests make small.
