@@ -47,12 +47,35 @@ impl Service {
         })
     }
 
+    /// Starts the service in a process that may open so many files at most.
+    pub fn start_with_files_max(data_dir: &Path, files_max: usize, arguments: &[&str]) -> Self {
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let program = command(data_dir, &arguments);
+        let mut limited = Command::new("/bin/sh");
+        limited
+            .args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &files_max.to_string()])
+            .arg(program.get_program())
+            .args(program.get_args())
+            .env_clear();
+        Self::try_run(limited, data_dir, arguments).unwrap_or_else(|(status, log)| {
+            panic!("the service ended at once with {status}:\n{log}");
+        })
+    }
+
     /// Starts the service; its exit status and log if it ends before it serves.
     pub fn try_start(
         data_dir: &Path,
         arguments: Vec<String>,
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut child = command(data_dir, &arguments)
+        Self::try_run(command(data_dir, &arguments), data_dir, arguments)
+    }
+
+    fn try_run(
+        mut command: Command,
+        data_dir: &Path,
+        arguments: Vec<String>,
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
