@@ -17,6 +17,7 @@ use tokio::{
     net::TcpStream,
     select,
     sync::mpsc,
+    task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
@@ -143,6 +144,7 @@ impl Session {
         let mut ear = Ear::new(self.protocol);
         let mut deadline = self.edge.options.first_message_deadline;
         while let Some(request) = self.hear(&mut ear, deadline).await {
+            consume_budget().await; // requests in one packet take turns with other clients'
             if !self.permit.heard() {
                 return;
             }
