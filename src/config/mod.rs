@@ -140,8 +140,8 @@ settings! {
         /// on loopback and private networks any. `source-ip`: everybody their own only.
         /// `any`: everybody any, so that one client can point others at a stranger.
         address_policy: AddressPolicy = Default("auto");
-        /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
-        /// of the files that the process may open if that is less.
+        /// Client connections at one time, over all listeners. `auto` is 100,000, or if that is less
+        /// what the files that the process may open leave room for: four fifths of them at most.
         connections_max: Option<usize> = Default("auto");
         /// Client connections at one time from one public address (IPv6: from one /64).
         connections_per_address_max: usize = Default("256"), 1..=10_000_000;

@@ -29,9 +29,11 @@ pub(super) struct Admission {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Connections with a place. One that was closed for its silence has lost it at once, though
-    /// its descriptor lives until its task has run.
+    /// Connections with a place.
     placed: usize,
+    /// Connections that lost their place for their silence, and have a descriptor until their tasks
+    /// have run.
+    closing: usize,
     by_source: BTreeMap<Source, usize>,
     silent: BTreeMap<Arrival, Arc<Line>>,
     arrivals: u64,
@@ -88,6 +90,11 @@ impl Admission {
         Ok(Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) })
     }
 
+    /// Whether a connection that had to make room still has its descriptor. It will not for long.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state().closing > 0
+    }
+
     fn fall_silent(&self, state: &mut State, line: &Arc<Line>) -> Arrival {
         if state.silent.len() >= self.silent_max {
             self.close_oldest_silent(state);
@@ -101,6 +108,7 @@ impl Admission {
     fn close_oldest_silent(&self, state: &mut State) -> bool {
         let Some((_, line)) = state.silent.pop_first() else { return false };
         state.placed -= 1;
+        state.closing += 1;
         Rejection::Silent.count(&self.metrics);
         line.order(Order::Stop);
         true
@@ -164,6 +172,8 @@ impl Drop for Permit {
         let mut state = self.admission.state();
         if has_place {
             state.placed -= 1;
+        } else {
+            state.closing -= 1;
         }
         if let Some(source) = self.source {
             let count = state.by_source.get_mut(&source).expect("it counts this very permit");

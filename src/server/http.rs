@@ -39,6 +39,7 @@ use tracing::warn;
 
 pub use status::{Chains, Member, Status};
 
+use super::options::Shares;
 use crate::metrics::Metrics;
 
 /// Where the operators' HTTP is unless it is told otherwise.
@@ -62,7 +63,8 @@ pub struct HttpOptions {
     pub request_deadline: Duration,
     /// How long a connection lives in all, however busy.
     pub connection_life_max: Duration,
-    /// Connections at one time; one more closes the oldest.
+    /// Connections at one time; one more closes the oldest. By default 128, or an eighth of the
+    /// descriptors that the process may open if that is less.
     pub connections_max: usize,
 }
 
@@ -71,7 +73,7 @@ impl Default for HttpOptions {
         Self {
             request_deadline: Duration::from_secs(10),
             connection_life_max: Duration::from_secs(60),
-            connections_max: 128,
+            connections_max: Shares::of_this_process().operators,
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     select,
     sync::watch,
-    task::{JoinError, JoinSet},
+    task::{JoinError, JoinSet, yield_now},
     time::{sleep, timeout},
 };
 
@@ -103,6 +103,10 @@ impl Acceptor {
                     Ok((stream, peer)) => {
                         shortage = Shortage { logged: shortage.logged, ..Shortage::default() };
                         self.open(sessions, stream, peer);
+                        // Else a quick crowd could take descriptors that are others'.
+                        while self.admission.is_closing() {
+                            yield_now().await;
+                        }
                     }
                     Err(error) => match verdict(&error) {
                         Verdict::Next => {}

@@ -45,6 +45,7 @@ pub use outbox::Outbox;
 
 use admission::Admission;
 use listener::Acceptor;
+use options::Shares;
 use reflector::Reflector;
 use session::Edge;
 
@@ -111,6 +112,15 @@ impl Servers {
     /// # Errors
     /// If an address is taken, not ours or forbidden.
     pub fn bind(wanted: &Addresses, options: ServerOptions) -> Result<Self, ServerError> {
+        let Shares { clients, .. } = Shares::of_this_process();
+        if options.connections_max > clients {
+            tracing::warn!(
+                allowed = options.connections_max,
+                room = clients,
+                "more connections are allowed than there are descriptors for; if clients take \
+                 those of the disk, the instance stops"
+            );
+        }
         let tcp = |protocol: Protocol, address| {
             let failed = |source| ServerError::Bind { server: protocol.as_str(), address, source };
             let listener = listener::bind(address, &options).map_err(failed)?;

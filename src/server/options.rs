@@ -21,8 +21,8 @@ pub struct Addresses {
 /// Limits and deadlines of the edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// Client connections over all TCP listeners. At most four fifths of the descriptors that the
-    /// process may open, so that raft, metrics and the disk keep theirs.
+    /// Client connections over all TCP listeners. By default at most four fifths of the descriptors
+    /// that the process may open, so that raft, metrics and the disk keep theirs.
     pub connections_max: usize,
     /// Client connections from one IPv4 address or one IPv6 /64.
     pub connections_per_address_max: usize,
@@ -60,7 +60,7 @@ pub struct ServerOptions {
 impl Default for ServerOptions {
     fn default() -> Self {
         Self {
-            connections_max: connections_max(),
+            connections_max: Shares::of_this_process().clients,
             connections_per_address_max: 256,
             local_addresses_limited: false,
             silent_max: 4096,
@@ -80,10 +80,32 @@ impl Default for ServerOptions {
     }
 }
 
-/// 100,000 connections, or four fifths of the process's descriptors if that is less.
-fn connections_max() -> usize {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    descriptors_max(&limits).map_or(100_000, |max| (max / 5 * 4).min(100_000))
+/// Descriptors that neither clients nor operators may take: about 20 for listeners, the log and the
+/// image, and as many for what comes and goes, such as snapshots. A disk that is refused one stops
+/// the instance.
+const OWN_DESCRIPTORS: usize = 40;
+
+/// How many descriptors connections may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shares {
+    /// Those of clients.
+    pub(super) clients: usize,
+    /// Those of the operators' HTTP.
+    pub(super) operators: usize,
+}
+
+impl Shares {
+    /// What this process may open, shared out.
+    pub(super) fn of_this_process() -> Self {
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        Self::of(descriptors_max(&limits).unwrap_or(usize::MAX))
+    }
+
+    fn of(descriptors: usize) -> Self {
+        let operators = (descriptors / 8).clamp(1, 128);
+        let left = descriptors.saturating_sub(OWN_DESCRIPTORS + operators);
+        Self { clients: left.min(descriptors / 5 * 4).clamp(1, 100_000), operators }
+    }
 }
 
 /// The soft limit of open files out of `/proc/self/limits`; `None` if there is none.
@@ -103,5 +125,19 @@ mod tests {
         assert_eq!(descriptors_max(limits), Some(1024));
         assert_eq!(descriptors_max("Max open files  unlimited  unlimited  files"), None);
         assert!(ServerOptions::default().connections_max > 0);
+    }
+
+    #[test]
+    fn connections_leave_the_disk_its_descriptors() {
+        let of = |descriptors| {
+            let Shares { clients, operators } = Shares::of(descriptors);
+            assert!(descriptors <= 48 || clients + operators + OWN_DESCRIPTORS <= descriptors);
+            (clients, operators)
+        };
+        assert_eq!(of(64), (16, 8));
+        assert_eq!(of(256), (184, 32));
+        assert_eq!(of(1024), (816, 128));
+        assert_eq!(of(usize::MAX), (100_000, 128));
+        assert_eq!(of(20), (1, 2), "too few to live on, but nothing breaks here");
     }
 }
