@@ -3,6 +3,7 @@
 //! must be served, byte for byte; how long it took is printed, and no test fails by that alone.
 
 #![allow(clippy::print_stdout, reason = "measurements are for whoever runs the tests")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 

@@ -2,7 +2,7 @@
 //! stays open; nothing is read while an answer is on its way, so the network makes a hasty client
 //! wait. The registry keeps nothing of such a connection, and hears nothing of its end.
 
-use tokio::{io::Interest, select, time::timeout};
+use tokio::{io::Interest, select, task::coop::consume_budget, time::timeout};
 
 use super::{
     Request, Sender,
@@ -38,6 +38,7 @@ impl Session {
         let mut ear = Ear::new(self.protocol);
         let mut deadline = self.edge.options.first_message_deadline;
         while let Some(request) = self.hear(&mut ear, deadline).await {
+            consume_budget().await; // requests in one packet take turns with other clients'
             if !self.permit.heard() {
                 return;
             }

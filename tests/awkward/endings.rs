@@ -158,10 +158,9 @@ fn a_waiter_that_is_gone_poisons_no_repair_id() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let [dead, b, c] = ["10.0.0.1:1000", "10.0.0.2:1000", "10.0.0.3:1000"];
-    let gone: [(&str, fn(Client)); 2] = [("reset", Client::reset), ("exit", drop)];
-    for (id, go) in gone {
+    for id in ["reset", "exit"] {
         let waiter = until_applied(&service, || Client::say(service.repair(), reconnect(id, dead)));
-        until_applied(&service, || go(waiter));
+        until_applied(&service, || if id == "reset" { waiter.reset() } else { drop(waiter) });
         let mut second = Client::say(service.repair(), reconnect(id, b));
         second.expect_silence();
         expect_metric(&service, ASKS, 1.0);

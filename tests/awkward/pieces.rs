@@ -1,7 +1,7 @@
 //! Messages in pieces: wherever the network cuts, and whatever stands around a message, it means
 //! the same.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, thread};
 
 use tempfile::TempDir;
 
@@ -11,26 +11,40 @@ use super::{
 };
 use crate::support::{Client, Member, Service, reconnect, repaired, told};
 
-/// Sends a text as two packets; the second only when the service has read the first.
-fn say_cut(address: SocketAddr, text: &str, at: usize) -> Client {
-    let mut client = Client::connect(address);
-    send_cut(&mut client, address, text, at);
-    client
+/// Messages that each come as two packets, the second when the service has read the first one.
+struct Cut {
+    clients: Vec<(Client, String)>,
 }
 
-fn send_cut(client: &mut Client, address: SocketAddr, text: &str, at: usize) {
-    let (first, second) = text.as_bytes().split_at(at);
-    client.send(first);
-    expect_read(address, client.local_address());
-    client.send(second);
-}
-
-/// Sends a text byte by byte, each when the service has read the one before.
-fn send_bytes(client: &mut Client, address: SocketAddr, text: &str) {
-    for byte in text.bytes() {
-        expect_read(address, client.local_address());
-        client.send([byte]);
+impl Cut {
+    /// Sends the first packet of each message, and waits until the service has read them all.
+    fn begin(server: SocketAddr, messages: impl IntoIterator<Item = (String, usize)>) -> Self {
+        let begin = |(mut first, at): (String, usize)| {
+            let second = first.split_off(at);
+            (Client::say(server, first), second)
+        };
+        let clients = messages.into_iter().map(begin).collect();
+        expect_read(server);
+        Self { clients }
     }
+
+    /// The clients one by one, after each has sent its second packet.
+    fn finish(self) -> impl Iterator<Item = Client> {
+        self.clients.into_iter().map(|(mut client, second)| {
+            client.send(second);
+            client
+        })
+    }
+}
+
+/// Sends a text byte by byte.
+fn say_bytes(server: SocketAddr, text: &str) -> Client {
+    let mut client = Client::connect(server);
+    for byte in text.bytes() {
+        client.send([byte]);
+        thread::yield_now();
+    }
+    client
 }
 
 /// Proves that a CONNECT cut at any byte joins: each member of a chain cuts its own elsewhere, and
@@ -47,23 +61,21 @@ fn a_connect_may_be_cut_at_every_byte() {
             format!(r#" {{"x":[{{"}}":"\""}}],"msg":"CONNECT","tail":"{tail}","head":"{head}"}}"#)
         },
     ];
-    let mut tip = (Member(0), waiting(&service, Member(0)));
-    let mut members = (1..).map(Member);
+    let mut tip = (Member(4500), waiting(&service, Member(4500)));
+    let mut numbers = 4501..; // their addresses are all of one length
     for form in forms {
-        let length = form(Member(4500)).len();
-        for (at, member) in (0..=length).zip(&mut members) {
-            let text = form(member);
-            let mut client = say_cut(service.chain(), &text, at.min(text.len() - 1));
-            expect_linked((tip.0, &mut tip.1), (member, &mut client));
-            tip = (member, client);
+        let length = form(tip.0).len();
+        let members: Vec<_> = numbers.by_ref().take(length + 1).map(Member).collect();
+        let messages = members.iter().zip(0..length).map(|(member, at)| (form(*member), at));
+        let cut = Cut::begin(service.chain(), messages);
+        let by_bytes = || say_bytes(service.chain(), &form(members[length]));
+        let clients = cut.finish().chain(std::iter::once_with(by_bytes));
+        for (member, mut client) in members.iter().zip(clients) {
+            expect_linked((tip.0, &mut tip.1), (*member, &mut client));
+            tip = (*member, client);
         }
-        let member = members.next().unwrap();
-        let mut client = Client::connect(service.chain());
-        send_bytes(&mut client, service.chain(), &form(member));
-        expect_linked((tip.0, &mut tip.1), (member, &mut client));
-        tip = (member, client);
     }
-    println!("{} members were linked", members.next().unwrap().0);
+    println!("{} members were linked", numbers.start - 4500);
 }
 
 /// Proves the same of RECONNECT, for the first and the second caller.
@@ -72,18 +84,19 @@ fn a_reconnect_may_be_cut_at_every_byte() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let [a, b] = ["10.0.0.1:1000", "[2001:db8::1]:2000"];
-    for at in 1..reconnect("0-0", b).len() {
-        let id = format!("{:03}", at);
-        let mut first = say_cut(service.repair(), &reconnect(&id, a), at.min(30));
-        let mut second = say_cut(service.repair(), &reconnect(&id, b), at);
+    let [first, second] = [a, b].map(|ip| {
+        let message = |at| (reconnect(&format!("{at:03}"), ip), at);
+        Cut::begin(service.repair(), (0..reconnect("000", ip).len()).map(message))
+    });
+    let short = first.clients.len();
+    let mut second = second.finish();
+    for (mut first, mut second) in first.finish().zip(&mut second) {
         assert_eq!((first.rest(), second.rest()), (repaired(b), repaired(a)));
     }
-    let mut clients = [a, b].map(|ip| {
-        let mut client = Client::connect(service.repair());
-        send_bytes(&mut client, service.repair(), &reconnect("bytes", ip));
-        client
-    });
-    assert_eq!(clients.each_mut().map(Client::rest), [repaired(b), repaired(a)]);
+    for (id, mut second) in (short..).zip(second) {
+        let mut first = say_bytes(service.repair(), &reconnect(&format!("{id:03}"), a));
+        assert_eq!((first.rest(), second.rest()), (repaired(b), repaired(a)));
+    }
 }
 
 /// Proves the same of EMNet's requests, and that any number of them may share a packet.
@@ -92,27 +105,26 @@ fn emnet_requests_may_be_cut_and_share_packets() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &["--emnet-addr", "127.0.0.1:0"]);
     let emnet = service.address("EMNet");
-    let mut client = Client::connect(emnet);
     let line = |client: &mut Client| client.object().trim_start().to_owned();
     let add = r#"{"msg":"ADD_PEER","IP_Peer":"1.2.3.4:5"}"#;
-    let mut ids = Vec::new();
-    for at in 0..add.len() {
-        send_cut(&mut client, emnet, add, at);
-        ids.push(added(&line(&mut client)));
+    let found = r#"{"IP":"1.2.3.4:5","msg":"SUCCESS"}"#;
+    let cut = Cut::begin(emnet, (0..add.len()).map(|at| (add.to_owned(), at)));
+    let mut ids: Vec<_> = cut.finish().map(|mut client| added(&line(&mut client))).collect();
+
+    let mut client = say_bytes(emnet, add);
+    let last = added(&line(&mut client));
+    let ask = |id| format!(r#"{{"msg":"ASK_IP","id":{id}}}"#);
+    let messages = ids.drain(..).enumerate().map(|(at, id)| (ask(id), at % ask(id).len()));
+    for mut client in Cut::begin(emnet, messages).finish() {
+        assert_eq!(line(&mut client), found);
     }
-    for (at, id) in ids.iter().enumerate() {
-        let ask = format!(r#"{{"msg":"ASK_IP","id":{id}}}"#);
-        send_cut(&mut client, emnet, &ask, at % ask.len());
-        assert_eq!(line(&mut client), r#"{"IP":"1.2.3.4:5","msg":"SUCCESS"}"#);
-    }
-    send_bytes(&mut client, emnet, add);
-    let id = added(&line(&mut client));
-    let ask = format!(r#"{{"msg":"ASK_IP","id":{id}}}"#);
+
+    let ask = ask(last);
     client.send(format!("junk {ask}\r\n{ask}{{}} \0 [] {ask}{add}"));
     client.half_close();
     let answers = client.rest();
     let mut answers = answers.trim_start().lines();
-    assert_eq!(answers.next(), Some(r#"{"IP":"1.2.3.4:5","msg":"SUCCESS"}"#));
+    assert_eq!(answers.next(), Some(found));
     for _ in 0..3 {
         assert_eq!(answers.next(), Some(r#"{"msg":"FAILED"}"#));
     }
@@ -158,9 +170,7 @@ fn a_request_is_heard_behind_whatever_does_not_concern_us() {
             let text = format!("{junk}{}{behind}", member.connect());
             for piece in text.as_bytes().chunks(piece) {
                 client.send(piece);
-                if piece.len() == 3 {
-                    expect_read(service.chain(), client.local_address());
-                }
+                thread::yield_now();
             }
             expect_linked((tip.0, &mut tip.1), (member, &mut client));
             tip = (member, client);
@@ -177,19 +187,14 @@ fn a_browser_is_not_heard() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let mut tip = waiting(&service, Member(0));
-    for line in ["POST / HTTP/1.1\r\nhost: x\r\n\r\n", "OPTIONS * HTTP/1.1\r\n\r\n", "GET /"] {
-        let text = format!("{line}{}", Member(1).connect());
-        let at = text.len() / 2;
-        let browsers = [
-            Client::say(service.chain(), &text),
-            say_cut(service.chain(), &text, 2),
-            say_cut(service.chain(), &text, at),
-        ];
-        for browser in &browsers {
-            expect_read(service.chain(), browser.local_address());
-        }
-    }
+    let lines = ["POST / HTTP/1.1\r\nhost: x\r\n\r\n", "OPTIONS * HTTP/1.1\r\n\r\n", "GET /"];
+    let text = |line| format!("{line}{}", Member(1).connect());
+    let messages = lines.iter().flat_map(|line| [0, 2, line.len()].map(|at| (text(line), at)));
+    let browsers: Vec<_> = Cut::begin(service.chain(), messages).finish().collect();
+    expect_read(service.chain());
     expect_metric(&service, "emnetchain_rejected_total{reason=\"http\"}", 9.0);
+    expect_metric(&service, "emnetchain_connections{listener=\"chain\"}", 10.0);
+    drop(browsers);
     let mut next = Client::say(service.chain(), Member(2).connect());
     assert_eq!(tip.object(), told("head", &Member(2).tail()));
     assert_eq!(next.object(), told("tail", &Member(0).head()));

@@ -1,7 +1,7 @@
 //! What a client sees, and what the registry hears of it.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     net::TcpStream as StdStream,
     process::{Command as Process, Stdio},
 };
@@ -279,6 +279,26 @@ async fn emnet_answers_one_request_after_the_other() {
     assert_eq!(rest(&mut client).await, expected);
     bench.all_gone().await;
     assert!(bench.commands.is_empty(), "nothing else is said of EMNet's clients");
+}
+
+#[tokio::test]
+async fn who_asks_very_much_takes_turns_with_others() {
+    let requests = 1024;
+    let bench = Bench::start(ServerOptions::default());
+    let mut client = StdStream::connect(bench.addresses.emnet.unwrap()).unwrap();
+    client.write_all(&b"{}".repeat(requests)).unwrap();
+    client.set_nonblocking(true).unwrap();
+    let mut buffer = vec![0; requests * FAILED.len()];
+    let mut answered = 0;
+    let began = clock::now();
+    while answered < requests * FAILED.len() {
+        // This test and the session share one thread: what is here was written in a turn or two.
+        tokio::task::yield_now().await;
+        let turn = client.read(&mut buffer).unwrap_or(0);
+        assert!(turn <= 256 * FAILED.len(), "{turn} bytes before anybody else had a turn");
+        assert!(clock::now() - began < PATIENCE, "only {answered} bytes");
+        answered += turn;
+    }
 }
 
 #[tokio::test]
