@@ -95,8 +95,8 @@ impl fmt::Display for CheckReport {
             let way_out = identity::WAY_OUT;
             write!(
                 f,
-                "\ngap:      the raft log begins after entry {purged}, and nothing connects with it; \
-                 {way_out}"
+                "\ngap:      the raft log begins after entry {purged}, and nothing connects with \
+                 it; {way_out}"
             )?;
         }
         Ok(())
