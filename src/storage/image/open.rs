@@ -173,11 +173,14 @@ fn read_stamp(pieces: &[sled::IVec]) -> Result<(Stamp, u16), Unusable> {
 
 /// Parts a disk that fails or is full from bytes that are wrong.
 fn unusable(error: sled::Error) -> Unusable {
-    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    use io::ErrorKind::{
+        FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
     let error = into_io(error);
-    let refused_by_system =
-        matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
-            || matches!(error.raw_os_error(), Some(libc::EIO | libc::EMFILE | libc::ENFILE));
+    let full = matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull);
+    let refused_by_system = full
+        || matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
+        || matches!(error.raw_os_error(), Some(libc::EIO | libc::EMFILE | libc::ENFILE));
     if refused_by_system {
         Unusable::Io(error)
     } else {
