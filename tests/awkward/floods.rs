@@ -19,7 +19,7 @@ use crate::support::{Client, Member, PATIENCE, Service, eventually, told};
 /// What each flood would send if it were let.
 const FLOOD_BYTES: usize = 1 << 30;
 
-/// What of it may leave the client: what is read before the cut, and what the kernels' buffers hold.
+/// What of it may leave the client: what is read before the cut, and what kernels buffer.
 const SENT_BYTES_MAX: usize = 16 << 20;
 
 /// What resident memory may have grown by, in KiB.
