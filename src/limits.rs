@@ -39,3 +39,11 @@ pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Raft entries kept behind a snapshot, for members that lag a little.
 pub const LOG_ENTRIES_KEPT: u64 = 10_000;
+
+/// A snapshot that is taken from another instance, in bytes: more than fits into memory as a
+/// registry, so that nobody fills the disk with one.
+pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// Connections between instances that are open or being introduced: three for each member of a
+/// cluster larger than raft is good for.
+pub const RPC_CONNECTIONS_MAX: usize = 64;
