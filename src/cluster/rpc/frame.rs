@@ -60,7 +60,10 @@ pub enum FrameError {
 ///
 /// # Errors
 /// If it is longer than a frame may be.
-pub(super) fn encode<T: Serialize>(id: u64, message: &T) -> Result<Vec<u8>, FrameError> {
+pub(in crate::cluster) fn encode<T: Serialize>(
+    id: u64,
+    message: &T,
+) -> Result<Vec<u8>, FrameError> {
     let frame = vec![0; HEADER_BYTES];
     seal(id, postcard::to_extend(message, frame).map_err(|_| FrameError::Malformed)?)
 }
@@ -83,7 +86,7 @@ fn seal(id: u64, mut frame: Vec<u8>) -> Result<Vec<u8>, FrameError> {
 ///
 /// # Errors
 /// If reading fails, or the frame is longer than one may be.
-pub(super) fn encode_raw(
+pub(in crate::cluster) fn encode_raw(
     id: u64,
     length: usize,
     fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
@@ -97,7 +100,7 @@ pub(super) fn encode_raw(
 ///
 /// # Errors
 /// If it is not one `T` and nothing else.
-pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
+pub(in crate::cluster) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
     match postcard::take_from_bytes(body) {
         Ok((message, [])) => Ok(message),
         Ok(_) | Err(_) => Err(FrameError::Malformed),

@@ -10,7 +10,7 @@
 
 pub mod snapshot;
 
-mod frame;
+pub(super) mod frame;
 mod link;
 mod message;
 mod service;
