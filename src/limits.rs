@@ -44,6 +44,6 @@ pub const LOG_ENTRIES_KEPT: u64 = 10_000;
 /// registry, so that nobody fills the disk with one.
 pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
-/// Connections between instances that are open or being introduced: three for each member of a
-/// cluster larger than raft is good for.
-pub const RPC_CONNECTIONS_MAX: usize = 64;
+/// Connections of other instances: three of each member are kept, the rest is room for those that
+/// have not said yet who they are.
+pub const RPC_CONNECTIONS_MAX: usize = 256;

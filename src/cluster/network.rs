@@ -53,8 +53,10 @@ const APPEND_WAIT_MAX: Duration = Duration::from_secs(3);
 pub struct Network {
     transport: Arc<dyn Transport>,
     /// One way to each member for calls. A member that moved gets a new one.
-    calls: Arc<Mutex<BTreeMap<InstanceId, (Member, Arc<Link>)>>>,
+    calls: Arc<Mutex<Ways>>,
 }
+
+type Ways = BTreeMap<InstanceId, (Member, Arc<Link>)>;
 
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -382,5 +384,108 @@ fn append_result(
             | Response::Vote(_),
             _,
         ) => Err(CallError::Mismatched),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{entry::RaftEntry as _, vote::RaftLeaderIdExt as _};
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::{
+        cluster::rpc::{FrameReader, frame, tests::Prepared},
+        raft::Entry,
+    };
+
+    type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
+
+    fn at(index: u64) -> LogId {
+        LogId::new(LeaderId::new_committed(1, 1), index)
+    }
+
+    fn request(index: u64) -> AppendEntriesRequest<TypeConfig> {
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: (index > 0).then(|| at(index - 1)),
+            entries: vec![Entry::new_blank(at(index))],
+            leader_commit: None,
+        }
+    }
+
+    /// Streams a hundred requests. The far end answers nothing until as many have come as may be
+    /// in flight; then it answers, the one numbered `special` by `answer`.
+    async fn stream(special: u64, answer: Response) -> Vec<AppendResult> {
+        let transport = Arc::new(Prepared::default());
+        let (input, mut output) = tokio::io::split(transport.next());
+        let far = async move {
+            let mut answer = Some(answer);
+            let mut frames = FrameReader::new(input);
+            let mut unanswered = Vec::new();
+            for index in 0..100 {
+                let Ok(Some(frame)) = frames.next().await else { return };
+                let Request::AppendEntries(rpc) = frame::decode(&frame.body).unwrap() else {
+                    unreachable!()
+                };
+                assert_eq!(rpc.entries[0].log_id, at(index), "in order");
+                unanswered.push(frame.id);
+                if unanswered.len() < APPENDS_IN_FLIGHT_MAX && index < 99 {
+                    continue;
+                }
+                for id in unanswered.drain(..) {
+                    let success = Response::AppendEntries(AppendEntriesResponse::Success);
+                    let special = (id == special + 1).then(|| answer.take().unwrap());
+                    let bytes = frame::encode(id, &special.unwrap_or(success)).unwrap();
+                    let _ = output.write_all(&bytes).await;
+                }
+            }
+        };
+        let near = async {
+            let mut network = Network::new(transport.clone());
+            let mut peer = network.new_client(2, &Member::default()).await;
+            let option = RPCOption::new(Duration::from_millis(100));
+            let input = stream::iter((0..100).map(request));
+            let results = peer.stream_append(input, option).await.unwrap();
+            results.collect().await
+        };
+        let far = tokio::spawn(far);
+        let results: Vec<_> = near.await;
+        far.await.unwrap();
+        results
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn entries_stream_without_waiting_and_end_at_the_first_that_does_not_fit() {
+        let success = || Response::AppendEntries(AppendEntriesResponse::Success);
+        let results = stream(0, success()).await;
+        assert_eq!(results.len(), 100);
+        for (index, result) in (0..).zip(&results) {
+            assert_eq!(result.as_ref().unwrap(), &Ok(Some(at(index))));
+        }
+
+        let conflict = || Response::AppendEntries(AppendEntriesResponse::Conflict);
+        let results = stream(70, conflict()).await;
+        assert_eq!(results.len(), 71);
+        assert!(matches!(&results[70], Ok(Err(openraft::raft::StreamAppendError::Conflict(_)))));
+        assert!(results[..70].iter().all(|result| matches!(result, Ok(Ok(_)))));
+
+        // Answers that make no sense, or are none, are errors of the connection.
+        let results = stream(0, conflict()).await;
+        assert!(matches!(results.as_slice(), [Err(RPCError::Unreachable(_))]));
+        let results = stream(3, Response::Failed("no".to_owned())).await;
+        assert!(results.len() == 4 && matches!(&results[3], Err(RPCError::Network(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn entries_that_are_never_answered_are_given_up() {
+        let transport = Arc::new(Prepared::default());
+        let _silent = transport.next();
+        let mut network = Network::new(transport.clone());
+        let mut peer = network.new_client(2, &Member::default()).await;
+        let option = RPCOption::new(Duration::from_millis(100));
+        let input = stream::iter([request(0)]).chain(stream::pending()).boxed();
+        let mut results = peer.stream_append(input, option).await.unwrap();
+        assert!(matches!(results.next().await, Some(Err(RPCError::Network(_)))));
+        assert!(results.next().await.is_none());
     }
 }

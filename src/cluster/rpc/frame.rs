@@ -214,12 +214,16 @@ mod tests {
         pieces
     }
 
+    fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..most)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
         fn frames_come_out_as_they_went_in_however_they_are_cut(
-            messages in prop::collection::vec((any::<u64>(), prop::collection::vec(any::<u8>(), 0..300)), 0..8),
+            messages in prop::collection::vec((any::<u64>(), bytes(300)), 0..8),
             sizes in prop::collection::vec(0_usize..200, 0..12),
         ) {
             let mut bytes = Vec::new();
@@ -235,7 +239,7 @@ mod tests {
 
         #[test]
         fn a_changed_byte_never_goes_through(
-            body in prop::collection::vec(any::<u8>(), 0..200), at in any::<prop::sample::Index>(),
+            body in bytes(200), at in any::<prop::sample::Index>(),
             flip in 1_u8..,
         ) {
             let mut bytes = encode(7, &body).unwrap();
@@ -246,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_at_all_is_read_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn anything_at_all_is_read_without_harm(bytes in bytes(400)) {
             let _ = read(vec![bytes.clone()]);
             let _ = decode::<super::super::Request>(&bytes);
             let _ = decode::<super::super::Response>(&bytes);

@@ -16,7 +16,7 @@ mod message;
 mod service;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub use frame::{Frame, FrameError, FrameReader};
 pub use link::{CallError, Link, Waiting};

@@ -4,7 +4,7 @@
 //! Whoever is at the other end speaks for itself only: a vote, an entry or a batch in another's
 //! name ends the connection.
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc};
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt as _,
@@ -16,7 +16,7 @@ use openraft::{
     errors::Fatal,
     raft::{AppendEntriesRequest, StreamAppendResult},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     Request, Response,
@@ -40,6 +40,10 @@ const IN_WORK_MAX: usize = 64;
 
 /// What is gathered before it is written.
 const WRITE_BYTES: usize = 64 * 1024;
+
+/// How long a proposal may take. Without a majority none would ever end, and at last no vote would
+/// be read behind them.
+const PROPOSE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a service works with.
 pub struct ServiceOptions {
@@ -126,8 +130,11 @@ impl Service {
             }
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
-                let written = self.0.proposals.write(batch, commands).await;
-                written.map_or_else(failed, Response::Proposed)
+                let writing = timeout(PROPOSE_WAIT_MAX, self.0.proposals.write(batch, commands));
+                match writing.await {
+                    Ok(written) => written.map_or_else(failed, Response::Proposed),
+                    Err(_) => failed("it was not written in time"),
+                }
             }
             Request::Snapshot { .. } => failed("snapshots have a connection of their own"),
             Request::TransferLeader(rpc) => {

@@ -22,11 +22,11 @@ use crate::{
 
 /// Hands out connections that the test prepared.
 #[derive(Default)]
-struct Prepared(Mutex<Vec<DuplexStream>>);
+pub(in crate::cluster) struct Prepared(Mutex<Vec<DuplexStream>>);
 
 impl Prepared {
     /// The far end of the connection that will be opened next.
-    fn next(&self) -> DuplexStream {
+    pub(in crate::cluster) fn next(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(1 << 20);
         self.0.lock().unwrap().push(near);
         far

@@ -102,7 +102,7 @@ fn ca_params(cluster: ClusterId) -> CertificateParams {
     params
 }
 
-/// The certificate of an instance, which it shows both when it connects and when it is connected to.
+/// The certificate of an instance, which it shows when it connects and when it is connected to.
 fn node_params(name: NodeName, hosts: &[String]) -> Result<CertificateParams, rcgen::Error> {
     let mut names = vec![name.dns_name()];
     names.extend(hosts.iter().cloned());

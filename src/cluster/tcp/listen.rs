@@ -119,24 +119,31 @@ impl RpcServer {
                             self.door.refuse(address, Refusal::Crowded.as_str());
                         }
                     }
-                    Err(error) => match error.kind() {
-                        // That connection is gone; the next one may be fine.
-                        io::ErrorKind::ConnectionAborted
-                        | io::ErrorKind::ConnectionReset
-                        | io::ErrorKind::Interrupted => {}
-                        io::ErrorKind::InvalidInput => return Err(RpcServerError::Accept(error)),
-                        _ => {
-                            if !warned {
-                                tracing::warn!(%error, "cannot accept raft connections for the moment");
-                            }
-                            warned = true;
-                            sleep(PAUSE).await;
+                    // That connection is gone; the next one may be fine.
+                    Err(error) if is_of_one(&error) => {}
+                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                        return Err(RpcServerError::Accept(error));
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut warned, true) {
+                            tracing::warn!(%error, "cannot accept raft connections for now");
                         }
-                    },
+                        sleep(PAUSE).await;
+                    }
                 },
             }
         }
     }
+}
+
+/// Whether an error of accept(2) is about the connection, not about the listener or the system.
+fn is_of_one(error: &io::Error) -> bool {
+    let kinds = [
+        io::ErrorKind::ConnectionAborted,
+        io::ErrorKind::ConnectionReset,
+        io::ErrorKind::Interrupted,
+    ];
+    kinds.contains(&error.kind())
 }
 
 impl Door {

@@ -1,4 +1,4 @@
-//! TLS between instances: version 1.3, a certificate of the cluster's CA at both ends, nothing else.
+//! TLS between instances: version 1.3 only, with a certificate of the cluster's CA at both ends.
 //!
 //! The CA is the cluster's own: whoever has a certificate of it is an instance, and *which* one
 //! says the DNS name in the certificate ([`NodeName::dns_name`]). No session is resumed, so every

@@ -123,7 +123,7 @@ async fn nobody_without_a_certificate_of_the_cluster_gets_in() {
     victim.unmoved("tls", 4).await;
 
     // With the very bytes of a connection that was let in.
-    let recorded = record(&victim).await;
+    let recorded = Box::pin(record(&victim)).await;
     assert!(recorded.len() > 500);
     say(victim.tcp().await, &recorded).await;
     victim.unmoved("tls", 5).await;
@@ -160,7 +160,8 @@ async fn record(victim: &Victim) -> Vec<u8> {
             _ = async { let _ = back.await; std::future::pending::<()>().await } => unreachable!(),
         }
     };
-    within("a rightful connection", async { tokio::join!(rightful, between).1 }).await
+    let both = Box::pin(async { tokio::join!(rightful, between).1 });
+    within("a rightful connection", both).await
 }
 
 #[tokio::test]

@@ -256,9 +256,11 @@ fn found(dir: &Path, node: u64) {
     let path = dir.join("identity.json");
     if !path.exists() {
         let check = crc32fast::hash(format!("1 {CLUSTER} {node} false").as_bytes());
-        let text = format!(
-            r#"{{"format":1,"cluster":"{CLUSTER}","node":{node},"initialised":false,"check":"{check:08x}"}}"#
-        );
+        let (cluster, check) = (CLUSTER.to_string(), format!("{check:08x}"));
+        let text = serde_json::json!({
+            "format": 1, "cluster": cluster, "node": node, "initialised": false, "check": check,
+        })
+        .to_string();
         fs::write(path, text).unwrap();
     }
 }
