@@ -18,5 +18,6 @@ pub mod tcp;
 pub mod transport;
 
 mod node;
+mod pipeline;
 
 pub use node::{Cluster, ClusterError, ClusterMember, ClusterOptions, ClusterStatus};

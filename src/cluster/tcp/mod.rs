@@ -2,9 +2,9 @@
 //!
 //! Every connection is introduced before it carries anything. With TLS each end shows a
 //! certificate of the cluster's own CA, whose name says which instance of which cluster it is
-//! ([`NodeName`]); then the one that connected says who it is, whom it wants and what for
-//! ([`preamble`]), and both must agree with the certificates. Whatever does not agree is closed,
-//! counted by its reason and never reaches raft.
+//! ([`NodeName`]); then the one that connected says who it is, whom it wants and what for, and both
+//! must agree with the certificates. Whatever does not agree is closed, counted by its reason and
+//! never reaches raft. Byte by byte: `proto-docs/cluster-rpc.md`.
 //!
 //! Without TLS nobody proves anything, so that is for one machine, or for an operator who says that
 //! the network is safe: see [`Security`].
