@@ -1,6 +1,6 @@
-//! Entries on their way to one member: requests go out without waiting for each other, their answers
-//! come back in order. openraft reads what the stream says of the member's log, so nothing follows
-//! an answer that is not a plain success.
+//! Entries on their way to one member: requests go out without waiting for each other, and their
+//! answers come back in order. openraft takes what the stream says for the state of the member's
+//! log, so nothing follows an answer that is not a plain success.
 
 use std::{sync::Arc, time::Duration};
 
