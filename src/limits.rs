@@ -49,3 +49,11 @@ pub const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes told to a slow reader that may wait beyond what its socket takes; an answer is below 400.
 pub const UNSENT_BYTES_MAX: usize = 8 * 1024;
+
+/// A snapshot that is taken from another instance, in bytes: more than fits into memory as a
+/// registry, so that nobody fills the disk with one.
+pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
+
+/// Connections of other instances: three of each member are kept, the rest is room for those that
+/// have not said yet who they are.
+pub const RPC_CONNECTIONS_MAX: usize = 256;

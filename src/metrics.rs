@@ -121,6 +121,13 @@ metrics! {
     raft_proposals_retried: IntCounter = "emnetchain_raft_proposals_retried_total";
     /// Batches that arrived twice and were applied once.
     raft_duplicates: IntCounter = "emnetchain_raft_duplicate_batches_total";
+    /// Connections of other instances that were refused or cut off, by reason: cluster, crowded,
+    /// forged, frame, identity, preamble, target, timeout, tls, version.
+    raft_refused: IntCounterVec = "emnetchain_raft_refused_total" ["reason"];
+    /// Open connections of other instances by kind: append, calls, snapshot.
+    raft_connections: IntGaugeVec = "emnetchain_raft_connections" ["kind"];
+    /// Connections to other instances that were tried, by outcome: open, failed.
+    raft_connects: IntCounterVec = "emnetchain_raft_connects_total" ["outcome"];
     /// Seconds of each sync of the raft log to the disk.
     log_sync_seconds: Histogram = "emnetchain_raft_log_fsync_seconds";
     /// Raft entries written per sync of the log.

@@ -1,7 +1,13 @@
-//! openraft's requests over our [`Transport`].
+//! openraft's requests over [`Link`]s to the other members.
 
-use std::{future::Future, io, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use futures_util::{Stream, StreamExt as _, future::BoxFuture};
 use openraft::{
     RaftNetworkFactory, RaftNetworkV2,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
@@ -13,14 +19,32 @@ use openraft::{
     type_config::alias::SnapshotOf,
 };
 
-use super::transport::{Request, Response, Transport, TransportError};
+use super::{
+    pipeline::{AppendResults, Pipeline},
+    proposer::WriteError,
+    rpc::{CallError, Link, Request, Response, snapshot},
+    transport::{Lane, Transport},
+};
 use crate::{
+    ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
+    registry::{BatchId, Command, Verdict},
     storage::SnapshotFile,
 };
 
-/// Makes connections to the other members.
-pub struct Network(Arc<dyn Transport>);
+/// How long entries may wait for their answer. openraft's own limit is that of a heartbeat, but the
+/// other end syncs its disk first.
+const APPEND_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// The ways to the other members; clones share them.
+#[derive(Clone)]
+pub struct Network {
+    transport: Arc<dyn Transport>,
+    /// One way to each member for calls. A member that moved gets a new one.
+    calls: Arc<Mutex<Ways>>,
+}
+
+type Ways = BTreeMap<InstanceId, (Member, Arc<Link>)>;
 
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -31,7 +55,55 @@ impl std::fmt::Debug for Network {
 impl Network {
     /// A network over the given transport.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self(transport)
+        Self { transport, calls: Arc::default() }
+    }
+
+    /// Has the leader write commands, and waits until they are applied there, at most that long.
+    ///
+    /// # Errors
+    /// [`WriteError::Again`] for every failure: the outcome is unknown, and the batch's number
+    /// makes repeating it safe.
+    pub async fn propose(
+        &self,
+        leader: InstanceId,
+        member: &Member,
+        batch: Option<BatchId>,
+        commands: Vec<Command>,
+        within: Duration,
+    ) -> Result<Verdict, WriteError> {
+        let request = Request::Propose { batch, commands };
+        match self.calls(leader, member).call(&request, within).await {
+            Ok(Response::Proposed(verdict)) => Ok(verdict),
+            Ok(
+                Response::AppendEntries(_)
+                | Response::Failed(_)
+                | Response::Snapshot(_)
+                | Response::TransferLeader(_)
+                | Response::Vote(_),
+            ) => Err(WriteError::Again(CallError::Mismatched.to_string())),
+            Err(error) => Err(WriteError::Again(format!("leader {}: {error}", leader.0))),
+        }
+    }
+
+    fn calls(&self, target: InstanceId, member: &Member) -> Arc<Link> {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        match calls.get(&target) {
+            Some((known, link)) if known == member => Arc::clone(link),
+            Some(_) | None => {
+                let link = Arc::new(self.link(target, member, Lane::Calls));
+                calls.insert(target, (member.clone(), Arc::clone(&link)));
+                link
+            }
+        }
+    }
+
+    fn link(&self, target: InstanceId, member: &Member, lane: Lane) -> Link {
+        Link::new(Arc::clone(&self.transport), target, member.clone(), lane)
+    }
+
+    fn peer(&self, target: u64, member: &Member, appends: Appends) -> Peer {
+        let (network, target) = (self.clone(), InstanceId(target));
+        Peer { network, target, member: member.clone(), appends }
     }
 }
 
@@ -39,15 +111,28 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, member: &Member) -> Peer {
-        Peer { target, member: member.clone(), transport: Arc::clone(&self.0) }
+        self.peer(target, member, Appends::Own(None))
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, member: &Member) -> Peer {
+        self.peer(target, member, Appends::Heartbeats)
     }
 }
 
-/// The way to one other member.
+/// The way to one other member, for one purpose of openraft's.
 pub struct Peer {
-    target: u64,
+    network: Network,
+    target: InstanceId,
     member: Member,
-    transport: Arc<dyn Transport>,
+    appends: Appends,
+}
+
+/// Which connection entries take.
+enum Appends {
+    /// None has entries: they are heartbeats, and go with the calls.
+    Heartbeats,
+    /// One of their own, from the first on.
+    Own(Option<Arc<Link>>),
 }
 
 impl std::fmt::Debug for Peer {
@@ -57,27 +142,39 @@ impl std::fmt::Debug for Peer {
 }
 
 impl Peer {
-    async fn call(&self, request: Request) -> Result<Response, RPCError<TypeConfig>> {
-        match self.transport.call(self.target, &self.member, request).await {
-            Ok(Response::Failed(why)) => Err(failed(&why)),
-            Ok(response) => Ok(response),
-            Err(error @ TransportError::Unreachable(_)) => {
-                Err(RPCError::Unreachable(Unreachable::new(&error)))
-            }
-            Err(error @ TransportError::Frame(_)) => {
-                Err(RPCError::Network(NetworkError::new(&error)))
-            }
-        }
+    async fn call(
+        &self,
+        request: Request,
+        option: &RPCOption,
+    ) -> Result<Response, RPCError<TypeConfig>> {
+        let link = self.network.calls(self.target, &self.member);
+        link.call(&request, option.soft_ttl()).await.map_err(rpc_error)
     }
 
     async fn vote_call(
         &self,
         request: Request,
+        option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let Response::Vote(response) = self.call(request).await? else {
-            return Err(failed("the answer is not one to the request"));
+        let Response::Vote(response) = self.call(request, option).await? else {
+            return Err(rpc_error(CallError::Mismatched));
         };
         Ok(response)
+    }
+
+    /// The link for entries, and how long it may take to answer.
+    fn append_link(&mut self, option: &RPCOption) -> (Arc<Link>, Duration) {
+        match &mut self.appends {
+            Appends::Heartbeats => {
+                (self.network.calls(self.target, &self.member), option.soft_ttl())
+            }
+            Appends::Own(link) => {
+                let link = link.get_or_insert_with(|| {
+                    Arc::new(self.network.link(self.target, &self.member, Lane::Append))
+                });
+                (Arc::clone(link), APPEND_WAIT_MAX.max(option.soft_ttl()))
+            }
+        }
     }
 }
 
@@ -87,56 +184,86 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn append_entries(
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let Response::AppendEntries(response) = self.call(Request::AppendEntries(rpc)).await?
-        else {
-            return Err(failed("the answer is not one to the request"));
+        let (link, within) = self.append_link(&option);
+        let asked = link.call(&Request::AppendEntries(rpc), within).await;
+        let Response::AppendEntries(response) = asked.map_err(rpc_error)? else {
+            return Err(rpc_error(CallError::Mismatched));
         };
         Ok(response)
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<AppendResults<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let (link, within) = self.append_link(&option);
+        let results = Pipeline::new(link, within, input.boxed()).into_results();
+        Box::pin(std::future::ready(Ok(results)))
     }
 
     async fn vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.vote_call(Request::Vote(rpc)).await
+        self.vote_call(Request::Vote(rpc), &option).await
     }
 
     async fn pre_vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.vote_call(Request::PreVote(rpc)).await
+        self.vote_call(Request::PreVote(rpc), &option).await
     }
 
-    /// A member that lags behind the log cannot be fed yet: one instance has no such member.
     async fn full_snapshot(
         &mut self,
-        _: Vote,
-        _: SnapshotOf<TypeConfig, SnapshotFile>,
-        _: impl Future<Output = ReplicationClosed> + Send + 'static,
+        vote: Vote,
+        snapshot: SnapshotOf<TypeConfig, SnapshotFile>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let error = TransportError::Unreachable("snapshots are not sent".to_owned());
-        Err(StreamingError::Unreachable(Unreachable::new(&error)))
+        let sending = async {
+            let transport = &self.network.transport;
+            let connected = transport.connect(self.target, &self.member, Lane::Snapshot).await;
+            let stream = connected.map_err(|error| CallError::Unreachable(error.to_string()))?;
+            snapshot::send(stream, vote, &snapshot.snapshot).await
+        };
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            sent = sending => sent.map_err(|error| StreamingError::from(rpc_error(error))),
+        }
     }
 
     async fn transfer_leader(
         &mut self,
         rpc: TransferLeaderRequest<TypeConfig>,
-        _: RPCOption,
+        option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let Response::TransferLeader(response) = self.call(Request::TransferLeader(rpc)).await?
+        let Response::TransferLeader(response) =
+            self.call(Request::TransferLeader(rpc), &option).await?
         else {
-            return Err(failed("the answer is not one to the request"));
+            return Err(rpc_error(CallError::Mismatched));
         };
         Ok(response)
     }
 }
 
-fn failed(why: &str) -> RPCError<TypeConfig> {
-    RPCError::Network(NetworkError::new(&io::Error::other(why)))
+/// How openraft wants to be told, after how long a wait it tries again.
+pub(super) fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::Failed(_) | CallError::Lost | CallError::Late(_) => {
+            RPCError::Network(NetworkError::new(&error))
+        }
+        CallError::Mismatched | CallError::Unreachable(_) | CallError::Unsendable(_) => {
+            RPCError::Unreachable(Unreachable::new(&error))
+        }
+    }
 }

@@ -1,0 +1,74 @@
+//! What instances ask of each other, encoded with postcard.
+
+use openraft::{
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
+        TransferLeaderResponse, VoteRequest, VoteResponse,
+    },
+    vote::RaftLeaderId as _,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::InstanceId,
+    raft::{TypeConfig, Vote},
+    registry::{BatchId, Command, Verdict},
+};
+
+/// What one instance asks of another. New kinds are added at the end: the encoding counts them.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Raft: entries, or a heartbeat.
+    AppendEntries(AppendEntriesRequest<TypeConfig>),
+    /// Raft: would you vote for me?
+    PreVote(VoteRequest<TypeConfig>),
+    /// Write these commands of my clients, for you lead. The leader stamps the time.
+    Propose {
+        /// Their number, by which they take effect once however often they arrive.
+        batch: Option<BatchId>,
+        /// The commands.
+        commands: Vec<Command>,
+    },
+    /// Raft: here is a snapshot of so many bytes. They follow, as they are, in frames of their own.
+    Snapshot {
+        /// The leader that sends it.
+        vote: Vote,
+        /// Its length.
+        bytes: u64,
+    },
+    /// Raft: take over the leadership.
+    TransferLeader(TransferLeaderRequest<TypeConfig>),
+    /// Raft: vote for me.
+    Vote(VoteRequest<TypeConfig>),
+}
+
+/// The answer to a [`Request`] of the same name.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Response {
+    /// To entries.
+    AppendEntries(AppendEntriesResponse<TypeConfig>),
+    /// The request was not carried out, as far as is known; the reason is for people.
+    Failed(String),
+    /// To a proposal: it was applied, with this result.
+    Proposed(Verdict),
+    /// To a snapshot: it is installed, unless the vote in here is a higher one.
+    Snapshot(SnapshotResponse<TypeConfig>),
+    /// To the transfer of the leadership.
+    TransferLeader(TransferLeaderResponse<TypeConfig>),
+    /// To either kind of vote.
+    Vote(VoteResponse<TypeConfig>),
+}
+
+impl Request {
+    /// In whose name it is made, if in anybody's. It must be the one that is at the other end.
+    pub fn author(&self) -> Option<InstanceId> {
+        let vote = match self {
+            Self::AppendEntries(rpc) => &rpc.vote,
+            Self::PreVote(rpc) | Self::Vote(rpc) => &rpc.vote,
+            Self::Propose { batch, .. } => return batch.map(|batch| batch.instance),
+            Self::Snapshot { vote, .. } => vote,
+            Self::TransferLeader(rpc) => rpc.from_leader(),
+        };
+        Some(InstanceId(*vote.leader_id.node_id()))
+    }
+}

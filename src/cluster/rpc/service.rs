@@ -1,0 +1,293 @@
+//! The answering side of a connection: openraft's requests go to raft, proposals to whoever writes
+//! entries here, snapshots to their file.
+//!
+//! Whoever is at the other end speaks for itself only: a vote, an entry or a batch in another's
+//! name ends the connection.
+
+use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::{
+    StreamExt as _,
+    future::BoxFuture,
+    stream::{self, BoxStream, FuturesUnordered},
+};
+use openraft::{
+    Raft,
+    errors::Fatal,
+    raft::{AppendEntriesRequest, StreamAppendResult},
+};
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    Request, Response,
+    frame::{self, FrameError, FrameReader},
+    link::write_out,
+    snapshot,
+};
+use crate::{
+    cluster::{
+        proposer::Writer,
+        transport::{Lane, Stream},
+    },
+    ids::InstanceId,
+    metrics::Metrics,
+    raft::TypeConfig,
+    storage::{ClusterId, StateMachine},
+};
+
+/// Requests of one connection that are worked on; beyond it, no more are read.
+const IN_WORK_MAX: usize = 64;
+
+/// What is gathered before it is written.
+const WRITE_BYTES: usize = 64 * 1024;
+
+/// How long a proposal may take. Without a majority none would ever end, and at last no vote would
+/// be read behind them.
+const PROPOSE_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What a service works with.
+pub struct ServiceOptions {
+    /// Answers openraft's requests.
+    pub raft: Raft<TypeConfig, StateMachine>,
+    /// Writes what other instances propose, if this one leads; it must not pass them on.
+    pub proposals: Arc<dyn Writer>,
+    /// The cluster whose snapshots are taken.
+    pub cluster: ClusterId,
+    /// Where snapshots are received; see [`crate::storage::SnapshotFile::received`].
+    pub snapshot_dir: PathBuf,
+    /// The service's metrics.
+    pub metrics: Metrics,
+}
+
+impl std::fmt::Debug for ServiceOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceOptions").field("cluster", &self.cluster).finish()
+    }
+}
+
+/// Answers other instances.
+#[derive(Debug)]
+pub struct Service(pub(super) ServiceOptions);
+
+/// Why a connection is not served any longer.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It failed, or carried what is no frame of ours.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// It carried a request in the name of another instance.
+    #[error("a request in the name of another instance")]
+    Forged,
+    /// Raft does not answer any more.
+    #[error("raft has stopped")]
+    Stopped,
+    /// It carried a request that has no place on this kind of connection.
+    #[error("a request that does not belong on this connection")]
+    WrongLane,
+}
+
+impl ServeError {
+    /// The reason under which it is counted as a refusal; `None` for what just happens to
+    /// connections.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match self {
+            Self::Frame(FrameError::Io(_)) | Self::Stopped => None,
+            Self::Frame(FrameError::Checksum | FrameError::Length(_) | FrameError::Malformed)
+            | Self::WrongLane => Some("frame"),
+            Self::Forged => Some("forged"),
+        }
+    }
+}
+
+impl Service {
+    /// A service.
+    pub fn new(options: ServiceOptions) -> Self {
+        Self(options)
+    }
+
+    /// Serves one connection until it ends. `peer` must be known to be at its other end.
+    ///
+    /// # Errors
+    /// If the connection fails, or what it carries is refused.
+    pub async fn serve(
+        &self,
+        stream: Box<dyn Stream>,
+        peer: InstanceId,
+        lane: Lane,
+    ) -> Result<(), ServeError> {
+        match lane {
+            Lane::Append => answer(stream, peer, Appends::new(self)).await,
+            Lane::Calls => answer(stream, peer, Calls::new(self)).await,
+            Lane::Snapshot => snapshot::receive(self, stream, peer).await,
+        }
+    }
+
+    async fn carry_out(&self, request: Request) -> Response {
+        let raft = &self.0.raft;
+        match request {
+            Request::AppendEntries(rpc) => {
+                raft.append_entries(rpc).await.map_or_else(failed, Response::AppendEntries)
+            }
+            Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
+            Request::Propose { batch, commands } => {
+                let writing = timeout(PROPOSE_WAIT_MAX, self.0.proposals.write(batch, commands));
+                match writing.await {
+                    Ok(written) => written.map_or_else(failed, Response::Proposed),
+                    Err(_) => failed("it was not written in time"),
+                }
+            }
+            Request::Snapshot { .. } => failed("snapshots have a connection of their own"),
+            Request::TransferLeader(rpc) => {
+                let handled = raft.handle_transfer_leader(rpc).await;
+                handled.map_or_else(failed, Response::TransferLeader)
+            }
+            Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(failed, Response::Vote),
+        }
+    }
+}
+
+fn failed(why: impl ToString) -> Response {
+    Response::Failed(why.to_string())
+}
+
+/// Refuses what `peer` says in the name of another.
+pub(super) fn check_author(request: &Request, peer: InstanceId) -> Result<(), ServeError> {
+    match request.author() {
+        Some(author) if author != peer => Err(ServeError::Forged),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Requests of one connection that are worked on.
+trait Work: Send {
+    /// Takes a request into work.
+    fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError>;
+
+    /// How many are in work.
+    fn len(&self) -> usize;
+
+    /// The next answer, or answers. May be dropped and called again at any time.
+    fn next(&mut self) -> impl Future<Output = Result<Vec<(u64, Response)>, ServeError>> + Send;
+}
+
+/// Reads requests and writes their answers, and flushes when there is nothing else to do.
+async fn answer(
+    stream: Box<dyn Stream>,
+    peer: InstanceId,
+    mut work: impl Work,
+) -> Result<(), ServeError> {
+    let (input, mut output) = tokio::io::split(stream);
+    let mut frames = FrameReader::new(input);
+    let mut out = Vec::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = std::future::ready(()), if out.len() >= WRITE_BYTES => {
+                write_out(&mut output, &mut out).await.map_err(FrameError::Io)?;
+            }
+            done = work.next(), if work.len() > 0 => {
+                for (id, response) in done? {
+                    out.extend(frame::encode(id, &response)?);
+                }
+            }
+            frame = frames.next(), if work.len() < IN_WORK_MAX => {
+                let Some(frame) = frame? else { return Ok(()) };
+                let request = frame::decode(&frame.body)?;
+                check_author(&request, peer)?;
+                work.begin(frame.id, request)?;
+            }
+            () = std::future::ready(()), if !out.is_empty() => {
+                write_out(&mut output, &mut out).await.map_err(FrameError::Io)?;
+            }
+        }
+    }
+}
+
+/// Calls are worked on side by side.
+struct Calls<'a> {
+    service: &'a Service,
+    running: FuturesUnordered<BoxFuture<'a, (u64, Response)>>,
+}
+
+impl<'a> Calls<'a> {
+    fn new(service: &'a Service) -> Self {
+        Self { service, running: FuturesUnordered::new() }
+    }
+}
+
+impl Work for Calls<'_> {
+    fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError> {
+        let service = self.service;
+        self.running.push(Box::pin(async move { (id, service.carry_out(request).await) }));
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    async fn next(&mut self) -> Result<Vec<(u64, Response)>, ServeError> {
+        Ok(self.running.next().await.into_iter().collect())
+    }
+}
+
+/// Entries go to raft in their order, without waiting for each other.
+struct Appends<'a> {
+    service: &'a Service,
+    session: Session,
+    /// The ids of the requests that this session has taken, the oldest first.
+    taken: VecDeque<u64>,
+}
+
+/// openraft's side of a stream of entries. It ends at the first that does not fit.
+struct Session {
+    requests: mpsc::Sender<AppendEntriesRequest<TypeConfig>>,
+    answers: BoxStream<'static, Result<StreamAppendResult<TypeConfig>, Fatal<TypeConfig>>>,
+}
+
+impl Session {
+    fn new(service: &Service) -> Self {
+        let (requests, receiver) = mpsc::channel(IN_WORK_MAX);
+        let requested = stream::unfold(receiver, |mut receiver| async move {
+            receiver.recv().await.map(|request| (request, receiver))
+        });
+        Self { requests, answers: service.0.raft.stream_append(requested).boxed() }
+    }
+}
+
+impl<'a> Appends<'a> {
+    fn new(service: &'a Service) -> Self {
+        Self { service, session: Session::new(service), taken: VecDeque::new() }
+    }
+}
+
+impl Work for Appends<'_> {
+    fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError> {
+        let Request::AppendEntries(rpc) = request else { return Err(ServeError::WrongLane) };
+        // The queue is as long as there are requests in work. It is closed only when raft has
+        // stopped, which the next answer will say.
+        let _ = self.session.requests.try_send(rpc);
+        self.taken.push_back(id);
+        Ok(())
+    }
+
+    fn len(&self) -> usize {
+        self.taken.len()
+    }
+
+    async fn next(&mut self) -> Result<Vec<(u64, Response)>, ServeError> {
+        let Some(Ok(result)) = self.session.answers.next().await else {
+            return Err(ServeError::Stopped);
+        };
+        let id = self.taken.pop_front().ok_or(ServeError::Stopped)?;
+        let refused = result.is_err();
+        let mut answers = vec![(id, Response::AppendEntries(result.into()))];
+        if refused {
+            // What was sent behind it cannot fit either. Whoever sent it starts anew, and so do we.
+            let behind = self.taken.drain(..);
+            answers.extend(behind.map(|id| (id, failed("an earlier request was refused"))));
+            self.session = Session::new(self.service);
+        }
+        Ok(answers)
+    }
+}

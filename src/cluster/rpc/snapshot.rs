@@ -1,0 +1,220 @@
+//! A snapshot on its way from one file to another: the request that announces it, the file's bytes
+//! in frames, each with its checksum, and one answer when it is installed.
+//!
+//! At no time is more than one frame of it in memory. What arrives goes into a draft that is
+//! checked as a whole before raft sees it, and is removed unless it became the snapshot. The
+//! sender's cancellation is the end of the connection.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use openraft::{Raft, raft::SnapshotResponse, storage::Snapshot, vote::RaftLeaderId as _};
+use tokio::{
+    io::{AsyncRead, AsyncWriteExt as _},
+    task::spawn_blocking,
+    time::timeout,
+};
+
+use super::{
+    Request, Response, ServeError, Service,
+    frame::{self, FrameError, FrameReader},
+    link::{CallError, write_out},
+    service::check_author,
+};
+use crate::{
+    cluster::transport::Stream,
+    ids::InstanceId,
+    limits::SNAPSHOT_BYTES_MAX,
+    raft::{TypeConfig, Vote},
+    storage::{ClusterId, SnapshotFile, StateMachine},
+};
+
+/// Bytes of the file in one frame.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// The most that is taken in one frame.
+const CHUNK_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long the sender may let the receiver wait for the next frame.
+const CHUNK_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// How long checking and installing may take before the sender begins again.
+const INSTALL_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// Sends a snapshot over a connection of its own, and waits until it is installed. Dropping the
+/// future cancels it.
+///
+/// # Errors
+/// If it did not arrive, or was not installed.
+pub async fn send(
+    mut stream: Box<dyn Stream>,
+    vote: Vote,
+    snapshot: &SnapshotFile,
+) -> Result<SnapshotResponse<TypeConfig>, CallError> {
+    let unreadable = |error: FrameError| CallError::Unsendable(error.to_string());
+    let lost = |_: io::Error| CallError::Lost;
+    let bytes = snapshot.bytes();
+    let mut out = frame::encode(0, &Request::Snapshot { vote, bytes }).map_err(unreadable)?;
+    let mut at = 0;
+    while at < bytes {
+        let file = snapshot.clone();
+        let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+        let read = spawn_blocking(move || {
+            frame::encode_raw(0, length, |body| file.file().read_exact_at(body, at))
+        });
+        let chunk = read.await.map_err(|_| CallError::Lost)?.map_err(unreadable)?;
+        write_out(&mut stream, &mut out).await.map_err(lost)?;
+        out = chunk;
+        at += length as u64;
+    }
+    write_out(&mut stream, &mut out).await.map_err(lost)?;
+    let mut frames = FrameReader::new(stream);
+    let answered = timeout(INSTALL_WAIT_MAX, frames.next()).await;
+    let answered = answered.map_err(|_| CallError::Late(INSTALL_WAIT_MAX))?;
+    let answer = answered.ok().flatten().ok_or(CallError::Lost)?;
+    match frame::decode(&answer.body) {
+        Ok(Response::Snapshot(response)) => Ok(response),
+        Ok(Response::Failed(why)) => Err(CallError::Failed(why)),
+        Ok(
+            Response::AppendEntries(_)
+            | Response::Proposed(_)
+            | Response::TransferLeader(_)
+            | Response::Vote(_),
+        )
+        | Err(_) => Err(CallError::Mismatched),
+    }
+}
+
+/// Receives one snapshot, has it installed, and answers.
+pub(super) async fn receive(
+    service: &Service,
+    stream: Box<dyn Stream>,
+    peer: InstanceId,
+) -> Result<(), ServeError> {
+    let (input, mut output) = tokio::io::split(stream);
+    let mut frames = FrameReader::new(input);
+    let Some(first) = frames.next().await? else { return Ok(()) };
+    let request = frame::decode(&first.body)?;
+    check_author(&request, peer)?;
+    let Request::Snapshot { vote, bytes } = request else { return Err(ServeError::WrongLane) };
+    if bytes > SNAPSHOT_BYTES_MAX {
+        return Err(FrameError::Length(usize::try_from(bytes).unwrap_or(usize::MAX)).into());
+    }
+    let (raft, cluster) = (service.0.raft.clone(), service.0.cluster);
+    let response = match fill(&service.0.snapshot_dir, peer, bytes, &mut frames).await {
+        // Raft must find the draft until it has done with it, whatever becomes of the connection.
+        Ok(draft) => match tokio::spawn(install(raft, cluster, draft, vote)).await {
+            Ok(response) => response,
+            Err(_) => return Err(ServeError::Stopped),
+        },
+        Err(Unfilled::Connection(error)) => return Err(error.into()),
+        Err(Unfilled::File(error)) => Response::Failed(format!("it cannot be stored: {error}")),
+    };
+    let mut out = frame::encode(first.id, &response)?;
+    write_out(&mut output, &mut out).await.map_err(FrameError::Io)?;
+    output.shutdown().await.map_err(FrameError::Io)?;
+    Ok(())
+}
+
+/// Why a draft could not be filled.
+enum Unfilled {
+    Connection(FrameError),
+    File(io::Error),
+}
+
+impl From<io::Error> for Unfilled {
+    fn from(error: io::Error) -> Self {
+        Self::File(error)
+    }
+}
+
+async fn fill(
+    dir: &Path,
+    peer: InstanceId,
+    bytes: u64,
+    frames: &mut FrameReader<impl AsyncRead + Unpin>,
+) -> Result<Draft, Unfilled> {
+    let path = Draft::path_in(dir, peer);
+    let mut draft = in_background(move || Draft::create(path)).await?;
+    let mut at = 0;
+    while at < bytes {
+        let next = timeout(CHUNK_WAIT_MAX, frames.next()).await;
+        let frame = next.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
+        let frame = frame.map_err(Unfilled::Connection)?;
+        let cut = || FrameError::Io(io::ErrorKind::UnexpectedEof.into());
+        let chunk = frame.ok_or_else(cut).map_err(Unfilled::Connection)?.body;
+        let length = chunk.len() as u64;
+        if chunk.is_empty() || chunk.len() > CHUNK_BYTES_MAX || length > bytes - at {
+            return Err(Unfilled::Connection(FrameError::Length(chunk.len())));
+        }
+        draft = in_background(move || draft.file.write_all(&chunk).map(|()| draft)).await?;
+        at += length;
+    }
+    Ok(draft)
+}
+
+/// Runs work on a file where it may block.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// A snapshot that is arriving. The file is removed with it, unless it was renamed meanwhile.
+struct Draft {
+    path: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    /// A name that no other draft has, and that says to the next start that it is one.
+    fn path_in(dir: &Path, peer: InstanceId) -> PathBuf {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        dir.join(format!("from-{}-{number}.new", peer.0))
+    }
+
+    fn create(path: PathBuf) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Self { path, file })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // It is gone already if it became the snapshot; what cannot be removed now is removed at
+        // the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn install(
+    raft: Raft<TypeConfig, StateMachine>,
+    cluster: ClusterId,
+    draft: Draft,
+    vote: Vote,
+) -> Response {
+    let path = draft.path.clone();
+    let checked = spawn_blocking(move || SnapshotFile::received(&path, cluster)).await;
+    let snapshot = match checked {
+        Ok(Ok(snapshot)) => snapshot,
+        Ok(Err(error)) => return Response::Failed(error.to_string()),
+        Err(error) => return Response::Failed(error.to_string()),
+    };
+    let meta = snapshot.meta().clone();
+    let term = meta.last_log_id.map_or(0, |last| last.committed_leader_id().term);
+    if term > vote.leader_id.term() {
+        // openraft takes that for granted.
+        return Response::Failed("the snapshot is of a later term than its sender".to_owned());
+    }
+    match raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
+        Ok(response) => Response::Snapshot(response),
+        Err(error) => Response::Failed(error.to_string()),
+    }
+}

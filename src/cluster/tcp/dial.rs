@@ -1,0 +1,115 @@
+//! Opens connections to other instances.
+
+use std::{io, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+
+use super::{
+    HANDSHAKE_MAX, NodeName, Security,
+    preamble::{self, Hello, VERSION},
+    set_options,
+};
+use crate::{
+    cluster::transport::{Lane, Stream, Transport},
+    ids::InstanceId,
+    metrics::Metrics,
+    raft::Member,
+};
+
+/// How long a name may take to be resolved.
+const RESOLVE_MAX: Duration = Duration::from_secs(2);
+
+/// How long one address may take to connect, before the next one is tried.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// Connects by TCP. Names are resolved at every connect, and all addresses tried.
+#[derive(Clone, Debug)]
+pub struct TcpTransport {
+    me: NodeName,
+    security: Security,
+    metrics: Metrics,
+}
+
+impl TcpTransport {
+    /// The transport of the instance `me`.
+    pub fn new(me: NodeName, security: Security, metrics: Metrics) -> Self {
+        Self { me, security, metrics }
+    }
+
+    async fn open(
+        self,
+        to: InstanceId,
+        address: String,
+        lane: Lane,
+    ) -> io::Result<Box<dyn Stream>> {
+        let resolved = timeout(RESOLVE_MAX, lookup_host(&address)).await;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in resolved.map_err(|_| late("the name is not resolved in time"))?? {
+            if !self.security.permits(address) {
+                last = io::Error::new(
+                    io::ErrorKind::PermissionDenied,
+                    format!("{address} is on another machine, and there is no TLS"),
+                );
+                continue;
+            }
+            let connected = timeout(CONNECT_MAX, TcpStream::connect(address)).await;
+            let connected = connected.unwrap_or_else(|_| Err(late("no connection in time")));
+            match connected {
+                Ok(stream) => {
+                    let introducing = timeout(HANDSHAKE_MAX, self.introduce(stream, to, lane));
+                    match introducing.await.unwrap_or_else(|_| Err(late("no welcome in time"))) {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn introduce(
+        &self,
+        stream: TcpStream,
+        to: InstanceId,
+        lane: Lane,
+    ) -> io::Result<Box<dyn Stream>> {
+        set_options(&stream)?;
+        let hello = Hello { version: VERSION, lane, from: self.me, to };
+        let mut stream: Box<dyn Stream> = match &self.security {
+            Security::Insecure | Security::Loopback => Box::new(stream),
+            Security::Tls(tls) => {
+                let target = NodeName { cluster: self.me.cluster, node: to };
+                Box::new(tls.connect(stream, target).await?)
+            }
+        };
+        preamble::introduce(&mut stream, &hello).await?;
+        Ok(stream)
+    }
+}
+
+fn late(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
+impl Transport for TcpTransport {
+    fn connect(
+        &self,
+        target: InstanceId,
+        member: &Member,
+        lane: Lane,
+    ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
+        let (this, address) = (self.clone(), member.raft_addr.clone());
+        Box::pin(async move {
+            let connects = this.metrics.raft_connects.clone();
+            let opened = this.open(target, address, lane).await;
+            let outcome = if opened.is_ok() { "open" } else { "failed" };
+            connects.with_label_values(&[outcome]).inc();
+            opened
+        })
+    }
+}

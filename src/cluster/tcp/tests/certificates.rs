@@ -1,0 +1,88 @@
+//! What protects a connection, and how it is renewed.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+use crate::cluster::tcp::{Security, TlsError};
+
+#[tokio::test]
+async fn certificates_are_renewed_while_instances_run() {
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    // A second CA, and what the second instance will show after the change.
+    let later = tempfile::tempdir().unwrap();
+    make_certs(later.path(), CLUSTER, &[(InstanceId(1), vec![]), (InstanceId(2), vec![])]).unwrap();
+    let files = world.files(2);
+    let tls = Arc::new(Tls::load(files.clone(), name(2)).unwrap());
+    let transport = world.transport(2, Security::Tls(Arc::clone(&tls)));
+    let connect = || transport.connect(node.id, &Member::default(), Lane::Calls);
+    let mut open = connect().await.unwrap();
+
+    // What is broken is not taken, and what was there before goes on.
+    let certificate = fs::read(&files.certificate).unwrap();
+    for broken in [&b""[..], b"no certificate", &certificate[..100]] {
+        fs::write(&files.certificate, broken).unwrap();
+        assert!(tls.reload().is_err());
+    }
+    connect().await.unwrap();
+
+    // A new certificate of a CA that the first instance does not know is refused by it, until
+    // the old one is back.
+    let both = |ca: &str| {
+        [fs::read(world.certs.path().join(ca)), fs::read(later.path().join(ca))]
+            .map(Result::unwrap)
+            .concat()
+    };
+    fs::write(&files.ca, both("ca.pem")).unwrap();
+    fs::copy(later.path().join("node-2.pem"), &files.certificate).unwrap();
+    fs::copy(later.path().join("node-2.key"), &files.key).unwrap();
+    tls.reload().unwrap();
+    assert!(connect().await.is_err());
+    until("it is refused", || node.refused("tls") == 1).await;
+
+    // The open connection did not care, for as long as no other took its place.
+    use tokio::io::AsyncReadExt as _;
+    let end = tokio::time::timeout(PATIENCE, open.read(&mut [0])).await;
+    assert!(end.is_ok(), "another took its place, further up");
+
+    // Once the first instance knows both, all is well.
+    let Security::Tls(first) = &node.security else { unreachable!() };
+    first.reload().unwrap();
+    connect().await.unwrap();
+}
+
+#[test]
+fn files_that_do_not_protect_are_refused() {
+    let world = World::new(2);
+    let files = world.files(1);
+    assert!(Tls::load(files.clone(), name(1)).is_ok());
+    assert!(matches!(Tls::load(files.clone(), name(2)), Err(TlsError::Foreign { .. })));
+    let elsewhere = NodeName { cluster: ClusterId(1), ..name(1) };
+    assert!(matches!(Tls::load(files.clone(), elsewhere), Err(TlsError::Foreign { .. })));
+    let mixed = TlsFiles { key: world.files(2).key, ..files.clone() };
+    assert!(matches!(Tls::load(mixed, name(1)), Err(TlsError::Unusable { .. })));
+    for mode in [0o640, 0o604, 0o660] {
+        fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+        let error = Tls::load(files.clone(), name(1)).unwrap_err();
+        assert!(matches!(error, TlsError::Exposed { .. }) && error.to_string().contains("chmod"));
+    }
+}
+
+#[tokio::test]
+async fn without_tls_nothing_leaves_this_machine_unless_that_is_wanted() {
+    let address = |text: &str| text.parse().unwrap();
+    for loopback in ["127.0.0.1:7000", "[::1]:7000", "[::ffff:127.0.0.1]:7000"] {
+        let chosen = Security::choose(address(loopback), None, false).unwrap();
+        assert!(matches!(chosen, Security::Loopback), "{loopback}");
+    }
+    for outside in ["0.0.0.0:7000", "[::]:7000", "192.0.2.7:7000"] {
+        let error = Security::choose(address(outside), None, false).unwrap_err().to_string();
+        assert!(error.contains("--raft-tls-cert") && error.contains("--insecure-cluster"));
+        let chosen = Security::choose(address(outside), None, true).unwrap();
+        assert!(matches!(chosen, Security::Insecure), "{outside}");
+    }
+    let transport = TcpTransport::new(name(1), Security::Loopback, Metrics::new());
+    let member = Member { raft_addr: "192.0.2.7:7000".to_owned() };
+    let error = transport.connect(InstanceId(2), &member, Lane::Calls).await.err().unwrap();
+    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+}

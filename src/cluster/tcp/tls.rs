@@ -1,0 +1,213 @@
+//! TLS between instances: version 1.3 only, with a certificate of the cluster's CA at both ends.
+//!
+//! The CA is the cluster's own: whoever has a certificate of it is an instance, and *which* one
+//! says the DNS name in the certificate ([`NodeName::dns_name`]). No session is resumed, so every
+//! connection is judged by the files as they are. [`Tls::reload`] reads them again; connections
+//! that are open go on.
+
+use std::{
+    fs,
+    io::{self, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector, client, rustls,
+    rustls::{
+        ClientConfig, RootCertStore, ServerConfig,
+        client::{Resumption, verify_server_name},
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+        server::{ParsedCertificate, WebPkiClientVerifier},
+        version::TLS13,
+    },
+    server,
+};
+
+use super::NodeName;
+
+/// Where certificates and key are, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificates of the cluster's CA; more than one while it is being replaced.
+    pub ca: PathBuf,
+    /// This instance's certificate, and what leads from it to the CA.
+    pub certificate: PathBuf,
+    /// Its private key, readable by its owner only.
+    pub key: PathBuf,
+}
+
+/// Why the files are of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The private key can be read by others.
+    #[error("{}: other users can read it (mode {mode:03o}); `chmod 600` it", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// The certificate is that of somebody else.
+    #[error("{}: it is not the certificate of {name}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The name that it should carry.
+        name: String,
+    },
+    /// A file does not hold what it should.
+    #[error("{}: {why}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Certificates and key of this instance, ready for use.
+pub struct Tls {
+    files: TlsFiles,
+    me: NodeName,
+    current: Mutex<Arc<Loaded>>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("files", &self.files).field("me", &self.me).finish()
+    }
+}
+
+/// The files as they were read.
+struct Loaded {
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+impl Tls {
+    /// Reads the files of `me`.
+    ///
+    /// # Errors
+    /// If one of them is of no use, or the key is exposed.
+    pub fn load(files: TlsFiles, me: NodeName) -> Result<Self, TlsError> {
+        let loaded = read(&files, me)?;
+        Ok(Self { files, me, current: Mutex::new(Arc::new(loaded)) })
+    }
+
+    /// Reads the files again, for the connections from now on.
+    ///
+    /// # Errors
+    /// As for [`Tls::load`]; what was read before stays in use.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let loaded = read(&self.files, self.me)?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<Loaded> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes a connection secure that we opened, and sure that `target` is at its other end.
+    pub(super) async fn connect(
+        &self,
+        stream: TcpStream,
+        target: NodeName,
+    ) -> io::Result<client::TlsStream<TcpStream>> {
+        let name = server_name(target)?;
+        TlsConnector::from(Arc::clone(&self.current().client)).connect(name, stream).await
+    }
+
+    /// Makes a connection secure that we accepted, and returns the certificate of its other end.
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(server::TlsStream<TcpStream>, CertificateDer<'static>)> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current().server));
+        let stream = acceptor.accept(stream).await?;
+        let chain = stream.get_ref().1.peer_certificates();
+        let certificate = chain.and_then(<[_]>::first).cloned();
+        let certificate = certificate.ok_or(io::ErrorKind::PermissionDenied)?;
+        Ok((stream, certificate))
+    }
+}
+
+/// Whether a certificate, already known to be of our CA, is that of `name`.
+pub(super) fn is_of(certificate: &CertificateDer<'_>, name: NodeName) -> bool {
+    let Ok(server_name) = server_name(name) else { return false };
+    ParsedCertificate::try_from(certificate)
+        .is_ok_and(|parsed| verify_server_name(&parsed, &server_name).is_ok())
+}
+
+fn server_name(name: NodeName) -> io::Result<ServerName<'static>> {
+    ServerName::try_from(name.dns_name()).map_err(io::Error::other)
+}
+
+fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
+    let chain = read_certificates(&files.certificate)?;
+    if !chain.first().is_some_and(|first| is_of(first, me)) {
+        let (path, name) = (files.certificate.clone(), me.dns_name());
+        return Err(TlsError::Foreign { path, name });
+    }
+    let key = read_key(&files.key)?;
+    let unusable = |path: &Path, why: &dyn ToString| TlsError::Unusable {
+        path: path.to_path_buf(),
+        why: why.to_string(),
+    };
+    let mut roots = RootCertStore::empty();
+    for root in read_certificates(&files.ca)? {
+        roots.add(root).map_err(|error| unusable(&files.ca, &error))?;
+    }
+    let roots = Arc::new(roots);
+    let provider = Arc::new(ring::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| unusable(&files.ca, &error))?;
+    let of_certificate = |error: rustls::Error| unusable(&files.certificate, &error);
+
+    let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(&[&TLS13])
+        .map_err(of_certificate)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain.clone(), key.clone_key())
+        .map_err(of_certificate)?;
+    client.resumption = Resumption::disabled();
+    let mut server = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(of_certificate)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .map_err(of_certificate)?;
+    server.send_tls13_tickets = 0;
+    Ok(Loaded { client: Arc::new(client), server: Arc::new(server) })
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unusable = |why: String| TlsError::Unusable { path: path.to_path_buf(), why };
+    let bytes = fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let certificates = read.map_err(|error| unusable(format!("not PEM: {error}")))?;
+    if certificates.is_empty() {
+        return Err(unusable("there is no certificate in it".to_owned()));
+    }
+    Ok(certificates)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let unusable = |why: String| TlsError::Unusable { path: path.to_path_buf(), why };
+    let failed = |error: io::Error| unusable(error.to_string());
+    let mut file = fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(TlsError::Exposed { path: path.to_path_buf(), mode });
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(failed)?;
+    PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|error| unusable(format!("not a private key in PEM: {error}")))
+}
