@@ -32,6 +32,19 @@ impl Registry {
         });
     }
 
+    /// Has the place and the id of an ask looked at once more.
+    pub(super) fn unsettle(&mut self, at: AskRef) {
+        if let Some(Request::Reconnect(id)) = self.ask(at).map(|ask| ask.request.clone()) {
+            self.index.unsettled_ids.insert(id);
+        }
+        if let AskRef::Side(serial, _) = at
+            && let Some(client) = self.client(serial)
+        {
+            let chain = client.chain.clone();
+            self.index.unsettled.insert((chain, serial));
+        }
+    }
+
     /// A new ask over `session`.
     pub(super) fn new_ask(&mut self, session: SessionId, request: Request) -> Ask {
         let since = self.now();
@@ -53,6 +66,8 @@ impl Registry {
         self.edit_ask(at, |ask| {
             (ask.session, ask.request, ask.line, ask.until) = (session, request, Line::Open, until);
         });
+        // A tail that asks by CONNECT is bound by other rules than one that asks by RECONNECT.
+        self.index.unsettled_asks.insert(at);
         if previous != session && !self.index.holds_asks(previous) {
             self.release(previous, Why::Superseded);
         }

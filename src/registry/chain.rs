@@ -169,7 +169,9 @@ impl Registry {
     /// Looks at everything that was touched until nothing is left to do.
     pub(super) fn settle(&mut self) {
         loop {
-            if let Some(id) = self.index.unsettled_ids.pop_first() {
+            if let Some(at) = self.index.unsettled_asks.pop_first() {
+                self.unsettle(at);
+            } else if let Some(id) = self.index.unsettled_ids.pop_first() {
                 self.settle_id(&id);
             } else if let Some((chain, place)) = self.index.unsettled.pop_first() {
                 self.settle_place(&chain, place);

@@ -83,6 +83,9 @@ pub(super) struct Index {
     pub(super) links: u64,
     /// Places whose surroundings changed since they were last settled.
     pub(super) unsettled: BTreeSet<(ChainName, Serial)>,
+    /// Asks that can be matched with more or with less than when they were last settled, though
+    /// their places and ids are the same.
+    pub(super) unsettled_asks: BTreeSet<AskRef>,
     /// Repair ids whose waiters changed since they were last settled.
     pub(super) unsettled_ids: BTreeSet<RepairId>,
 }
