@@ -214,7 +214,7 @@ impl Registry {
         let Some(ask) = self.client(first).and_then(|client| client.tail_side.ask()) else {
             return;
         };
-        if ask.request != Request::Connect {
+        if ask.request != Request::Connect || self.is_engaged(AskRef::Side(first, Part::Tail)) {
             return;
         }
         let session = ask.session;
@@ -236,6 +236,9 @@ impl Registry {
         if path.neighbour(left, Part::Head) == Some(facing) {
             self.index.gather_at(left, None);
             return self.engage(a, b, LinkedBy::Join);
+        }
+        if self.is_engaged(a) || self.is_engaged(b) {
+            return self.index.gather_at(left, None);
         }
         let (Some(ask_a), Some(ask_b)) = (self.ask(a), self.ask(b)) else { return };
         let deadline = ask_a.since.max(ask_b.since).plus_ms(self.policy().gather_ms);

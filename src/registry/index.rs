@@ -158,6 +158,7 @@ impl Index {
             }
             Key::Offer(to, from) => {
                 self.offers.insert(*to, *from);
+                self.unsettled_asks.extend([*to, *from]);
             }
             Key::Peer(id) => {
                 self.peers.insert(*id, serial);
@@ -200,8 +201,9 @@ impl Index {
                 self.answers.remove(&(id.clone(), *socket));
                 self.answers_by_age.remove(&serial);
             }
-            Key::Offer(to, _) => {
+            Key::Offer(to, from) => {
                 self.offers.remove(to);
+                self.unsettled_asks.extend([*to, *from]);
             }
             Key::Peer(id) => {
                 self.peers.remove(id);
