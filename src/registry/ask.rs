@@ -77,6 +77,14 @@ impl Registry {
         }
     }
 
+    /// What an ask was offered may have been read: before anything else becomes of it, the two are
+    /// partners.
+    pub(super) fn conclude_offer(&mut self, to: AskRef) {
+        if let Some(Line::Offered(partner)) = self.ask(to).map(|ask| ask.line.clone()) {
+            self.conclude(to, partner, Some(to), LinkedBy::Repair);
+        }
+    }
+
     /// Two asks meet: they are told each other, or the half-closed one is offered the other first.
     pub(super) fn engage(&mut self, a: AskRef, b: AskRef, by: LinkedBy) {
         if self.is_engaged(a) || self.is_engaged(b) {
@@ -111,11 +119,12 @@ impl Registry {
         let waited_ms = self.now().ms_since(of_a.ask.since.min(of_b.ask.since));
         let joined = [&of_a, &of_b].iter().all(|party| party.ask.request == Request::Connect);
         let both_repair = [&of_a, &of_b].iter().all(|party| party.ask.request != Request::Connect);
-        // Of a repair the second caller is answered first, of any other link the earlier client.
-        let a_first = if both_repair {
-            of_a.ask.number > of_b.ask.number
-        } else {
-            matches!(a, AskRef::Side(_, Part::Head))
+        // Who was offered the other is done first. Of a newcomer's link the earlier client is told
+        // first, of any other pair the second caller.
+        let a_first = match told {
+            Some(offered) => offered == a,
+            None if both_repair || !linked => of_a.ask.number > of_b.ask.number,
+            None => matches!(a, AskRef::Side(_, Part::Head)),
         };
         self.settle_party(&of_a, &of_b.socket, linked);
         self.settle_party(&of_b, &of_a.socket, linked);
@@ -231,9 +240,7 @@ impl Registry {
 
     pub(super) fn delivered(&mut self, session: SessionId) {
         for at in self.index.asks_of(session) {
-            if let Some(Line::Offered(partner)) = self.ask(at).map(|ask| ask.line.clone()) {
-                self.conclude(at, partner, Some(at), LinkedBy::Repair);
-            }
+            self.conclude_offer(at);
         }
     }
 

@@ -69,6 +69,9 @@ impl Registry {
 
     /// The client comes back: it is told again what it was told, and asks for the rest.
     fn resume(&mut self, serial: Serial, session: SessionId) {
+        for part in [Part::Tail, Part::Head] {
+            self.conclude_offer(AskRef::Side(serial, part));
+        }
         let serial = self.back_in_path(serial);
         let now = self.now();
         self.edit_client(serial, |client| client.refreshed = now);
