@@ -1,6 +1,6 @@
 //! Chains: joining, coming back, being taken out, and settling who is linked with whom.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     AskRef, Client, LinkedBy, Message, Note, Record, Refusal, Registry, Request, Serial, Side,
@@ -34,14 +34,17 @@ impl Registry {
             return self.resume(known, session);
         }
         // The same owner uses one of these sockets in another pair: that pair is history.
-        for holder in holders.into_iter().flatten() {
-            self.forget_client(holder);
-        }
-        if self.index.clients >= self.policy().clients_max {
+        let history: BTreeSet<Serial> = holders.into_iter().flatten().collect();
+        let replaced = history.len() as u64;
+        if self.index.clients - replaced >= self.policy().clients_max {
             return self.refuse(session, Refusal::ClientsFull);
         }
-        if self.index.holdings(source).clients >= self.policy().clients_per_source_max {
+        let bound = self.policy().clients_per_source_max;
+        if self.index.holdings(source).is_some_and(|held| held.clients - replaced >= bound) {
             return self.refuse(session, Refusal::SourceFull);
+        }
+        for holder in history {
+            self.forget_client(holder);
         }
         self.join(session, source, chain, head, tail);
     }

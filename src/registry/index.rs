@@ -265,12 +265,9 @@ impl Index {
             .collect()
     }
 
-    /// What a source address has; nothing is counted against the operator's own networks.
-    pub(super) fn holdings(&self, source: IpAddr) -> Holdings {
-        if is_local(source) {
-            return Holdings::default();
-        }
-        self.sources.get(&source).copied().unwrap_or_default()
+    /// What is counted against a source address: `None` for the operator's own networks.
+    pub(super) fn holdings(&self, source: IpAddr) -> Option<Holdings> {
+        (!is_local(source)).then(|| self.sources.get(&source).copied().unwrap_or_default())
     }
 }
 

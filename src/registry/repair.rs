@@ -112,7 +112,8 @@ impl Registry {
         if self.index.waiting.len() as u64 >= self.policy().repairs_max {
             return self.refuse(session, Refusal::RepairsFull);
         }
-        if self.index.holdings(source).callers >= self.policy().repairs_per_source_max {
+        let bound = self.policy().repairs_per_source_max;
+        if self.index.holdings(source).is_some_and(|held| held.callers >= bound) {
             return self.refuse(session, Refusal::SourceFull);
         }
         let ask = self.new_ask(session, Request::Reconnect(id.clone()));
