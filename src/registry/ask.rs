@@ -172,10 +172,8 @@ impl Registry {
         }
         if let Request::Reconnect(id) = &party.ask.request {
             let socket = party.socket.endpoint();
-            let full = self.index.answers.len() as u64 >= self.policy().repairs_max;
-            let oldest = self.index.answers_by_age.first().copied().filter(|_| full);
-            let same = self.index.answers.get(&(id.clone(), socket)).copied();
-            for old in [same, oldest].into_iter().flatten() {
+            let same = (id.clone(), socket, party.source);
+            if let Some(old) = self.index.answers.get(&same).copied() {
                 self.remove(old);
             }
             self.insert(Record::Answer(Answer {
@@ -185,6 +183,11 @@ impl Registry {
                 partner: partner.clone(),
                 until: now.plus_ms(self.policy().retention_ms),
             }));
+            while self.index.answers.len() as u64 > self.policy().repairs_max
+                && let Some(oldest) = self.index.answers_by_age.first().copied()
+            {
+                self.remove(oldest);
+            }
         }
     }
 

@@ -24,7 +24,7 @@ enum Key {
     Waiting(RepairId, AskRef),
     Caller(IpAddr),
     Owner(IpAddr),
-    Answer(RepairId, Endpoint),
+    Answer(RepairId, Endpoint, IpAddr),
     Offer(AskRef, AskRef),
     Peer(PeerId),
     Timer(Timestamp, Timer),
@@ -68,7 +68,7 @@ pub(super) struct Index {
     pub(super) chains: BTreeMap<ChainName, Chain>,
     pub(super) sessions: BTreeSet<(SessionId, AskRef)>,
     pub(super) waiting: BTreeSet<(RepairId, AskRef)>,
-    pub(super) answers: BTreeMap<(RepairId, Endpoint), Serial>,
+    pub(super) answers: BTreeMap<(RepairId, Endpoint, IpAddr), Serial>,
     /// The answers from the oldest to the newest.
     pub(super) answers_by_age: BTreeSet<Serial>,
     /// Asks whose address is on the way to a half-closed partner, and that partner.
@@ -152,8 +152,8 @@ impl Index {
                 self.sources.entry(*source).or_default().clients += 1;
                 self.clients += 1;
             }
-            Key::Answer(id, socket) => {
-                self.answers.insert((id.clone(), *socket), serial);
+            Key::Answer(id, socket, source) => {
+                self.answers.insert((id.clone(), *socket, *source), serial);
                 self.answers_by_age.insert(serial);
             }
             Key::Offer(to, from) => {
@@ -197,8 +197,8 @@ impl Index {
                 self.release_source(*source, |held| held.clients -= 1);
                 self.clients -= 1;
             }
-            Key::Answer(id, socket) => {
-                self.answers.remove(&(id.clone(), *socket));
+            Key::Answer(id, socket, source) => {
+                self.answers.remove(&(id.clone(), *socket, *source));
                 self.answers_by_age.remove(&serial);
             }
             Key::Offer(to, from) => {
@@ -288,9 +288,10 @@ fn index_keys(serial: Serial, record: &Record, policy: &Policy) -> Vec<Key> {
     match record {
         Record::Client(client) => client_keys(serial, client, policy),
         Record::Caller(caller) => caller_keys(serial, caller),
-        Record::Answer(Answer { id, socket, until, .. }) => {
-            vec![Key::Answer(id.clone(), *socket), Key::Timer(*until, Timer::Forget(serial))]
-        }
+        Record::Answer(Answer { id, socket, source, until, .. }) => vec![
+            Key::Answer(id.clone(), *socket, *source),
+            Key::Timer(*until, Timer::Forget(serial)),
+        ],
         Record::Peer(Peer { id, until, .. }) => {
             vec![Key::Peer(*id), Key::Timer(*until, Timer::Forget(serial))]
         }

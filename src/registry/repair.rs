@@ -56,11 +56,8 @@ impl Registry {
         orphan: &Socket,
         owned: Option<(Serial, Part)>,
     ) -> Option<Socket> {
-        let serial = *self.index.answers.get(&(id.clone(), orphan.endpoint()))?;
+        let serial = *self.index.answers.get(&(id.clone(), orphan.endpoint(), source))?;
         let Record::Answer(answer) = self.image.records.get(serial)? else { return None };
-        if answer.source != source {
-            return None;
-        }
         let partner = answer.partner.clone();
         let holds = owned.is_none_or(|(serial, part)| {
             self.partner(serial, part).is_some_and(|now| now.endpoint() == partner.endpoint())
