@@ -317,11 +317,11 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
             push_ask_keys(&mut keys, AskRef::Side(serial, part), ask);
         }
     }
-    let retention = match client.standing {
-        Standing::Out => policy.retention_ms,
-        Standing::Member => policy.client_retention_ms,
+    let (retention, for_ever) = match client.standing {
+        Standing::Out => (policy.retention_ms, false),
+        Standing::Member => (policy.client_retention_ms, policy.client_retention_ms == 0),
     };
-    if !asks && retention > 0 {
+    if !asks && !for_ever {
         keys.push(Key::Timer(client.refreshed.plus_ms(retention), Timer::Forget(serial)));
     }
     keys
