@@ -32,6 +32,19 @@ impl Registry {
         });
     }
 
+    /// Has the place and the id of an ask looked at once more.
+    pub(super) fn unsettle(&mut self, at: AskRef) {
+        if let Some(Request::Reconnect(id)) = self.ask(at).map(|ask| ask.request.clone()) {
+            self.index.unsettled_ids.insert(id);
+        }
+        if let AskRef::Side(serial, _) = at
+            && let Some(client) = self.client(serial)
+        {
+            let chain = client.chain.clone();
+            self.index.unsettled.insert((chain, serial));
+        }
+    }
+
     /// A new ask over `session`.
     pub(super) fn new_ask(&mut self, session: SessionId, request: Request) -> Ask {
         let since = self.now();
@@ -53,12 +66,22 @@ impl Registry {
         self.edit_ask(at, |ask| {
             (ask.session, ask.request, ask.line, ask.until) = (session, request, Line::Open, until);
         });
+        // A tail that asks by CONNECT is bound by other rules than one that asks by RECONNECT.
+        self.index.unsettled_asks.insert(at);
         if previous != session && !self.index.holds_asks(previous) {
             self.release(previous, Why::Superseded);
         }
         // What was offered may have been read: it stands, and is told again.
         if let Line::Offered(partner) = line {
             self.conclude(at, partner, None, LinkedBy::Repair);
+        }
+    }
+
+    /// What an ask was offered may have been read: before anything else becomes of it, the two are
+    /// partners.
+    pub(super) fn conclude_offer(&mut self, to: AskRef) {
+        if let Some(Line::Offered(partner)) = self.ask(to).map(|ask| ask.line.clone()) {
+            self.conclude(to, partner, Some(to), LinkedBy::Repair);
         }
     }
 
@@ -96,11 +119,12 @@ impl Registry {
         let waited_ms = self.now().ms_since(of_a.ask.since.min(of_b.ask.since));
         let joined = [&of_a, &of_b].iter().all(|party| party.ask.request == Request::Connect);
         let both_repair = [&of_a, &of_b].iter().all(|party| party.ask.request != Request::Connect);
-        // Of a repair the second caller is answered first, of any other link the earlier client.
-        let a_first = if both_repair {
-            of_a.ask.number > of_b.ask.number
-        } else {
-            matches!(a, AskRef::Side(_, Part::Head))
+        // Who was offered the other is done first. Of a newcomer's link the earlier client is told
+        // first, of any other pair the second caller.
+        let a_first = match told {
+            Some(offered) => offered == a,
+            None if both_repair || !linked => of_a.ask.number > of_b.ask.number,
+            None => matches!(a, AskRef::Side(_, Part::Head)),
         };
         self.settle_party(&of_a, &of_b.socket, linked);
         self.settle_party(&of_b, &of_a.socket, linked);
@@ -148,10 +172,8 @@ impl Registry {
         }
         if let Request::Reconnect(id) = &party.ask.request {
             let socket = party.socket.endpoint();
-            let full = self.index.answers.len() as u64 >= self.policy().repairs_max;
-            let oldest = self.index.answers_by_age.first().copied().filter(|_| full);
-            let same = self.index.answers.get(&(id.clone(), socket)).copied();
-            for old in [same, oldest].into_iter().flatten() {
+            let same = (id.clone(), socket, party.source);
+            if let Some(old) = self.index.answers.get(&same).copied() {
                 self.remove(old);
             }
             self.insert(Record::Answer(Answer {
@@ -161,6 +183,11 @@ impl Registry {
                 partner: partner.clone(),
                 until: now.plus_ms(self.policy().retention_ms),
             }));
+            while self.index.answers.len() as u64 > self.policy().repairs_max
+                && let Some(oldest) = self.index.answers_by_age.first().copied()
+            {
+                self.remove(oldest);
+            }
         }
     }
 
@@ -216,9 +243,7 @@ impl Registry {
 
     pub(super) fn delivered(&mut self, session: SessionId) {
         for at in self.index.asks_of(session) {
-            if let Some(Line::Offered(partner)) = self.ask(at).map(|ask| ask.line.clone()) {
-                self.conclude(at, partner, Some(at), LinkedBy::Repair);
-            }
+            self.conclude_offer(at);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Chains: joining, coming back, being taken out, and settling who is linked with whom.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     AskRef, Client, LinkedBy, Message, Note, Record, Refusal, Registry, Request, Serial, Side,
@@ -34,14 +34,17 @@ impl Registry {
             return self.resume(known, session);
         }
         // The same owner uses one of these sockets in another pair: that pair is history.
-        for holder in holders.into_iter().flatten() {
-            self.forget_client(holder);
-        }
-        if self.index.clients >= self.policy().clients_max {
+        let history: BTreeSet<Serial> = holders.into_iter().flatten().collect();
+        let replaced = history.len() as u64;
+        if self.index.clients - replaced >= self.policy().clients_max {
             return self.refuse(session, Refusal::ClientsFull);
         }
-        if self.index.holdings(source).clients >= self.policy().clients_per_source_max {
+        let bound = self.policy().clients_per_source_max;
+        if self.index.holdings(source).is_some_and(|held| held.clients - replaced >= bound) {
             return self.refuse(session, Refusal::SourceFull);
+        }
+        for holder in history {
+            self.forget_client(holder);
         }
         self.join(session, source, chain, head, tail);
     }
@@ -74,6 +77,9 @@ impl Registry {
 
     /// The client comes back: it is told again what it was told, and asks for the rest.
     fn resume(&mut self, serial: Serial, session: SessionId) {
+        for part in [Part::Tail, Part::Head] {
+            self.conclude_offer(AskRef::Side(serial, part));
+        }
         let serial = self.back_in_path(serial);
         let now = self.now();
         self.edit_client(serial, |client| client.refreshed = now);
@@ -174,7 +180,9 @@ impl Registry {
     /// Looks at everything that was touched until nothing is left to do.
     pub(super) fn settle(&mut self) {
         loop {
-            if let Some(id) = self.index.unsettled_ids.pop_first() {
+            if let Some(at) = self.index.unsettled_asks.pop_first() {
+                self.unsettle(at);
+            } else if let Some(id) = self.index.unsettled_ids.pop_first() {
                 self.settle_id(&id);
             } else if let Some((chain, place)) = self.index.unsettled.pop_first() {
                 self.settle_place(&chain, place);
@@ -217,7 +225,7 @@ impl Registry {
         let Some(ask) = self.client(first).and_then(|client| client.tail_side.ask()) else {
             return;
         };
-        if ask.request != Request::Connect {
+        if ask.request != Request::Connect || self.is_engaged(AskRef::Side(first, Part::Tail)) {
             return;
         }
         let session = ask.session;
@@ -239,6 +247,9 @@ impl Registry {
         if path.neighbour(left, Part::Head) == Some(facing) {
             self.index.gather_at(left, None);
             return self.engage(a, b, LinkedBy::Join);
+        }
+        if self.is_engaged(a) || self.is_engaged(b) {
+            return self.index.gather_at(left, None);
         }
         let (Some(ask_a), Some(ask_b)) = (self.ask(a), self.ask(b)) else { return };
         let deadline = ask_a.since.max(ask_b.since).plus_ms(self.policy().gather_ms);

@@ -24,7 +24,7 @@ enum Key {
     Waiting(RepairId, AskRef),
     Caller(IpAddr),
     Owner(IpAddr),
-    Answer(RepairId, Endpoint),
+    Answer(RepairId, Endpoint, IpAddr),
     Offer(AskRef, AskRef),
     Peer(PeerId),
     Timer(Timestamp, Timer),
@@ -68,7 +68,7 @@ pub(super) struct Index {
     pub(super) chains: BTreeMap<ChainName, Chain>,
     pub(super) sessions: BTreeSet<(SessionId, AskRef)>,
     pub(super) waiting: BTreeSet<(RepairId, AskRef)>,
-    pub(super) answers: BTreeMap<(RepairId, Endpoint), Serial>,
+    pub(super) answers: BTreeMap<(RepairId, Endpoint, IpAddr), Serial>,
     /// The answers from the oldest to the newest.
     pub(super) answers_by_age: BTreeSet<Serial>,
     /// Asks whose address is on the way to a half-closed partner, and that partner.
@@ -83,6 +83,9 @@ pub(super) struct Index {
     pub(super) links: u64,
     /// Places whose surroundings changed since they were last settled.
     pub(super) unsettled: BTreeSet<(ChainName, Serial)>,
+    /// Asks that can be matched with more or with less than when they were last settled, though
+    /// their places and ids are the same.
+    pub(super) unsettled_asks: BTreeSet<AskRef>,
     /// Repair ids whose waiters changed since they were last settled.
     pub(super) unsettled_ids: BTreeSet<RepairId>,
 }
@@ -156,12 +159,13 @@ impl Index {
                 self.sources.entry(*source).or_default().clients += 1;
                 self.clients += 1;
             }
-            Key::Answer(id, socket) => {
-                self.answers.insert((id.clone(), *socket), serial);
+            Key::Answer(id, socket, source) => {
+                self.answers.insert((id.clone(), *socket, *source), serial);
                 self.answers_by_age.insert(serial);
             }
             Key::Offer(to, from) => {
                 self.offers.insert(*to, *from);
+                self.unsettled_asks.extend([*to, *from]);
             }
             Key::Peer(id) => {
                 self.peers.insert(*id, serial);
@@ -200,12 +204,13 @@ impl Index {
                 self.release_source(*source, |held| held.clients -= 1);
                 self.clients -= 1;
             }
-            Key::Answer(id, socket) => {
-                self.answers.remove(&(id.clone(), *socket));
+            Key::Answer(id, socket, source) => {
+                self.answers.remove(&(id.clone(), *socket, *source));
                 self.answers_by_age.remove(&serial);
             }
-            Key::Offer(to, _) => {
+            Key::Offer(to, from) => {
                 self.offers.remove(to);
+                self.unsettled_asks.extend([*to, *from]);
             }
             Key::Peer(id) => {
                 self.peers.remove(id);
@@ -267,12 +272,9 @@ impl Index {
             .collect()
     }
 
-    /// What a source address has; nothing is counted against the operator's own networks.
-    pub(super) fn holdings(&self, source: IpAddr) -> Holdings {
-        if is_local(source) {
-            return Holdings::default();
-        }
-        self.sources.get(&source).copied().unwrap_or_default()
+    /// What is counted against a source address: `None` for the operator's own networks.
+    pub(super) fn holdings(&self, source: IpAddr) -> Option<Holdings> {
+        (!is_local(source)).then(|| self.sources.get(&source).copied().unwrap_or_default())
     }
 }
 
@@ -293,9 +295,10 @@ fn index_keys(serial: Serial, record: &Record, policy: &Policy) -> Vec<Key> {
     match record {
         Record::Client(client) => client_keys(serial, client, policy),
         Record::Caller(caller) => caller_keys(serial, caller),
-        Record::Answer(Answer { id, socket, until, .. }) => {
-            vec![Key::Answer(id.clone(), *socket), Key::Timer(*until, Timer::Forget(serial))]
-        }
+        Record::Answer(Answer { id, socket, source, until, .. }) => vec![
+            Key::Answer(id.clone(), *socket, *source),
+            Key::Timer(*until, Timer::Forget(serial)),
+        ],
         Record::Peer(Peer { id, until, .. }) => {
             vec![Key::Peer(*id), Key::Timer(*until, Timer::Forget(serial))]
         }
@@ -321,11 +324,11 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
             push_ask_keys(&mut keys, AskRef::Side(serial, part), ask);
         }
     }
-    let retention = match client.standing {
-        Standing::Out => policy.retention_ms,
-        Standing::Member => policy.client_retention_ms,
+    let (retention, for_ever) = match client.standing {
+        Standing::Out => (policy.retention_ms, false),
+        Standing::Member => (policy.client_retention_ms, policy.client_retention_ms == 0),
     };
-    if !asks && retention > 0 {
+    if !asks && !for_ever {
         keys.push(Key::Timer(client.refreshed.plus_ms(retention), Timer::Forget(serial)));
     }
     keys

@@ -123,6 +123,7 @@ impl Registry {
         let verdict = proposal.batch.map_or(Verdict::Applied, |batch| self.admit(batch));
         if verdict == Verdict::Applied {
             for command in &proposal.commands {
+                self.advance(proposal.at); // what the last one brought about may be due at once
                 self.execute(command);
                 self.settle();
             }

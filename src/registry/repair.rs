@@ -18,6 +18,14 @@ impl Registry {
         let owned = self.index.sockets.get(&orphan.endpoint()).copied().filter(|(serial, _)| {
             self.client(*serial).is_some_and(|client| client.source == source)
         });
+        if let Some((serial, _)) = owned {
+            let now = self.now();
+            self.edit_client(serial, |client| client.refreshed = now);
+            // It may have begun to wait before it joined its chain.
+            if let Some((before, _)) = self.caller(id, orphan).filter(|(_, of)| *of == source) {
+                self.give_up(before, Why::Superseded);
+            }
+        }
         if let Some(partner) = self.answer_again(source, id, orphan, owned) {
             return self.tell(session, Message::Repair { ip: partner }, Then::Close);
         }
@@ -25,6 +33,19 @@ impl Registry {
             Some((serial, part)) => self.repair(serial, part, session, id),
             None => self.call(session, source, id, orphan),
         }
+    }
+
+    /// The wait of a socket that no chain knows under this id, and who owns it.
+    fn caller(&self, id: &RepairId, orphan: &Socket) -> Option<(AskRef, IpAddr)> {
+        self.index.asks_with(id).into_iter().find_map(|at| match at {
+            AskRef::Caller(serial) => match self.image.records.get(serial)? {
+                Record::Caller(caller) if caller.socket.endpoint() == orphan.endpoint() => {
+                    Some((at, caller.source))
+                }
+                Record::Caller(_) | Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
+            },
+            AskRef::Side(..) => None,
+        })
     }
 
     /// What this caller was told under this id, if that still holds.
@@ -35,11 +56,8 @@ impl Registry {
         orphan: &Socket,
         owned: Option<(Serial, Part)>,
     ) -> Option<Socket> {
-        let serial = *self.index.answers.get(&(id.clone(), orphan.endpoint()))?;
+        let serial = *self.index.answers.get(&(id.clone(), orphan.endpoint(), source))?;
         let Record::Answer(answer) = self.image.records.get(serial)? else { return None };
-        if answer.source != source {
-            return None;
-        }
         let partner = answer.partner.clone();
         let holds = owned.is_none_or(|(serial, part)| {
             self.partner(serial, part).is_some_and(|now| now.endpoint() == partner.endpoint())
@@ -70,8 +88,6 @@ impl Registry {
         if linked && let Some(lost) = self.neighbour(serial, part) {
             self.take_out(lost);
         }
-        let now = self.now();
-        self.edit_client(serial, |client| client.refreshed = now);
         let at = AskRef::Side(serial, part);
         let request = Request::Reconnect(id.clone());
         if self.ask(at).is_some() {
@@ -83,16 +99,7 @@ impl Registry {
 
     /// A socket that no chain knows waits for the other one with the same id, as in the seed.
     fn call(&mut self, session: SessionId, source: IpAddr, id: &RepairId, orphan: &Socket) {
-        let same = self.index.asks_with(id).into_iter().find_map(|at| match at {
-            AskRef::Caller(serial) => match self.image.records.get(serial)? {
-                Record::Caller(caller) if caller.socket.endpoint() == orphan.endpoint() => {
-                    Some((at, caller.source))
-                }
-                Record::Caller(_) | Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-            },
-            AskRef::Side(..) => None,
-        });
-        match same {
+        match self.caller(id, orphan) {
             Some((at, owner)) if owner == source => {
                 return self.take_over(at, session, Request::Reconnect(id.clone()));
             }
@@ -102,7 +109,8 @@ impl Registry {
         if self.index.waiting.len() as u64 >= self.policy().repairs_max {
             return self.refuse(session, Refusal::RepairsFull);
         }
-        if self.index.holdings(source).callers >= self.policy().repairs_per_source_max {
+        let bound = self.policy().repairs_per_source_max;
+        if self.index.holdings(source).is_some_and(|held| held.callers >= bound) {
             return self.refuse(session, Refusal::SourceFull);
         }
         let ask = self.new_ask(session, Request::Reconnect(id.clone()));
@@ -111,26 +119,44 @@ impl Registry {
 
     /// Pairs the waiters of an id: always two different sockets, never two of one client.
     pub(super) fn settle_id(&mut self, id: &RepairId) {
-        let waiting = self.index.asks_with(id);
+        let mut waiting = self.index.asks_with(id);
+        waiting.retain(|at| !self.is_engaged(*at)); // so that few are left to compare
         for (position, a) in waiting.iter().enumerate() {
             for b in &waiting[position + 1..] {
-                let one_client = matches!(
-                    (a, b), (AskRef::Side(of_a, _), AskRef::Side(of_b, _)) if of_a == of_b
-                );
-                if !one_client {
+                if !self.same_party(*a, *b) {
                     self.engage(*a, *b, LinkedBy::Repair);
                 }
             }
         }
     }
 
-    /// An ask's time is up.
-    pub(super) fn expire_ask(&mut self, at: AskRef) {
+    /// Whether two asks with one id are of one socket or of one client. A client's socket may have
+    /// begun to wait before it joined its chain, or another source may wait in its name.
+    fn same_party(&self, a: AskRef, b: AskRef) -> bool {
+        match (a, b) {
+            (AskRef::Side(client, _), AskRef::Side(other, _)) => client == other,
+            (AskRef::Side(client, part), AskRef::Caller(caller)) => {
+                let (client_of_a, caller) = (self.client(client), self.image.records.get(caller));
+                let (Some(owner), Some(Record::Caller(caller))) = (client_of_a, caller) else {
+                    return false;
+                };
+                let holder = self.index.sockets.get(&caller.socket.endpoint());
+                holder.is_some_and(|(holder, other)| {
+                    *holder == client && (*other == part || owner.source == caller.source)
+                })
+            }
+            // Callers of one id have different sockets, and come after the clients.
+            (AskRef::Caller(_), AskRef::Side(..) | AskRef::Caller(_)) => false,
+        }
+    }
+
+    /// An ask ends without a partner, unless an offer stands.
+    pub(super) fn give_up(&mut self, at: AskRef, why: Why) {
         let Some(session) = self.ask(at).map(|ask| ask.session) else { return };
         let unanswered = !self.is_engaged(at);
         self.withdraw(at, false);
         if unanswered && !self.index.holds_asks(session) {
-            self.release(session, Why::Expired);
+            self.release(session, why);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Log time: deadlines that pass, and instances that begin a new life.
 
-use super::{Note, Record, Registry, index::Timer};
+use super::{Note, Record, Registry, Why, index::Timer};
 use crate::ids::{Incarnation, InstanceId, SessionId, Timestamp};
 
 impl Registry {
@@ -12,7 +12,7 @@ impl Registry {
         {
             self.image.meta.now = self.now().max(deadline);
             match timer {
-                Timer::Ask(ask) => self.expire_ask(ask),
+                Timer::Ask(ask) => self.give_up(ask, Why::Expired),
                 Timer::Forget(serial) => self.forget(serial),
                 Timer::Gather(left) => self.gather(left),
             }
