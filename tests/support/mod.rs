@@ -172,6 +172,18 @@ impl Service {
         eventually("the service ends", || self.child.try_wait().expect("it can be waited for"))
     }
 
+    /// Its exit status, if it ends by itself within a time.
+    pub fn wait_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        let deadline = clock::now() + time;
+        loop {
+            let status = self.child.try_wait().expect("it can be waited for");
+            if status.is_some() || clock::now() >= deadline {
+                return status;
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The body of a GET from its HTTP server, and the status code.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut client = Client::connect(self.address("HTTP"));
@@ -319,6 +331,21 @@ impl Client {
         let deadline = clock::now() + PATIENCE;
         while self.fill(deadline) > 0 {}
         String::from_utf8(std::mem::take(&mut self.read)).expect("answers are text")
+    }
+
+    /// Everything that comes until the other side closes or resets, or the time is over.
+    pub fn hear_for(&mut self, time: Duration) -> String {
+        let deadline = clock::now() + time;
+        let mut buffer = [0; 4096];
+        loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            match self.stream.read(&mut buffer) {
+                Ok(0) | Err(_) => break,
+                Ok(count) => self.read.extend_from_slice(&buffer[..count]),
+            }
+        }
+        String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
     }
 
     /// Asserts that the other side closes without a further byte.

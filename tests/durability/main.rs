@@ -1,0 +1,22 @@
+//! What was told is never lost: the real process is killed under load, its files are damaged, its
+//! disk is full or fails, and whatever its clients were told before must still be so afterwards.
+//!
+//! `EMNETCHAIN_SEED` repeats the choices of a run. What needs root (mounts, injected faults, a
+//! power cut) runs with `EMNETCHAIN_PRIVILEGED=1`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says why"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod crowd;
+mod damage;
+mod disk;
+mod history;
+mod kills;
+mod privileged;
+mod random;

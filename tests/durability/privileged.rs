@@ -1,0 +1,271 @@
+//! What only root can do to a disk: fill a real file system, make its calls fail, and cut its
+//! power. The file systems are mounted where nobody else sees them. `EMNETCHAIN_PRIVILEGED=1` has
+//! these tests run.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::{
+    crowd::{Crowd, Site, assert_all_is_as_told},
+    disk::{LEAVING, assert_disk_failed, serve_until_it_fails, start_through},
+    history::History,
+    random::Random,
+    support::{Client, Member, Service, eventually, told},
+};
+
+/// Power cuts that lose nothing.
+const POWER_CUTS: usize = 10;
+
+/// Power cuts within which a service that does not sync must lose something.
+const CANARY_CUTS: usize = 5;
+
+/// Syncs that do nothing.
+const NO_SYNC: &str = "
+int fsync(int fd) { return 0; }
+int fdatasync(int fd) { return 0; }
+int sync_file_range(int fd, long from, long count, unsigned flags) { return 0; }
+";
+
+/// Has ext4 drop everything that is not on the disk yet, as a power cut does.
+const CUT_POWER: &str = "
+import fcntl, os, struct, sys
+EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587d, 2
+fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), EXT4_IOC_SHUTDOWN, struct.pack('I', NO_LOG_FLUSH))
+";
+
+/// Whether this test may run; says aloud that it does not.
+fn may_run(test: &str, tools: &[&str]) -> bool {
+    let asked = std::env::var("EMNETCHAIN_PRIVILEGED").is_ok_and(|value| value == "1");
+    let missing = tools.iter().find(|tool| {
+        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
+        !found.unwrap().status.success()
+    });
+    let reason = match (asked, missing) {
+        (true, None) => return true,
+        (true, Some(tool)) => format!("{tool} is not installed"),
+        (false, _) => "it needs root; run it with EMNETCHAIN_PRIVILEGED=1".to_owned(),
+    };
+    // Past the harness, which keeps the words of passing tests to itself.
+    let line = format!("SKIPPED {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
+    false
+}
+
+/// A file system of its own in a mount namespace of its own, which ends with this.
+struct Mount {
+    holder: Child,
+    dir: TempDir,
+    /// `nsenter` into the namespace.
+    enter: Vec<String>,
+}
+
+impl Mount {
+    /// Mounts by a shell command, which finds the mount point in `$0`.
+    fn new(mount: &str) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut holder = Command::new("unshare")
+            .args(["-m", "sh", "-ec", &format!("{mount}\necho mounted\nread _"), path(dir.path())])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "mounted\n", "{mount}");
+        let namespace = format!("--mount=/proc/{}/ns/mnt", holder.id());
+        Self { holder, dir, enter: vec!["nsenter".to_owned(), namespace] }
+    }
+
+    /// An ext4 file system in a file.
+    fn ext4(image: &Path) -> Self {
+        let file = fs::File::create(image).unwrap();
+        file.set_len(64 << 20).unwrap();
+        run(&["mkfs.ext4", "-q", "-F", path(image)]);
+        Self::new(&format!("mount -o loop {} \"$0\"", path(image)))
+    }
+
+    /// Where the service keeps its data, as it is called within.
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A program that goes into the namespace and does this there.
+    fn wrapper<'a>(&'a self, then: &[&'a str]) -> Vec<&'a str> {
+        self.enter.iter().map(String::as_str).chain(then.iter().copied()).collect()
+    }
+
+    /// Runs a shell command within, with the mount point in `$0`.
+    fn run(&self, command: &str) {
+        run(&self.wrapper(&["sh", "-ec", command, path(self.dir.path())]));
+    }
+
+    /// Loses what is not on the disk. Afterwards the file system knows only errors.
+    fn cut_power(&self) {
+        run(&self.wrapper(&["python3", "-c", CUT_POWER, path(self.dir.path())]));
+    }
+
+    /// Mounts again what the disk has.
+    fn restore_power(&self, image: &Path) {
+        self.run(&format!("umount \"$0\"; mount -o loop {} \"$0\"", path(image)));
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // The namespace ends with its last process, and the mounts with it.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().expect("temporary folders have plain names")
+}
+
+fn run(command: &[&str]) {
+    let status = Command::new(command[0]).args(&command[1..]).status().unwrap();
+    assert!(status.success(), "{command:?}: {status}");
+}
+
+#[test]
+fn a_full_file_system_ends_the_service_and_takes_nothing_back() {
+    if !may_run("a_full_file_system", &["unshare", "nsenter", "mount"]) {
+        return;
+    }
+    let mut random = Random::new("a_full_file_system");
+    for size in ["1m", "2m"] {
+        let mount = Mount::new(&format!("mount -t tmpfs -o size={size} none \"$0\""));
+        let wrapper = mount.wrapper(&[]);
+        let service = start_through(&wrapper, &mount.data()).expect("it fits at first");
+        serve_until_it_fails(service, &mount.data(), &mut random, |_| {
+            mount.run("mount -o remount,size=64m \"$0\"");
+            start_through(&wrapper, &mount.data()).expect("there is room again")
+        });
+    }
+}
+
+#[test]
+fn a_failing_call_ends_the_service_and_takes_nothing_back() {
+    if !may_run("a_failing_call", &["strace"]) {
+        return;
+    }
+    let mut random = Random::new("a_failing_call");
+    let faults = [
+        "fdatasync:error=EIO:when=150+",
+        "fdatasync:error=EIO:when=300",
+        "pwrite64:error=ENOSPC:when=400+",
+        "pwrite64:error=EIO:when=400",
+        "sync_file_range:error=EIO:when=5+",
+    ];
+    for fault in faults {
+        let dir = TempDir::new().unwrap();
+        let data = dir.path().join("data");
+        let (trace, inject) = (dir.path().join("trace"), format!("inject={fault}"));
+        let calls = "trace=fdatasync,pwrite64,sync_file_range";
+        // With -D the service, not its tracer, is our child.
+        let wrapper = ["strace", "-D", "-f", "-qq", "-o", path(&trace), "-e", calls, "-e", &inject];
+        eprintln!("{fault}");
+        let service = start_through(&wrapper, &data).expect("the first calls are good");
+        serve_until_it_fails(service, &data, &mut random, Service::start_again);
+        let trace = fs::read_to_string(trace).unwrap();
+        assert!(trace.contains("(INJECTED)"), "nothing failed");
+    }
+}
+
+#[test]
+fn power_cuts_under_load_take_nothing_back() {
+    if !may_run("power_cuts", &["unshare", "nsenter", "mkfs.ext4", "python3"]) {
+        return;
+    }
+    let mut random = Random::new("power_cuts");
+    let image = TempDir::new().unwrap();
+    let image = image.path().join("image");
+    let mount = Mount::ext4(&image);
+    let wrapper = mount.wrapper(&[]);
+    let start = || start_through(&wrapper, &mount.data()).expect("it starts");
+    let mut service = start();
+    let (site, history) = (Site::of(&service), History::default());
+    let crowd = Crowd::new(&site, &history);
+    let mut choices = random.fork();
+    let (_, _tip) = crowd.work_while(&mut random, || {
+        for _ in 0..POWER_CUTS {
+            let enough = history.count() + 20 + choices.next() % 200;
+            eventually("clients are answered", || (history.count() >= enough).then_some(()));
+            thread::sleep(Duration::from_micros(choices.next() % 3000));
+            site.may_fail();
+            mount.cut_power();
+            // It may have noticed, and then it must have said so; or it had nothing to write.
+            match service.wait_within(Duration::from_secs(2)) {
+                Some(status) => assert_disk_failed(status, &service.log(), &mount.data()),
+                None => service.kill(),
+            }
+            site.goes_down();
+            mount.restore_power(&image);
+            service = start();
+            site.is_up(&service);
+            let fresh = history.take_fresh();
+            fresh.iter().take(40).for_each(|member| crowd.come_back(*member));
+            history.release(&fresh);
+        }
+    });
+    eprintln!("{POWER_CUTS} power cuts, {} answers", history.count());
+    assert_all_is_as_told(&service, &site, &history);
+}
+
+/// The test above would be worth nothing if a service that does not sync passed it.
+#[test]
+fn a_service_that_does_not_sync_is_found_out() {
+    if !may_run("the canary", &["unshare", "nsenter", "mkfs.ext4", "python3", "cc"]) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let (source, stub) = (dir.path().join("stub.c"), dir.path().join("stub.so"));
+    fs::write(&source, NO_SYNC).unwrap();
+    run(&["cc", "-shared", "-fPIC", "-o", path(&stub), path(&source)]);
+    let preload = format!("LD_PRELOAD={}", path(&stub));
+    let image = dir.path().join("image");
+    for _ in 0..2 {
+        assert_eq!(links_lost_by_a_power_cut(&image, &[]), 0, "the real one loses nothing");
+    }
+    let lost = (0..CANARY_CUTS).map(|_| links_lost_by_a_power_cut(&image, &["env", &preload]));
+    let lost: Vec<usize> = lost.collect();
+    eprintln!("links lost without syncs: {lost:?}");
+    assert!(lost.iter().any(|lost| *lost > 0), "the power cut cuts nothing: {lost:?}");
+}
+
+/// Links clients, cuts the power, and counts who is not told the same again.
+fn links_lost_by_a_power_cut(image: &Path, then: &[&str]) -> usize {
+    let mount = Mount::ext4(image);
+    let wrapper = mount.wrapper(then);
+    let mut service = start_through(&wrapper, &mount.data()).expect("it starts");
+    let members: Vec<Member> = (0..30).map(Member).collect();
+    let mut tip = Client::say(service.chain(), members[0].connect());
+    eventually("it is registered", || (service.metric("emnetchain_clients") > 0.0).then_some(()));
+    for pair in members.windows(2) {
+        let mut next = Client::say(service.chain(), pair[1].connect());
+        assert_eq!(next.object(), told("tail", &pair[0].head()));
+        assert_eq!(tip.object(), told("head", &pair[1].tail()));
+        tip = next;
+    }
+    mount.cut_power();
+    if service.wait_within(LEAVING / 10).is_none() {
+        service.kill();
+    }
+    mount.restore_power(image);
+    let all = members.len() - 1;
+    let Ok(service) = start_through(&wrapper, &mount.data()) else { return all };
+    let lost = members.windows(2).filter(|pair| {
+        let mut client = Client::say(service.chain(), pair[0].connect());
+        let answer = client.hear_for(Duration::from_millis(300));
+        !answer.ends_with(&told("head", &pair[1].tail()))
+    });
+    lost.count()
+}
