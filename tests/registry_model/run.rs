@@ -82,6 +82,11 @@ impl Run {
             let image = self.registry.image().clone();
             return Registry::from_image(image).map_err(|violation| format!("image: {violation}"));
         }
+        let image = self.disk_image()?;
+        Registry::from_image(image).map_err(|violation| format!("disk: {violation}"))
+    }
+
+    fn disk_image(&self) -> Result<Image, String> {
         let meta = postcard::to_stdvec(&self.registry.image().meta).expect("it encodes");
         let meta: Meta = postcard::from_bytes(&meta).map_err(|error| error.to_string())?;
         let mut records = Table::default();
@@ -89,8 +94,7 @@ impl Run {
             let record: Record = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
             records.insert(*serial, record);
         }
-        Registry::from_image(Image { meta, records })
-            .map_err(|violation| format!("disk: {violation}"))
+        Ok(Image { meta, records })
     }
 
     /// Equal logs give equal registries, also when their commands travel in larger proposals.
@@ -109,7 +113,7 @@ impl Run {
         equal("the replica's image", self.registry.image(), self.replica.image())?;
         equal("the replay's image", self.registry.image(), replay.image())?;
         equal("the replay's deadline", &self.registry.next_deadline(), &replay.next_deadline())?;
-        equal("the disk's image", self.registry.image(), self.rebuilt()?.image())
+        equal("the disk's image", self.registry.image(), &self.disk_image()?)
     }
 }
 
@@ -121,7 +125,7 @@ fn equal<T: PartialEq + std::fmt::Debug>(what: &str, ours: &T, other: &T) -> Res
 }
 
 /// Runs the sequence of a seed; a failure is told with the shortest sequence that still shows it.
-pub(crate) fn run_seed(seed: u64, weights: Weights) -> Result<usize, String> {
+pub(crate) fn run_seed(seed: u64, weights: Weights) -> Result<(), String> {
     let mut steps = Vec::new();
     let mut generator = Generator::new(seed, weights);
     let mut run = Run { thorough: seed.is_multiple_of(4), ..Run::default() };
@@ -133,10 +137,11 @@ pub(crate) fn run_seed(seed: u64, weights: Weights) -> Result<usize, String> {
         }
         run.finish()
     });
-    match outcome {
-        Ok(()) => Ok(steps.len()),
-        Err(_) => Err(told(&shrink(steps))),
-    }
+    outcome.map_err(|first| {
+        let steps = shrink(steps);
+        let listed = steps.iter().map(|step| plain(step) + "\n").collect::<String>();
+        listed + &replay(&steps).err().unwrap_or(first)
+    })
 }
 
 fn replay(steps: &[Step]) -> Result<(), String> {
@@ -181,32 +186,10 @@ fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
     }
 }
 
-fn told(steps: &[Step]) -> String {
-    let mut text = String::new();
-    for step in steps {
-        let rebuilt = if step.rebuild { " rebuilt" } else { "" };
-        text += &format!("  +{} ms{rebuilt}: {}\n", step.wait_ms, plain(&step.command));
-    }
-    format!("{text}{}", replay(steps).err().unwrap_or_default())
-}
-
-/// Debug text with the names of our wrappers left out.
+/// Debug text without what every line would repeat.
 fn plain(value: &impl std::fmt::Debug) -> String {
-    let mut text = format!("{value:?}");
-    for word in [
-        "InstanceId",
-        "Incarnation",
-        "Socket",
-        "ChainName",
-        "RepairId",
-        "HeadAddr",
-        "TailAddr",
-        "OrphanAddr",
-        "instance: ",
-        "incarnation: ",
-        "connection: ",
-    ] {
-        text = text.replace(word, "");
-    }
-    text.replace("SessionId", "").replace("198.51.100.", "").replace("}, ", "},\n    ")
+    let words = "Step SessionId InstanceId Incarnation Socket ChainName RepairId HeadAddr TailAddr \
+                 OrphanAddr instance: incarnation: connection: 198.51.100.";
+    let text = words.split(' ').fold(format!("{value:?}"), |text, word| text.replace(word, ""));
+    text.replace("}, ", "},\n    ")
 }

@@ -5,10 +5,12 @@
 //! What a socket was told is *in force* until something happened that may end it: a RECONNECT for
 //! it or for its partner, a new pair that replaces one of the two, the gather window, or time.
 
+mod invariant;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use emnetchain::{
-    ids::{ChainName, Endpoint, Part, RepairId, SessionId, Socket, Timestamp},
+    ids::{ChainName, Endpoint, Part, RepairId, SessionId, Timestamp},
     registry::{Applied, Command, Effect, Message, Note, Policy, Then, Why},
 };
 
@@ -46,6 +48,17 @@ struct Known {
     /// When it was first seen, and when it last asked for anything.
     first: u64,
     last: u64,
+}
+
+impl Known {
+    fn is(&self, other: &Self) -> bool {
+        let name = |client: &Self| (client.chain.clone(), client.head, client.tail, client.source);
+        name(self) == name(other)
+    }
+
+    fn owns(&self, socket: Endpoint) -> bool {
+        self.head == socket || self.tail == socket
+    }
 }
 
 /// One step from outside.
@@ -97,8 +110,29 @@ impl Told {
         let refused = seen.applied.effects.iter().any(|e| matches!(e, Effect::Refuse { .. }));
         (self.gone, self.said) = (Vec::new(), Vec::new());
         if !refused {
-            self.invariant_i1_s8_resume(seen)?;
-            self.gone = self.ask(seen);
+            self.clock += 1;
+            match seen.command {
+                Command::Connect { session, source, chain, head, tail } => {
+                    let (head, tail) = (head.0.endpoint(), tail.0.endpoint());
+                    let (chain, source, first) = (chain.clone(), *source, self.clock);
+                    let client = Known { chain, head, tail, source, first, last: first };
+                    self.invariant_s8_i1_resume(seen, *session, &client)?;
+                    self.gone = self.connected(*session, client);
+                }
+                Command::Reconnect { session, source, id, orphan } => {
+                    let key = (id.clone(), orphan.0.endpoint(), *source);
+                    self.invariant_i4_retry(seen, *session, &key)?;
+                    self.gone = self.reconnected(seen, key, *session);
+                }
+                Command::AddPeer { .. }
+                | Command::AskIp { .. }
+                | Command::Delivered { .. }
+                | Command::Disconnect { .. }
+                | Command::HalfClose { .. }
+                | Command::SetPolicy(_)
+                | Command::Start { .. }
+                | Command::Tick => {}
+            }
         }
         self.clock += 1;
         let unsure = self.unsure(seen, self.gone.len());
@@ -125,6 +159,7 @@ impl Told {
                 Effect::Refuse { .. } => {}
             }
         }
+        let news = !fresh.is_empty();
         for (me, partner) in fresh {
             self.invariant_s2_i2_symmetric(&me, partner)?;
         }
@@ -134,103 +169,70 @@ impl Told {
         }
         closed.into_iter().for_each(|session| self.close(session));
         self.forget(seen);
-        self.invariant_s4_i3_paths()
+        if news { self.invariant_s4_i3_paths() } else { Ok(()) }
     }
 
-    /// Notes the request, and ends what it may end. Comes back with the clients it may take out.
-    fn ask(&mut self, seen: Seen<'_>) -> Vec<Known> {
-        self.clock += 1;
-        let clock = self.clock;
-        match seen.command {
-            Command::Connect { session, source, chain, head, tail } => {
-                let (head, tail) = (head.0.endpoint(), tail.0.endpoint());
-                let known = Known {
-                    chain: chain.clone(),
-                    head,
-                    tail,
-                    source: *source,
-                    first: clock,
-                    last: clock,
-                };
-                self.requests.push(Request {
-                    session: *session,
-                    source: *source,
-                    chain: Some(chain.clone()),
-                    sockets: vec![(tail, Some(Part::Tail)), (head, Some(Part::Head))],
-                    id: None,
-                    stranger: false,
-                    gone: false,
-                });
-                let same = |c: &Known| {
-                    c.source == *source && (&c.chain, c.head, c.tail) == (chain, head, tail)
-                };
-                if let Some(client) = self.clients.iter_mut().find(|client| same(client)) {
-                    client.last = clock;
-                    return Vec::new();
-                }
-                let shares = |c: &Known| {
-                    c.source == *source && [c.head, c.tail].iter().any(|s| [head, tail].contains(s))
-                };
-                let gone: Vec<Known> = self.clients.iter().filter(|c| shares(c)).cloned().collect();
-                self.clients.retain(|client| !gone.contains(client));
-                gone.iter()
-                    .chain([&known])
-                    .for_each(|client| touch(&mut self.touched, &self.facts, client, clock));
-                self.clients.push(known);
-                gone
-            }
-            Command::Reconnect { session, source, id, orphan } => {
-                let socket = orphan.0.endpoint();
-                let known = seen.known.contains(&(socket, *source));
-                let me = (socket, *source, Some(id.clone()).filter(|_| !known));
-                self.requests.push(Request {
-                    session: *session,
-                    source: *source,
-                    chain: None,
-                    sockets: vec![(socket, None)],
-                    id: Some(id.clone()),
-                    stranger: me.2.is_some(),
-                    gone: false,
-                });
-                let owns = |c: &Known, socket| [c.head, c.tail].contains(&socket);
-                let mine = self.clients.iter_mut().find(|c| owns(c, socket) && c.source == *source);
-                mine.into_iter().for_each(|client| client.last = clock);
-                let lost = self.facts.get(&me).map(|fact| fact.partner);
-                let answer = self.answers.remove(&(id.clone(), socket, *source));
-                let again = seen.applied.effects.iter().any(|effect| match effect {
-                    Effect::Tell { session: s, message, .. } => {
-                        let told = partner_of(message);
-                        let remembered = answer.map(|(partner, _)| partner).filter(|_| !known);
-                        s == session && told.is_some() && [lost, remembered].contains(&told)
-                    }
-                    Effect::Release { .. } | Effect::Refuse { .. } => false,
-                });
-                if again {
-                    self.answers
-                        .extend(answer.map(|answer| ((id.clone(), socket, *source), answer)));
-                    return Vec::new();
-                }
-                self.touched.insert(me, clock);
-                let partners = self.facts.keys().filter(|key| Some(key.0) == lost);
-                self.touched.extend(partners.map(|key| (key.clone(), clock)));
-                let gone: Vec<Known> = self
-                    .clients
-                    .iter()
-                    .filter(|c| lost.is_some_and(|s| owns(c, s)))
-                    .cloned()
-                    .collect();
-                gone.iter().for_each(|client| touch(&mut self.touched, &self.facts, client, clock));
-                gone
-            }
-            Command::AddPeer { .. }
-            | Command::AskIp { .. }
-            | Command::Delivered { .. }
-            | Command::Disconnect { .. }
-            | Command::HalfClose { .. }
-            | Command::SetPolicy(_)
-            | Command::Start { .. }
-            | Command::Tick => Vec::new(),
+    /// Notes a CONNECT, and ends what it may end. Comes back with the clients it replaces.
+    fn connected(&mut self, session: SessionId, client: Known) -> Vec<Known> {
+        self.requests.push(Request {
+            session,
+            source: client.source,
+            chain: Some(client.chain.clone()),
+            sockets: vec![(client.tail, Some(Part::Tail)), (client.head, Some(Part::Head))],
+            id: None,
+            stranger: false,
+            gone: false,
+        });
+        if let Some(known) = self.clients.iter_mut().find(|known| known.is(&client)) {
+            known.last = self.clock;
+            return Vec::new();
         }
+        let replaced = |known: &Known| {
+            known.source == client.source && (known.owns(client.head) || known.owns(client.tail))
+        };
+        let gone: Vec<Known> = self.clients.iter().filter(|c| replaced(c)).cloned().collect();
+        self.clients.retain(|known| !gone.contains(known));
+        gone.iter().chain([&client]).for_each(|client| self.touch(client));
+        self.clients.push(client);
+        gone
+    }
+
+    /// Notes a RECONNECT, and ends what it may end. Comes back with the clients it may take out.
+    fn reconnected(
+        &mut self,
+        seen: Seen<'_>,
+        key: (RepairId, Endpoint, IpAddr),
+        session: SessionId,
+    ) -> Vec<Known> {
+        let (id, socket, source) = key.clone();
+        let known = seen.known.contains(&(socket, source));
+        let me = (socket, source, Some(id.clone()).filter(|_| !known));
+        self.requests.push(Request {
+            session,
+            source,
+            chain: None,
+            sockets: vec![(socket, None)],
+            id: Some(id),
+            stranger: !known,
+            gone: false,
+        });
+        let mine = self.clients.iter_mut().find(|c| c.owns(socket) && c.source == source);
+        mine.into_iter().for_each(|client| client.last = self.clock);
+        let lost = self.facts.get(&me).map(|fact| fact.partner);
+        let answer = self.answers.remove(&key);
+        let remembered = answer.map(|(partner, _)| partner).filter(|_| !known);
+        let told = told(seen.applied, session);
+        if told.iter().any(|told| [lost, remembered].contains(&Some(*told))) {
+            self.answers.extend(answer.map(|answer| (key, answer)));
+            return Vec::new(); // a retry
+        }
+        let partners: Vec<Key> =
+            self.facts.keys().filter(|key| Some(key.0) == lost).cloned().collect();
+        self.touched.extend(partners.into_iter().chain([me]).map(|key| (key, self.clock)));
+        let owns = |client: &&Known| lost.is_some_and(|lost| client.owns(lost));
+        let gone: Vec<Known> = self.clients.iter().filter(owns).cloned().collect();
+        gone.iter().for_each(|client| self.touch(client));
+        gone
     }
 
     /// Takes a message in; true if it made a new partner.
@@ -284,162 +286,6 @@ impl Told {
         Ok(!repeated)
     }
 
-    /// Whoever comes back is told the same again, tail first, and is no new client.
-    fn invariant_i1_s8_resume(&self, seen: Seen<'_>) -> Result<(), String> {
-        let told = |session: &SessionId| -> Vec<Endpoint> {
-            let of = seen.applied.effects.iter().filter(|effect| effect.session() == *session);
-            of.filter_map(|e| match e {
-                Effect::Tell { message, .. } => partner_of(message),
-                Effect::Release { .. } | Effect::Refuse { .. } => None,
-            })
-            .collect()
-        };
-        match seen.command {
-            Command::Connect { session, source, chain, head, tail } => {
-                let (head, tail) = (head.0.endpoint(), tail.0.endpoint());
-                let same = |c: &Known| {
-                    c.source == *source && (&c.chain, c.head, c.tail) == (chain, head, tail)
-                };
-                if !self.clients.iter().any(same) || self.unsure(seen, 0) {
-                    return Ok(());
-                }
-                let before: Vec<Endpoint> = [tail, head]
-                    .iter()
-                    .map(|socket| (*socket, *source, None))
-                    .filter(|key| self.in_force(key))
-                    .map(|key| &self.facts[&key])
-                    .filter(|fact| !fact.by_id)
-                    .map(|fact| fact.partner)
-                    .collect();
-                require(seen.clients.1 <= seen.clients.0, "S8: a resume adds no client")?;
-                let told = told(session);
-                let mut told = told.iter();
-                require(
-                    before.into_iter().all(|p| told.any(|told| *told == p)),
-                    "I1: who resumes is told the same",
-                )?;
-            }
-            Command::Reconnect { session, source, id, orphan } => {
-                let socket = orphan.0.endpoint();
-                let answer = self.answers.get(&(id.clone(), socket, *source));
-                if let Some((partner, at)) = answer
-                    && self.is_stranger(socket, *source)
-                    && !self.new_policy
-                    && seen.now < at.plus_ms(seen.policy.retention_ms)
-                {
-                    require(told(session) == [*partner], "I4: a retry is told the same")?;
-                }
-            }
-            Command::AddPeer { .. }
-            | Command::AskIp { .. }
-            | Command::Delivered { .. }
-            | Command::Disconnect { .. }
-            | Command::HalfClose { .. }
-            | Command::SetPolicy(_)
-            | Command::Start { .. }
-            | Command::Tick => {}
-        }
-        Ok(())
-    }
-
-    /// A socket is told one partner as long as that is in force.
-    fn invariant_s1_one_partner(&self, tell: &Tell<'_>) -> Result<(), String> {
-        let other = self.facts.get(&tell.me).is_some_and(|fact| fact.partner != tell.partner);
-        require(!(other && self.in_force(&tell.me)), "S1: a socket has one partner")
-    }
-
-    /// Who is told a new partner is its partner's partner.
-    fn invariant_s2_i2_symmetric(&self, me: &Key, partner: Endpoint) -> Result<(), String> {
-        let mut facts = self.facts.iter();
-        let mutual = facts.any(|(key, fact)| key.0 == partner && fact.partner == me.0);
-        require(mutual || self.said.contains(&(partner, me.0)), "S2: partners are told each other")
-    }
-
-    /// No two sockets are told the same partner, and nobody is told itself.
-    fn invariant_s3_i2_injective(&self, tell: &Tell<'_>) -> Result<(), String> {
-        require(tell.me.0 != tell.partner, "S3: nobody is linked to itself")?;
-        let both =
-            |c: &Known| [tell.me.0, tell.partner].iter().all(|s| [c.head, c.tail].contains(s));
-        let itself = |c: &Known| c.source == tell.me.1 && both(c) && c.first + 1 < self.clock;
-        let alien = |r: &Request| r.source != tell.me.1 && covers(r, tell.partner) && !r.gone;
-        let stranger = tell.me.2.is_some() || self.requests.iter().any(alien);
-        require(stranger || !self.clients.iter().any(itself), "S3: no client is linked to itself")?;
-        let taken = |(key, fact): (&Key, &Fact)| {
-            *key != tell.me && fact.partner == tell.partner && !fact.by_id && self.in_force(key)
-        };
-        let by_id = self.by_id(tell);
-        require(by_id || !self.facts.iter().any(taken), "S3: a socket is told to one other")
-    }
-
-    /// The links in force are paths, in the order of arrival.
-    fn invariant_s4_i3_paths(&self) -> Result<(), String> {
-        let link = |a: Endpoint, b: Endpoint, source: (IpAddr, IpAddr)| {
-            let (a, b) = ((a, source.0, None), (b, source.1, None));
-            let (to, from) = (self.facts.get(&a), self.facts.get(&b));
-            matches!((to, from), (Some(to), Some(from)) if to.partner == b.0 && from.partner == a.0
-                && !to.by_id && !from.by_id && self.in_force(&a) && self.in_force(&b))
-        };
-        let next =
-            |c: &Known| self.clients.iter().find(|d| link(c.head, d.tail, (c.source, d.source)));
-        for client in &self.clients {
-            let mut at = client;
-            for _ in 0..=self.clients.len() {
-                let Some(after) = next(at) else { break };
-                require(after.chain == at.chain, "S4: links stay in one chain")?;
-                require(after.last >= at.first, "S5: links follow the order of arrival")?;
-                require(after != client, "S4: no cycle")?;
-                at = after;
-            }
-        }
-        Ok(())
-    }
-
-    /// A repair id pairs two sockets that both waited with it, and stays with that.
-    fn invariant_s7_i4_exactly_two(
-        &mut self,
-        tell: &Tell<'_>,
-        seen: Seen<'_>,
-    ) -> Result<(), String> {
-        let Some(id) = &tell.request.id else { return Ok(()) };
-        let (socket, source, _) = tell.me;
-        let key = (id.clone(), socket, source);
-        if let Some((partner, at)) = self.answers.get(&key) {
-            let remembered = seen.now < at.plus_ms(seen.policy.retention_ms) && !self.new_policy;
-            if *partner == tell.partner && (remembered || self.new_policy) {
-                return Ok(());
-            }
-            let free = !remembered || !tell.request.stranger;
-            require(free, "S7: a retry of a repair is told the same partner")?;
-        }
-        // A new session may have brought the partner another id while its address was offered.
-        let waited = |r: &Request| r.id.as_ref() == Some(id) && covers(r, tell.partner);
-        if tell.request.stranger {
-            require(self.requests.iter().any(waited), "S7: the partner waited with the same id")?;
-        }
-        self.answers.insert(key, (tell.partner, seen.since));
-        Ok(())
-    }
-
-    /// Whoever is told asked for it, and was not known to be gone.
-    fn invariant_s9_i5_no_phantom(&self, tell: &Tell<'_>) -> Result<(), String> {
-        let asks = |r: &&Request| !r.gone && covers(r, tell.partner);
-        let mut fitting =
-            self.requests.iter().filter(asks).filter(|r| match (&r.chain, &tell.request.chain) {
-                (Some(theirs), Some(mine)) => theirs == mine,
-                (Some(_), None) | (None, _) => true,
-            });
-        require(fitting.next().is_some(), "I5: only sockets that ask are told")
-    }
-
-    /// Whether the two may have come together by a common id.
-    fn by_id(&self, tell: &Tell<'_>) -> bool {
-        let ids = |socket| {
-            let of_it = self.requests.iter().filter(move |request| covers(request, socket));
-            of_it.filter_map(|request| request.id.as_ref())
-        };
-        ids(tell.me.0).any(|id| ids(tell.partner).any(|other| id == other))
-    }
-
     fn in_force(&self, key: &Key) -> bool {
         let touched = self.touched.get(key).copied().unwrap_or_default().max(self.all_touched);
         let over = |fact: &Fact| {
@@ -447,10 +293,6 @@ impl Told {
             fact.at == self.clock && lost.any(|socket| socket == key.0 || socket == fact.partner)
         };
         self.facts.get(key).is_some_and(|fact| fact.at > touched && !over(fact))
-    }
-
-    fn is_stranger(&self, socket: Endpoint, source: IpAddr) -> bool {
-        !self.clients.iter().any(|c| c.source == source && [c.head, c.tail].contains(&socket))
     }
 
     /// Whether more clients may have been taken out than the command says.
@@ -472,8 +314,17 @@ impl Told {
             }
         }
         self.clients.retain(known);
-        for client in &self.gone {
-            touch(&mut self.touched, &self.facts, client, self.clock);
+        for client in std::mem::take(&mut self.gone) {
+            self.touch(&client);
+        }
+    }
+
+    /// Whatever a client was told, and others of it, may have ended.
+    fn touch(&mut self, client: &Known) {
+        for socket in [client.head, client.tail] {
+            let others = self.facts.iter().filter(|(_, fact)| fact.partner == socket);
+            self.touched.extend(others.map(|(key, _)| (key.clone(), self.clock)));
+            self.touched.insert((socket, client.source, None), self.clock);
         }
     }
 
@@ -484,19 +335,13 @@ impl Told {
     }
 }
 
-/// Whatever a client was told, and others of it, may have ended.
-fn touch(
-    touched: &mut BTreeMap<Key, u64>,
-    facts: &BTreeMap<Key, Fact>,
-    client: &Known,
-    clock: u64,
-) {
-    for socket in [client.head, client.tail] {
-        touched.insert((socket, client.source, None), clock);
-        for (key, _) in facts.iter().filter(|(_, fact)| fact.partner == socket) {
-            touched.insert(key.clone(), clock);
-        }
-    }
+/// The partners that a session is told in a step.
+fn told(applied: &Applied, session: SessionId) -> Vec<Endpoint> {
+    let messages = applied.effects.iter().filter_map(|effect| match effect {
+        Effect::Tell { session: to, message, .. } => Some(message).filter(|_| *to == session),
+        Effect::Release { .. } | Effect::Refuse { .. } => None,
+    });
+    messages.filter_map(partner_of).collect()
 }
 
 fn covers(request: &Request, socket: Endpoint) -> bool {
@@ -519,8 +364,4 @@ fn socket_of(request: &Request, message: &Message) -> Option<Endpoint> {
         | Message::PeerFailed => None,
     };
     request.sockets.iter().find(|(_, part)| *part == wanted).map(|(socket, _)| *socket)
-}
-
-fn require(holds: bool, promise: &str) -> Result<(), String> {
-    if holds { Ok(()) } else { Err(promise.to_owned()) }
 }
