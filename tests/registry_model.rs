@@ -1,0 +1,66 @@
+//! Holds the registry against a second, independent implementation of `proto-docs/chains.md`.
+//!
+//! Sequences of commands are drawn from seeds. After each command the registry, the model, a
+//! replica that is rebuilt at random points, and the invariants over what sessions were told must
+//! agree; at the end a replay of the whole log must give the same registry. A failure names its
+//! seed and the shortest sequence that shows it:
+//!
+//! - `EMNETCHAIN_SEED=7 cargo test --test registry_model` runs the sequences of one seed;
+//! - `EMNETCHAIN_SEQUENCES=1000000 cargo test --test registry_model` runs so many of each kind.
+
+#[path = "registry_model/generate.rs"]
+mod generate;
+#[path = "registry_model/liveness.rs"]
+mod liveness;
+#[path = "registry_model/model.rs"]
+mod model;
+#[path = "registry_model/run.rs"]
+mod run;
+#[path = "registry_model/told.rs"]
+mod told;
+
+use generate::{LIFE, TIGHT, WILD, Weights};
+
+#[test]
+fn clients_that_live_and_die() {
+    hold("clients_that_live_and_die", LIFE, 40_000);
+}
+
+#[test]
+fn clients_that_do_anything() {
+    hold("clients_that_do_anything", WILD, 30_000);
+}
+
+#[test]
+fn bounds_and_short_times() {
+    hold("bounds_and_short_times", TIGHT, 30_000);
+}
+
+#[test]
+fn survivors_become_one_path() {
+    seeds(3_000).for_each(liveness::survivors_become_one_path);
+}
+
+#[test]
+fn a_chain_of_200_loses_a_third() {
+    seeds(20).for_each(liveness::a_third_is_killed_at_once);
+}
+
+fn hold(name: &str, weights: Weights, sequences: u64) {
+    for seed in seeds(sequences) {
+        if let Err(failure) = run::run_seed(seed, weights) {
+            panic!(
+                "seed {seed} fails, replay with\n  EMNETCHAIN_SEED={seed} cargo test --test \
+                 registry_model {name}\n{failure}"
+            );
+        }
+    }
+}
+
+fn seeds(count: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    match number("EMNETCHAIN_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("EMNETCHAIN_SEQUENCES").unwrap_or(count),
+    }
+}

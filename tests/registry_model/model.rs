@@ -1,0 +1,756 @@
+//! A second implementation of `proto-docs/chains.md`, written from that page alone. It is as naive
+//! as can be: one list of clients in path order, one list of asks, and every question answered by
+//! looking at all of them. Numbers in comments are the page's rules.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use emnetchain::{
+    ids::{
+        ChainName, Endpoint, HeadAddr, Incarnation, InstanceId, Part, PeerId, RepairId, SessionId,
+        Socket, TailAddr, Timestamp, is_local,
+    },
+    registry::{Command, Effect, Message, Policy, Refusal, Then, Why},
+};
+
+/// Tells clients and asks apart; the older one has the lower name.
+type Name = u64;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Partner {
+    None,
+    Linked(Name, Part),
+    Paired(Socket),
+}
+
+#[derive(Clone, Debug)]
+struct Client {
+    /// Also its place: an appended client gets a new one.
+    name: Name,
+    chain: ChainName,
+    sockets: [Socket; 2],
+    partners: [Partner; 2],
+    source: IpAddr,
+    refreshed: Timestamp,
+    taken_out: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum By {
+    Client(Name, Part),
+    Stranger(Socket, IpAddr),
+}
+
+#[derive(Clone, Debug)]
+struct Ask {
+    name: Name,
+    by: By,
+    session: SessionId,
+    /// Orders the asks by when they began.
+    number: u64,
+    since: Timestamp,
+    until: Timestamp,
+    id: Option<RepairId>,
+    half_closed: bool,
+    /// The ask whose address it was offered.
+    offered: Option<Name>,
+}
+
+#[derive(Clone, Debug)]
+struct Answer {
+    name: Name,
+    id: RepairId,
+    socket: Socket,
+    source: IpAddr,
+    partner: Socket,
+    until: Timestamp,
+}
+
+/// What a deadline is about; of equal ones the first in this order goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Ask(Order, Name),
+    Forget(Name),
+    Gather(Name, Name, Name),
+}
+
+/// The order of asks: clients before strangers, the older record first, tail before head.
+type Order = (bool, Name, Option<Part>);
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Model {
+    now: Timestamp,
+    policy: Policy,
+    last_name: Name,
+    clients: Vec<Client>,
+    asks: Vec<Ask>,
+    answers: Vec<Answer>,
+    peers: BTreeMap<PeerId, (Name, String, Timestamp)>,
+    lives: BTreeMap<InstanceId, Incarnation>,
+    effects: Vec<Effect>,
+}
+
+const PARTS: [Part; 2] = [Part::Tail, Part::Head];
+
+impl Model {
+    /// Carries out one command at the given log time.
+    pub(crate) fn apply(&mut self, at: Timestamp, command: &Command) -> Vec<Effect> {
+        self.advance(at);
+        self.execute(command);
+        self.settle();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When something becomes due next.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.next_due().map(|(at, _)| at)
+    }
+
+    /// The sockets of all clients, with their owners.
+    pub(crate) fn sockets(&self) -> Vec<(Endpoint, IpAddr)> {
+        let of = |client: &Client, part| (client.sockets[at(part)].endpoint(), client.source);
+        self.clients.iter().flat_map(|client| PARTS.map(|part| of(client, part))).collect()
+    }
+
+    fn advance(&mut self, at: Timestamp) {
+        while let Some((due_at, due)) = self.next_due().filter(|(due_at, _)| *due_at <= at) {
+            self.now = self.now.max(due_at);
+            self.expire(due);
+            self.settle();
+        }
+        self.now = self.now.max(at);
+    }
+
+    fn next_due(&self) -> Option<(Timestamp, Due)> {
+        let policy = &self.policy;
+        let mut all: Vec<(Timestamp, Due)> = self.gaps();
+        for client in &self.clients {
+            let end = match client.taken_out {
+                Some(since) => Some(since.plus_ms(policy.retention_ms)), // 7
+                None if policy.client_retention_ms == 0
+                    || !self.asks_of(client.name).is_empty() =>
+                {
+                    None
+                }
+                None => Some(client.refreshed.plus_ms(policy.client_retention_ms)), // 16
+            };
+            all.extend(end.map(|end| (end, Due::Forget(client.name))));
+        }
+        all.extend(self.asks.iter().map(|ask| (ask.until, Due::Ask(order(ask), ask.name))));
+        all.extend(self.answers.iter().map(|answer| (answer.until, Due::Forget(answer.name))));
+        all.extend(self.peers.values().map(|(name, _, until)| (*until, Due::Forget(*name))));
+        all.into_iter().min()
+    }
+
+    fn expire(&mut self, due: Due) {
+        match due {
+            Due::Ask(_, name) => self.give_up(name, Why::Expired), // 16
+            Due::Forget(name) => {
+                if self.clients.iter().any(|client| client.name == name) {
+                    self.take_out(name);
+                }
+                self.clients.retain(|client| client.name != name);
+                self.answers.retain(|answer| answer.name != name);
+                self.peers.retain(|_, (other, _, _)| *other != name);
+            }
+            Due::Gather(_, head, tail) => self.gather(head, tail),
+        }
+    }
+
+    fn execute(&mut self, command: &Command) {
+        match command {
+            Command::AddPeer { session, address, candidate } => {
+                let full = self.peers.len() as u64 >= self.policy.peers_max;
+                let mut free = (0..1_000_000).map(|n| PeerId((candidate.0 + n) % 1_000_000));
+                let message =
+                    match free.find(|id| full || !self.peers.contains_key(id)).filter(|_| !full) {
+                        Some(id) => {
+                            let until = self.now.plus_ms(self.policy.retention_ms);
+                            let name = self.new_name();
+                            self.peers.insert(id, (name, address.clone(), until));
+                            Message::PeerAdded { id }
+                        }
+                        None => Message::PeerFailed,
+                    };
+                self.tell(*session, message, Then::Stay);
+            }
+            Command::AskIp { session, id } => {
+                let message = match self.peers.remove(id) {
+                    Some((_, address, _)) => Message::PeerFound { address },
+                    None => Message::PeerFailed,
+                };
+                self.tell(*session, message, Then::Stay);
+            }
+            Command::Connect { session, source, chain, head, tail } => {
+                self.connect(*session, *source, chain, head, tail);
+            }
+            Command::Delivered { session } => {
+                for ask in self.held_by(*session) {
+                    if ask.offered.is_some() {
+                        self.conclude_offer(ask.name);
+                    }
+                }
+            }
+            Command::Disconnect { session } => self.disconnect(*session),
+            Command::HalfClose { session } => {
+                let held = self.asks.iter_mut().filter(|ask| ask.session == *session);
+                held.for_each(|ask| ask.half_closed = true);
+            }
+            Command::Reconnect { session, source, id, orphan } => {
+                self.reconnect(*session, *source, id, &orphan.0);
+            }
+            Command::SetPolicy(policy) => self.policy = *policy,
+            Command::Start { instance, incarnation } => self.start(*instance, *incarnation),
+            Command::Tick => {}
+        }
+    }
+
+    fn connect(
+        &mut self,
+        session: SessionId,
+        source: IpAddr,
+        chain: &ChainName,
+        head: &HeadAddr,
+        tail: &TailAddr,
+    ) {
+        let sockets = [tail.0.clone(), head.0.clone()];
+        let owners: Vec<Client> =
+            self.clients.iter().filter(|c| owns_any(c, &sockets)).cloned().collect();
+        if owners.iter().any(|owner| owner.source != source) {
+            return self.refuse(session, Refusal::NotOwner); // 1
+        }
+        let same = |owner: &&Client| {
+            owner.chain == *chain
+                && PARTS.iter().all(|p| same(&owner.sockets[at(*p)], &sockets[at(*p)]))
+        };
+        if let Some(known) = owners.iter().find(same) {
+            return self.resume(session, known.name); // 2
+        }
+        let theirs = self.clients.iter().filter(|client| client.source == source).count();
+        if (self.clients.len() - owners.len()) as u64 >= self.policy.clients_max {
+            return self.refuse(session, Refusal::ClientsFull); // 17
+        }
+        if !is_local(source) && (theirs - owners.len()) as u64 >= self.policy.clients_per_source_max
+        {
+            return self.refuse(session, Refusal::SourceFull);
+        }
+        for owner in owners {
+            self.take_out(owner.name); // 3
+            self.clients.retain(|client| client.name != owner.name);
+        }
+        let name = self.new_name();
+        self.clients.push(Client {
+            name,
+            chain: chain.clone(),
+            sockets,
+            partners: [Partner::None, Partner::None],
+            source,
+            refreshed: self.now,
+            taken_out: None,
+        });
+        self.ask_by_connect(name, session); // 4
+    }
+
+    fn resume(&mut self, session: SessionId, mut name: Name) {
+        for ask in self.asks_of(name) {
+            if self.find(ask).is_some_and(|ask| ask.offered.is_some()) {
+                self.conclude_offer(ask); // 14
+            }
+        }
+        if self.client(name).taken_out.is_some() {
+            name = self.append(name);
+        }
+        self.client_mut(name).refreshed = self.now;
+        self.ask_by_connect(name, session);
+        let partners: Vec<(Part, Socket)> =
+            PARTS.iter().filter_map(|part| Some((*part, self.partner(name, *part)?))).collect();
+        for (n, (part, ip)) in partners.iter().enumerate() {
+            let last = n + 1 == partners.len();
+            let then = if last { self.then(session) } else { Then::Stay };
+            self.tell(session, Message::Link { part: *part, ip: ip.clone() }, then);
+        }
+    }
+
+    /// Lets every socket of a client that has no partner ask, over this session.
+    fn ask_by_connect(&mut self, name: Name, session: SessionId) {
+        for part in PARTS {
+            let first = part == Part::Tail && self.before(name).is_none();
+            let waits = self.ask_of(name, part).is_some();
+            if self.partner(name, part).is_none() && (waits || !first) {
+                self.ask(By::Client(name, part), session, None);
+            }
+        }
+    }
+
+    fn reconnect(&mut self, session: SessionId, source: IpAddr, id: &RepairId, socket: &Socket) {
+        let owner = self.clients.iter().find_map(|client| {
+            let part = PARTS.into_iter().find(|part| same(&client.sockets[at(*part)], socket))?;
+            (client.source == source).then_some((client.name, part)) // 1
+        });
+        let by = match owner {
+            Some((name, part)) => By::Client(name, part),
+            None => By::Stranger(socket.clone(), source),
+        };
+        let stranger = By::Stranger(socket.clone(), source);
+        let before = self.asks.iter().find(|ask| is_same(ask, &stranger, id)).cloned();
+        if let Some(ask) = before.filter(|ask| owner.is_some() && self.source(&ask.by) == source) {
+            self.give_up(ask.name, Why::Superseded); // 10
+        }
+        let waiting = self.asks.iter().find(|ask| is_same(ask, &by, id)).cloned();
+        let theirs = waiting.filter(|ask| self.source(&ask.by) != source);
+        let asked = |a: &Answer| a.id == *id && same(&a.socket, socket) && a.source == source;
+        if let Some(n) = self.answers.iter().position(asked) {
+            let partner = self.answers[n].partner.clone(); // 11
+            let still = |(name, part)| self.partner(name, part).is_some_and(|p| same(&p, &partner));
+            if owner.is_none_or(still) {
+                if let Some((name, _)) = owner {
+                    self.client_mut(name).refreshed = self.now;
+                }
+                let then = self.then(session);
+                return self.tell(session, Message::Repair { ip: partner }, then);
+            }
+            self.answers.remove(n);
+        }
+        if theirs.is_some() {
+            return self.refuse(session, Refusal::NotOwner); // 10
+        }
+        match owner {
+            Some((name, part)) => self.repair(session, id, name, part),
+            None => self.wait_as_stranger(session, source, id, socket),
+        }
+    }
+
+    fn repair(&mut self, session: SessionId, id: &RepairId, mut name: Name, part: Part) {
+        if self.client(name).taken_out.is_some() {
+            name = self.append(name); // 8
+        }
+        if let Partner::Linked(gone, _) = self.client(name).partners[at(part)] {
+            self.take_out(gone);
+        }
+        self.client_mut(name).refreshed = self.now;
+        self.client_mut(name).partners[at(part)] = Partner::None;
+        self.ask(By::Client(name, part), session, Some(id.clone()));
+    }
+
+    fn wait_as_stranger(
+        &mut self,
+        session: SessionId,
+        source: IpAddr,
+        id: &RepairId,
+        socket: &Socket,
+    ) {
+        let by = By::Stranger(socket.clone(), source);
+        let retry = self.asks.iter().any(|ask| is_same(ask, &by, id));
+        let waiting = self.asks.iter().filter(|ask| ask.id.is_some()).count() as u64;
+        let is_theirs = |ask: &&Ask| matches!(&ask.by, By::Stranger(_, s) if *s == source);
+        let theirs = self.asks.iter().filter(is_theirs).count() as u64;
+        if !retry && waiting >= self.policy.repairs_max {
+            return self.refuse(session, Refusal::RepairsFull); // 17
+        }
+        if !retry && !is_local(source) && theirs >= self.policy.repairs_per_source_max {
+            return self.refuse(session, Refusal::SourceFull);
+        }
+        self.ask(by, session, Some(id.clone()));
+    }
+
+    fn disconnect(&mut self, session: SessionId) {
+        for ask in self.held_by(session) {
+            if ask.offered.is_none() {
+                self.conclude_offer(ask.name); // 14
+            }
+            if self.find(ask.name).is_some() {
+                self.end_ask(ask.name); // 13
+            }
+        }
+    }
+
+    fn start(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        let known = self.lives.entry(instance).or_default();
+        if incarnation <= *known {
+            return;
+        }
+        *known = incarnation;
+        let grace = self.now.plus_ms(self.policy.resume_grace_ms); // 15
+        for ask in &mut self.asks {
+            if ask.session.instance == instance && ask.session.incarnation < incarnation {
+                (ask.until, ask.half_closed) = (ask.until.min(grace), false);
+            }
+        }
+    }
+
+    /// Brings about whatever the rules demand of the present asks and path: first by common ids,
+    /// then chain by chain along the path.
+    fn settle(&mut self) {
+        let chains: BTreeSet<ChainName> = self.clients.iter().map(|c| c.chain.clone()).collect();
+        let settle_chain =
+            |model: &mut Self, chain| model.end_first_tail(chain) || model.link_facing(chain);
+        while self.pair_same_id() || chains.iter().any(|chain| settle_chain(self, chain)) {}
+    }
+
+    fn pair_same_id(&mut self) -> bool {
+        let waits = |ask: &&Ask| ask.id.is_some() && self.is_free(ask);
+        let mut free: Vec<&Ask> = self.asks.iter().filter(waits).collect();
+        free.sort_by_key(|ask| (ask.id.clone(), order(ask)));
+        let pair = free.iter().enumerate().find_map(|(n, a)| {
+            let b = free[n + 1..].iter().find(|b| {
+                let one_client = match (&a.by, &b.by) {
+                    (By::Client(a, _), By::Client(b, _)) => a == b,
+                    (By::Client(c, _), By::Stranger(socket, source)) => {
+                        let client = self.client(*c);
+                        client.source == *source && owns_any(client, std::slice::from_ref(socket))
+                    }
+                    (By::Stranger(..), _) => false, // clients come first
+                };
+                let one_socket = same(&self.socket(&a.by), &self.socket(&b.by));
+                a.id == b.id && !one_client && !one_socket
+            })?;
+            Some((a.name, b.name))
+        });
+        pair.is_some_and(|(a, b)| self.engage(a, b)) // 9
+    }
+
+    fn end_first_tail(&mut self, chain: &ChainName) -> bool {
+        let first = self.path(chain).first().and_then(|first| self.ask_of(*first, Part::Tail));
+        let ends = first.filter(|ask| ask.id.is_none() && self.is_free(ask));
+        ends.map(|ask| (ask.name, ask.session)).is_some_and(|(name, session)| {
+            self.asks.retain(|other| other.name != name); // 6
+            self.release_if_done(session, Why::Answered);
+            true
+        })
+    }
+
+    fn link_facing(&mut self, chain: &ChainName) -> bool {
+        let facing = self.path(chain).windows(2).find_map(|neighbours| {
+            let head = self.ask_of(neighbours[0], Part::Head)?;
+            let tail = self.ask_of(neighbours[1], Part::Tail)?;
+            (self.is_free(head) && self.is_free(tail)).then_some((head.name, tail.name))
+        });
+        facing.is_some_and(|(head, tail)| self.engage(head, tail)) // 5
+    }
+
+    fn gather(&mut self, head: Name, tail: Name) {
+        let (By::Client(first, _), By::Client(last, _)) =
+            (self.found(head).by, self.found(tail).by)
+        else {
+            unreachable!("only clients are in a path")
+        };
+        while let Some(between) = self.after(first).filter(|between| *between != last) {
+            self.take_out(between); // 12
+        }
+        self.engage(head, tail);
+    }
+
+    /// The asking heads and tails with silent clients between them, and when those are given up.
+    fn gaps(&self) -> Vec<(Timestamp, Due)> {
+        let gap = |head: &Ask| {
+            let By::Client(name, Part::Head) = head.by else { return None };
+            let next = self.after(name)?;
+            let chain = &self.client(name).chain;
+            let asks = |other: &Name| !self.asks_of(*other).is_empty();
+            let last = self.path(chain).into_iter().find(|other| *other > name && asks(other))?;
+            let tail = self.ask_of(last, Part::Tail)?;
+            let due = head.since.max(tail.since).plus_ms(self.policy.gather_ms);
+            let open = next != last && self.is_free(head) && self.is_free(tail);
+            open.then_some((due, Due::Gather(name, head.name, tail.name)))
+        };
+        self.asks.iter().filter_map(gap).collect()
+    }
+
+    /// Makes two asks partners, or offers one of them the other. True, for something happened.
+    fn engage(&mut self, a: Name, b: Name) -> bool {
+        let (a, b) = (self.found(a), self.found(b));
+        let (first, other) = match (a.half_closed, b.half_closed) {
+            (false, false) => {
+                self.conclude(a.name, b.name, None);
+                return true;
+            }
+            (true, true) if order(&a) < order(&b) => (a, b),
+            (true, true) | (false, true) => (b, a),
+            (true, false) => (a, b),
+        };
+        self.tell_partner(&first, &self.socket(&other.by), Then::Confirm); // 14
+        let ask = self.asks.iter_mut().find(|ask| ask.name == first.name);
+        ask.expect("just found").offered = Some(other.name);
+        true
+    }
+
+    /// Makes partners of the offer that this ask has part in, if there is one.
+    fn conclude_offer(&mut self, name: Name) {
+        let part = |ask: &&Ask| ask.name == name || ask.offered == Some(name);
+        let offer = self.asks.iter().filter(part).find_map(|ask| Some((ask.name, ask.offered?)));
+        if let Some((offered, other)) = offer {
+            self.conclude(offered, other, Some(offered));
+        }
+    }
+
+    fn conclude(&mut self, a: Name, b: Name, offered: Option<Name>) {
+        let (a, b) = (self.found(a), self.found(b));
+        self.asks.retain(|ask| ask.name != a.name && ask.name != b.name);
+        let linked = self.face(&a.by, &b.by);
+        for (one, other) in [(&a, &b), (&b, &a)] {
+            let socket = self.socket(&other.by);
+            let (now, until) = (self.now, self.now.plus_ms(self.policy.retention_ms));
+            if let By::Client(name, part) = one.by {
+                self.client_mut(name).refreshed = now;
+                self.client_mut(name).partners[at(part)] = match other.by {
+                    By::Client(its_name, its_part) if linked => Partner::Linked(its_name, its_part),
+                    By::Client(..) | By::Stranger(..) => Partner::Paired(socket.clone()),
+                };
+            }
+            if let Some(id) = &one.id {
+                let (own, source) = (self.socket(&one.by), self.source(&one.by));
+                self.answers
+                    .retain(|x| x.id != *id || !same(&x.socket, &own) || x.source != source);
+                let (name, id) = (self.new_name(), id.clone());
+                self.answers.push(Answer { name, id, socket: own, source, partner: socket, until });
+                while self.answers.len() as u64 > self.policy.repairs_max {
+                    self.answers.remove(0); // 17
+                }
+            }
+        }
+        let a_first = match offered {
+            Some(offered) => offered == a.name,
+            None if !linked || a.id.is_some() && b.id.is_some() => a.number > b.number,
+            None => matches!(a.by, By::Client(_, Part::Head)),
+        };
+        for (one, other) in if a_first { [(&a, &b), (&b, &a)] } else { [(&b, &a), (&a, &b)] } {
+            match offered {
+                Some(name) if name == one.name => self.release_if_done(one.session, Why::Answered),
+                Some(_) | None => {
+                    self.tell_partner(one, &self.socket(&other.by), self.then(one.session))
+                }
+            }
+        }
+    }
+
+    /// Takes a client out of its path (7), and closes what it has.
+    fn take_out(&mut self, name: Name) {
+        for ask in self.asks_of(name) {
+            if self.find(ask).is_some_and(|ask| ask.offered.is_none()) {
+                self.conclude_offer(ask); // 14: it was the other one
+            }
+        }
+        for ask in self.asks_of(name) {
+            let ask = self.found(ask);
+            self.asks.retain(|other| other.name != ask.name);
+            self.release_if_done(ask.session, Why::TakenOut);
+        }
+        for client in &mut self.clients {
+            for partner in &mut client.partners {
+                if client.name == name || matches!(partner, Partner::Linked(n, _) if *n == name) {
+                    *partner = Partner::None;
+                }
+            }
+        }
+        self.client_mut(name).taken_out = Some(self.now);
+    }
+
+    /// Ends an ask as a disconnect does (13).
+    fn end_ask(&mut self, name: Name) {
+        let ask = self.found(name);
+        self.asks.retain(|other| other.name != name);
+        if let By::Client(client, _) = ask.by {
+            let open = |part: &Part| {
+                self.ask_of(client, *part).is_none() && self.partner(client, *part).is_none()
+            };
+            if PARTS.iter().all(open) {
+                self.clients.retain(|other| other.name != client);
+            }
+        }
+    }
+
+    fn give_up(&mut self, name: Name, why: Why) {
+        self.conclude_offer(name); // 14
+        if let Some(ask) = self.find(name) {
+            self.end_ask(name);
+            self.release_if_done(ask.session, why);
+        }
+    }
+
+    fn append(&mut self, name: Name) -> Name {
+        let n = self.clients.iter().position(|client| client.name == name).expect("it exists");
+        let new = self.new_name();
+        let client = self.clients.remove(n);
+        self.clients.push(Client { name: new, taken_out: None, ..client });
+        new
+    }
+
+    /// Lets a socket ask; if it asks already, its ask goes over to the session.
+    fn ask(&mut self, by: By, session: SessionId, id: Option<RepairId>) {
+        let until = self.now.plus_ms(self.policy.ask_ms_max);
+        let known = |ask: &&mut Ask| match &id {
+            Some(id) => is_same(ask, &by, id),
+            None => ask.by == by,
+        };
+        if let Some(ask) = self.asks.iter_mut().find(known) {
+            let (old, name, offered) = (ask.session, ask.name, ask.offered.take());
+            (ask.session, ask.until, ask.id, ask.half_closed) = (session, until, id, false);
+            if old != session {
+                self.release_if_done(old, Why::Superseded);
+            }
+            if let Some(other) = offered {
+                self.conclude(name, other, None); // 14
+            }
+        } else {
+            let (name, since) = (self.new_name(), self.now);
+            let (half_closed, offered) = (false, None);
+            self.asks.push(Ask {
+                name,
+                by,
+                session,
+                number: name,
+                since,
+                until,
+                id,
+                half_closed,
+                offered,
+            });
+        }
+    }
+
+    fn tell_partner(&mut self, ask: &Ask, ip: &Socket, then: Then) {
+        let ip = ip.clone();
+        let message = match (&ask.id, &ask.by) {
+            (None, By::Client(_, part)) => Message::Link { part: *part, ip },
+            (Some(_), _) | (None, By::Stranger(..)) => Message::Repair { ip },
+        };
+        self.tell(ask.session, message, then);
+    }
+
+    fn tell(&mut self, session: SessionId, message: Message, then: Then) {
+        self.effects.push(Effect::Tell { session, message, then });
+    }
+
+    fn refuse(&mut self, session: SessionId, why: Refusal) {
+        self.effects.push(Effect::Refuse { session, why });
+    }
+
+    fn release_if_done(&mut self, session: SessionId, why: Why) {
+        if self.held_by(session).is_empty() {
+            self.effects.push(Effect::Release { session, why });
+        }
+    }
+
+    fn then(&self, session: SessionId) -> Then {
+        if self.held_by(session).is_empty() { Then::Close } else { Then::Stay }
+    }
+
+    fn held_by(&self, session: SessionId) -> Vec<Ask> {
+        let mut held: Vec<Ask> =
+            self.asks.iter().filter(|ask| ask.session == session).cloned().collect();
+        held.sort_by_key(order);
+        held
+    }
+
+    fn is_free(&self, ask: &Ask) -> bool {
+        ask.offered.is_none() && !self.asks.iter().any(|other| other.offered == Some(ask.name))
+    }
+
+    fn find(&self, name: Name) -> Option<Ask> {
+        self.asks.iter().find(|ask| ask.name == name).cloned()
+    }
+
+    fn found(&self, name: Name) -> Ask {
+        self.find(name).expect("whoever names an ask has just seen it")
+    }
+
+    fn ask_of(&self, client: Name, part: Part) -> Option<&Ask> {
+        self.asks.iter().find(|ask| ask.by == By::Client(client, part))
+    }
+
+    fn asks_of(&self, client: Name) -> Vec<Name> {
+        PARTS.iter().filter_map(|part| Some(self.ask_of(client, *part)?.name)).collect()
+    }
+
+    fn client(&self, name: Name) -> &Client {
+        self.clients.iter().find(|client| client.name == name).expect("its asks end with it")
+    }
+
+    fn client_mut(&mut self, name: Name) -> &mut Client {
+        self.clients.iter_mut().find(|client| client.name == name).expect("its asks end with it")
+    }
+
+    fn socket(&self, by: &By) -> Socket {
+        match by {
+            By::Client(name, part) => self.client(*name).sockets[at(*part)].clone(),
+            By::Stranger(socket, _) => socket.clone(),
+        }
+    }
+
+    fn source(&self, by: &By) -> IpAddr {
+        match by {
+            By::Client(name, _) => self.client(*name).source,
+            By::Stranger(_, source) => *source,
+        }
+    }
+
+    fn partner(&self, name: Name, part: Part) -> Option<Socket> {
+        match &self.client(name).partners[at(part)] {
+            Partner::None => None,
+            Partner::Linked(other, its) => Some(self.client(*other).sockets[at(*its)].clone()),
+            Partner::Paired(socket) => Some(socket.clone()),
+        }
+    }
+
+    fn path(&self, chain: &ChainName) -> Vec<Name> {
+        let path = self.clients.iter().filter(|c| c.taken_out.is_none() && c.chain == *chain);
+        path.map(|client| client.name).collect()
+    }
+
+    fn before(&self, name: Name) -> Option<Name> {
+        self.path(&self.client(name).chain).into_iter().rfind(|other| *other < name)
+    }
+
+    fn after(&self, name: Name) -> Option<Name> {
+        if self.client(name).taken_out.is_some() {
+            return None;
+        }
+        self.path(&self.client(name).chain).into_iter().find(|other| *other > name)
+    }
+
+    /// Whether these are the head of a client and the tail of the next one, either way round.
+    fn face(&self, a: &By, b: &By) -> bool {
+        match (a, b) {
+            (By::Client(a, Part::Head), By::Client(b, Part::Tail))
+            | (By::Client(b, Part::Tail), By::Client(a, Part::Head)) => self.after(*a) == Some(*b),
+            _ => false,
+        }
+    }
+
+    fn new_name(&mut self) -> Name {
+        self.last_name += 1;
+        self.last_name
+    }
+}
+
+fn order(ask: &Ask) -> Order {
+    match ask.by {
+        By::Client(name, part) => (false, name, Some(part)),
+        By::Stranger(..) => (true, ask.name, None),
+    }
+}
+
+fn same(a: &Socket, b: &Socket) -> bool {
+    a.endpoint() == b.endpoint()
+}
+
+/// Whether a RECONNECT by this socket with this id would repeat the ask.
+fn is_same(ask: &Ask, by: &By, id: &RepairId) -> bool {
+    match (&ask.by, by) {
+        (By::Stranger(a, _), By::Stranger(b, _)) => ask.id.as_ref() == Some(id) && same(a, b),
+        (a, b) => a == b,
+    }
+}
+
+fn owns_any(client: &Client, sockets: &[Socket]) -> bool {
+    client.sockets.iter().any(|own| sockets.iter().any(|socket| same(own, socket)))
+}
+
+fn at(part: Part) -> usize {
+    match part {
+        Part::Tail => 0,
+        Part::Head => 1,
+    }
+}
