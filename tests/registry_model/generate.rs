@@ -16,6 +16,8 @@ use emnetchain::{
 pub(crate) struct Step {
     /// How much log time passes before it.
     pub(crate) wait_ms: u64,
+    /// How far the leader's stamp is behind the registry's time, which then counts.
+    pub(crate) behind_ms: u64,
     /// What happens.
     pub(crate) command: Command,
     /// Whether a replica is rebuilt from the image before it.
@@ -169,7 +171,9 @@ impl Generator {
             _ => self.random.below(4 * 24 * 3_600_000),
         };
         let command = self.command();
-        Some(Step { wait_ms, command, rebuild: self.random.percent(8) })
+        let late = wait_ms == 0 && self.random.percent(4);
+        let behind_ms = if late { 1 + self.random.below(20_000) } else { 0 };
+        Some(Step { wait_ms, behind_ms, command, rebuild: self.random.percent(8) })
     }
 
     fn command(&mut self) -> Command {

@@ -115,12 +115,13 @@ impl Model {
     }
 
     fn advance(&mut self, at: Timestamp) {
+        let at = at.max(self.now);
         while let Some((due_at, due)) = self.next_due().filter(|(due_at, _)| *due_at <= at) {
             self.now = self.now.max(due_at);
             self.expire(due);
             self.settle();
         }
-        self.now = self.now.max(at);
+        self.now = at;
     }
 
     fn next_due(&self) -> Option<(Timestamp, Due)> {

@@ -6,8 +6,9 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use emnetchain::registry::{
-    Applied, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table,
+use emnetchain::{
+    ids::Timestamp,
+    registry::{Applied, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
 };
 
 use crate::{
@@ -37,7 +38,7 @@ impl Run {
             self.replica = self.rebuilt()?;
         }
         let since = self.registry.now();
-        let at = since.plus_ms(step.wait_ms);
+        let at = Timestamp(since.plus_ms(step.wait_ms).0.saturating_sub(step.behind_ms));
         let commands = vec![step.command.clone()];
         let proposal = Proposal { at, batch: None, commands };
         let before = self.registry.totals().clients;
@@ -158,6 +159,9 @@ fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("a panic".to_owned()))
 }
 
+const SIMPLER: [fn(&mut Step); 3] =
+    [|step| step.wait_ms = 0, |step| step.behind_ms = 0, |step| step.rebuild = false];
+
 /// Leaves out whatever is not needed for a failure.
 fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
     loop {
@@ -170,9 +174,7 @@ fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
             }
         }
         for n in 0..steps.len() {
-            for change in
-                [|step: &mut Step| step.wait_ms = 0, |step: &mut Step| step.rebuild = false]
-            {
+            for change in SIMPLER {
                 let mut simpler = steps.clone();
                 change(&mut simpler[n]);
                 if replay(&simpler).is_err() {

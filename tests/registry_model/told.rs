@@ -263,7 +263,7 @@ impl Told {
         if !unsure && !repeated {
             self.invariant_s3_i2_injective(tell)?;
         }
-        let by_id = self.by_id(tell);
+        let by_id = tell.request.stranger || self.by_id(tell);
         let (at, partner) = (self.clock, tell.partner);
         if !(repeated && self.in_force(&tell.me)) {
             self.facts.insert(tell.me.clone(), Fact { partner, at, by_id });
