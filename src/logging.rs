@@ -27,7 +27,8 @@ pub struct LogLevel {
 
 impl LogLevel {
     /// Reads a level. A single word is the level of the service itself; the libraries that it is
-    /// made of then speak up only to warn, for their daily business is not the operator's.
+    /// made of then speak up only to warn, for their daily business is not the operator's; and raft's
+    /// only for errors, as it warns ten times a second of an instance that is gone.
     ///
     /// # Errors
     /// What the text is not, and what to write instead.
@@ -38,7 +39,7 @@ impl LogLevel {
         };
         let directives = match text {
             "off" | "error" | "warn" => text.to_owned(),
-            _ if LEVELS.contains(&text) => format!("warn,emnetchain={text}"),
+            _ if LEVELS.contains(&text) => format!("warn,openraft=error,emnetchain={text}"),
             _ => text.to_owned(),
         };
         let parsed = EnvFilter::builder().parse(&directives).is_ok();
