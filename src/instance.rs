@@ -5,6 +5,7 @@
 mod life;
 mod listeners;
 mod observe;
+mod operator;
 mod signals;
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
@@ -113,6 +114,10 @@ impl Instance {
         let metrics = Metrics::new();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let listeners = listeners::bind(config).await?;
+        let token = operator::read_token(config.admin_token_file.as_deref()).map_err(|why| {
+            tracing::error!("{why}");
+            Exit::Usage
+        })?;
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
@@ -158,7 +163,9 @@ impl Instance {
             });
         }
         if let Some(http) = http {
-            let sources = observe::http_sources(&cluster, &image, &metrics, watch_readiness);
+            let actor = operator::actor(&cluster, &phase, &metrics);
+            let sources =
+                observe::http_sources(&cluster, &image, &metrics, watch_readiness, actor, token);
             background.spawn(async move {
                 http.serve(sources).await;
                 "the HTTP server ended".to_owned()
@@ -221,28 +228,32 @@ impl Instance {
 
     /// Waits for whatever ends the instance against its will.
     async fn failure(&mut self) -> Exit {
-        let why = tokio::select! {
-            biased;
-            fault = self.faults.wait() => {
-                tracing::error!("the disk failed, leaving service: {fault}");
-                return Exit::Disk;
-            }
-            Some(ended) = self.servers.join_next() => match ended {
-                Ok(Ok(())) => "a server ended".to_owned(),
-                Ok(Err(error)) => error_chain(&error),
-                Err(panic) => panic.to_string(),
-            },
-            Some(ended) = self.lives.join_next() => match ended {
-                Ok(Ok(())) => "the proposer ended".to_owned(),
-                Ok(Err(error @ ClusterError::Forgetful { .. })) => {
-                    tracing::error!("{error}");
-                    return Exit::Data;
+        let why = loop {
+            tokio::select! {
+                biased;
+                fault = self.faults.wait() => {
+                    tracing::error!("the disk failed, leaving service: {fault}");
+                    return Exit::Disk;
                 }
-                Ok(Err(error)) => error_chain(&error),
-                Err(panic) => panic.to_string(),
-            },
-            Some(ended) = self.background.join_next() => {
-                ended.unwrap_or_else(|panic| panic.to_string())
+                Some(ended) = self.servers.join_next() => match ended {
+                    Ok(Ok(())) if self.is_draining() => {}
+                    Ok(Ok(())) => break "a server ended".to_owned(),
+                    Ok(Err(error)) => break error_chain(&error),
+                    Err(panic) => break panic.to_string(),
+                },
+                Some(ended) = self.lives.join_next() => match ended {
+                    Ok(Ok(())) if self.is_draining() => {}
+                    Ok(Ok(())) => break "the proposer ended".to_owned(),
+                    Ok(Err(error @ ClusterError::Forgetful { .. })) => {
+                        tracing::error!("{error}");
+                        return Exit::Data;
+                    }
+                    Ok(Err(error)) => break error_chain(&error),
+                    Err(panic) => break panic.to_string(),
+                },
+                Some(ended) = self.background.join_next() => {
+                    break ended.unwrap_or_else(|panic| panic.to_string());
+                }
             }
         };
         // A failed disk stops raft as well; its report may be a moment behind.
@@ -252,6 +263,11 @@ impl Instance {
         }
         tracing::error!("{why}");
         Exit::Internal
+    }
+
+    /// An operator had it leave service; what belongs to clients ends with them.
+    fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Drains, and stops in order: no new clients, no leadership, then no sessions, then no

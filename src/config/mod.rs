@@ -123,6 +123,9 @@ settings! {
         /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
         /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
         http_addr: HttpAddr = Default("auto");
+        /// A file with the secret that a change by HTTP must carry, unless it comes from this
+        /// machine; readable by its owner only. `none`: no other machine changes anything.
+        admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {
         /// The directory that holds everything the instance must not forget.
