@@ -16,7 +16,10 @@ use std::{
 
 use clap::ArgMatches;
 
-use crate::config::{Config, Faults, Sources};
+use crate::{
+    config::{Config, Faults, Sources},
+    ids::InstanceId,
+};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +45,13 @@ impl From<Exit> for ExitCode {
 /// What is left to do when the command line is read.
 #[derive(Debug)]
 pub enum Task {
+    /// Write the registry of a stopped instance into a new file.
+    Backup {
+        /// Its data directory.
+        data_dir: PathBuf,
+        /// The file.
+        file: PathBuf,
+    },
     /// Check the data directory.
     Check {
         /// Which one.
@@ -49,6 +59,17 @@ pub enum Task {
     },
     /// Nothing: it is done.
     Nothing(Exit),
+    /// Found a new cluster with the registry of a backup.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// The new data directory.
+        data_dir: PathBuf,
+        /// The number of the instance in it.
+        node: InstanceId,
+        /// How other instances will reach it; empty if they are not to.
+        raft_addr: String,
+    },
     /// Serve.
     Serve {
         /// The configuration.
@@ -88,9 +109,22 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
     if let Some(file) = file {
         sources.give_file(file.into());
     }
+    // What a command has beside the keys of the configuration.
+    let own = |name: &str| {
+        let (_, matches) = matches.subcommand()?;
+        matches.try_get_one::<OsString>(name).ok().flatten().cloned()
+    };
+    let file = || own(line::FILE).map(PathBuf::from).expect("its command line is refused without");
     let faults = |faults: Faults| faults.to_string();
     match words.join(" ").as_str() {
-        "check" => Ok(Task::Check { data_dir: sources.read_data_dir().map_err(faults)? }),
+        "backup" => {
+            let (data_dir, _) = sources.read_place().map_err(faults)?;
+            Ok(Task::Backup { data_dir, file: file() })
+        }
+        "check" => {
+            let (data_dir, _) = sources.read_place().map_err(faults)?;
+            Ok(Task::Check { data_dir })
+        }
         "config check" => {
             sources.read().map_err(faults)?;
             say("the configuration is good\n");
@@ -99,6 +133,12 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         "config print" => {
             say(&sources.page().map_err(faults)?);
             Ok(Task::Nothing(Exit::Clean))
+        }
+        "restore" => {
+            let (data_dir, node) = sources.read_place().map_err(faults)?;
+            let raft_addr = own(line::RAFT_ADDR).unwrap_or_default();
+            let raft_addr = raft_addr.into_string().map_err(|_| "--raft-addr is not text")?;
+            Ok(Task::Restore { file: file(), data_dir, node, raft_addr })
         }
         "id" => {
             say(&format!("{:032x}\n", random_id()?));
@@ -126,6 +166,9 @@ fn collect_flags(
     let mut level = Some(matches);
     while let Some(matches) = level {
         for id in matches.ids().map(clap::Id::as_str) {
+            if line::OWN.contains(&id) {
+                continue;
+            }
             let Some(value) = matches.get_one::<OsString>(id) else { continue };
             if given.contains(&id) {
                 return Err(format!("--{} is given twice", id.replace('_', "-")));

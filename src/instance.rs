@@ -3,9 +3,9 @@
 //! which kind of failure it was; it never lives on as half a service.
 
 mod observe;
+pub mod offline;
 
 use std::{
-    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -32,7 +32,7 @@ use crate::{
         Addresses, Outbox, Phase, ServerError, ServerOptions, Servers,
         http::{HttpOptions, HttpServer, Readiness},
     },
-    storage::{self, ImageProgress, StorageError, Stores, fault},
+    storage::{ImageProgress, StorageError, Stores, fault},
 };
 
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
@@ -59,22 +59,6 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
         },
         // While it starts, there is nothing to drain.
         () = signals.stop() => Exit::Clean,
-    }
-}
-
-/// Checks the data directory of a stopped instance, offline.
-pub fn check(data_dir: &Path) -> Exit {
-    match storage::check(data_dir) {
-        Ok(report) => {
-            let damaged = report.is_damaged();
-            cli::say(&format!("{report}\n"));
-            if damaged { Exit::Data } else { Exit::Clean }
-        }
-        Err(error) => {
-            // There are no logs here.
-            cli::complain(&error_chain(&error));
-            exit_for(&error)
-        }
     }
 }
 
@@ -377,7 +361,8 @@ fn announce(addresses: &Addresses, http: Option<std::net::SocketAddr>) {
 }
 
 fn exit_for(error: &StorageError) -> Exit {
-    if error.exit_code() == Exit::Disk as u8 { Exit::Disk } else { Exit::Data }
+    let known = [Exit::Usage, Exit::Disk].into_iter().find(|exit| *exit as u8 == error.exit_code());
+    known.unwrap_or(Exit::Data)
 }
 
 fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {

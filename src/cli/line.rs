@@ -22,6 +22,18 @@ pub(super) fn command() -> Command {
         .subcommand(with_settings(print));
     let serve = Command::new("serve").about("Serves until it is told to stop (the default)");
     let check = Command::new("check").about("Checks the data directory of a stopped instance");
+    let backup = Command::new("backup")
+        .about("Writes the registry of a stopped instance into a new file")
+        .arg(file_arg("The file to write; one that is there is not overwritten"));
+    let raft_addr = Arg::new(RAFT_ADDR)
+        .long("raft-addr")
+        .value_name("HOST:PORT")
+        .value_parser(value_parser!(OsString))
+        .help("How other instances will reach this one. [default: not at all]");
+    let restore = Command::new("restore")
+        .about("Begins a new cluster with the registry of a backup, in a new data directory")
+        .arg(file_arg("The backup, or a .snap file of a data directory"))
+        .arg(raft_addr);
     let id = Command::new("id").about("Makes a repair id that nobody else has");
     with_settings(Command::new("EMNetChain"))
         .bin_name("EMNetChain")
@@ -29,9 +41,28 @@ pub(super) fn command() -> Command {
         .about(ABOUT)
         .after_help(AFTER_HELP)
         .subcommand(with_settings(serve))
+        .subcommand(with_settings(backup))
+        .subcommand(with_settings(restore))
         .subcommand(with_settings(check))
         .subcommand(config)
         .subcommand(id)
+}
+
+/// The file that `backup` writes and `restore` reads.
+pub(super) const FILE: &str = "FILE";
+
+/// How others reach the instance that `restore` makes.
+pub(super) const RAFT_ADDR: &str = "restore_raft_addr";
+
+/// Arguments that are no keys of the configuration.
+pub(super) const OWN: [&str; 2] = [FILE, RAFT_ADDR];
+
+fn file_arg(help: &'static str) -> Arg {
+    Arg::new(FILE)
+        .required(true)
+        .value_hint(ValueHint::FilePath)
+        .value_parser(value_parser!(OsString))
+        .help(help)
 }
 
 const ABOUT: &str = "\
@@ -55,6 +86,9 @@ Examples:
       The same from a file, checked before it is used.
   curl http://127.0.0.1:9180/status
       How it is doing.
+  EMNetChain backup chain.backup --data-dir ./emnetchain-data
+  EMNetChain restore chain.backup --data-dir ./restored
+      The registry of a stopped instance as one file, and a new instance that begins with it.
 
 Exit codes:
    0  stopped as asked
@@ -126,6 +160,8 @@ pub(super) fn fault(error: &clap::Error) -> String {
         format!("{argument} has no value; write it after a space or `=`")
     } else if kind == ErrorKind::ArgumentConflict {
         format!("{argument} is given twice")
+    } else if kind == ErrorKind::MissingRequiredArgument {
+        "a FILE is missing: `backup FILE` or `restore FILE`".to_owned()
     } else if kind == ErrorKind::MissingSubcommand {
         "config needs a command: `config check` or `config print`".to_owned()
     } else {

@@ -13,7 +13,7 @@ mod page;
 mod sources;
 mod value;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 pub use fault::{Fault, Faults, near};
 pub use given::Place;
@@ -123,7 +123,7 @@ settings! {
         /// It is made if it does not exist, and belongs to one running instance at a time.
         data_dir: PathBuf = Default("./emnetchain-data");
         /// The number of this instance in its cluster. The data directory remembers it.
-        node_id: InstanceId = Default("1"), InstanceId(1)..=InstanceId(u64::MAX);
+        node_id: InstanceId = Default("1"), NODE_IDS;
     }
     "Running" {
         /// What is logged: error, warn, info, debug or trace, for the service itself.
@@ -186,6 +186,9 @@ settings! {
         peers_max: u64 = Default("200000"), 1..=900_000;
     }
 }
+
+/// Zero stands for nobody.
+const NODE_IDS: RangeInclusive<InstanceId> = InstanceId(1)..=InstanceId(u64::MAX);
 
 impl Config {
     /// The key of that name, if there is one.

@@ -4,10 +4,12 @@
 use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
 
 use super::{
-    Config, Fault, Faults, Key, Value,
+    Config, Fault, Faults, Key, NODE_IDS, Value,
     given::{Given, Place, key},
     page::page,
+    value::within,
 };
+use crate::ids::InstanceId;
 
 /// Everything that can give values. It can be read again while the process runs, and then tells
 /// what the file says by now.
@@ -53,15 +55,20 @@ impl Sources {
         }
     }
 
-    /// Reads the data directory alone, for commands that need nothing else.
+    /// Reads whose data is where, for commands that need nothing else.
     ///
     /// # Errors
-    /// If its value is no directory's name, or the file is at fault.
-    pub fn read_data_dir(&self) -> Result<PathBuf, Faults> {
+    /// If a value is not good, or the file is at fault.
+    pub fn read_place(&self) -> Result<(PathBuf, InstanceId), Faults> {
         let mut given = self.collect();
-        match given.read("data_dir", PathBuf::parse) {
-            Some(data_dir) if given.faults.is_empty() => Ok(data_dir),
-            Some(_) | None => Err(Faults(given.faults)),
+        let data_dir = given.read("data_dir", PathBuf::parse);
+        let node = given.read("node_id", |text| {
+            let node = InstanceId::parse(text)?;
+            within(&node, &NODE_IDS).map(|()| node)
+        });
+        match (data_dir, node) {
+            (Some(data_dir), Some(node)) if given.faults.is_empty() => Ok((data_dir, node)),
+            (Some(_) | None, _) => Err(Faults(given.faults)),
         }
     }
 
