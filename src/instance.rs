@@ -5,10 +5,11 @@
 mod life;
 mod listeners;
 mod observe;
+pub mod offline;
 mod operator;
 mod signals;
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -23,7 +24,7 @@ use self::{
     signals::{Asked, Reload, Signals},
 };
 use crate::{
-    cli::{self, Exit},
+    cli::Exit,
     cluster::{
         Cluster, ClusterError, ClusterOptions, Started,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
@@ -36,7 +37,7 @@ use crate::{
     metrics::Metrics,
     registry::{Applied, Command},
     server::{Outbox, Phase, ServerError, http::Readiness},
-    storage::{self, ImageProgress, StorageError, Stores, fault},
+    storage::{ImageProgress, StorageError, Stores, fault},
 };
 
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
@@ -63,22 +64,6 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
         },
         // While it starts, there is nothing to drain.
         () = signals.stop() => Exit::Clean,
-    }
-}
-
-/// Checks the data directory of a stopped instance, offline.
-pub fn check(data_dir: &Path) -> Exit {
-    match storage::check(data_dir) {
-        Ok(report) => {
-            let damaged = report.is_damaged();
-            cli::say(&format!("{report}\n"));
-            if damaged { Exit::Data } else { Exit::Clean }
-        }
-        Err(error) => {
-            // There are no logs here.
-            cli::complain(&error_chain(&error));
-            exit_for(&error)
-        }
     }
 }
 
@@ -368,7 +353,8 @@ async fn dispatch(
 }
 
 fn exit_for(error: &StorageError) -> Exit {
-    if error.exit_code() == Exit::Disk as u8 { Exit::Disk } else { Exit::Data }
+    let known = [Exit::Usage, Exit::Disk].into_iter().find(|exit| *exit as u8 == error.exit_code());
+    known.unwrap_or(Exit::Data)
 }
 
 fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {

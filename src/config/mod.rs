@@ -132,7 +132,7 @@ settings! {
         /// It is made if it does not exist, and belongs to one running instance at a time.
         data_dir: PathBuf = Default("./emnetchain-data");
         /// The number of this instance in its cluster. The data directory remembers it.
-        node_id: InstanceId = Default("1"), InstanceId(1)..=InstanceId(u64::MAX);
+        node_id: InstanceId = Default("1");
     }
     "Cluster" {
         /// Where other instances reach this one; `off` for an instance that stays alone.
