@@ -5,19 +5,10 @@
 
 mod support;
 
-use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-};
+use std::{net::TcpStream, path::Path, process::Command};
 
-use support::{Client, Member, Service, chain, eventually, repaired, told};
+use support::{Client, Member, Service, chain, eventually, free_address, repaired, told};
 use tempfile::TempDir;
-
-/// An address that is free now, for an instance that keeps it over its restarts.
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
 
 /// `EMNetChain cluster WORDS`, asked of this instance: the exit code, and what it says.
 fn operate(service: &Service, words: &[&str]) -> (i32, String) {
@@ -52,7 +43,7 @@ fn is_ready(service: &Service) -> Option<()> {
 
 /// Starts an instance that is to be taken in, by the flags that `cluster add` prints.
 fn join(by: &Service, id: u64, dir: &Path) -> Service {
-    let said = done(by, &["add", &format!("{id}={}", free())]);
+    let said = done(by, &["add", &format!("{id}={}", free_address())]);
     let flags = said.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
     let joined = Service::start(&dir.join(id.to_string()), &flags);
     eventually("the newcomer serves", || is_ready(&joined));
@@ -67,7 +58,7 @@ fn promote(by: &Service, id: u64) {
 #[test]
 fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     let dir = TempDir::new().unwrap();
-    let raft = free().to_string();
+    let raft = free_address().to_string();
     let alone = Service::start(&dir.path().join("1"), &["--raft-addr", &raft]);
     let members: Vec<Member> = (0..6).map(Member).collect();
     let mut tip = chain(&alone, &members);
@@ -103,7 +94,7 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     // The first one is taken out and stopped; its number is gone for good.
     assert!(done(&second, &["remove", "1"]).contains("never use its number again"));
     drop(alone);
-    refused(&second, &["add", &format!("1={}", free())], "a number is never used twice");
+    refused(&second, &["add", &format!("1={}", free_address())], "a number is never used twice");
     eventually("another one leads", || is_ready(&fifth));
     let mut again = Client::say(fifth.chain(), members[2].connect());
     assert_eq!(again.rest(), partners);
@@ -119,14 +110,14 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
 #[test]
 fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let dir = TempDir::new().unwrap();
-    let raft = free().to_string();
+    let raft = free_address().to_string();
     let alone = Service::start(&dir.path().join("1"), &["--raft-addr", &raft]);
     eventually("it serves", || is_ready(&alone));
     refused(&alone, &["promote", "7"], "7 is no member; members are 1");
     refused(&alone, &["remove", "1"], "is the only voter; promote another one first");
     refused(&alone, &["transfer-leader"], "no other voter is there");
     assert!(done(&alone, &["promote", "1"]).contains("votes already"));
-    let absent = free().to_string();
+    let absent = free_address().to_string();
     let said = done(&alone, &["add", &format!("2={absent}")]);
     assert!(said.contains("--node-id 2") && said.contains(&format!("1={raft}")), "{said}");
     refused(&alone, &["promote", "2"], "instance 2 is not reached; start it");
@@ -147,7 +138,7 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
 #[test]
 fn a_drained_instance_takes_no_clients_and_keeps_the_data() {
     let dir = TempDir::new().unwrap();
-    let raft = free().to_string();
+    let raft = free_address().to_string();
     let mut first = Service::start(&dir.path().join("1"), &["--raft-addr", &raft]);
     let second = join(&first, 2, dir.path());
     let third = join(&first, 3, dir.path());
