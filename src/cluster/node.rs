@@ -49,9 +49,9 @@ impl std::fmt::Debug for ClusterOptions {
 pub enum ClusterError {
     /// Its log is empty, though it has lived in the cluster: its disk was lost.
     #[error(
-        "the data directory is empty, but instance {by} remembers an instance {instance}: its votes \
-         are lost, so the number cannot be used again; give this instance a number that nobody had, \
-         `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
+        "the data directory is empty, but instance {by} remembers an instance {instance}: its \
+         votes are lost, so the number cannot be used again; give this instance a number that \
+         nobody had, `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
         by = by.0, instance = instance.0
     )]
     Forgetful {

@@ -88,8 +88,8 @@ impl RegistryView {
         look(&lock(&self.registry))
     }
 
-    /// How many snapshots have taken the place of the registry. What the entries that they stand for
-    /// brought about was never sent as effects.
+    /// How many snapshots have taken the place of the registry. What the entries that they stand
+    /// for brought about was never sent as effects.
     pub fn installed(&self) -> u64 {
         self.installed.load(Ordering::Acquire)
     }
