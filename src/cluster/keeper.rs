@@ -47,6 +47,7 @@ pub async fn keep_time(
             }
         };
         tokio::select! {
+            biased;
             () = due => {}
             changed = deadlines.changed() => match changed {
                 Ok(()) => continue,

@@ -25,7 +25,10 @@ use super::{
     fault::{DiskFault, FaultReporter},
     wal::{self, Append, Disk, Done, Encoded, Flushed, Job, RealDisk, Shared, Sizes, Wal},
 };
-use crate::raft::{Entry, LogId, TypeConfig, Vote};
+use crate::{
+    raft::{Entry, LogId, TypeConfig, Vote},
+    runtime::spawn_blocking,
+};
 
 /// The raft log and the vote of one instance.
 #[derive(Debug)]
@@ -171,8 +174,8 @@ impl LogReader {
         let plan = self.shared.lock().plan(from, to);
         let read = if plan.needs_disk() {
             let shared = Arc::clone(&self.shared);
-            let reading = tokio::task::spawn_blocking(move || plan.read(&shared.seal, bytes_max));
-            reading.await.map_err(io::Error::other)?
+            let reading = spawn_blocking(move || plan.read(&shared.seal, bytes_max));
+            reading.await?
         } else {
             plan.read(&self.shared.seal, bytes_max)
         };
