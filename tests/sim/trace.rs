@@ -1,0 +1,48 @@
+//! What happened, for people, and a digest of it that tells whether two runs are the same.
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+
+use crate::now_ms;
+
+/// Lines that are kept.
+const LINES_MAX: usize = 400;
+
+/// What happened.
+#[derive(Debug, Default)]
+pub(crate) struct Trace {
+    lines: VecDeque<String>,
+    digest: u64,
+}
+
+impl Trace {
+    pub(crate) fn note(&mut self, line: String) {
+        let line = format!("{:>7} {line}", now_ms());
+        self.digest = fold(self.digest, digest(line.as_bytes()));
+        if self.lines.len() == LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(line);
+    }
+
+    /// The last lines.
+    pub(crate) fn tail(&self) -> String {
+        self.lines.iter().flat_map(|line| [line, "\n"]).collect()
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+}
+
+/// FNV-1a over the encoding of a value.
+pub(crate) fn digest(value: &(impl Serialize + ?Sized)) -> u64 {
+    let bytes = postcard::to_stdvec(value).expect("it can be encoded");
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| fold(hash, u64::from(*byte)))
+}
+
+/// One step of FNV-1a.
+pub(crate) fn fold(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3)
+}
