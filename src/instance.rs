@@ -2,36 +2,39 @@
 //! If any listener, task, thread or file fails, the instance ends with an exit code that says
 //! which kind of failure it was; it never lives on as half a service.
 
+mod life;
+mod listeners;
 mod observe;
+mod signals;
 
-use std::{
-    path::Path,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
     time::timeout,
 };
 
+use self::{
+    life::Living,
+    listeners::Listeners,
+    signals::{Asked, Reload, Signals},
+};
 use crate::{
     cli::{self, Exit},
-    cluster::{Cluster, ClusterOptions, transport::Alone},
+    cluster::{
+        Cluster, ClusterError, ClusterOptions, Started,
+        tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
+        transport::{Alone, Transport},
+    },
     config::{Config, Sources},
     ids::InstanceId,
     limits::PROPOSER_QUEUE_MAX,
     logging::LogHandle,
     metrics::Metrics,
-    raft::Member,
     registry::{Applied, Command},
-    server::{
-        Addresses, Outbox, Phase, ServerError, ServerOptions, Servers,
-        http::{HttpOptions, HttpServer, Readiness},
-    },
+    server::{Outbox, Phase, ServerError, http::Readiness},
     storage::{self, ImageProgress, StorageError, Stores, fault},
 };
 
@@ -94,13 +97,13 @@ struct Instance {
     image: ImageProgress,
     faults: fault::FaultWatch,
     phase: watch::Sender<Phase>,
-    readiness: watch::Sender<Readiness>,
     outbox: Arc<Outbox>,
     metrics: Metrics,
+    security: Option<Security>,
     /// The servers of the edge; they end in [`Phase::Stopping`].
     servers: JoinSet<Result<(), ServerError>>,
-    /// The proposer; it ends when the servers' commands do.
-    proposer: JoinSet<Result<(), crate::cluster::proposer::ProposerError>>,
+    /// The lives; they end when the servers' commands do.
+    lives: JoinSet<Result<(), ClusterError>>,
     /// Everything else; none of it ends by itself.
     background: JoinSet<String>,
 }
@@ -109,29 +112,51 @@ impl Instance {
     async fn start(config: &Config) -> Result<Self, Exit> {
         let metrics = Metrics::new();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let (servers, http) = bind(config).await?;
+        let listeners = listeners::bind(config).await?;
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
+        let Stores { log, machine, view, image, cluster, snapshot_dir } = stores;
 
         let mut background = JoinSet::new();
-        let outbox_slot = Arc::new(OnceLock::new());
-        background.spawn(dispatch(effects, Arc::clone(&outbox_slot), metrics.clone()));
-        let (readiness, watch_readiness) =
-            watch::channel(Readiness::NotReady("the log is being read".to_owned()));
-        let addresses = servers.addresses();
-        let http_address = http.as_ref().map(HttpServer::address);
-
+        let outbox = Arc::new(Outbox::new(config.node_id, metrics.clone()));
+        background.spawn(dispatch(effects, Arc::clone(&outbox), metrics.clone()));
+        let founding = config.founding(listeners.raft_address());
+        let me = NodeName { cluster, node: config.node_id };
+        let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
+        let transport: Arc<dyn Transport> = match &security {
+            Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
+            None => Arc::new(Alone),
+        };
         let options = ClusterOptions {
+            cluster,
             instance: config.node_id,
-            member: Member::default(),
-            policy: config.policy(),
-            transport: Arc::new(Alone),
+            transport,
+            snapshot_dir,
             metrics: metrics.clone(),
         };
-        let Stores { log, machine, view, image } = stores;
         let started = Cluster::start(options, log, machine, view).await;
-        let cluster = started.map_err(|error| failed(&faults, &error))?;
+        let Started { cluster, service } = started.map_err(|error| failed(&faults, &error))?;
+        let (phase, watch_phase) = watch::channel(Phase::Starting);
+        let (progress, watch_progress) = watch::channel("it is starting".to_owned());
+        let (readiness, watch_readiness) =
+            watch::channel(Readiness::NotReady("it is starting".to_owned()));
+        let watching = observe::Watching {
+            cluster: cluster.clone(),
+            phase: watch_phase.clone(),
+            progress: watch_progress,
+        };
+        background.spawn(watching.show(readiness));
+
+        listeners.announce();
+        let Listeners { servers, http, raft } = listeners;
+        if let (Some(listener), Some(security)) = (raft, &security) {
+            let server = RpcServer::new(listener, me, security.clone(), metrics.clone());
+            background.spawn(async move {
+                let Err(error) = server.run(service).await;
+                error_chain(&error)
+            });
+        }
         if let Some(http) = http {
             let sources = observe::http_sources(&cluster, &image, &metrics, watch_readiness);
             background.spawn(async move {
@@ -139,30 +164,31 @@ impl Instance {
                 "the HTTP server ended".to_owned()
             });
         }
-        let incarnation = cluster.begin_life().await.map_err(|error| failed(&faults, &error))?;
-        let outbox = Arc::new(Outbox::new(config.node_id, incarnation, metrics.clone()));
-        outbox_slot.set(Arc::clone(&outbox)).expect("set once");
-
-        let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
-        let mut proposer = JoinSet::new();
-        proposer.spawn(cluster.proposer(incarnation).run(queue));
         let keeper = cluster.clone().keep();
         background.spawn(async { keeper.await.expect_err("it runs until raft stops").to_string() });
-        let (phase, watch_phase) = watch::channel(Phase::Serving);
+
+        let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
-        announce(&addresses, http_address);
-        readiness.send_replace(Readiness::Ready);
-        tracing::info!(node = config.node_id.0, life = incarnation.0, "serving");
+        let living = Living {
+            cluster: cluster.clone(),
+            outbox: Arc::clone(&outbox),
+            founding,
+            policy: config.policy(),
+            phase: phase.clone(),
+            progress,
+        };
+        let mut lives = JoinSet::new();
+        lives.spawn(living.run(queue));
         Ok(Self {
             cluster,
             image,
             faults,
             phase,
-            readiness,
             outbox,
             metrics,
+            security,
             servers,
-            proposer,
+            lives,
             background,
         })
     }
@@ -172,7 +198,7 @@ impl Instance {
         let failure = loop {
             tokio::select! {
                 asked = signals.next() => match asked {
-                    Asked::Reload => reload.carry_out(),
+                    Asked::Reload => reload.carry_out(self.security.as_ref()),
                     Asked::Stop => break None,
                 },
                 exit = self.failure() => break Some(exit),
@@ -181,7 +207,6 @@ impl Instance {
         match failure {
             Some(exit) => {
                 // What is in doubt must not be told to anybody: no drain, no goodbye.
-                self.readiness.send_replace(Readiness::NotReady("it stops after a failure".into()));
                 exit
             }
             None => tokio::select! {
@@ -207,8 +232,12 @@ impl Instance {
                 Ok(Err(error)) => error_chain(&error),
                 Err(panic) => panic.to_string(),
             },
-            Some(ended) = self.proposer.join_next() => match ended {
+            Some(ended) = self.lives.join_next() => match ended {
                 Ok(Ok(())) => "the proposer ended".to_owned(),
+                Ok(Err(error @ ClusterError::Forgetful { .. })) => {
+                    tracing::error!("{error}");
+                    return Exit::Data;
+                }
                 Ok(Err(error)) => error_chain(&error),
                 Err(panic) => panic.to_string(),
             },
@@ -225,16 +254,17 @@ impl Instance {
         Exit::Internal
     }
 
-    /// Drains, and stops in order: no new clients, then no sessions, then no commands, then raft.
+    /// Drains, and stops in order: no new clients, no leadership, then no sessions, then no
+    /// commands, then raft.
     async fn stop(mut self, deadline: Duration) -> Exit {
         tracing::info!("stopping");
         self.metrics.draining.set(1);
-        self.readiness.send_replace(Readiness::NotReady("it is being stopped".to_owned()));
         self.phase.send_replace(Phase::Draining);
         let alone = self.cluster.status().members.len() <= 1;
         if !alone {
             // Others go on serving the chain, so clients that wait here may still be told.
             let told = async {
+                self.cluster.step_down().await;
                 while self.outbox.sessions() > 0 {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -244,7 +274,10 @@ impl Instance {
         self.phase.send_replace(Phase::Stopping);
         let closing = async {
             while self.servers.join_next().await.is_some() {}
-            while self.proposer.join_next().await.is_some() {}
+            while self.lives.join_next().await.is_some() {}
+            if !alone {
+                self.cluster.end_life().await;
+            }
             self.background.shutdown().await;
             if let Err(error) = self.cluster.shutdown().await {
                 tracing::warn!(%error, "raft did not stop in order");
@@ -268,59 +301,6 @@ impl Instance {
     }
 }
 
-/// Binds every listener, or none.
-async fn bind(config: &Config) -> Result<(Servers, Option<HttpServer>), Exit> {
-    let wanted = Addresses {
-        chain: config.chain_addr,
-        repair: config.dis_addr,
-        emnet: config.emnet_addr,
-        reflector: config.udp_addr,
-    };
-    let servers = Servers::bind(&wanted, server_options(config)).map_err(|error| {
-        let flag = match &error {
-            ServerError::Bind { server, .. } => flag_of(server),
-            ServerError::Accept { .. } | ServerError::Session { .. } => "",
-        };
-        tracing::error!("{flag}: {}; choose another address", error_chain(&error));
-        Exit::Usage
-    })?;
-    let http =
-        HttpServer::bind(config.http_addr, HttpOptions::default()).await.map_err(|error| {
-            tracing::error!(
-                "--http-addr cannot be bound: {error}; choose another address or `off`"
-            );
-            Exit::Usage
-        })?;
-    Ok((servers, http))
-}
-
-/// The flag that says where a server listens.
-fn flag_of(server: &str) -> &'static str {
-    match server {
-        "chain" => "--chain-addr",
-        "repair" => "--dis-addr",
-        "emnet" => "--emnet-addr",
-        _ => "--udp-addr",
-    }
-}
-
-fn server_options(config: &Config) -> ServerOptions {
-    let defaults = ServerOptions::default();
-    ServerOptions {
-        connections_max: config.connections_max.unwrap_or(defaults.connections_max),
-        connections_per_address_max: config.connections_per_address_max,
-        silent_max: config.silent_connections_max,
-        first_message_deadline: config.first_message_deadline,
-        idle_deadline: config.idle_deadline,
-        write_deadline: config.write_deadline,
-        address_policy: config.address_policy,
-        datagrams_per_source: config.udp_answers_per_address_max,
-        datagrams_per_source_burst: config.udp_burst_per_address_max,
-        datagrams_in_all: config.udp_answers_max,
-        ..defaults
-    }
-}
-
 /// Opens the data directory; it may have to be read, checked and healed, so not on this thread.
 async fn open_stores(
     config: &Config,
@@ -329,9 +309,10 @@ async fn open_stores(
     faults: &fault::FaultReporter,
 ) -> Result<Stores, Exit> {
     let (dir, node): (_, InstanceId) = (config.data_dir.clone(), config.node_id);
-    let (metrics, faults) = (metrics.clone(), faults.clone());
-    let opening =
-        tokio::task::spawn_blocking(move || Stores::open(&dir, node, applied, &metrics, &faults));
+    let (metrics, faults, cluster) = (metrics.clone(), faults.clone(), config.founded_cluster());
+    let opening = tokio::task::spawn_blocking(move || {
+        Stores::open(&dir, node, cluster, applied, &metrics, &faults)
+    });
     match opening.await {
         Ok(Ok(stores)) => Ok(stores),
         Ok(Err(error)) => {
@@ -345,35 +326,29 @@ async fn open_stores(
     }
 }
 
-/// Hands effects to the sessions, in order, and counts what happened. Before the outbox exists
-/// there are only effects for the sessions of earlier lives.
+/// What protects connections with other instances.
+fn secure(config: &Config, address: SocketAddr, me: NodeName) -> Result<Security, Exit> {
+    let complain = |error: &dyn std::error::Error| {
+        tracing::error!("{}", error_chain(error));
+        Exit::Usage
+    };
+    let tls = config.tls_files().map(|files| Tls::load(files, me)).transpose();
+    let tls = tls.map_err(|error| complain(&error))?;
+    let chosen = Security::choose(address, tls, config.insecure_cluster);
+    chosen.map_err(|error| complain(&error))
+}
+
+/// Hands effects to the sessions, in order, and counts what happened.
 async fn dispatch(
     mut effects: mpsc::Receiver<Applied>,
-    outbox: Arc<OnceLock<Arc<Outbox>>>,
+    outbox: Arc<Outbox>,
     metrics: Metrics,
 ) -> String {
     while let Some(applied) = effects.recv().await {
         observe::count(&applied.notes, &metrics);
-        if let Some(outbox) = outbox.get() {
-            outbox.dispatch(&applied.effects);
-        }
+        outbox.dispatch(&applied.effects);
     }
     "the state machine ended".to_owned()
-}
-
-fn announce(addresses: &Addresses, http: Option<std::net::SocketAddr>) {
-    let lines = [
-        ("EMNetChain", Some(addresses.chain)),
-        ("EMDisi", Some(addresses.repair)),
-        ("EMUDP", addresses.reflector),
-        ("EMNet", addresses.emnet),
-        ("HTTP", http),
-    ];
-    for (server, address) in lines {
-        if let Some(address) = address {
-            cli::announce(server, address);
-        }
-    }
 }
 
 fn exit_for(error: &StorageError) -> Exit {
@@ -405,58 +380,4 @@ fn error_chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-/// What SIGHUP does.
-struct Reload {
-    sources: Sources,
-    logs: LogHandle,
-}
-
-impl Reload {
-    fn carry_out(&self) {
-        match self.sources.read() {
-            Ok(config) => {
-                self.logs.set_level(&config.log_level);
-                tracing::info!("the log level was read again");
-            }
-            Err(faults) => tracing::error!("nothing was changed: {faults}"),
-        }
-    }
-}
-
-/// What a signal asks for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Reload,
-    Stop,
-}
-
-/// The signals that an instance obeys.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
-            _ = self.hangup.recv() => Asked::Reload,
-        }
-    }
-
-    async fn stop(&mut self) {
-        while self.next().await != Asked::Stop {}
-    }
 }

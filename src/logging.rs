@@ -27,7 +27,8 @@ pub struct LogLevel {
 
 impl LogLevel {
     /// Reads a level. A single word is the level of the service itself; the libraries that it is
-    /// made of then speak up only to warn, for their daily business is not the operator's.
+    /// made of then speak up only to warn, for their daily business is not the operator's; and raft's
+    /// only for errors, as it warns ten times a second of an instance that is gone.
     ///
     /// # Errors
     /// What the text is not, and what to write instead.
@@ -38,7 +39,7 @@ impl LogLevel {
         };
         let directives = match text {
             "off" | "error" | "warn" => text.to_owned(),
-            _ if LEVELS.contains(&text) => format!("warn,emnetchain={text}"),
+            _ if LEVELS.contains(&text) => format!("warn,openraft=error,emnetchain={text}"),
             _ => text.to_owned(),
         };
         let parsed = EnvFilter::builder().parse(&directives).is_ok();
@@ -104,7 +105,7 @@ mod tests {
 
     #[test]
     fn one_word_is_the_level_of_the_service_and_not_of_its_libraries() {
-        assert_eq!(LogLevel::new("debug").unwrap().directives, "warn,emnetchain=debug");
+        assert_eq!(LogLevel::new("debug").unwrap().directives, "warn,openraft=error,emnetchain=debug");
         assert_eq!(LogLevel::new("error").unwrap().directives, "error");
     }
 }

@@ -79,8 +79,13 @@ fn flag(key: &'static Key) -> Arg {
         Preset::Default(text) => format!("[default: {text}]"),
         Preset::Required(text) => format!("It must be given. [example: {text}]"),
     };
-    Arg::new(key.name)
-        .long(key.flag())
+    let arg = Arg::new(key.name);
+    let arg = if key.is_switch {
+        arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+    } else {
+        arg
+    };
+    arg.long(key.flag())
         .value_name(key.placeholder)
         .value_parser(value_parser!(OsString))
         .action(ArgAction::Set)

@@ -1,13 +1,13 @@
 //! What has to happen without a client: deadlines that pass, and a log that is kept short.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use openraft::{Raft, async_runtime::WatchReceiver};
 use tokio::sync::watch;
 
 use super::{
-    node::RaftWriter,
     proposer::{WriteError, Writer},
+    writer::LocalWriter,
 };
 use crate::{
     ids::Timestamp,
@@ -29,7 +29,7 @@ const LOG_CHECK: Duration = Duration::from_secs(1);
 /// # Errors
 /// If raft has stopped.
 pub async fn keep_time(
-    writer: Arc<RaftWriter>,
+    writer: LocalWriter,
     mut deadlines: watch::Receiver<Option<Timestamp>>,
 ) -> Result<(), WriteError> {
     loop {

@@ -1,23 +1,34 @@
 //! Replication by raft: the one place that runs openraft.
 //!
 //! A [`Cluster`] is this instance's part of it. Commands of its clients go through the
-//! [`proposer`], which batches what arrives while earlier batches are on their way to the disks;
-//! the [`keeper`] makes deadlines happen and keeps the log short. What commands bring about comes
-//! out of the state machine, on every instance, as [`crate::registry::Applied`].
+//! [`proposer`], which batches what arrives while earlier batches are on their way to the disks, and
+//! the [`writer`], which finds the leader; the [`keeper`] makes deadlines happen and keeps the log
+//! short. What commands bring about comes out of the state machine, on every instance, as
+//! [`crate::registry::Applied`].
+//!
+//! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed, and
+//! [`lives`] how the clients of an instance that died are set free.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
 //! openraft's requests into that form.
 
+pub mod admin;
 pub mod clock;
+pub mod contact;
+pub mod found;
 pub mod keeper;
+pub mod lives;
 pub mod network;
 pub mod proposer;
 pub mod rpc;
 pub mod tcp;
 pub mod transport;
+pub mod writer;
 
 mod node;
 mod pipeline;
+mod status;
 
-pub use node::{Cluster, ClusterError, ClusterMember, ClusterOptions, ClusterStatus};
+pub use node::{Cluster, ClusterError, ClusterOptions, Started};
+pub use status::{ClusterMember, ClusterStatus};

@@ -20,15 +20,17 @@ use openraft::{
 };
 
 use super::{
+    admin::Change,
+    found::Standing,
     pipeline::{AppendResults, Pipeline},
-    proposer::WriteError,
+    proposer::{WriteError, Written},
     rpc::{CallError, Link, Request, Response, snapshot},
     transport::{Lane, Transport},
 };
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
-    registry::{BatchId, Command, Verdict},
+    registry::{BatchId, Command},
     storage::SnapshotFile,
 };
 
@@ -70,18 +72,46 @@ impl Network {
         batch: Option<BatchId>,
         commands: Vec<Command>,
         within: Duration,
-    ) -> Result<Verdict, WriteError> {
+    ) -> Result<Written, WriteError> {
         let request = Request::Propose { batch, commands };
         match self.calls(leader, member).call(&request, within).await {
-            Ok(Response::Proposed(verdict)) => Ok(verdict),
-            Ok(
-                Response::AppendEntries(_)
-                | Response::Failed(_)
-                | Response::Snapshot(_)
-                | Response::TransferLeader(_)
-                | Response::Vote(_),
-            ) => Err(WriteError::Again(CallError::Mismatched.to_string())),
+            Ok(Response::Proposed(written)) => Ok(written),
+            Ok(_other) => Err(WriteError::Again(CallError::Mismatched.to_string())),
             Err(error) => Err(WriteError::Again(format!("leader {}: {error}", leader.0))),
+        }
+    }
+
+    /// Tells an instance that this one wants to get in, and asks how it stands.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn introduce(
+        &self,
+        target: InstanceId,
+        member: &Member,
+        within: Duration,
+    ) -> Result<Standing, CallError> {
+        match self.calls(target, member).call(&Request::Introduce, within).await? {
+            Response::Introduced(standing) => Ok(standing),
+            _other => Err(CallError::Mismatched),
+        }
+    }
+
+    /// Has the leader change the cluster; returns what it says about it.
+    ///
+    /// # Errors
+    /// [`CallError::Failed`] if the leader did not make the change, with the reason; else nobody
+    /// knows.
+    pub async fn change(
+        &self,
+        leader: InstanceId,
+        member: &Member,
+        change: Change,
+        within: Duration,
+    ) -> Result<String, CallError> {
+        match self.calls(leader, member).call(&Request::Change(change), within).await? {
+            Response::Changed(done) => Ok(done),
+            _other => Err(CallError::Mismatched),
         }
     }
 

@@ -1,40 +1,38 @@
 //! This instance as a member of the cluster: raft, and what it needs around it.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
-use futures_util::{FutureExt, future::BoxFuture};
 use openraft::{
-    Config, Raft, ServerState, SnapshotPolicy, async_runtime::WatchReceiver, errors::RaftError,
+    Config, Raft, ServerState, SnapshotPolicy, async_runtime::WatchReceiver,
+    storage::RaftLogStorage,
 };
 
 use super::{
-    clock::LogClock,
+    contact::Contact,
     network::Network,
-    proposer::{Proposer, WriteError, Writer},
+    proposer::{Proposer, WriteError},
+    rpc::{Service, ServiceOptions},
     transport::Transport,
+    writer::{LocalWriter, Router},
 };
 use crate::{
-    ids::{Incarnation, InstanceId, Timestamp},
+    ids::{Incarnation, InstanceId},
     limits::LOG_ENTRIES_KEPT,
     metrics::Metrics,
-    raft::{Member, TypeConfig},
-    registry::{BatchId, Command, Policy, Proposal, Verdict},
-    storage::{LogStore, RegistryView, StateMachine},
+    raft::TypeConfig,
+    storage::{ClusterId, RegistryView, StateMachine},
 };
-
-/// How long to wait before a write is tried again during the start.
-const START_RETRY: Duration = Duration::from_millis(20);
 
 /// What an instance needs to be a member.
 pub struct ClusterOptions {
+    /// The cluster.
+    pub cluster: ClusterId,
     /// This instance; also its raft node id.
     pub instance: InstanceId,
-    /// How the others reach it.
-    pub member: Member,
-    /// The settings that hold for the registry from the start of this instance on.
-    pub policy: Policy,
     /// How it reaches the others.
     pub transport: Arc<dyn Transport>,
+    /// Where snapshots are received.
+    pub snapshot_dir: PathBuf,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -48,13 +46,26 @@ impl std::fmt::Debug for ClusterOptions {
 /// Why this instance cannot be a member.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
+    /// Its log is empty, though it has lived in the cluster: its disk was lost.
+    #[error(
+        "the data directory is empty, but instance {by} remembers an instance {instance}: its votes \
+         are lost, so the number cannot be used again; give this instance a number that nobody had, \
+         `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
+        by = by.0, instance = instance.0
+    )]
+    Forgetful {
+        /// This instance.
+        instance: InstanceId,
+        /// Who remembers it.
+        by: InstanceId,
+    },
     /// The cluster could not be founded.
     #[error("cannot found the cluster: {0}")]
     Found(String),
     /// Raft does not run.
     #[error("raft does not run: {0}")]
     Raft(String),
-    /// The first commands of this life could not be written.
+    /// The first commands of a life could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
 }
@@ -62,40 +73,26 @@ pub enum ClusterError {
 /// This instance's part of the cluster.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    raft: Raft<TypeConfig, StateMachine>,
-    writer: Arc<RaftWriter>,
-    instance: InstanceId,
+    pub(super) raft: Raft<TypeConfig, StateMachine>,
+    pub(super) network: Network,
+    /// Writes here, if this instance leads.
+    pub(super) local: LocalWriter,
+    /// Writes at the leader.
+    pub(super) router: Router,
+    pub(super) cluster: ClusterId,
+    pub(super) instance: InstanceId,
+    pub(super) contact: Contact,
+    view: RegistryView,
     metrics: Metrics,
 }
 
-/// What can be said of the cluster at a glance.
-#[derive(Clone, Debug)]
-pub struct ClusterStatus {
-    /// This instance.
-    pub node: u64,
-    /// "leader", "follower", "candidate", "learner" or "shutdown".
-    pub role: &'static str,
-    /// Who leads, as far as is known.
-    pub leader: Option<u64>,
-    /// The raft term.
-    pub term: u64,
-    /// The last entry in this instance's log.
-    pub last_log_index: u64,
-    /// The last entry applied to this instance's registry.
-    pub applied_index: u64,
-    /// The members by node id.
-    pub members: BTreeMap<u64, ClusterMember>,
-}
-
-/// A member as this instance knows it.
-#[derive(Clone, Debug)]
-pub struct ClusterMember {
-    /// How the others reach it.
-    pub member: Member,
-    /// Whether it votes.
-    pub voter: bool,
-    /// How many entries it lags behind the leader; only the leader knows.
-    pub lag: Option<u64>,
+/// A member that has started, and what answers the others on its behalf.
+#[derive(Debug)]
+pub struct Started {
+    /// The member.
+    pub cluster: Cluster,
+    /// Answers other instances; without it the member can speak and not hear.
+    pub service: Service,
 }
 
 impl Cluster {
@@ -106,86 +103,47 @@ impl Cluster {
     /// If raft cannot start: the stores contradict each other, or the disk fails.
     pub async fn start(
         options: ClusterOptions,
-        log: LogStore,
+        log: impl RaftLogStorage<TypeConfig>,
         machine: StateMachine,
         view: RegistryView,
-    ) -> Result<Self, ClusterError> {
-        let ClusterOptions { instance, member, policy, transport, metrics } = options;
-        let config = Arc::new(config()?);
-        let raft = Raft::new(instance.0, config, Network::new(transport), log, machine)
+    ) -> Result<Started, ClusterError> {
+        let ClusterOptions { cluster, instance, transport, snapshot_dir, metrics } = options;
+        let network = Network::new(transport);
+        let raft = Raft::new(instance.0, Arc::new(config()?), network.clone(), log, machine)
             .await
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
-        let writer = RaftWriter { raft: raft.clone(), clock: LogClock::default(), view };
-        let cluster = Self { raft, writer: Arc::new(writer), instance, metrics };
-        cluster.found(member).await?;
-        cluster.settle_policy(policy).await?;
-        Ok(cluster)
-    }
-
-    /// Makes this instance the first member of a new cluster, unless it is in one already.
-    async fn found(&self, member: Member) -> Result<(), ClusterError> {
-        let known = self.raft.is_initialized().await;
-        if !known.map_err(|error| ClusterError::Raft(error.to_string()))? {
-            self.raft
-                .initialize(BTreeMap::from([(self.instance.0, member)]))
-                .await
-                .map_err(|error| ClusterError::Found(error.to_string()))?;
-        }
-        let alone = self.raft.voter_ids().eq([self.instance.0]);
-        if alone {
-            // Nobody else can lead; there is no election timeout to wait out.
-            let elected = self.raft.trigger().elect(false).await;
-            elected.map_err(|error| ClusterError::Raft(error.to_string()))?;
-        }
-        Ok(())
-    }
-
-    async fn settle_policy(&self, policy: Policy) -> Result<(), ClusterError> {
-        // A first write makes sure that everything before it is applied, and the comparison true.
-        self.write_at_start(Command::Tick).await?;
-        if self.view().read(|registry| *registry.policy() != policy) {
-            self.write_at_start(Command::SetPolicy(policy)).await?;
-        }
-        Ok(())
-    }
-
-    /// Begins a new life of this instance: the sessions of its earlier ones are gone.
-    ///
-    /// # Errors
-    /// If raft has stopped.
-    pub async fn begin_life(&self) -> Result<Incarnation, ClusterError> {
-        let instance = self.instance;
-        let incarnation =
-            Incarnation(self.view().read(|registry| registry.incarnation(instance)).0 + 1);
-        self.write_at_start(Command::Start { instance, incarnation }).await?;
-        Ok(incarnation)
-    }
-
-    async fn write_at_start(&self, command: Command) -> Result<(), ClusterError> {
-        loop {
-            match self.writer.write(None, vec![command.clone()]).await {
-                Ok(_) => return Ok(()),
-                Err(WriteError::Again(_)) => tokio::time::sleep(START_RETRY).await,
-                Err(error @ WriteError::Stopped(_)) => return Err(error.into()),
-            }
-        }
+        let local = LocalWriter::new(raft.clone(), view.clone());
+        let contact = Contact::default();
+        let service = Service::new(ServiceOptions {
+            raft: raft.clone(),
+            proposals: Arc::new(local.clone()),
+            cluster,
+            snapshot_dir,
+            view: view.clone(),
+            contact: contact.clone(),
+            metrics: metrics.clone(),
+        });
+        let router = Router::new(local.clone(), network.clone());
+        let cluster =
+            Self { raft, network, local, router, cluster, instance, contact, view, metrics };
+        Ok(Started { cluster, service })
     }
 
     /// A proposer for the commands of this instance's clients in the given life.
-    pub fn proposer(&self, incarnation: Incarnation) -> Proposer<Arc<RaftWriter>> {
-        let writer = Arc::clone(&self.writer);
-        Proposer::new(writer, self.instance, incarnation, self.metrics.clone())
+    pub fn proposer(&self, incarnation: Incarnation) -> Proposer<Router> {
+        Proposer::new(self.router.clone(), self.instance, incarnation, self.metrics.clone())
     }
 
-    /// Carries out deadlines and keeps the log short, for as long as raft runs.
+    /// Carries out deadlines, ends the lives of lost instances and keeps the log short, for as long
+    /// as raft runs.
     ///
     /// # Errors
     /// When raft stops.
     pub async fn keep(self) -> Result<(), WriteError> {
-        let deadlines = self.view().next_deadline();
         tokio::try_join!(
-            super::keeper::keep_time(Arc::clone(&self.writer), deadlines),
+            super::keeper::keep_time(self.local.clone(), self.view.next_deadline()),
             super::keeper::keep_log_short(self.raft.clone(), self.metrics.clone()),
+            self.end_lost_lives(),
             self.watch(),
         )?;
         Ok(())
@@ -221,37 +179,7 @@ impl Cluster {
 
     /// The registry as it is applied here.
     pub fn view(&self) -> &RegistryView {
-        &self.writer.view
-    }
-
-    /// What can be said at a glance.
-    pub fn status(&self) -> ClusterStatus {
-        let states = self.raft.metrics();
-        let now = states.borrow_watched();
-        let last_log_index = now.last_log_index.unwrap_or(0);
-        let lag = |id: u64| {
-            let reached = now.replication.as_ref()?.get(&id)?.as_ref().map_or(0, |at| at.index);
-            Some(last_log_index.saturating_sub(reached))
-        };
-        let membership = now.membership_config.membership();
-        let members = membership.nodes().map(|(id, member)| {
-            let voter = membership.voter_ids().any(|voter| voter == *id);
-            (*id, ClusterMember { member: member.clone(), voter, lag: lag(*id) })
-        });
-        ClusterStatus {
-            node: self.instance.0,
-            role: role(now.state),
-            leader: now.current_leader,
-            term: now.current_term,
-            last_log_index,
-            applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),
-            members: members.collect(),
-        }
-    }
-
-    /// Whether a leader is known, so that clients can be answered.
-    pub fn has_leader(&self) -> bool {
-        self.raft.metrics().borrow_watched().current_leader.is_some()
+        &self.view
     }
 
     /// Stops raft; what was acknowledged is on disk already.
@@ -260,52 +188,6 @@ impl Cluster {
     /// If one of raft's tasks had panicked.
     pub async fn shutdown(&self) -> Result<(), ClusterError> {
         self.raft.shutdown().await.map_err(|error| ClusterError::Raft(error.to_string()))
-    }
-}
-
-/// Writes entries to raft, stamped with log time.
-pub struct RaftWriter {
-    raft: Raft<TypeConfig, StateMachine>,
-    clock: LogClock,
-    view: RegistryView,
-}
-
-impl std::fmt::Debug for RaftWriter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RaftWriter")
-    }
-}
-
-impl RaftWriter {
-    /// Log time now, if this instance leads.
-    pub fn log_time(&self) -> Option<Timestamp> {
-        let term = {
-            let states = self.raft.metrics();
-            let now = states.borrow_watched();
-            (now.state == ServerState::Leader).then_some(now.current_term)?
-        };
-        Some(self.clock.now(term, || self.view.read(|registry| registry.now())))
-    }
-}
-
-impl Writer for Arc<RaftWriter> {
-    fn write(
-        &self,
-        batch: Option<BatchId>,
-        commands: Vec<Command>,
-    ) -> BoxFuture<'static, Result<Verdict, WriteError>> {
-        let this = Self::clone(self);
-        async move {
-            let Some(at) = this.log_time() else {
-                return Err(WriteError::Again("this instance does not lead".to_owned()));
-            };
-            match this.raft.client_write(Proposal { at, batch, commands }).await {
-                Ok(response) => Ok(response.data),
-                Err(RaftError::APIError(error)) => Err(WriteError::Again(error.to_string())),
-                Err(RaftError::Fatal(error)) => Err(WriteError::Stopped(error.to_string())),
-            }
-        }
-        .boxed()
     }
 }
 
@@ -326,14 +208,4 @@ fn config() -> Result<Config, ClusterError> {
     }
     .validate()
     .map_err(|error| ClusterError::Raft(error.to_string()))
-}
-
-fn role(state: ServerState) -> &'static str {
-    match state {
-        ServerState::Candidate => "candidate",
-        ServerState::Follower => "follower",
-        ServerState::Leader => "leader",
-        ServerState::Learner => "learner",
-        ServerState::Shutdown => "shutdown",
-    }
 }

@@ -133,14 +133,7 @@ fn append_result(
         (Response::AppendEntries(response), previous) => {
             Ok(response.into_stream_result(previous, sent.last))
         }
-        (
-            Response::Failed(_)
-            | Response::Proposed(_)
-            | Response::Snapshot(_)
-            | Response::TransferLeader(_)
-            | Response::Vote(_),
-            _,
-        ) => Err(CallError::Mismatched),
+        (_other, _) => Err(CallError::Mismatched),
     }
 }
 

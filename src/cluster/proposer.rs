@@ -4,10 +4,14 @@
 //! soon as there is room: no timer, so a lone command leaves at once and a crowd shares its syncs.
 //! Batches are numbered, and the registry applies them in that order, each once. If one fails, its
 //! outcome is unknown; it and all after it are proposed again under their old numbers.
+//!
+//! A proposer serves one life of its instance. What the sessions of an earlier life still had in the
+//! queue is dropped: they were closed, and the registry would not listen.
 
 use std::{collections::VecDeque, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -25,7 +29,16 @@ pub trait Writer: Send + Sync + 'static {
         &self,
         batch: Option<BatchId>,
         commands: Vec<Command>,
-    ) -> BoxFuture<'static, Result<Verdict, WriteError>>;
+    ) -> BoxFuture<'static, Result<Written, WriteError>>;
+}
+
+/// An entry that is on a majority's disks and applied where it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Its place in the log.
+    pub index: u64,
+    /// What became of its commands.
+    pub verdict: Verdict,
 }
 
 /// Why an entry was not written, as far as is known.
@@ -43,8 +56,8 @@ pub enum WriteError {
 #[derive(Debug, thiserror::Error)]
 pub enum ProposerError {
     /// The registry knows a later life of this instance.
-    #[error("another process runs with this node id; every instance needs its own")]
-    Replaced,
+    #[error("this life of the instance is over")]
+    Over,
     /// Raft has stopped.
     #[error(transparent)]
     Stopped(#[from] WriteError),
@@ -59,7 +72,7 @@ pub struct Proposer<W> {
     /// Batches that are not known to be applied, the oldest first.
     unacknowledged: VecDeque<(BatchId, Vec<Command>)>,
     /// What became of them, in the same order.
-    in_flight: FuturesOrdered<BoxFuture<'static, Result<Verdict, WriteError>>>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Result<Written, WriteError>>>,
     last_number: u64,
     failures: u32,
 }
@@ -93,8 +106,12 @@ impl<W: Writer> Proposer<W> {
     /// Proposes what comes out of `commands`, until its senders are gone and all is applied.
     ///
     /// # Errors
-    /// If raft has stopped, or another process has taken over this instance's id.
-    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), ProposerError> {
+    /// If raft has stopped, or this life of the instance is over; then the next life's proposer
+    /// goes on with the queue.
+    pub async fn run(
+        mut self,
+        commands: &mut mpsc::Receiver<Command>,
+    ) -> Result<(), ProposerError> {
         let mut open = true;
         while open || !self.in_flight.is_empty() {
             let mut batch = Vec::new();
@@ -104,7 +121,8 @@ impl<W: Writer> Proposer<W> {
                 Some(outcome) = self.in_flight.next() => self.acknowledge(outcome).await?,
                 received = commands.recv_many(&mut batch, ENTRY_COMMANDS_MAX), if room => {
                     open = received > 0;
-                    if open {
+                    batch.retain(|command| self.is_of_this_life(command));
+                    if !batch.is_empty() {
                         self.propose(batch);
                     }
                 }
@@ -112,6 +130,10 @@ impl<W: Writer> Proposer<W> {
             self.metrics.raft_proposals_pending.set(self.unacknowledged.len() as i64);
         }
         Ok(())
+    }
+
+    fn is_of_this_life(&self, command: &Command) -> bool {
+        command.session().is_none_or(|session| session.incarnation == self.incarnation)
     }
 
     fn propose(&mut self, commands: Vec<Command>) {
@@ -139,9 +161,9 @@ impl<W: Writer> Proposer<W> {
     /// The oldest batch has an outcome.
     async fn acknowledge(
         &mut self,
-        outcome: Result<Verdict, WriteError>,
+        outcome: Result<Written, WriteError>,
     ) -> Result<(), ProposerError> {
-        let reason = match outcome {
+        let reason = match outcome.map(|written| written.verdict) {
             Ok(verdict @ (Verdict::Applied | Verdict::Duplicate)) => {
                 if verdict == Verdict::Duplicate {
                     self.metrics.raft_duplicates.inc();
@@ -151,7 +173,7 @@ impl<W: Writer> Proposer<W> {
                 self.failures = 0;
                 return Ok(());
             }
-            Ok(Verdict::Stale) => return Err(ProposerError::Replaced),
+            Ok(Verdict::Stale) => return Err(ProposerError::Over),
             Err(error @ WriteError::Stopped(_)) => return Err(error.into()),
             Ok(Verdict::Early) => "a batch before it is missing".to_owned(),
             Err(WriteError::Again(reason)) => reason,
@@ -206,7 +228,7 @@ mod tests {
             &self,
             batch: Option<BatchId>,
             commands: Vec<Command>,
-        ) -> BoxFuture<'static, Result<Verdict, WriteError>> {
+        ) -> BoxFuture<'static, Result<Written, WriteError>> {
             let this = self.clone();
             async move {
                 let mut writes = this.writes.lock().unwrap();
@@ -218,7 +240,8 @@ mod tests {
                 }
                 let proposal = Proposal { at: Timestamp(0), batch, commands };
                 let applied = this.registry.lock().unwrap().apply(&proposal);
-                if matches!(fault, Fault::AnswerLost) { again } else { Ok(applied.verdict) }
+                let written = Written { index: *writes, verdict: applied.verdict };
+                if matches!(fault, Fault::AnswerLost) { again } else { Ok(written) }
             }
             .boxed()
         }
@@ -235,9 +258,9 @@ mod tests {
         });
         let writer = Flaky { registry: registry.clone(), writes: Arc::default(), fault };
         let writes = writer.writes.clone();
-        let (sender, receiver) = mpsc::channel(16);
+        let (sender, mut receiver) = mpsc::channel(16);
         let proposer = Proposer::new(writer, instance, incarnation, Metrics::new());
-        let proposing = tokio::spawn(proposer.run(receiver));
+        let proposing = tokio::spawn(async move { proposer.run(&mut receiver).await });
         for number in 0..1000 {
             let session = SessionId { instance, incarnation, connection: number };
             let command = Command::AddPeer {
@@ -246,6 +269,8 @@ mod tests {
                 candidate: PeerId(number as u32),
             };
             sender.send(command).await.unwrap();
+            let earlier = SessionId { incarnation: Incarnation(0), ..session };
+            sender.send(Command::Disconnect { session: earlier }).await.unwrap();
         }
         drop(sender);
         proposing.await.unwrap().unwrap();

@@ -17,7 +17,8 @@ use super::{Config, Fault, Key, Preset, Value, near};
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The keys whose listeners accept connections.
-const CONNECTION_LISTENERS: [&str; 4] = ["chain_addr", "dis_addr", "emnet_addr", "http_addr"];
+const CONNECTION_LISTENERS: [&str; 5] =
+    ["chain_addr", "dis_addr", "emnet_addr", "http_addr", "raft_addr"];
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +74,12 @@ impl Given {
     /// The text given for a key; `None` if its default holds.
     pub(super) fn text(&self, key: &Key) -> Option<&str> {
         self.values.get(key.name).map(|(_, text)| text.as_str())
+    }
+
+    /// Where a key stands.
+    pub(super) fn place(&self, name: &str) -> Place {
+        let given = self.values.get(name).map(|(place, _)| place.clone());
+        given.unwrap_or_else(|| Place::Default(key(name)))
     }
 
     /// Reads one key by itself; adds a fault and returns `None` if its value is not good.
@@ -152,7 +159,9 @@ impl Given {
                 Some(text) => drop(self.values.insert(key.name, (place, text))),
                 None => {
                     let kind = value.get_ref().type_str();
-                    let why = format!("a value of type {kind}; write a string or a whole number");
+                    let why = format!(
+                        "a value of type {kind}; write a string, a whole number, true or false"
+                    );
                     self.faults.push(Fault::BadValue { place, why });
                 }
             }
@@ -177,10 +186,13 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// A string or a decimal number as text; `None` for anything else.
+/// A string, a decimal number or a boolean as text; `None` for anything else.
 fn text_of(value: &DeValue<'_>) -> Option<String> {
     if let Some(number) = value.as_integer() {
         return (number.radix() == 10).then(|| number.as_str().to_owned());
     }
-    value.as_str().map(str::to_owned)
+    match value.as_bool() {
+        Some(truth) => Some(truth.to_string()),
+        None => value.as_str().map(str::to_owned),
+    }
 }

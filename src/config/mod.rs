@@ -7,6 +7,7 @@
 //! is given decides. Every value is text of the same form in all three places, so one parser
 //! serves them all, and every fault is found before anything starts ([`Faults`]).
 
+mod cluster;
 mod fault;
 mod given;
 mod page;
@@ -15,6 +16,7 @@ mod value;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+pub use cluster::{InitialCluster, parse_member};
 pub use fault::{Fault, Faults, near};
 pub use given::Place;
 pub use sources::Sources;
@@ -25,6 +27,7 @@ use crate::{
     logging::{LogFormat, LogLevel},
     registry::Policy,
     server::http::HttpAddr,
+    storage::ClusterId,
     wire::AddressPolicy,
 };
 use given::Given;
@@ -50,6 +53,8 @@ pub struct Key {
     pub help: &'static str,
     /// What a value looks like, in one word.
     pub placeholder: &'static str,
+    /// Whether the flag alone, without a value, says `true`.
+    pub is_switch: bool,
     /// What holds when it is not given.
     pub preset: Preset,
 }
@@ -85,6 +90,7 @@ macro_rules! settings {
                 section: $section,
                 help: concat!($($help, "\n"),+),
                 placeholder: <$type as Value>::PLACEHOLDER,
+                is_switch: <$type as Value>::IS_SWITCH,
                 preset: $preset,
             },)+)+];
 
@@ -124,6 +130,26 @@ settings! {
         data_dir: PathBuf = Default("./emnetchain-data");
         /// The number of this instance in its cluster. The data directory remembers it.
         node_id: InstanceId = Default("1"), InstanceId(1)..=InstanceId(u64::MAX);
+    }
+    "Cluster" {
+        /// Where other instances reach this one; `off` for an instance that stays alone.
+        /// An address that is not loopback needs the three raft_tls keys, or insecure_cluster.
+        raft_addr: Option<SocketAddr> = Default("off");
+        /// The first members of the cluster, as the others reach them: `1=HOST:PORT,2=HOST:PORT`.
+        /// The same on all of them. Only an empty data directory is founded by it; an instance
+        /// that is not on the list looks for a cluster there, and waits to be taken in.
+        initial_cluster: InitialCluster = Default("none");
+        /// The cluster to get into, as `EMNetChain cluster status` tells it. `auto` is the one that
+        /// follows from initial_cluster. The data directory remembers it.
+        cluster_id: Option<ClusterId> = Default("auto");
+        /// The certificate of this instance (PEM); `EMNetChain cluster certs` makes all of them.
+        raft_tls_cert: Option<PathBuf> = Default("none");
+        /// The key of that certificate (PEM), readable by its owner only.
+        raft_tls_key: Option<PathBuf> = Default("none");
+        /// The certificate authority of the cluster (PEM): who has a certificate of it is let in.
+        raft_tls_ca: Option<PathBuf> = Default("none");
+        /// Whether other machines may be reached without TLS, because the network is safe.
+        insecure_cluster: bool = Default("false");
     }
     "Running" {
         /// What is logged: error, warn, info, debug or trace, for the service itself.

@@ -45,9 +45,10 @@ fn line(key: &Key, given: &Given) -> String {
     }
 }
 
-/// A TOML value: a whole number stands by itself, anything else is a string.
+/// A TOML value: a whole number and a truth stand by themselves, anything else is a string.
 fn quoted(text: &str) -> String {
-    if text.parse::<u32>().is_ok_and(|number| number.to_string() == text) {
+    let is_number = text.parse::<u32>().is_ok_and(|number| number.to_string() == text);
+    if is_number || text.parse::<bool>().is_ok() {
         return text.to_owned();
     }
     let mut quoted = String::from("\"");

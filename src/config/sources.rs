@@ -47,6 +47,9 @@ impl Sources {
         let mut given = self.collect();
         let config = Config::read(&mut given);
         given.check_addresses();
+        if let Some(config) = &config {
+            config.check_cluster(&mut given);
+        }
         match config {
             Some(config) if given.faults.is_empty() => Ok(config),
             Some(_) | None => Err(Faults(given.faults)),
@@ -144,10 +147,10 @@ mod tests {
     #[test]
     fn faults_of_the_file_name_their_lines() {
         let (sources, _file) =
-            from_file(&format!("{ADDRS}shutdown_dedline = '5s'\nnode_id = true\ngather = 'x'\n"));
+            from_file(&format!("{ADDRS}shutdown_dedline = '5s'\nnode_id = []\ngather = 'x'\n"));
         let told = sources.read().unwrap_err().to_string();
         assert!(told.contains(":3: there is no key shutdown_dedline; did you mean shutdown_deadl"));
-        assert!(told.contains(":4: node_id: a value of type boolean"), "{told}");
+        assert!(told.contains(":4: node_id: a value of type array"), "{told}");
         assert!(told.contains(":5: gather: \"x\" is not a time"), "{told}");
     }
 

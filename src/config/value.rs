@@ -6,6 +6,7 @@ use crate::{
     ids::InstanceId,
     logging::{LogFormat, LogLevel},
     server::http::HttpAddr,
+    storage::ClusterId,
     wire::AddressPolicy,
 };
 
@@ -13,6 +14,9 @@ use crate::{
 pub trait Value: Sized {
     /// What the text looks like, in one word for `--help`.
     const PLACEHOLDER: &'static str;
+
+    /// Whether a flag of this kind may stand without a value, which says `true`.
+    const IS_SWITCH: bool = false;
 
     /// Reads the text, without white space around it.
     ///
@@ -112,6 +116,41 @@ impl Value for PathBuf {
             return Err("the name of a directory is empty".to_owned());
         }
         Ok(Self::from(text))
+    }
+}
+
+impl Value for Option<PathBuf> {
+    const PLACEHOLDER: &'static str = "FILE";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "" => Err("the name of a file is empty".to_owned()),
+            "none" => Ok(None),
+            path => Ok(Some(PathBuf::from(path))),
+        }
+    }
+}
+
+impl Value for bool {
+    const PLACEHOLDER: &'static str = "true|false";
+    const IS_SWITCH: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        choose(text, &[("true", true), ("false", false)])
+    }
+}
+
+impl Value for Option<ClusterId> {
+    const PLACEHOLDER: &'static str = "ID";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(None),
+            digits if digits.len() == 32 => u128::from_str_radix(digits, 16)
+                .map(|id| Some(ClusterId(id)))
+                .map_err(|_| format!("{text:?} is not a cluster id; it has 32 digits of 0-9, a-f")),
+            _ => Err(format!("{text:?} is not a cluster id; it has 32 digits of 0-9, a-f")),
+        }
     }
 }
 

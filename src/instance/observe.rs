@@ -1,17 +1,22 @@
 //! What an operator sees: where `/metrics` and `/status` get their figures.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep};
 
 use crate::{
     cluster::Cluster,
-    ids::InstanceId,
     metrics::Metrics,
     registry::{LinkedBy, Note, Totals},
-    server::http::{Chains, HttpSources, Member, Readiness, Status},
+    server::{
+        Phase,
+        http::{Chains, HttpSources, Member, Readiness, Status},
+    },
     storage::ImageProgress,
 };
+
+/// How often it is looked whether clients can be answered.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The listeners whose connections `/status` tells.
 const LISTENERS: [&str; 4] = ["chain", "repair", "emnet", "http"];
@@ -40,6 +45,46 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
                 metrics.repair_seconds.observe(seconds(*waited_ms));
             }
             Note::TakenOut => metrics.taken_out.inc(),
+        }
+    }
+}
+
+/// What readiness follows from.
+pub(super) struct Watching {
+    pub(super) cluster: Cluster,
+    pub(super) phase: watch::Receiver<Phase>,
+    pub(super) progress: watch::Receiver<String>,
+}
+
+impl Watching {
+    /// Keeps saying whether clients can be answered now.
+    pub(super) async fn show(mut self, readiness: watch::Sender<Readiness>) -> String {
+        loop {
+            let now = self.judge();
+            readiness.send_if_modified(|shown| {
+                let is_new = *shown != now;
+                *shown = now;
+                is_new
+            });
+            tokio::select! {
+                changed = self.phase.changed() => if changed.is_err() {
+                    return "the instance is gone".to_owned();
+                },
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    fn judge(&self) -> Readiness {
+        match *self.phase.borrow() {
+            Phase::Starting => Readiness::NotReady(self.progress.borrow().clone()),
+            Phase::Serving => match self.cluster.trouble() {
+                Some(why) => Readiness::NotReady(why.to_owned()),
+                None => Readiness::Ready,
+            },
+            Phase::Draining | Phase::Stopping => {
+                Readiness::NotReady("it is being stopped".to_owned())
+            }
         }
     }
 }
@@ -89,18 +134,22 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
         let open = metrics.connections.with_label_values(&[listener]).get();
         (listener, u64::try_from(open).unwrap_or(0))
     });
-    let members = now.members.into_iter().map(|(id, known)| Member {
-        node: InstanceId(id),
+    let members = now.members.into_iter().map(|(node, known)| Member {
+        node,
         address: known.member.raft_addr,
         voter: known.voter,
         lag: known.lag,
+        silent_ms: known.silence.map(|silence| silence.as_millis() as u64),
     });
     Status {
         version: env!("CARGO_PKG_VERSION"),
-        node: InstanceId(now.node),
+        cluster: now.cluster.to_string(),
+        node: now.node,
         role: now.role,
-        leader: now.leader.map(InstanceId),
+        leader: now.leader,
         term: now.term,
+        last_log_index: now.last_log_index,
+        applied_index: now.applied_index,
         members: members.collect(),
         chains: Chains {
             count: totals.chains,

@@ -95,7 +95,8 @@ pub enum Command {
     /// From now on these settings hold.
     SetPolicy(Policy),
     /// A new life of an instance begins: the sessions of its earlier lives are gone, and their
-    /// asks wait for the resume grace.
+    /// asks wait for the resume grace. The instance says so itself, or the leader says it of an
+    /// instance that has died.
     Start {
         /// The instance.
         instance: InstanceId,
@@ -104,4 +105,20 @@ pub enum Command {
     },
     /// Nothing but the passing of time.
     Tick,
+}
+
+impl Command {
+    /// The session that it comes from, if it comes from one.
+    pub fn session(&self) -> Option<SessionId> {
+        match self {
+            Self::AddPeer { session, .. }
+            | Self::AskIp { session, .. }
+            | Self::Connect { session, .. }
+            | Self::Delivered { session }
+            | Self::Disconnect { session }
+            | Self::HalfClose { session }
+            | Self::Reconnect { session, .. } => Some(*session),
+            Self::SetPolicy(_) | Self::Start { .. } | Self::Tick => None,
+        }
+    }
 }

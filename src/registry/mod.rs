@@ -158,6 +158,18 @@ impl Registry {
         self.image.meta.instances.get(&instance).map(|known| known.incarnation).unwrap_or_default()
     }
 
+    /// The instances whose sessions hold asks, each with its present life.
+    pub fn instances_that_hold_asks(&self) -> Vec<(InstanceId, Incarnation)> {
+        let known = self.image.meta.instances.iter();
+        let holds = |id: InstanceId, life: Incarnation| {
+            let first = SessionId { instance: id, incarnation: life, connection: 0 };
+            let mut later = self.index.sessions.range((first, index::LOWEST)..);
+            later.next().is_some_and(|(session, _)| session.instance == id)
+        };
+        let lives = known.map(|(id, known)| (*id, known.incarnation));
+        lives.filter(|(id, life)| holds(*id, *life)).collect()
+    }
+
     /// When the next deadline passes; a [`Command::Tick`] at that time carries it out.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.index.timers.first().map(|(at, _)| *at)

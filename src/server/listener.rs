@@ -73,12 +73,13 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts until the instance drains, and returns when it stops and the sessions are closed.
+    /// Accepts from the time when the instance serves until it drains, and returns when it stops and the sessions are closed.
     ///
     /// # Errors
     /// If the listener breaks, or a session panics: half a service must not live on.
     pub(super) async fn run(mut self) -> Result<(), ServerError> {
         let mut sessions = JoinSet::new();
+        reached(&mut self.phase, Phase::Serving).await;
         self.accept_all(&mut sessions).await?;
         let Self { listener, outbox, edge, mut phase, .. } = self;
         drop(listener); // newcomers are sent elsewhere at once

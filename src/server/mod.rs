@@ -60,8 +60,10 @@ use crate::{
 /// How far an instance is on its way to its end. It never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    /// New clients are welcome.
+    /// Nothing can be answered yet; connections wait in the kernel. Datagrams are answered.
     #[default]
+    Starting,
+    /// New clients are welcome.
     Serving,
     /// No new connections; those that exist go on. Datagrams are answered.
     Draining,

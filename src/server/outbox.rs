@@ -1,4 +1,5 @@
-//! The sessions of this life of this instance, by connection, and the way effects take to them.
+//! The sessions of this instance, and the way effects take to them. A session belongs to the life of
+//! the instance in which it began; when a life is over, its sessions are closed.
 //!
 //! One dispatcher task hands the registry's effects over in order, and each message is written
 //! before the next effect is looked at. Hence of one link the head's message is on the wire
@@ -19,25 +20,31 @@ use crate::{
     registry::Effect,
 };
 
-/// Carries effects out for the sessions of one life of one instance.
+/// Carries effects out for the sessions of one instance.
 #[derive(Debug)]
 pub struct Outbox {
     instance: InstanceId,
-    incarnation: Incarnation,
     metrics: Metrics,
     sessions: Mutex<Sessions>,
 }
 
 #[derive(Debug, Default)]
 struct Sessions {
+    life: Incarnation,
     opened: u64,
-    lines: BTreeMap<u64, Arc<Line>>,
+    lines: BTreeMap<SessionId, Arc<Line>>,
 }
 
 impl Outbox {
-    /// An outbox without sessions.
-    pub fn new(instance: InstanceId, incarnation: Incarnation, metrics: Metrics) -> Self {
-        Self { instance, incarnation, metrics, sessions: Mutex::default() }
+    /// An outbox without sessions, before the first life.
+    pub fn new(instance: InstanceId, metrics: Metrics) -> Self {
+        Self { instance, metrics, sessions: Mutex::default() }
+    }
+
+    /// A new life begins: sessions are of it from now on, and those of the last one are closed.
+    pub fn begin(&self, life: Incarnation) {
+        self.lock().life = life;
+        self.stop_all();
     }
 
     /// Carries out what concerns sessions of this outbox, in order, and drops the rest. Never
@@ -67,7 +74,7 @@ impl Outbox {
 
     /// Tells every session to close; their asks stay in the registry, for the clients will knock
     /// on another instance.
-    pub(super) fn stop_all(&self) {
+    pub fn stop_all(&self) {
         let lines: Vec<_> = self.lock().lines.values().cloned().collect();
         lines.iter().for_each(|line| line.order(Order::Stop));
     }
@@ -76,16 +83,17 @@ impl Outbox {
     pub(super) fn enter(self: &Arc<Self>, line: &Arc<Line>) -> Seat {
         let mut sessions = self.lock();
         sessions.opened += 1;
-        let connection = sessions.opened;
-        sessions.lines.insert(connection, Arc::clone(line));
-        Seat { outbox: Arc::clone(self), connection }
+        let (instance, incarnation) = (self.instance, sessions.life);
+        let session = SessionId { instance, incarnation, connection: sessions.opened };
+        sessions.lines.insert(session, Arc::clone(line));
+        Seat { outbox: Arc::clone(self), session }
     }
 
     fn line(&self, session: SessionId) -> Option<Arc<Line>> {
-        if (session.instance, session.incarnation) != (self.instance, self.incarnation) {
+        if session.instance != self.instance {
             return None;
         }
-        self.lock().lines.get(&session.connection).cloned()
+        self.lock().lines.get(&session).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
@@ -97,21 +105,17 @@ impl Outbox {
 #[derive(Debug)]
 pub(super) struct Seat {
     outbox: Arc<Outbox>,
-    connection: u64,
+    session: SessionId,
 }
 
 impl Seat {
     pub(super) fn session(&self) -> SessionId {
-        SessionId {
-            instance: self.outbox.instance,
-            incarnation: self.outbox.incarnation,
-            connection: self.connection,
-        }
+        self.session
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.outbox.lock().lines.remove(&self.connection);
+        self.outbox.lock().lines.remove(&self.session);
     }
 }

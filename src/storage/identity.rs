@@ -35,7 +35,7 @@ const SNAPSHOT_DIR: &str = "snapshot";
 pub(super) const WAY_OUT: &str = "restore the whole data directory from a backup, or start with \
                                   an empty one (in a cluster: join it under a new node id)";
 
-/// 128 random bits, drawn when a cluster begins.
+/// 128 bits that no other cluster has: random, or derived from the list of its first members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ClusterId(pub u128);
 
@@ -44,6 +44,14 @@ impl ClusterId {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;
         Ok(Self(u128::from_be_bytes(bytes)))
+    }
+
+    /// The id that follows from a text: the same for all that begin with the same one (FNV-1a).
+    pub fn derived_from(text: &str) -> Self {
+        const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+        const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+        let step = |hash: u128, byte: &u8| (hash ^ u128::from(*byte)).wrapping_mul(PRIME);
+        Self(text.as_bytes().iter().fold(OFFSET, step))
     }
 }
 
@@ -79,12 +87,17 @@ pub(super) struct DirLock {
 }
 
 impl DataDir {
-    /// Locks the directory, creates it if need be, and makes sure that it belongs to `node`.
+    /// Locks the directory, creates it if need be, and makes sure that it belongs to `node`. A new
+    /// directory becomes that of the given cluster, or of a new one.
     ///
     /// # Errors
     /// [`StorageError::Locked`] while another process holds it, [`StorageError::Foreign`] if it
     /// is another node's, [`StorageError::Damaged`] if it has lost its identity or its raft log.
-    pub fn open(path: &Path, node: InstanceId) -> Result<Self, StorageError> {
+    pub fn open(
+        path: &Path,
+        node: InstanceId,
+        cluster: Option<ClusterId>,
+    ) -> Result<Self, StorageError> {
         if !path.is_dir() {
             let named = |fault| DiskFault { operation: "create the data directory", ..fault };
             files::create_dir(path).map_err(named)?;
@@ -93,7 +106,7 @@ impl DataDir {
         let lock = DirLock::take(path)?;
         let identity = match read_identity(path)? {
             Some(identity) => identity,
-            None => found_identity(path, node)?,
+            None => found_identity(path, node, cluster)?,
         };
         if identity.node != node {
             return Err(StorageError::Foreign {
@@ -212,7 +225,11 @@ pub(super) fn snapshot_dir(path: &Path) -> PathBuf {
 }
 
 /// Founds the identity of an empty directory.
-fn found_identity(path: &Path, node: InstanceId) -> Result<Identity, StorageError> {
+fn found_identity(
+    path: &Path,
+    node: InstanceId,
+    cluster: Option<ClusterId>,
+) -> Result<Identity, StorageError> {
     for name in [RAFT_DIR, REGISTRY_DIR, SNAPSHOT_DIR] {
         if !files::list(&path.join(name))?.is_empty() {
             return Err(StorageError::Damaged {
@@ -222,7 +239,10 @@ fn found_identity(path: &Path, node: InstanceId) -> Result<Identity, StorageErro
             });
         }
     }
-    let cluster = ClusterId::random().map_err(files::failed("draw a cluster id for", path))?;
+    let cluster = match cluster {
+        Some(cluster) => cluster,
+        None => ClusterId::random().map_err(files::failed("draw a cluster id for", path))?,
+    };
     let identity = Identity { cluster, node, initialised: false };
     write_identity(path, identity)?;
     Ok(identity)
@@ -305,11 +325,11 @@ mod tests {
     fn a_directory_keeps_its_identity() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("deep/data");
-        let first = DataDir::open(&path, NODE).unwrap();
+        let first = DataDir::open(&path, NODE, None).unwrap();
         assert!(first.is_new());
         let cluster = first.cluster_id();
         drop(first);
-        let again = DataDir::open(&path, NODE).unwrap();
+        let again = DataDir::open(&path, NODE, None).unwrap();
         assert_eq!((again.cluster_id(), again.node_id(), again.is_new()), (cluster, NODE, true));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         for name in [LOCK_FILE, IDENTITY_FILE] {
@@ -321,13 +341,13 @@ mod tests {
     #[test]
     fn a_second_process_and_another_node_are_refused() {
         let temp = tempfile::tempdir().unwrap();
-        let held = DataDir::open(temp.path(), NODE).unwrap();
-        let error = DataDir::open(temp.path(), NODE).unwrap_err();
+        let held = DataDir::open(temp.path(), NODE, None).unwrap();
+        let error = DataDir::open(temp.path(), NODE, None).unwrap_err();
         assert!(matches!(&error, StorageError::Locked { .. }), "{error}");
         assert!(error.to_string().contains("another process"), "{error}");
         assert!(error.to_string().contains(&temp.path().display().to_string()), "{error}");
         drop(held);
-        let error = DataDir::open(temp.path(), InstanceId(4)).unwrap_err();
+        let error = DataDir::open(temp.path(), InstanceId(4), None).unwrap_err();
         assert!(matches!(error, StorageError::Foreign { .. }), "{error}");
         assert_eq!(error.exit_code(), 78);
     }
@@ -335,14 +355,14 @@ mod tests {
     #[test]
     fn a_directory_that_lost_its_raft_log_is_refused() {
         let temp = tempfile::tempdir().unwrap();
-        let mut dir = DataDir::open(temp.path(), NODE).unwrap();
+        let mut dir = DataDir::open(temp.path(), NODE, None).unwrap();
         fs::create_dir(dir.raft_dir()).unwrap();
         fs::write(dir.raft_dir().join("log"), "entries").unwrap();
         dir.mark_initialised().unwrap();
         drop(dir);
-        assert!(!DataDir::open(temp.path(), NODE).unwrap().is_new());
+        assert!(!DataDir::open(temp.path(), NODE, None).unwrap().is_new());
         fs::remove_dir_all(temp.path().join(RAFT_DIR)).unwrap();
-        let error = DataDir::open(temp.path(), NODE).unwrap_err();
+        let error = DataDir::open(temp.path(), NODE, None).unwrap_err();
         assert!(error.to_string().contains("the raft log is missing"), "{error}");
     }
 
@@ -351,14 +371,14 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         fs::create_dir(temp.path().join(SNAPSHOT_DIR)).unwrap();
         fs::write(temp.path().join(SNAPSHOT_DIR).join("1.snap"), "x").unwrap();
-        let error = DataDir::open(temp.path(), NODE).unwrap_err();
+        let error = DataDir::open(temp.path(), NODE, None).unwrap_err();
         assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
     }
 
     #[test]
     fn no_flipped_bit_of_the_identity_goes_unseen() {
         let temp = tempfile::tempdir().unwrap();
-        drop(DataDir::open(temp.path(), NODE).unwrap());
+        drop(DataDir::open(temp.path(), NODE, None).unwrap());
         let path = temp.path().join(IDENTITY_FILE);
         let good = fs::read(&path).unwrap();
         let identity = parse_identity(&good).unwrap();

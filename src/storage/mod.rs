@@ -55,7 +55,7 @@ pub use snapshot::SnapshotFile;
 pub use start::LogEnds;
 pub use state_machine::{RegistryView, SnapshotBuilder, StateMachine, StateMachineOptions};
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
@@ -73,22 +73,28 @@ pub struct Stores {
     pub view: RegistryView,
     /// How far the image on disk is.
     pub image: ImageProgress,
+    /// The cluster that the directory belongs to.
+    pub cluster: ClusterId,
+    /// Where snapshots live.
+    pub snapshot_dir: PathBuf,
 }
 
 impl Stores {
     /// Opens the data directory of `node`, in the order told above. What entries bring about will
-    /// come out of `effects`' other end.
+    /// come out of `effects`' other end. A new directory becomes that of the given cluster, or of a
+    /// new one.
     ///
     /// # Errors
     /// If the directory is in use, another node's, damaged beyond healing, or cannot be read.
     pub fn open(
         path: &Path,
         node: InstanceId,
+        cluster: Option<ClusterId>,
         effects: mpsc::Sender<Applied>,
         metrics: &Metrics,
         faults: &FaultReporter,
     ) -> Result<Self, StorageError> {
-        let mut dir = DataDir::open(path, node)?;
+        let mut dir = DataDir::open(path, node, cluster)?;
         let log = LogStore::open(LogOptions {
             dir: dir.raft_dir(),
             cluster_id: dir.cluster_id().0.to_be_bytes(),
@@ -99,6 +105,7 @@ impl Stores {
         let ends = LogEnds { purged: log.purged(), last: log.last() };
         let options = StateMachineOptions::new(effects, metrics.clone(), faults.clone());
         let (machine, view, image) = StateMachine::open(&mut dir, ends, options)?;
-        Ok(Self { log, machine, view, image })
+        let (cluster, snapshot_dir) = (dir.cluster_id(), dir.snapshot_dir());
+        Ok(Self { log, machine, view, image, cluster, snapshot_dir })
     }
 }

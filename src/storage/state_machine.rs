@@ -10,7 +10,10 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::{Stream, StreamExt as _};
@@ -74,6 +77,7 @@ pub struct StateMachine {
     progress: ImageProgress,
     snapshots: SnapshotDir,
     deadline: watch::Sender<Option<Timestamp>>,
+    installed: Arc<AtomicU64>,
     options: StateMachineOptions,
 }
 
@@ -82,6 +86,7 @@ pub struct StateMachine {
 pub struct RegistryView {
     registry: Arc<Mutex<Registry>>,
     deadline: watch::Receiver<Option<Timestamp>>,
+    installed: Arc<AtomicU64>,
 }
 
 impl RegistryView {
@@ -89,6 +94,12 @@ impl RegistryView {
     /// of [`Registry::image`], which is cheap.
     pub fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
         look(&lock(&self.registry))
+    }
+
+    /// How many snapshots have taken the place of the registry. What the entries that they stand for
+    /// brought about was never sent as effects.
+    pub fn installed(&self) -> u64 {
+        self.installed.load(Ordering::Acquire)
     }
 
     /// Follows [`Registry::next_deadline`]; it is renewed after each entry that changes it.
@@ -131,7 +142,12 @@ impl StateMachine {
         }
         let (deadline, watch) = watch::channel(registry.next_deadline());
         let registry = Arc::new(Mutex::new(registry));
-        let view = RegistryView { registry: Arc::clone(&registry), deadline: watch };
+        let installed = Arc::default();
+        let view = RegistryView {
+            registry: Arc::clone(&registry),
+            deadline: watch,
+            installed: Arc::clone(&installed),
+        };
         let machine = Self {
             registry,
             at,
@@ -139,6 +155,7 @@ impl StateMachine {
             progress: progress.clone(),
             snapshots,
             deadline,
+            installed,
             options,
         };
         Ok((machine, view, progress))
@@ -203,6 +220,7 @@ impl StateMachine {
             let mut slot = lock(&self.registry);
             *slot = registry;
             publish_deadline(&self.deadline, &slot);
+            self.installed.fetch_add(1, Ordering::Release);
         }
         self.options.metrics.raft_applied_index.set(gauge_of(&at));
         self.options.metrics.snapshot_bytes.set(signed(snapshot.bytes()));

@@ -10,9 +10,10 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    cluster::{admin::Change, found::Standing, proposer::Written},
     ids::InstanceId,
     raft::{TypeConfig, Vote},
-    registry::{BatchId, Command, Verdict},
+    registry::{BatchId, Command},
 };
 
 /// What one instance asks of another. New kinds are added at the end: the encoding counts them.
@@ -40,6 +41,10 @@ pub enum Request {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
     /// Raft: vote for me.
     Vote(VoteRequest<TypeConfig>),
+    /// My log is empty, and I want to get into the cluster: how do you stand?
+    Introduce,
+    /// Change the cluster, for you lead.
+    Change(Change),
 }
 
 /// The answer to a [`Request`] of the same name.
@@ -50,13 +55,17 @@ pub enum Response {
     /// The request was not carried out, as far as is known; the reason is for people.
     Failed(String),
     /// To a proposal: it was applied, with this result.
-    Proposed(Verdict),
+    Proposed(Written),
     /// To a snapshot: it is installed, unless the vote in here is a higher one.
     Snapshot(SnapshotResponse<TypeConfig>),
     /// To the transfer of the leadership.
     TransferLeader(TransferLeaderResponse<TypeConfig>),
     /// To either kind of vote.
     Vote(VoteResponse<TypeConfig>),
+    /// To an introduction.
+    Introduced(Standing),
+    /// To a change: it is made. The sentence is for people.
+    Changed(String),
 }
 
 impl Request {
@@ -68,6 +77,7 @@ impl Request {
             Self::Propose { batch, .. } => return batch.map(|batch| batch.instance),
             Self::Snapshot { vote, .. } => vote,
             Self::TransferLeader(rpc) => rpc.from_leader(),
+            Self::Introduce | Self::Change(_) => return None,
         };
         Some(InstanceId(*vote.leader_id.node_id()))
     }

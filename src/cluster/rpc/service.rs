@@ -14,7 +14,7 @@ use futures_util::{
 use openraft::{
     Raft,
     errors::Fatal,
-    raft::{AppendEntriesRequest, StreamAppendResult},
+    raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -26,13 +26,17 @@ use super::{
 };
 use crate::{
     cluster::{
+        admin,
+        contact::Contact,
+        found::Standing,
         proposer::Writer,
         transport::{Lane, Stream},
     },
     ids::InstanceId,
     metrics::Metrics,
     raft::TypeConfig,
-    storage::{ClusterId, StateMachine},
+    registry::Registry,
+    storage::{ClusterId, RegistryView, StateMachine},
 };
 
 /// Requests of one connection that are worked on; beyond it, no more are read.
@@ -55,6 +59,10 @@ pub struct ServiceOptions {
     pub cluster: ClusterId,
     /// Where snapshots are received; see [`crate::storage::SnapshotFile::received`].
     pub snapshot_dir: PathBuf,
+    /// The registry as it is applied here.
+    pub view: RegistryView,
+    /// Told whenever the leader is heard.
+    pub contact: Contact,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -117,17 +125,23 @@ impl Service {
     ) -> Result<(), ServeError> {
         match lane {
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
-            Lane::Calls => answer(stream, peer, Calls::new(self)).await,
+            Lane::Calls => answer(stream, peer, Calls::new(self, peer)).await,
             Lane::Snapshot => snapshot::receive(self, stream, peer).await,
         }
     }
 
-    async fn carry_out(&self, request: Request) -> Response {
+    async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
         let raft = &self.0.raft;
         match request {
-            Request::AppendEntries(rpc) => {
-                raft.append_entries(rpc).await.map_or_else(failed, Response::AppendEntries)
-            }
+            Request::AppendEntries(rpc) => match raft.append_entries(rpc).await {
+                Ok(answer) => {
+                    if answer == AppendEntriesResponse::Success {
+                        self.0.contact.heard_now();
+                    }
+                    Response::AppendEntries(answer)
+                }
+                Err(error) => failed(error),
+            },
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
                 let writing = timeout(PROPOSE_WAIT_MAX, self.0.proposals.write(batch, commands));
@@ -142,6 +156,18 @@ impl Service {
                 handled.map_or_else(failed, Response::TransferLeader)
             }
             Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(failed, Response::Vote),
+            Request::Introduce => match raft.is_initialized().await {
+                Ok(founded) => {
+                    let lived = |registry: &Registry| registry.incarnation(peer).0 > 0;
+                    let known = self.0.view.read(lived);
+                    Response::Introduced(Standing { founded, known })
+                }
+                Err(error) => failed(error),
+            },
+            Request::Change(change) => {
+                let changed = admin::carry_out(raft, &self.0.view, change).await;
+                changed.map_or_else(failed, Response::Changed)
+            }
         }
     }
 }
@@ -206,19 +232,20 @@ async fn answer(
 /// Calls are worked on side by side.
 struct Calls<'a> {
     service: &'a Service,
+    peer: InstanceId,
     running: FuturesUnordered<BoxFuture<'a, (u64, Response)>>,
 }
 
 impl<'a> Calls<'a> {
-    fn new(service: &'a Service) -> Self {
-        Self { service, running: FuturesUnordered::new() }
+    fn new(service: &'a Service, peer: InstanceId) -> Self {
+        Self { service, peer, running: FuturesUnordered::new() }
     }
 }
 
 impl Work for Calls<'_> {
     fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError> {
-        let service = self.service;
-        self.running.push(Box::pin(async move { (id, service.carry_out(request).await) }));
+        let (service, peer) = (self.service, self.peer);
+        self.running.push(Box::pin(async move { (id, service.carry_out(request, peer).await) }));
         Ok(())
     }
 

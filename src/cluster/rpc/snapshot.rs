@@ -81,13 +81,8 @@ pub async fn send(
     match frame::decode(&answer.body) {
         Ok(Response::Snapshot(response)) => Ok(response),
         Ok(Response::Failed(why)) => Err(CallError::Failed(why)),
-        Ok(
-            Response::AppendEntries(_)
-            | Response::Proposed(_)
-            | Response::TransferLeader(_)
-            | Response::Vote(_),
-        )
-        | Err(_) => Err(CallError::Mismatched),
+        Ok(_other) => Err(CallError::Mismatched),
+        Err(_) => Err(CallError::Mismatched),
     }
 }
 

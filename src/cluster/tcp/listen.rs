@@ -74,27 +74,10 @@ struct Guest {
 }
 
 impl RpcServer {
-    /// Binds the address. Connections wait until [`RpcServer::run`].
-    ///
-    /// # Errors
-    /// If the address is taken, not ours or forbidden.
-    pub async fn bind(
-        address: SocketAddr,
-        me: NodeName,
-        security: Security,
-        metrics: Metrics,
-    ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
+    /// A server for the instance `me`. Connections wait until [`RpcServer::run`].
+    pub fn new(listener: TcpListener, me: NodeName, security: Security, metrics: Metrics) -> Self {
         let door = Door { me, security, metrics, open: Mutex::default() };
-        Ok(Self { listener, door: Arc::new(door) })
-    }
-
-    /// Where it listens.
-    ///
-    /// # Errors
-    /// If the system does not say.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        Self { listener, door: Arc::new(door) }
     }
 
     /// Takes connections and serves them; ends only by failing. Dropping the future closes all.

@@ -75,7 +75,7 @@ pub enum Security {
      the registry: give --raft-tls-cert, --raft-tls-key and --raft-tls-ca (`EMNetChain cluster \
      certs` makes them), or --insecure-cluster if the network is safe"
 )]
-pub struct Unprotected(SocketAddr);
+pub struct Unprotected(pub SocketAddr);
 
 impl Security {
     /// What protects an instance that listens on `address` for others: TLS if there is one;

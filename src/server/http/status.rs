@@ -11,6 +11,8 @@ use crate::ids::InstanceId;
 pub struct Status {
     /// The version of the program.
     pub version: &'static str,
+    /// The cluster, in 32 hexadecimal digits.
+    pub cluster: String,
     /// This instance.
     pub node: InstanceId,
     /// What it is in its cluster: leader, follower, candidate, learner or shutdown.
@@ -19,6 +21,10 @@ pub struct Status {
     pub leader: Option<InstanceId>,
     /// The raft term.
     pub term: u64,
+    /// The last entry in this instance's log.
+    pub last_log_index: u64,
+    /// The last entry that is applied here.
+    pub applied_index: u64,
     /// All members, by number.
     pub members: Vec<Member>,
     /// The chains, in figures.
@@ -38,6 +44,8 @@ pub struct Member {
     pub voter: bool,
     /// How many entries it lags behind the leader; only the leader knows.
     pub lag: Option<u64>,
+    /// For how many milliseconds the leader has not heard it; only the leader knows.
+    pub silent_ms: Option<u64>,
 }
 
 /// The chains, in figures; those of the whole cluster.

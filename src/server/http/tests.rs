@@ -23,15 +23,19 @@ impl Bench {
         let (readiness, receiver) = watch::channel(Readiness::NotReady("no leader".into()));
         let status = Arc::new(|| Status {
             version: "1.2.3",
+            cluster: "c1".to_owned(),
             node: InstanceId(2),
             role: "follower",
             leader: None,
             term: 7,
+            last_log_index: 9,
+            applied_index: 8,
             members: vec![Member {
                 node: InstanceId(2),
                 address: String::new(),
                 voter: true,
                 lag: None,
+                silent_ms: None,
             }],
             chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
             connections: BTreeMap::from([("chain", 3)]),
@@ -97,9 +101,10 @@ async fn status_is_json_of_a_fixed_shape() {
     let bench = Bench::start(HttpOptions::default()).await;
     let answer = bench.ask("GET /status").await;
     assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
-    let expected = r#"{"version":"1.2.3","node":2,"role":"follower","leader":null,"term":7,"#
+    let expected = r#"{"version":"1.2.3","cluster":"c1","node":2,"role":"follower","leader":null,"#
         .to_owned()
-        + r#""members":[{"node":2,"address":"","voter":true,"lag":null}],"#
+        + r#""term":7,"last_log_index":9,"applied_index":8,"#
+        + r#""members":[{"node":2,"address":"","voter":true,"lag":null,"silent_ms":null}],"#
         + r#""chains":{"count":1,"clients":3,"asks":2,"links":2,"broken_links":0,"#
         + r#""repairs_pending":0},"connections":{"chain":3}}"#;
     assert!(answer.ends_with(&expected), "{answer}");

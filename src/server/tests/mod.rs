@@ -50,7 +50,8 @@ impl Bench {
         let servers = Servers::bind(&wanted, options).unwrap();
         let addresses = servers.addresses();
         let metrics = Metrics::new();
-        let outbox = Arc::new(Outbox::new(InstanceId(1), Incarnation(2), metrics.clone()));
+        let outbox = Arc::new(Outbox::new(InstanceId(1), metrics.clone()));
+        outbox.begin(Incarnation(2));
         let (sender, commands) = mpsc::channel(1024);
         let (phase, seen) = watch::channel(Phase::Serving);
         let tasks = servers.serve(sender, &outbox, &metrics, &seen);

@@ -97,7 +97,7 @@ async fn a_killed_process_loses_only_what_was_not_flushed() {
         let durable = writing.progress.durable();
         // The writer goes on while the files are copied, as it would until the kill.
         let killed = copy_of(dir.path());
-        let copy = DataDir::open(killed.path(), NODE).unwrap();
+        let copy = DataDir::open(killed.path(), NODE, None).unwrap();
         let last = model.at.last_log_id.map_or(0, |last| last.index);
         let restored = restore(&copy, ends(None, last)).unwrap();
         model.assert_was(&restored, "after a kill");
@@ -113,7 +113,7 @@ async fn a_killed_process_loses_only_what_was_not_flushed() {
 #[tokio::test]
 async fn a_kill_while_the_image_is_replaced_is_healed() {
     let (temp, model) = filled(Random::new("a_kill_while_the_image"), 300, 299).await;
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     // Each sync of the new image is a kill point.
     let kills = Arc::new(Mutex::new(Vec::new()));
     let (path, seen) = (dir.path().to_path_buf(), Arc::clone(&kills));
@@ -130,7 +130,7 @@ async fn a_kill_while_the_image_is_replaced_is_healed() {
     fs::remove_dir_all(between.path().join("registry")).unwrap();
     kills.push(between);
     for killed in kills {
-        let copy = DataDir::open(killed.path(), NODE).unwrap();
+        let copy = DataDir::open(killed.path(), NODE, None).unwrap();
         let restored = restore(&copy, ends(Some(299), 299)).unwrap();
         assert_eq!(restored.at, model.at);
         model.assert_was(&restored, "after a kill");
@@ -174,7 +174,7 @@ async fn a_value_that_is_too_large_stops_the_writer() {
 #[tokio::test]
 async fn an_open_that_hangs_ends_the_start_and_the_next_one_heals() {
     let (temp, model) = filled(Random::new("an_open_that_hangs"), 50, 20).await;
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let hurried = Options { open_deadline: Duration::ZERO, ..Options::default() };
     let error = start::restore(&dir, ends(Some(20), 49), Some(&hurried)).unwrap_err();
     assert_eq!(error.exit_code(), 78);

@@ -57,7 +57,7 @@ async fn every_damage_of_the_image_is_healed() {
     let mut random = Random::new("every_damage_of_the_image");
     let (base, model) = filled(Random(random.next()), ENTRIES, COVERED).await;
     // A second life, so that sled has written its own `snap.` file.
-    let dir = DataDir::open(base.path(), NODE).unwrap();
+    let dir = DataDir::open(base.path(), NODE, None).unwrap();
     drop(restore(&dir, ends(None, ENTRIES - 1)).unwrap());
     drop(dir);
     let count = image_files(base.path()).len();
@@ -70,7 +70,7 @@ async fn every_damage_of_the_image_is_healed() {
         damage(file, harm, &mut random);
         let context = format!("{harm:?} of {}", file.display());
         let purged = (random.below(2) == 0).then_some(COVERED);
-        let dir = DataDir::open(copy.path(), NODE).unwrap();
+        let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         let restored = restore(&dir, ends(purged, ENTRIES - 1)).expect(&context);
         model.assert_was(&restored, &context);
         assert!(restored.at.last_log_id >= purged.map(log_id), "{context}: a gap to the log");
@@ -94,7 +94,7 @@ async fn every_damage_of_the_image_is_healed() {
 #[tokio::test]
 async fn a_deleted_image_is_healed_and_a_damaged_one_is_kept_aside() {
     let (base, model) = filled(Random::new("a_deleted_image"), ENTRIES, COVERED).await;
-    let dir = DataDir::open(base.path(), NODE).unwrap();
+    let dir = DataDir::open(base.path(), NODE, None).unwrap();
     for round in 1..=3 {
         for file in image_files(base.path()) {
             fs::write(file, "rubbish, and more of it").unwrap();
@@ -136,7 +136,7 @@ async fn a_tree_that_does_not_agree_with_its_stamp_is_no_image() {
         tamper(&db);
         db.flush().unwrap();
         drop(db);
-        let dir = DataDir::open(copy.path(), NODE).unwrap();
+        let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         let found = image::open(&dir.registry_dir(), dir.cluster_id(), &image::Options::default());
         assert!(matches!(found, Ok(image::Found::Damaged(_))), "number {number} goes unseen");
     }
@@ -155,7 +155,7 @@ async fn every_damage_of_a_snapshot_is_seen() {
         if fs::read(&file).is_ok_and(|after| after == before) {
             continue; // the page was zero already
         }
-        let dir = DataDir::open(copy.path(), NODE).unwrap();
+        let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         let restored = restore(&dir, ends(Some(COVERED), ENTRIES - 1)).unwrap();
         model.assert_was(&restored, "from the image");
         assert!(restored.disk.is_some());
@@ -184,7 +184,7 @@ async fn damage_of_both_is_refused_unless_the_log_is_whole() {
         let harm = HARMS[round % HARMS.len()];
         damage(&snapshot_file(copy.path()), harm, &mut random);
         damage(&copy.path().join("registry/db"), harm, &mut random);
-        let dir = DataDir::open(copy.path(), NODE).unwrap();
+        let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         match restore(&dir, ends(Some(COVERED), ENTRIES - 1)) {
             Ok(restored) => {
                 // The harm to sled's file hit nothing that lives.
@@ -215,7 +215,7 @@ async fn files_of_another_cluster_are_refused() {
         let copy = copy_of(ours.path());
         fs::remove_dir_all(copy.path().join(part)).unwrap();
         super::super::check::copy_dir(&theirs.path().join(part), &copy.path().join(part)).unwrap();
-        let dir = DataDir::open(copy.path(), NODE).unwrap();
+        let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         let error = restore(&dir, ends(None, 29)).unwrap_err();
         assert!(matches!(error, StorageError::Foreign { .. }), "{part}: {error}");
     }
@@ -226,7 +226,7 @@ async fn a_file_in_blobs_makes_an_image_worthless() {
     let (temp, model) = filled(Random::new("a_file_in_blobs"), 40, 20).await;
     // sled itself removes those whose number lies beyond its log.
     fs::write(temp.path().join("registry/blobs/1"), "never synced").unwrap();
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let restored = restore(&dir, ends(Some(20), 39)).unwrap();
     assert_eq!(restored.at.last_log_id, Some(log_id(20)));
     model.assert_was(&restored, "from the snapshot");
@@ -236,7 +236,7 @@ async fn a_file_in_blobs_makes_an_image_worthless() {
 #[tokio::test]
 async fn a_snapshot_with_a_gap_to_the_log_is_not_offered() {
     let (temp, _) = filled(Random::new("a_snapshot_with_a_gap"), 60, 20).await;
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let offered = |log| {
         let file: Option<SnapshotFile> = restore(&dir, log).unwrap().snapshots.current();
         file.is_some()

@@ -64,7 +64,7 @@ async fn position_and_members_survive_a_restart() {
     drop((machine, dir));
     soon(progress.ended()).await;
 
-    let mut dir = DataDir::open(temp.path(), NODE).unwrap();
+    let mut dir = DataDir::open(temp.path(), NODE, None).unwrap();
     assert!(!dir.is_new());
     let ((mut machine, ..), _effects) = open(&mut dir, ends(None, 4));
     assert_eq!(machine.applied_state().await.unwrap(), (applied, membership));
@@ -81,7 +81,7 @@ async fn a_log_that_lost_applied_entries_is_refused_where_nobody_else_has_them()
         drop((machine, dir));
         soon(progress.ended()).await;
 
-        let dir = DataDir::open(temp.path(), NODE).unwrap();
+        let dir = DataDir::open(temp.path(), NODE, None).unwrap();
         assert!(restore(&dir, ends(None, 1)).is_ok());
         match restore(&dir, ends(None, 0)) {
             Ok(_) => assert!(accepted),
@@ -98,10 +98,10 @@ async fn the_lock_lasts_until_the_last_write() {
     let (temp, mut dir) = new_dir();
     let ((machine, _, mut progress), _effects) = open(&mut dir, LogEnds::default());
     drop(dir);
-    assert!(matches!(DataDir::open(temp.path(), NODE), Err(StorageError::Locked { .. })));
+    assert!(matches!(DataDir::open(temp.path(), NODE, None), Err(StorageError::Locked { .. })));
     drop(machine);
     soon(progress.ended()).await;
-    DataDir::open(temp.path(), NODE).unwrap();
+    DataDir::open(temp.path(), NODE, None).unwrap();
 }
 
 #[tokio::test]
@@ -133,11 +133,11 @@ async fn an_installed_snapshot_replaces_registry_and_image() {
     fs::copy(theirs.path().join("identity.json"), taken.path().join("identity.json")).unwrap();
     fs::create_dir(taken.path().join("raft")).unwrap();
     fs::write(taken.path().join("raft/log"), "entries").unwrap();
-    let mut dir = DataDir::open(taken.path(), NODE).unwrap();
+    let mut dir = DataDir::open(taken.path(), NODE, None).unwrap();
     let ((mut machine, view, mut progress), _effects) = open(&mut dir, LogEnds::default());
     apply(&mut machine, vec![entry(0, members(&[1])), entry(1, nothing())]).await;
 
-    let their_dir = DataDir::open(theirs.path(), NODE).unwrap();
+    let their_dir = DataDir::open(theirs.path(), NODE, None).unwrap();
     let file = restore(&their_dir, ends(None, 79)).unwrap().snapshots.current().unwrap();
     let received = taken.path().join("snapshot/received.new");
     fs::copy(file.path(), &received).unwrap();
@@ -154,7 +154,7 @@ async fn an_installed_snapshot_replaces_registry_and_image() {
     soon(progress.ended()).await;
 
     // openraft has cut its log back to the snapshot by now.
-    let mut dir = DataDir::open(taken.path(), NODE).unwrap();
+    let mut dir = DataDir::open(taken.path(), NODE, None).unwrap();
     let ((mut machine, view, _), _effects) = open(&mut dir, ends(Some(79), 80));
     assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(80)));
     view.read(|registry| assert_eq!(registry.image().records, model.image.records));

@@ -176,7 +176,7 @@ fn record(random: &mut Random) -> Record {
 /// A data directory with something in `raft/`, as if the log were open.
 fn new_dir() -> (TempDir, DataDir) {
     let temp = tempfile::tempdir().unwrap();
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     fs::create_dir(dir.raft_dir()).unwrap();
     fs::write(dir.raft_dir().join("log"), "entries").unwrap();
     (temp, dir)

@@ -11,7 +11,7 @@ use crate::{
 #[tokio::test]
 async fn an_image_comes_back_as_it_was() {
     let (temp, model) = filled(Random::new("an_image_comes_back"), 400, 100).await;
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let restored = restore(&dir, ends(Some(100), 399)).unwrap();
     assert_eq!(restored.at, model.at);
     assert!(restored.disk.is_some(), "restored from the image");
@@ -24,7 +24,7 @@ async fn an_image_comes_back_as_it_was() {
 async fn an_image_goes_on_after_a_restart() {
     let (temp, mut model) = filled(Random::new("an_image_goes_on"), 50, 10).await;
     for _ in 0..3 {
-        let dir = DataDir::open(temp.path(), NODE).unwrap();
+        let dir = DataDir::open(temp.path(), NODE, None).unwrap();
         let last = model.at.last_log_id.unwrap().index;
         let restored = restore(&dir, ends(None, last)).unwrap();
         model.assert_was(&restored, "reopened");
@@ -34,7 +34,7 @@ async fn an_image_goes_on_after_a_restart() {
         }
         writing.end().await;
     }
-    let dir = DataDir::open(temp.path(), NODE).unwrap();
+    let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let restored = restore(&dir, ends(None, 199)).unwrap();
     assert_eq!(restored.at.last_log_id, Some(log_id(199)));
     model.assert_was(&restored, "at the end");
@@ -97,7 +97,7 @@ async fn a_check_reports_and_changes_nothing() {
     assert!(report.covers(20) && !report.covers(21));
     assert!(report.is_damaged());
 
-    let _held = DataDir::open(temp.path(), NODE).unwrap();
+    let _held = DataDir::open(temp.path(), NODE, None).unwrap();
     assert!(matches!(check(temp.path()), Err(StorageError::Locked { .. })));
 }
 

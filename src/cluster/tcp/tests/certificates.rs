@@ -1,6 +1,6 @@
 //! What protects a connection, and how it is renewed.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
 use crate::cluster::tcp::{Security, TlsError};

@@ -6,7 +6,6 @@ mod replication;
 
 use std::{
     collections::BTreeMap,
-    fs,
     future::Future,
     io,
     net::SocketAddr,
@@ -18,21 +17,22 @@ use std::{
 use futures_util::future::BoxFuture;
 use openraft::{Config, Raft, SnapshotPolicy, async_runtime::WatchReceiver};
 use tempfile::TempDir;
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 
 use super::{NodeName, RpcServer, Security, TcpTransport, Tls, TlsFiles, certs::make_certs};
 use crate::{
     clock,
     cluster::{
+        contact::Contact,
         network::Network,
-        proposer::{WriteError, Writer},
+        proposer::{WriteError, Writer, Written},
         rpc::{Service, ServiceOptions},
         transport::{Lane, Stream, Transport},
     },
     ids::{Incarnation, InstanceId, PeerId, SessionId, Timestamp},
     metrics::Metrics,
     raft::{Member, TypeConfig},
-    registry::{BatchId, Command, Proposal, Verdict},
+    registry::{BatchId, Command, Proposal},
     storage::{ClusterId, ImageProgress, RegistryView, StateMachine, Stores, fault},
 };
 
@@ -96,16 +96,17 @@ impl World {
         let security = self.security(node);
         let metrics = Metrics::new();
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let server = RpcServer::bind(address, name(node), security.clone(), metrics.clone());
-        let server = server.await.unwrap();
-        let port = server.address().unwrap().port();
+        let listener = TcpListener::bind(address).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = RpcServer::new(listener, name(node), security.clone(), metrics.clone());
         let address = format!("localhost:{port}");
         self.addresses.lock().unwrap().insert(InstanceId(node), address);
 
-        found(dir, node);
         let (effects, mut applied) = mpsc::channel(64);
         let (reporter, _) = fault::channel();
-        let stores = Stores::open(dir, InstanceId(node), effects, &metrics, &reporter).unwrap();
+        let stores =
+            Stores::open(dir, InstanceId(node), Some(CLUSTER), effects, &metrics, &reporter);
+        let stores = stores.unwrap();
         let network = Network::new(Arc::new(self.transport(node, security.clone())));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { while applied.recv().await.is_some() {} });
@@ -115,7 +116,9 @@ impl World {
             raft: raft.clone(),
             proposals: Arc::new(LocalWriter(raft.clone())),
             cluster: CLUSTER,
-            snapshot_dir: dir.join("snapshot"),
+            snapshot_dir: stores.snapshot_dir,
+            view: stores.view.clone(),
+            contact: Contact::default(),
             metrics: metrics.clone(),
         });
         tasks.spawn(async { panic!("{:?}", server.run(service).await) });
@@ -219,12 +222,12 @@ impl Writer for LocalWriter {
         &self,
         batch: Option<BatchId>,
         commands: Vec<Command>,
-    ) -> BoxFuture<'static, Result<Verdict, WriteError>> {
+    ) -> BoxFuture<'static, Result<Written, WriteError>> {
         let raft = self.0.clone();
         Box::pin(async move {
             let written = raft.client_write(Proposal { at: Timestamp(1), batch, commands }).await;
             written
-                .map(|response| response.data)
+                .map(|response| Written { index: response.log_id.index, verdict: response.data })
                 .map_err(|error| WriteError::Again(error.to_string()))
         })
     }
@@ -249,18 +252,4 @@ fn config() -> Arc<Config> {
         ..Config::default()
     };
     Arc::new(config.validate().unwrap())
-}
-
-/// Makes a new directory that of a node of our cluster.
-fn found(dir: &Path, node: u64) {
-    let path = dir.join("identity.json");
-    if !path.exists() {
-        let check = crc32fast::hash(format!("1 {CLUSTER} {node} false").as_bytes());
-        let (cluster, check) = (CLUSTER.to_string(), format!("{check:08x}"));
-        let text = serde_json::json!({
-            "format": 1, "cluster": cluster, "node": node, "initialised": false, "check": check,
-        })
-        .to_string();
-        fs::write(path, text).unwrap();
-    }
 }

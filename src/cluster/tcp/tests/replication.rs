@@ -1,10 +1,15 @@
 //! What raft needs of its connections.
 
+use std::fs;
+
 use openraft::async_runtime::WatchReceiver;
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
-use crate::cluster::rpc::{FrameReader, Link, Request, Response, frame};
+use crate::{
+    cluster::rpc::{FrameReader, Link, Request, Response, frame},
+    registry::Verdict,
+};
 
 async fn three(world: &World, dirs: &[TempDir]) -> Vec<Node> {
     let mut nodes = Vec::new();
@@ -55,7 +60,7 @@ async fn three_elect_replicate_and_forward_and_one_that_was_gone_catches_up() {
         }
     };
     assert!(matches!(propose(to).await, Err(WriteError::Again(_))));
-    assert_eq!(propose(&nodes[leads]).await.unwrap(), Verdict::Applied);
+    assert_eq!(propose(&nodes[leads]).await.unwrap().verdict, Verdict::Applied);
     all_alike(&nodes, 2001).await;
 
     // One is gone and comes back, elsewhere; then the leader goes.

@@ -1,0 +1,285 @@
+//! Changes of the cluster itself: who is a member, who votes, who leads. Any instance takes them
+//! and passes them on to the leader; each says in words what it did or why it did not.
+//!
+//! An instance is added as a learner, which replicates and does not vote, and promoted when it has
+//! caught up. So a newcomer never makes the cluster wait for it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use openraft::{
+    ChangeMembers, Instant as _, Raft, ServerState,
+    async_runtime::WatchReceiver,
+    errors::{ClientWriteError, RaftError},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use super::{Cluster, lives::LOST_AFTER, rpc::CallError};
+use crate::{
+    ids::InstanceId,
+    raft::{Member, TypeConfig},
+    storage::{RegistryView, StateMachine},
+};
+
+/// How long a change may take at the leader.
+const CHANGE_MAX: Duration = Duration::from_secs(10);
+
+/// How long to wait for the answer of a leader elsewhere; it gives up before that.
+const PASSED_ON_MAX: Duration = Duration::from_secs(12);
+
+/// How long a new leader may take to appear.
+const TRANSFER_MAX: Duration = Duration::from_secs(3);
+
+/// How many entries a learner may lag behind and still be promoted.
+pub const PROMOTE_LAG_MAX: u64 = 1000;
+
+/// A change of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Take this instance in as a learner; of a member, change the address.
+    Add {
+        /// Its number, which nobody ever had.
+        instance: InstanceId,
+        /// How the others reach it.
+        member: Member,
+    },
+    /// Let this learner vote.
+    Promote(InstanceId),
+    /// This instance is no member any more.
+    Remove(InstanceId),
+    /// Let this member lead, or the voter that has caught up furthest.
+    TransferLeader(Option<InstanceId>),
+}
+
+/// Why a change was not made: a sentence for people, which says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// Nobody leads.
+    #[error(
+        "the cluster has no leader, so nothing can be changed: start instances until a majority \
+         of the voters runs (`EMNetChain cluster status` on each tells which do)"
+    )]
+    NoLeader,
+    /// It is not possible like this.
+    #[error("{0}")]
+    Refused(String),
+    /// It may have been made or not.
+    #[error("{0}; look at `EMNetChain cluster members` and repeat it if need be")]
+    Unknown(String),
+}
+
+impl Cluster {
+    /// Makes a change, at the leader if that is elsewhere. Returns a sentence that says what is now
+    /// the case.
+    ///
+    /// # Errors
+    /// If it is not made, or it is not known whether it is.
+    pub async fn change(&self, change: Change) -> Result<String, ChangeError> {
+        let leader = self.router.find_leader().await.ok_or(ChangeError::NoLeader)?;
+        if leader.id == self.instance {
+            return carry_out(&self.raft, self.view(), change).await;
+        }
+        match self.network.change(leader.id, &leader.member, change, PASSED_ON_MAX).await {
+            Ok(done) => Ok(done),
+            Err(CallError::Failed(why)) => Err(ChangeError::Refused(why)),
+            Err(error) => Err(ChangeError::Unknown(format!("leader {}: {error}", leader.id.0))),
+        }
+    }
+
+    /// Gives the leadership away, if this instance has it and somebody can take it.
+    pub async fn step_down(&self) {
+        let leads = self.raft.metrics().borrow_watched().state == ServerState::Leader;
+        if leads && let Err(error) = self.change(Change::TransferLeader(None)).await {
+            tracing::debug!(%error, "the leadership was not handed over");
+        }
+    }
+}
+
+/// Makes a change where the leader is.
+pub(super) async fn carry_out(
+    raft: &Raft<TypeConfig, StateMachine>,
+    view: &RegistryView,
+    change: Change,
+) -> Result<String, ChangeError> {
+    let making = async {
+        match change {
+            Change::Add { instance, member } => add(raft, view, instance, member).await,
+            Change::Promote(instance) => promote(raft, instance).await,
+            Change::Remove(instance) => remove(raft, instance).await,
+            Change::TransferLeader(to) => transfer(raft, to).await,
+        }
+    };
+    let late = || ChangeError::Unknown("it was not finished in time".to_owned());
+    timeout(CHANGE_MAX, making).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn add(
+    raft: &Raft<TypeConfig, StateMachine>,
+    view: &RegistryView,
+    instance: InstanceId,
+    member: Member,
+) -> Result<String, ChangeError> {
+    let id = instance.0;
+    let address = member.raft_addr.clone();
+    let nodes = BTreeMap::from([(id, member)]);
+    if find(raft, id).is_some() {
+        apply(raft, ChangeMembers::SetNodes(nodes)).await?;
+        return Ok(format!("instance {id} is now reached at {address}"));
+    }
+    if view.read(|registry| registry.incarnation(instance)).0 > 0 {
+        return Err(ChangeError::Refused(format!(
+            "instance {id} was a member before, and a number is never used twice: give the new \
+             one a number that no instance had"
+        )));
+    }
+    apply(raft, ChangeMembers::AddNodes(nodes)).await?;
+    Ok(format!(
+        "instance {id} at {address} is a learner; `EMNetChain cluster promote {id}` lets it vote \
+         when it has caught up"
+    ))
+}
+
+async fn promote(
+    raft: &Raft<TypeConfig, StateMachine>,
+    instance: InstanceId,
+) -> Result<String, ChangeError> {
+    let id = instance.0;
+    match find(raft, id) {
+        None => return Err(not_a_member(raft, id)),
+        Some(true) => return Ok(format!("instance {id} votes already")),
+        Some(false) => {}
+    }
+    let lag = {
+        let states = raft.metrics();
+        let now = states.borrow_watched();
+        let reached = now.replication.as_ref().and_then(|known| known.get(&id)?.clone());
+        reached.map(|at| now.last_log_index.unwrap_or(0).saturating_sub(at.index))
+    };
+    match lag.filter(|_| is_heard(raft, id)) {
+        Some(lag) if lag <= PROMOTE_LAG_MAX => {}
+        Some(lag) => {
+            return Err(ChangeError::Refused(format!(
+                "instance {id} is still {lag} entries behind; promote it when it has caught up"
+            )));
+        }
+        None => {
+            return Err(ChangeError::Refused(format!(
+                "instance {id} is not reached; start it, and promote it when it has caught up"
+            )));
+        }
+    }
+    apply(raft, ChangeMembers::AddVoterIds([id].into())).await?;
+    Ok(format!("instance {id} votes"))
+}
+
+async fn remove(
+    raft: &Raft<TypeConfig, StateMachine>,
+    instance: InstanceId,
+) -> Result<String, ChangeError> {
+    let id = instance.0;
+    match find(raft, id) {
+        None => return Err(not_a_member(raft, id)),
+        Some(true) if raft.voter_ids().eq([id]) => {
+            return Err(ChangeError::Refused(format!(
+                "instance {id} is the only voter; promote another one first"
+            )));
+        }
+        Some(true) => {
+            let rest: Vec<u64> = raft.voter_ids().filter(|voter| *voter != id).collect();
+            let heard = rest.iter().filter(|voter| is_heard(raft, **voter)).count();
+            if 2 * heard <= rest.len() {
+                return Err(ChangeError::Refused(format!(
+                    "of the {} voters that would be left only {heard} are there, and nothing \
+                     could be written any more; start or replace the others first",
+                    rest.len()
+                )));
+            }
+            apply(raft, ChangeMembers::RemoveVoters([id].into())).await?;
+        }
+        Some(false) => apply(raft, ChangeMembers::RemoveNodes([id].into())).await?,
+    }
+    Ok(format!("instance {id} is no member any more; stop it, and never use its number again"))
+}
+
+async fn transfer(
+    raft: &Raft<TypeConfig, StateMachine>,
+    to: Option<InstanceId>,
+) -> Result<String, ChangeError> {
+    let me = *raft.node_id();
+    let to = match to {
+        Some(to) => to.0,
+        None => furthest(raft).ok_or_else(|| {
+            ChangeError::Refused("no other voter is there to take the leadership".to_owned())
+        })?,
+    };
+    if to == me {
+        return Ok(format!("instance {to} leads"));
+    }
+    match find(raft, to) {
+        Some(true) => {}
+        Some(false) => {
+            return Err(ChangeError::Refused(format!(
+                "instance {to} does not vote, so it cannot lead; promote it first"
+            )));
+        }
+        None => return Err(not_a_member(raft, to)),
+    }
+    let asked = raft.trigger().transfer_leader(to).await;
+    asked.map_err(|error| ChangeError::Refused(error.to_string()))?;
+    let taken = raft.wait(Some(TRANSFER_MAX)).current_leader(to, "the transfer").await;
+    taken.map(|_| format!("instance {to} leads")).map_err(|_| {
+        ChangeError::Refused(format!("instance {to} did not take the leadership; try again"))
+    })
+}
+
+/// The other voter whose log goes furthest.
+fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
+    let voters: Vec<u64> = raft.voter_ids().collect();
+    let states = raft.metrics();
+    let now = states.borrow_watched();
+    let known = now.replication.as_ref()?;
+    let others = known.iter().filter(|(id, _)| **id != now.id && voters.contains(id));
+    others.max_by_key(|(_, reached)| reached.as_ref().map(|at| at.index)).map(|(id, _)| *id)
+}
+
+/// Whether the leader has lately heard from a member.
+fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> bool {
+    let states = raft.metrics();
+    let now = states.borrow_watched();
+    let heard = now.heartbeat.as_ref().and_then(|heard| *heard.get(&id)?);
+    id == now.id || heard.is_some_and(|at| at.elapsed() < LOST_AFTER)
+}
+
+/// Whether a member votes; `None` if it is none.
+fn find(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<bool> {
+    let states = raft.metrics();
+    let now = states.borrow_watched();
+    let membership = now.membership_config.membership();
+    membership.get_node(&id)?;
+    Some(membership.voter_ids().any(|voter| voter == id))
+}
+
+fn not_a_member(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> ChangeError {
+    let members: Vec<String> = {
+        let states = raft.metrics();
+        let now = states.borrow_watched();
+        now.membership_config.membership().nodes().map(|(id, _)| id.to_string()).collect()
+    };
+    ChangeError::Refused(format!("{id} is no member; members are {}", members.join(", ")))
+}
+
+async fn apply(
+    raft: &Raft<TypeConfig, StateMachine>,
+    change: ChangeMembers<u64, Member>,
+) -> Result<(), ChangeError> {
+    match raft.change_membership(change, false).await {
+        Ok(_) => Ok(()),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+            Err(ChangeError::Unknown("the leader was replaced meanwhile".to_owned()))
+        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+            Err(ChangeError::Refused(format!("{error}; wait a moment and try again")))
+        }
+        Err(error) => Err(ChangeError::Unknown(error.to_string())),
+    }
+}

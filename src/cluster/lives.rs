@@ -1,0 +1,195 @@
+//! The lives of instances. A life begins with a [`Command::Start`] in the log, and the sessions of
+//! an instance belong to its present life.
+//!
+//! An instance that died cannot say so. The leader does: when it has not heard from an instance for
+//! [`LOST_AFTER`], it begins that instance's next life in its place, so that the asks of clients
+//! that were connected there wait for the resume grace and no longer. If the instance is alive after
+//! all, it finds its life over, closes what sessions it has and begins another one: the clients
+//! knock again and are told what they missed. The same happens after a snapshot was installed, for
+//! the entries that it stands for were never applied here, and nobody was told what they said.
+
+use std::time::{Duration, Instant};
+
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+
+use super::{
+    Cluster, ClusterError,
+    admin::Change,
+    found::Founding,
+    proposer::{WriteError, Writer, Written},
+};
+use crate::{
+    clock,
+    ids::{Incarnation, InstanceId},
+    registry::{Command, Policy},
+};
+
+/// An instance that the leader has not heard from for so long is taken for dead. Its clients have
+/// the resume grace on top.
+pub const LOST_AFTER: Duration = Duration::from_secs(3);
+
+/// How often the leader looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long to wait before a write is tried again.
+const RETRY: Duration = Duration::from_millis(20);
+
+/// One life of this instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Life {
+    /// Its number.
+    pub incarnation: Incarnation,
+    /// How many snapshots had been installed when it began.
+    installed: u64,
+}
+
+impl Cluster {
+    /// Makes these settings hold for the registry, unless they do.
+    ///
+    /// # Errors
+    /// If raft has stopped.
+    pub async fn settle_policy(&self, policy: Policy) -> Result<(), ClusterError> {
+        self.catch_up().await?;
+        if self.view().read(|registry| *registry.policy() != policy) {
+            self.insist(Command::SetPolicy(policy)).await?;
+        }
+        Ok(())
+    }
+
+    /// The only voter's own address is what it was started with, so that others can be added to an
+    /// instance that was alone.
+    ///
+    /// # Errors
+    /// If raft has stopped, or does not take the address.
+    pub async fn settle_address(&self, founding: &Founding) -> Result<(), ClusterError> {
+        let Founding::Alone(member) = founding else { return Ok(()) };
+        self.catch_up().await?;
+        let (known, alone) = {
+            let states = self.raft.metrics();
+            let now = states.borrow_watched();
+            let membership = now.membership_config.membership();
+            let alone = membership.voter_ids().eq([self.instance.0]);
+            (membership.get_node(&self.instance.0).cloned(), alone)
+        };
+        if alone && known.as_ref() != Some(member) && !member.raft_addr.is_empty() {
+            let change = Change::Add { instance: self.instance, member: member.clone() };
+            let changed = self.change(change).await;
+            changed.map_err(|error| ClusterError::Found(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Begins a new life of this instance: the sessions of its earlier ones are gone. Waits for as
+    /// long as there is no leader.
+    ///
+    /// # Errors
+    /// If raft has stopped.
+    pub async fn begin_life(&self) -> Result<Life, ClusterError> {
+        // Whatever an earlier life was told is behind this, so no number can be taken twice.
+        self.catch_up().await?;
+        let (instance, installed) = (self.instance, self.view().installed());
+        let incarnation =
+            Incarnation(self.view().read(|registry| registry.incarnation(instance)).0 + 1);
+        let written = self.insist(Command::Start { instance, incarnation }).await?;
+        self.applied(written.index).await?;
+        Ok(Life { incarnation, installed })
+    }
+
+    /// Waits until a life of this instance is over, and says why.
+    pub async fn life_over(&self, life: Life) -> &'static str {
+        let mut states = self.raft.metrics();
+        loop {
+            if self.view().installed() > life.installed {
+                return "this instance was brought up to date by a snapshot";
+            }
+            if self.view().read(|registry| registry.incarnation(self.instance)) > life.incarnation {
+                return "the others had given this instance up";
+            }
+            if states.changed().await.is_err() {
+                std::future::pending::<()>().await; // whoever watches raft says that it stopped
+            }
+        }
+    }
+
+    /// Ends the present life of this instance, as its last act.
+    pub async fn end_life(&self) {
+        let instance = self.instance;
+        let last = self.view().read(|registry| registry.incarnation(instance));
+        let start = Command::Start { instance, incarnation: Incarnation(last.0 + 1) };
+        if let Err(error) = self.router.write(None, vec![start]).await {
+            tracing::debug!(%error, "the others will notice that this instance is gone");
+        }
+    }
+
+    /// While this instance leads, ends the lives of instances that are not heard from.
+    ///
+    /// # Errors
+    /// If raft has stopped.
+    pub(super) async fn end_lost_lives(&self) -> Result<(), WriteError> {
+        let mut watch = Watch { term: 0, since: clock::now(), last_look: clock::now() };
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            for (instance, last) in self.lost(&mut watch) {
+                let incarnation = Incarnation(last.0 + 1);
+                tracing::warn!(instance = instance.0, "not heard from; its clients may come back");
+                match self.local.write(None, vec![Command::Start { instance, incarnation }]).await {
+                    Ok(_) | Err(WriteError::Again(_)) => {}
+                    Err(error @ WriteError::Stopped(_)) => return Err(error),
+                }
+            }
+        }
+    }
+
+    /// The instances that are lost and whose clients still ask, with their present lives.
+    fn lost(&self, watch: &mut Watch) -> Vec<(InstanceId, Incarnation)> {
+        let now = clock::now();
+        let states = self.raft.metrics();
+        let states = states.borrow_watched();
+        if states.state != ServerState::Leader {
+            return Vec::new();
+        }
+        // Who was asleep itself has heard nobody, and is not one to judge.
+        let was_asleep = now - watch.last_look > 4 * LOOK_EVERY;
+        if watch.term != states.current_term || was_asleep {
+            (watch.term, watch.since) = (states.current_term, now);
+        }
+        watch.last_look = now;
+        let holding: Vec<_> = self.view().read(|registry| registry.instances_that_hold_asks());
+        let is_lost = |id: InstanceId| {
+            let is_member = states.membership_config.membership().get_node(&id.0).is_some();
+            let heard = states.heartbeat.as_ref().and_then(|heard| *heard.get(&id.0)?);
+            let silence = heard.map_or(now - watch.since, |at| at.elapsed());
+            !is_member || silence.min(now - watch.since) > LOST_AFTER
+        };
+        holding.into_iter().filter(|(id, _)| *id != self.instance && is_lost(*id)).collect()
+    }
+
+    /// Waits until everything is applied here that was written before.
+    async fn catch_up(&self) -> Result<(), ClusterError> {
+        let written = self.insist(Command::Tick).await?;
+        self.applied(written.index).await
+    }
+
+    /// Writes a command that may be repeated, until it is written.
+    async fn insist(&self, command: Command) -> Result<Written, ClusterError> {
+        loop {
+            match self.router.write(None, vec![command.clone()]).await {
+                Ok(written) => return Ok(written),
+                Err(WriteError::Again(_)) => tokio::time::sleep(RETRY).await,
+                Err(error @ WriteError::Stopped(_)) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn applied(&self, index: u64) -> Result<(), ClusterError> {
+        let applied = self.raft.wait(None).applied_index_at_least(Some(index), "caught up").await;
+        applied.map(drop).map_err(|error| ClusterError::Raft(error.to_string()))
+    }
+}
+
+/// Since when the leader listens.
+struct Watch {
+    term: u64,
+    since: Instant,
+    last_look: Instant,
+}

@@ -1,0 +1,110 @@
+//! What an instance can say of its cluster at a glance.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+
+use super::Cluster;
+use crate::{ids::InstanceId, raft::Member, storage::ClusterId};
+
+/// A leader that no majority has answered for so long, and a follower that has not heard its leader
+/// for so long, cannot answer clients now: the longest time until an election, and a half more.
+const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
+
+/// What can be said of the cluster at a glance.
+#[derive(Clone, Debug)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This instance.
+    pub node: InstanceId,
+    /// "leader", "follower", "candidate", "learner" or "shutdown".
+    pub role: &'static str,
+    /// Who leads, as far as is known.
+    pub leader: Option<InstanceId>,
+    /// The raft term.
+    pub term: u64,
+    /// The last entry in this instance's log.
+    pub last_log_index: u64,
+    /// The last entry applied to this instance's registry.
+    pub applied_index: u64,
+    /// The members by number.
+    pub members: BTreeMap<InstanceId, ClusterMember>,
+}
+
+/// A member as this instance knows it.
+#[derive(Clone, Debug)]
+pub struct ClusterMember {
+    /// How the others reach it.
+    pub member: Member,
+    /// Whether it votes.
+    pub voter: bool,
+    /// How many entries it lags behind the leader; only the leader knows.
+    pub lag: Option<u64>,
+    /// When it was last heard; only the leader knows.
+    pub silence: Option<Duration>,
+}
+
+impl Cluster {
+    /// What can be said at a glance.
+    pub fn status(&self) -> ClusterStatus {
+        let states = self.raft.metrics();
+        let now = states.borrow_watched();
+        let last_log_index = now.last_log_index.unwrap_or(0);
+        let lag = |id: u64| {
+            let reached = now.replication.as_ref()?.get(&id)?.as_ref().map_or(0, |at| at.index);
+            Some(last_log_index.saturating_sub(reached))
+        };
+        let silence = |id: u64| match now.heartbeat.as_ref()?.get(&id)? {
+            Some(at) if id != self.instance.0 => Some(at.elapsed()),
+            Some(_) => Some(Duration::ZERO),
+            None => None,
+        };
+        let membership = now.membership_config.membership();
+        let members = membership.nodes().map(|(id, member)| {
+            let voter = membership.voter_ids().any(|voter| voter == *id);
+            let (member, lag, silence) = (member.clone(), lag(*id), silence(*id));
+            (InstanceId(*id), ClusterMember { member, voter, lag, silence })
+        });
+        ClusterStatus {
+            cluster: self.cluster,
+            node: self.instance,
+            role: role(now.state),
+            leader: now.current_leader.map(InstanceId),
+            term: now.current_term,
+            last_log_index,
+            applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),
+            members: members.collect(),
+        }
+    }
+
+    /// Why clients cannot be answered now: half a sentence; `None` if they can.
+    pub fn trouble(&self) -> Option<&'static str> {
+        let states = self.raft.metrics();
+        let now = states.borrow_watched();
+        let alone = now.membership_config.membership().voter_ids().eq([self.instance.0]);
+        let leads = now.state == ServerState::Leader;
+        if now.current_leader.is_none() {
+            Some("the cluster has no leader")
+        } else if leads && !alone {
+            let heard = now.last_quorum_acked.map(|at| at.elapsed());
+            let is_cut_off = heard.is_none_or(|silence| silence > CUT_OFF_AFTER);
+            is_cut_off.then_some("no majority of the voters is reached")
+        } else if leads {
+            None
+        } else {
+            let is_cut_off = self.contact.silence().is_none_or(|silence| silence > CUT_OFF_AFTER);
+            is_cut_off.then_some("the leader is not heard")
+        }
+    }
+}
+
+fn role(state: ServerState) -> &'static str {
+    match state {
+        ServerState::Candidate => "candidate",
+        ServerState::Follower => "follower",
+        ServerState::Leader => "leader",
+        ServerState::Learner => "learner",
+        ServerState::Shutdown => "shutdown",
+    }
+}

@@ -1,0 +1,169 @@
+//! Ways into the raft log: [`LocalWriter`] writes where it stands, if that is the leader;
+//! [`Router`] finds the leader, here or elsewhere.
+//!
+//! Neither repeats anything. A write that fails has an unknown outcome; who numbered it may repeat
+//! it. But no write waits for a leader that has been replaced.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use openraft::{Raft, ServerState, async_runtime::WatchReceiver, errors::RaftError};
+use tokio::time::timeout;
+
+use super::{
+    clock::LogClock,
+    network::Network,
+    proposer::{WriteError, Writer, Written},
+};
+use crate::{
+    ids::{InstanceId, Timestamp},
+    raft::{Member, TypeConfig},
+    registry::{BatchId, Command, Proposal},
+    storage::{RegistryView, StateMachine},
+};
+
+/// How long a write waits for somebody to lead.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// How long the leader may take for a write that was passed on to it; it gives up before that.
+const PASSED_ON_MAX: Duration = Duration::from_secs(6);
+
+/// Writes entries to raft, stamped with log time, if this instance leads.
+#[derive(Clone)]
+pub struct LocalWriter(Arc<Local>);
+
+struct Local {
+    raft: Raft<TypeConfig, StateMachine>,
+    clock: LogClock,
+    view: RegistryView,
+}
+
+impl std::fmt::Debug for LocalWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalWriter")
+    }
+}
+
+impl LocalWriter {
+    /// A writer to this instance's raft.
+    pub fn new(raft: Raft<TypeConfig, StateMachine>, view: RegistryView) -> Self {
+        Self(Arc::new(Local { raft, clock: LogClock::default(), view }))
+    }
+
+    /// Log time now, if this instance leads.
+    pub fn log_time(&self) -> Option<Timestamp> {
+        let term = {
+            let states = self.0.raft.metrics();
+            let now = states.borrow_watched();
+            (now.state == ServerState::Leader).then_some(now.current_term)?
+        };
+        let view = &self.0.view;
+        Some(self.0.clock.now(term, || view.read(|registry| registry.now())))
+    }
+}
+
+impl Writer for LocalWriter {
+    fn write(
+        &self,
+        batch: Option<BatchId>,
+        commands: Vec<Command>,
+    ) -> BoxFuture<'static, Result<Written, WriteError>> {
+        let this = self.clone();
+        async move {
+            let Some(at) = this.log_time() else {
+                return Err(WriteError::Again("this instance does not lead".to_owned()));
+            };
+            match this.0.raft.client_write(Proposal { at, batch, commands }).await {
+                Ok(written) => Ok(Written { index: written.log_id.index, verdict: written.data }),
+                Err(RaftError::APIError(error)) => Err(WriteError::Again(error.to_string())),
+                Err(RaftError::Fatal(error)) => Err(WriteError::Stopped(error.to_string())),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Writes at the leader, wherever it is.
+#[derive(Clone, Debug)]
+pub struct Router {
+    local: LocalWriter,
+    network: Network,
+}
+
+/// The leader of a term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Leader {
+    term: u64,
+    pub(super) id: InstanceId,
+    pub(super) member: Member,
+}
+
+impl Router {
+    /// A router that writes with `local` while this instance leads.
+    pub fn new(local: LocalWriter, network: Network) -> Self {
+        Self { local, network }
+    }
+
+    /// Who leads, as far as this instance knows.
+    fn leader(&self) -> Option<Leader> {
+        let states = self.local.0.raft.metrics();
+        let now = states.borrow_watched();
+        let id = now.current_leader?;
+        let member = now.membership_config.membership().get_node(&id)?.clone();
+        Some(Leader { term: now.current_term, id: InstanceId(id), member })
+    }
+
+    /// Waits for somebody to lead, but not for long.
+    pub(super) async fn find_leader(&self) -> Option<Leader> {
+        let mut states = self.local.0.raft.metrics();
+        let finding = async {
+            loop {
+                if let Some(leader) = self.leader() {
+                    return Some(leader);
+                }
+                states.changed().await.ok()?;
+            }
+        };
+        timeout(LEADER_WAIT_MAX, finding).await.ok().flatten()
+    }
+
+    /// Waits until somebody else leads, or the same in another term.
+    pub(super) async fn replaced(&self, leader: &Leader) {
+        let mut states = self.local.0.raft.metrics();
+        while self.leader().as_ref() == Some(leader) && states.changed().await.is_ok() {}
+    }
+
+    async fn write_at_leader(
+        self,
+        batch: Option<BatchId>,
+        commands: Vec<Command>,
+    ) -> Result<Written, WriteError> {
+        let Some(leader) = self.find_leader().await else {
+            return Err(WriteError::Again("no instance leads".to_owned()));
+        };
+        let writing = async {
+            if leader.id.0 == *self.local.0.raft.node_id() {
+                return self.local.write(batch, commands).await;
+            }
+            let Leader { id, member, .. } = &leader;
+            self.network.propose(*id, member, batch, commands, PASSED_ON_MAX).await
+        };
+        tokio::select! {
+            biased;
+            written = writing => written,
+            () = self.replaced(&leader) => {
+                Err(WriteError::Again("the leader was replaced".to_owned()))
+            }
+        }
+    }
+}
+
+impl Writer for Router {
+    fn write(
+        &self,
+        batch: Option<BatchId>,
+        commands: Vec<Command>,
+    ) -> BoxFuture<'static, Result<Written, WriteError>> {
+        self.clone().write_at_leader(batch, commands).boxed()
+    }
+}

@@ -1,0 +1,107 @@
+//! The listeners of an instance: all are bound before any serves, and standard output says where.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::error_chain;
+use crate::{
+    cli::{self, Exit},
+    config::Config,
+    server::{
+        Addresses, ServerError, ServerOptions, Servers,
+        http::{HttpOptions, HttpServer},
+    },
+};
+
+/// Every listener of an instance, bound and not yet serving.
+pub(super) struct Listeners {
+    pub(super) servers: Servers,
+    pub(super) http: Option<HttpServer>,
+    pub(super) raft: Option<TcpListener>,
+}
+
+/// Binds every listener, or none.
+pub(super) async fn bind(config: &Config) -> Result<Listeners, Exit> {
+    let wanted = Addresses {
+        chain: config.chain_addr,
+        repair: config.dis_addr,
+        emnet: config.emnet_addr,
+        reflector: config.udp_addr,
+    };
+    let servers = Servers::bind(&wanted, server_options(config)).map_err(|error| {
+        let flag = match &error {
+            ServerError::Bind { server, .. } => flag_of(server),
+            ServerError::Accept { .. } | ServerError::Session { .. } => "",
+        };
+        tracing::error!("{flag}: {}; choose another address", error_chain(&error));
+        Exit::Usage
+    })?;
+    let http =
+        HttpServer::bind(config.http_addr, HttpOptions::default()).await.map_err(|error| {
+            tracing::error!(
+                "--http-addr cannot be bound: {error}; choose another address or `off`"
+            );
+            Exit::Usage
+        })?;
+    let raft = match config.raft_addr {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
+            tracing::error!("--raft-addr cannot be bound: {error}; choose another address");
+            Exit::Usage
+        })?),
+        None => None,
+    };
+    Ok(Listeners { servers, http, raft })
+}
+
+impl Listeners {
+    /// Where other instances reach this one, if they can.
+    pub(super) fn raft_address(&self) -> Option<SocketAddr> {
+        self.raft.as_ref()?.local_addr().ok()
+    }
+
+    /// Says on standard output where clients, operators and other instances find this one.
+    pub(super) fn announce(&self) {
+        let addresses = self.servers.addresses();
+        let lines = [
+            ("EMNetChain", Some(addresses.chain)),
+            ("EMDisi", Some(addresses.repair)),
+            ("EMUDP", addresses.reflector),
+            ("EMNet", addresses.emnet),
+            ("HTTP", self.http.as_ref().map(HttpServer::address)),
+            ("Raft", self.raft_address()),
+        ];
+        for (server, address) in lines {
+            if let Some(address) = address {
+                cli::announce(server, address);
+            }
+        }
+    }
+}
+
+/// The flag that says where a server listens.
+fn flag_of(server: &str) -> &'static str {
+    match server {
+        "chain" => "--chain-addr",
+        "repair" => "--dis-addr",
+        "emnet" => "--emnet-addr",
+        _ => "--udp-addr",
+    }
+}
+
+fn server_options(config: &Config) -> ServerOptions {
+    let defaults = ServerOptions::default();
+    ServerOptions {
+        connections_max: config.connections_max.unwrap_or(defaults.connections_max),
+        connections_per_address_max: config.connections_per_address_max,
+        silent_max: config.silent_connections_max,
+        first_message_deadline: config.first_message_deadline,
+        idle_deadline: config.idle_deadline,
+        write_deadline: config.write_deadline,
+        address_policy: config.address_policy,
+        datagrams_per_source: config.udp_answers_per_address_max,
+        datagrams_per_source_burst: config.udp_burst_per_address_max,
+        datagrams_in_all: config.udp_answers_max,
+        ..defaults
+    }
+}
