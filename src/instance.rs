@@ -24,7 +24,7 @@ use self::{
 use crate::{
     cli::{self, Exit},
     cluster::{
-        Cluster, ClusterError, ClusterOptions, Started,
+        Cluster, ClusterError, ClusterOptions, LogBounds, Started,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
         transport::{Alone, Transport},
     },
@@ -133,6 +133,7 @@ impl Instance {
             instance: config.node_id,
             transport,
             snapshot_dir,
+            log_bounds: LogBounds::default(),
             metrics: metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;

@@ -239,7 +239,7 @@ impl Disk {
                 let durable = |(write, done): (Write, Done)| {
                     state.durable.change(&write);
                     if let Write::Vote(vote) = &write {
-                        state.acknowledged_vote = state.acknowledged_vote.max(Some(*vote));
+                        state.acknowledged_vote = Some(*vote);
                     }
                     done
                 };

@@ -38,6 +38,9 @@ const EFFECTS_MAX: usize = 64;
 /// The log is cut early, so that whoever lags is sent a snapshot.
 const LOG_BOUNDS: LogBounds = LogBounds { snapshot_after_entries: 60, entries_kept: 20 };
 
+/// Longer than any snapshot here, and too short to be cut for that alone.
+const LOG_BYTES: i64 = 64 * 1024 * 1024;
+
 /// What all instances share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -123,6 +126,7 @@ impl Instance {
             StateMachineOptions::new(effects, metrics.clone(), faults).without_image()
         };
         let metrics = Metrics::new();
+        metrics.log_bytes.set(LOG_BYTES);
         let options = options(&metrics);
         let (oracle, watched) = (Arc::clone(&self.shared.oracle), Arc::clone(&witness));
         let id = self.id;
@@ -270,9 +274,9 @@ impl Process {
                 self.witness.open(Some(life.incarnation));
                 tokio::select! {
                     biased;
-                    _why = cluster.life_over(&life) => {}
+                    _why = cluster.life_over(life) => {}
                     ended = cluster.proposer(life.incarnation).run(queue) => match ended {
-                        Ok(()) => return Err("the queue is closed".to_owned()),
+                        Ok(()) => return Err::<(), _>("the queue is closed".to_owned()),
                         Err(ProposerError::Over) => {}
                         Err(ProposerError::Stopped(error)) => return Err(error.to_string()),
                     },

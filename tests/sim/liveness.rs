@@ -84,8 +84,8 @@ impl World {
             self.people.iter().filter(|person| person.chain.is_none()).collect();
         for pair in strangers.chunks(2) {
             let [a, b] = pair else { unreachable!("they come in pairs") };
-            let knows = a.told_head == Some(b.head.endpoint())
-                && b.told_head == Some(a.head.endpoint());
+            let knows =
+                a.told_head == Some(b.head.endpoint()) && b.told_head == Some(a.head.endpoint());
             if !knows {
                 return Err(format!("the pair {} is not told: {a:?} {b:?}", a.number));
             }

@@ -86,9 +86,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let before = self.disk.read(self.life, |content| content.last())?;
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let entries = self.disk.read(self.life, |content| {
-            self.witness.alter_appended(entries, content)
-        })?;
+        let entries =
+            self.disk.read(self.life, |content| self.witness.alter_appended(entries, content))?;
         self.witness.appends(before, &entries);
         let entries = entries.into_iter().map(Arc::new).collect();
         self.disk.write(self.life, Write::Append(entries), Done::Flushed(callback));

@@ -112,7 +112,9 @@ fn seeds() {
     let all: Vec<Figures> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
         let finished = workers.into_iter().map(|worker| worker.join());
-        finished.flat_map(|figures| figures.unwrap_or_else(|why| std::panic::resume_unwind(why))).collect()
+        finished
+            .flat_map(|figures| figures.unwrap_or_else(|why| std::panic::resume_unwind(why)))
+            .collect()
     });
     let sum = |of: fn(&Figures) -> u64| all.iter().map(of).sum::<u64>();
     eprintln!(
@@ -143,7 +145,8 @@ fn planted_mistakes_are_found() {
             let outcome = run(seed, planted);
             outcome.failure.map(|failure| (seed, failure, outcome.figures.virtual_ms))
         });
-        let (seed, failure, virtual_ms) = found.unwrap_or_else(|| panic!("{planted:?} is not found"));
+        let (seed, failure, virtual_ms) =
+            found.unwrap_or_else(|| panic!("{planted:?} is not found"));
         assert!(failure.starts_with(promise), "{planted:?} is found as {failure}");
         let took = emnetchain::clock::now() - begun;
         eprintln!("{planted:?}: {} seeds, {took:?}, at {virtual_ms} ms: {promise}", seed + 1);

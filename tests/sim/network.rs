@@ -55,9 +55,8 @@ impl State {
 
     /// The pipes of a way in either role, with whether bytes go from the connecting side.
     fn pipes(&mut self, way: Way) -> Vec<Arc<Pipe>> {
-        self.connections.retain(|(_, there, back)| {
-            there.strong_count() > 0 || back.strong_count() > 0
-        });
+        self.connections
+            .retain(|(_, there, back)| there.strong_count() > 0 || back.strong_count() > 0);
         let pipes = self.connections.iter().filter_map(|((from, to), there, back)| {
             if (*from, *to) == way {
                 there.upgrade()

@@ -222,7 +222,9 @@ impl Oracle {
     pub(crate) fn tells(&self, who: InstanceId, index: u64, effect: &Effect) {
         self.judge(|state| {
             let known = state.log.get(&index).ok_or_else(|| {
-                format!("S12: nothing is told before it is committed: {who:?} at {index}: {effect:?}")
+                format!(
+                    "S12: nothing is told before it is committed: {who:?} at {index}: {effect:?}"
+                )
             })?;
             let same = known.effects.iter().enumerate().filter(|(_, known)| *known == effect);
             let fresh = same.map(|(n, _)| (index, n)).find(|at| !state.carried_out.contains(at));

@@ -111,9 +111,8 @@ impl World {
             while let Some(letter) = self.post.take() {
                 match letter {
                     Letter::Closed(instance, life) => {
-                        let is_its = |id: &&SessionId| {
-                            id.instance == instance && id.incarnation == life
-                        };
+                        let is_its =
+                            |id: &&SessionId| id.instance == instance && id.incarnation == life;
                         let closed: Vec<_> =
                             self.connections.keys().filter(is_its).copied().collect();
                         for session in closed {
@@ -352,7 +351,8 @@ impl World {
         }
         self.plan(3_000, 6_000, Event::Review(number));
         for part in [Part::Tail, Part::Head] {
-            match *self.people[number].told(part) {
+            let told = *self.people[number].told(part);
+            match told {
                 Some(ip) if self.people.iter().any(|other| !other.alive && other.owns(ip)) => {
                     return self.miss(number, part, ip);
                 }
