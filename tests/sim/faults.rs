@@ -41,7 +41,7 @@ impl World {
         if !self.is_wild {
             return;
         }
-        self.plan(100, 2_500, Event::Fault);
+        self.plan(100, 4_000, Event::Fault);
         match self.chance.below(100) {
             0..30 => self.crash_some(),
             30..45 => {
@@ -81,7 +81,7 @@ impl World {
     fn cut(&mut self, ways: Vec<Way>) {
         self.oracle.note(format!("cut {ways:?}"));
         ways.iter().for_each(|way| self.network.set_cut(*way, true));
-        self.plan(200, 6_000, Event::Heal(Fault::Cut(ways)));
+        self.plan(200, 3_000, Event::Heal(Fault::Cut(ways)));
     }
 
     /// One instance crashes, or several do at once.
@@ -99,7 +99,7 @@ impl World {
                 instance.crash(&mut self.chance);
                 self.oracle.note(format!("{id:?} crashed"));
                 self.oracle.count(|figures| figures.crashes += 1);
-                self.plan(50, 6_000, Event::Heal(Fault::Down(id)));
+                self.plan(50, 3_000, Event::Heal(Fault::Down(id)));
             }
         }
     }

@@ -210,7 +210,8 @@ impl Oracle {
             require(known.image == image, "S10: replicas agree", || {
                 format!("{who:?} at {index}: {image:x} and not {:x}", known.image)
             })?;
-            state.trace.note(format!("{who:?} applied {}: {image:x}", entry.log_id));
+            let (who_short, short) = (who.0, image >> 48);
+            state.trace.note(format!("{who_short} applied {}: {short:x}", entry.log_id));
             if index % CHECK_EVERY == who.0 {
                 registry.check().map_err(|violation| format!("check: {violation}"))?;
             }
@@ -313,6 +314,9 @@ impl State {
             let seen =
                 Seen { command, applied: &applied, since, now, policy, known: &known, clients };
             self.told.see(seen).map_err(|failure| format!("{failure}: {command:?}"))?;
+            if *command != Command::Tick || !applied.effects.is_empty() {
+                self.trace.note(format!("  {command:?} -> {:?}", applied.effects));
+            }
             effects.extend(applied.effects);
         }
         require(effects == applied.effects, "S11: a batch does what its commands do", || {

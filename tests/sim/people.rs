@@ -5,10 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use emnetchain::{
-    ids::{
-        ChainName, Endpoint, HeadAddr, InstanceId, OrphanAddr, Part, RepairId, SessionId, Socket,
-        TailAddr,
-    },
+    ids::{ChainName, Endpoint, HeadAddr, OrphanAddr, Part, RepairId, SessionId, Socket, TailAddr},
     registry::Command,
 };
 use tokio::time::Instant;
@@ -25,6 +22,10 @@ pub(crate) struct Person {
     /// What its head and its tail were told last.
     pub(crate) told_head: Option<Endpoint>,
     pub(crate) told_tail: Option<Endpoint>,
+    /// What it asks for, be it connected or about to connect again.
+    pub(crate) asks: Vec<Ask>,
+    /// The sockets whose partner was found to be busy with somebody else when it last looked.
+    pub(crate) doubts: Vec<Part>,
 }
 
 /// What a client asks over a connection.
@@ -36,7 +37,7 @@ pub(crate) enum Ask {
 
 impl Ask {
     /// Whether its answer may be about this socket.
-    pub(crate) fn covers(&self, part: Part) -> bool {
+    fn covers(&self, part: Part) -> bool {
         match self {
             Self::Connect => true,
             Self::Repair(of, _) => *of == part,
@@ -48,7 +49,6 @@ impl Ask {
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) person: usize,
-    pub(crate) instance: InstanceId,
     pub(crate) ask: Ask,
     /// The client has closed its sending side.
     pub(crate) half_closed: bool,
@@ -64,7 +64,8 @@ impl Person {
             Socket::parse(&text).expect("a socket")
         };
         let (head, tail) = (socket(2000), socket(1000));
-        Self { number, alive: true, chain, head, tail, told_head: None, told_tail: None }
+        let (told_head, told_tail, asks, doubts) = (None, None, Vec::new(), Vec::new());
+        Self { number, alive: true, chain, head, tail, told_head, told_tail, asks, doubts }
     }
 
     /// What a socket was told last.
@@ -80,6 +81,11 @@ impl Person {
             Part::Head => &self.head,
             Part::Tail => &self.tail,
         }
+    }
+
+    /// Whether it asks for this socket.
+    pub(crate) fn is_asking(&self, part: Part) -> bool {
+        self.asks.iter().any(|ask| ask.covers(part))
     }
 
     pub(crate) fn owns(&self, endpoint: Endpoint) -> bool {

@@ -6,8 +6,13 @@ use serde::Serialize;
 
 use crate::now_ms;
 
-/// Lines that are kept.
-const LINES_MAX: usize = 400;
+/// Lines that are kept, unless `EMNETCHAIN_SIM_LINES` says otherwise.
+const LINES_MAX: usize = 200;
+
+fn lines_max() -> usize {
+    let given = std::env::var("EMNETCHAIN_SIM_LINES");
+    given.map_or(LINES_MAX, |text| text.parse().expect("a number of lines"))
+}
 
 /// What happened.
 #[derive(Debug, Default)]
@@ -20,15 +25,20 @@ impl Trace {
     pub(crate) fn note(&mut self, line: String) {
         let line = format!("{:>7} {line}", now_ms());
         self.digest = fold(self.digest, digest(line.as_bytes()));
-        if self.lines.len() == LINES_MAX {
+        if self.lines.len() == lines_max() {
             self.lines.pop_front();
         }
         self.lines.push_back(line);
     }
 
-    /// The last lines.
+    /// The last lines, without the words that every line would repeat.
     pub(crate) fn tail(&self) -> String {
-        self.lines.iter().flat_map(|line| [line, "\n"]).collect()
+        let words = "SessionId InstanceId Incarnation Socket ChainName RepairId HeadAddr TailAddr \
+                     OrphanAddr session: instance: incarnation: connection: Tell message: 198.51.";
+        let plain = |line: &String| {
+            words.split_whitespace().fold(format!("{line}\n"), |text, word| text.replace(word, ""))
+        };
+        self.lines.iter().map(plain).collect()
     }
 
     pub(crate) fn digest(&self) -> u64 {

@@ -162,7 +162,7 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        if !matches!(event, Event::Review(_)) {
+        if !matches!(event, Event::Review(_) | Event::Knock(..)) {
             self.oracle.note(format!("{event:?}"));
         }
         match event {
@@ -198,19 +198,32 @@ impl World {
             // Two sockets that no chain knows, with a common id.
             let id = RepairId(format!("pair {number}").into());
             for number in [number, number + 1] {
+                let ask = Ask::Repair(Part::Head, id.clone());
                 self.people.push(Person::new(number, None));
-                self.plan(1, 8_000, Event::Knock(number, Ask::Repair(Part::Head, id.clone())));
+                self.people[number].asks.push(ask.clone());
+                self.plan(1, 8_000, Event::Knock(number, ask));
             }
             return;
         }
         let chain = if self.chance.percent(85) { "" } else { "blue" };
         self.people.push(Person::new(number, Some(chain)));
-        self.plan(1, 50, Event::Knock(number, Ask::Connect));
+        self.ask(number, Ask::Connect);
         self.plan(3_000, 9_000, Event::Review(number));
     }
 
+    /// A client begins to ask.
+    fn ask(&mut self, person: usize, ask: Ask) {
+        self.people[person].asks.push(ask.clone());
+        self.knock(person, ask);
+    }
+
+    /// A client needs no answer any more.
+    fn finish(&mut self, person: usize, ask: &Ask) {
+        self.people[person].asks.retain(|other| other != ask);
+    }
+
     fn knock(&mut self, person: usize, ask: Ask) {
-        if !self.people[person].alive {
+        if !self.people[person].alive || !self.people[person].asks.contains(&ask) {
             return;
         }
         let ids: Vec<InstanceId> = self.instances.keys().copied().collect();
@@ -225,7 +238,8 @@ impl World {
         if half_closed {
             self.plan(0, 100, Event::Submit(Command::HalfClose { session }));
         }
-        let connection = Connection { person, instance, ask, half_closed, last_due: now() };
+        self.oracle.note(format!("{person} asks {ask:?} over {session:?}"));
+        let connection = Connection { person, ask, half_closed, last_due: now() };
         self.connections.insert(session, connection);
     }
 
@@ -242,6 +256,10 @@ impl World {
             _ => return self.oracle.fail(format!("S9: an answer to no request: {message:?}")),
         };
         *self.people[number].told(part) = Some(ip);
+        self.people[number].doubts.retain(|doubted| *doubted != part);
+        if then == Then::Close || matches!(ask, Ask::Repair(..)) {
+            self.finish(number, &ask);
+        }
         if self.people.iter().any(|other| !other.alive && other.owns(ip)) {
             self.plan(100, 2_000, Event::Miss(number, part, ip));
         }
@@ -258,13 +276,13 @@ impl World {
         let Some(connection) = self.connections.remove(&session) else { return };
         let number = connection.person;
         match why {
-            Why::Answered | Why::Superseded => {}
+            Why::Answered | Why::Superseded => self.finish(number, &connection.ask),
             Why::Expired => self.plan(100, 1_000, Event::Knock(number, connection.ask)),
             Why::TakenOut => {
-                if self.people[number].chain.is_some() {
-                    (self.people[number].told_head, self.people[number].told_tail) = (None, None);
-                    self.plan(100, 1_000, Event::Knock(number, Ask::Connect));
-                }
+                let person = &mut self.people[number];
+                (person.told_head, person.told_tail) = (None, None);
+                person.asks = vec![Ask::Connect];
+                self.plan(100, 1_000, Event::Knock(number, Ask::Connect));
             }
         }
     }
@@ -272,14 +290,10 @@ impl World {
     fn lose(&mut self, session: SessionId) {
         let Some(connection) = self.connections.remove(&session) else { return };
         let person = &self.people[connection.person];
-        let is_told = match &connection.ask {
-            Ask::Connect => person.told_head.is_some() && person.told_tail.is_some(),
-            Ask::Repair(Part::Head, _) => person.told_head.is_some(),
-            Ask::Repair(Part::Tail, _) => person.told_tail.is_some(),
-        };
-        if !is_told {
-            self.plan(20, 1_500, Event::Knock(connection.person, connection.ask));
+        if person.told_head.is_some() && person.told_tail.is_some() {
+            return self.finish(connection.person, &connection.ask);
         }
+        self.plan(20, 1_500, Event::Knock(connection.person, connection.ask));
     }
 
     fn break_one(&mut self) {
@@ -331,35 +345,48 @@ impl World {
             return;
         }
         *self.people[number].told(part) = None;
+        let repairs = |ask: &Ask| matches!(ask, Ask::Repair(of, _) if *of == part);
+        if self.people[number].asks.iter().any(repairs) {
+            return;
+        }
         // Both sides of a gap have the same id, or each makes one of its own.
         let id = match self.chance.percent(50) {
             true => format!("gap {}", lost.ip),
             false => format!("own {}", self.events),
         };
-        self.knock(number, Ask::Repair(part, RepairId(id.into())));
+        self.ask(number, Ask::Repair(part, RepairId(id.into())));
     }
 
-    /// Whether a client waits for something with this socket.
-    pub(crate) fn is_asking(&self, number: usize, part: Part) -> bool {
-        let mut connections = self.connections.values();
-        connections.any(|c| c.person == number && c.ask.covers(part))
-    }
-
+    /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it is
+    /// looked at, is missed.
     fn review(&mut self, number: usize) {
         if !self.people[number].alive {
             return;
         }
         self.plan(3_000, 6_000, Event::Review(number));
         for part in [Part::Tail, Part::Head] {
-            let told = *self.people[number].told(part);
-            match told {
-                Some(ip) if self.people.iter().any(|other| !other.alive && other.owns(ip)) => {
-                    return self.miss(number, part, ip);
+            let me = self.people[number].clone();
+            let told = self.people[number].told(part).to_owned();
+            let Some(ip) = told else {
+                if !me.is_asking(part) {
+                    return self.ask(number, Ask::Connect);
                 }
-                None if !self.is_asking(number, part) => {
-                    return self.knock(number, Ask::Connect);
-                }
-                Some(_) | None => {}
+                continue;
+            };
+            let mut others = self.people.iter().filter(|other| other.owns(ip));
+            let listens = others.any(|other| {
+                let its =
+                    if other.head.endpoint() == ip { other.told_head } else { other.told_tail };
+                other.alive && its == Some(me.socket(part).endpoint())
+            });
+            let doubts = &mut self.people[number].doubts;
+            let was_in_doubt = doubts.contains(&part);
+            doubts.retain(|doubted| *doubted != part);
+            if !listens && was_in_doubt {
+                return self.miss(number, part, ip);
+            }
+            if !listens {
+                doubts.push(part);
             }
         }
     }
