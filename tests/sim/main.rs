@@ -40,7 +40,7 @@ mod world;
 
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant as WallInstant},
 };
@@ -98,11 +98,13 @@ fn seeds() {
     }
     let begun = emnetchain::clock::now();
     let next = AtomicU64::new(Chance::any_seed());
+    let failed = AtomicBool::new(false);
     let work = || {
         let mut all = Vec::new();
-        while emnetchain::clock::now() - begun < budget() {
+        while emnetchain::clock::now() - begun < budget() && !failed.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             let outcome = run(seed, Planted::Nothing);
+            failed.fetch_or(outcome.failure.is_some(), Ordering::Relaxed);
             assert_passes(seed, &outcome);
             all.push(outcome.figures);
         }

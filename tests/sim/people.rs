@@ -26,6 +26,8 @@ pub(crate) struct Person {
     pub(crate) asks: Vec<Ask>,
     /// The sockets whose partner was found to be busy with somebody else when it last looked.
     pub(crate) doubts: Vec<Part>,
+    /// How often it has looked and found a repair unanswered.
+    pub(crate) waits: u32,
 }
 
 /// What a client asks over a connection.
@@ -65,7 +67,18 @@ impl Person {
         };
         let (head, tail) = (socket(2000), socket(1000));
         let (told_head, told_tail, asks, doubts) = (None, None, Vec::new(), Vec::new());
-        Self { number, alive: true, chain, head, tail, told_head, told_tail, asks, doubts }
+        Self {
+            number,
+            alive: true,
+            chain,
+            head,
+            tail,
+            told_head,
+            told_tail,
+            asks,
+            doubts,
+            waits: 0,
+        }
     }
 
     /// What a socket was told last.

@@ -21,6 +21,10 @@ use crate::{
 /// Living clients that the world keeps up.
 const POPULATION: usize = 9;
 
+/// How often a client looks after an unanswered repair before it joins anew: if both its connections
+/// broke, it is no client of the chain any more.
+const WAITS_MAX: u32 = 3;
+
 /// All clients there may ever be, so that a run stays short.
 const PEOPLE_MAX: usize = 40;
 
@@ -60,6 +64,9 @@ pub(crate) struct World {
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) network: crate::network::Network,
     pub(crate) people: Vec<Person>,
+    /// Whether the two sides of a gap may ask with a common id. It pairs them whatever stands between
+    /// them by now, so the chain need not become one path then.
+    pub(crate) has_common_ids: bool,
     /// Whether faults, deaths and newcomers go on.
     pub(crate) is_wild: bool,
     post: Post,
@@ -70,18 +77,20 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(
-        chance: Chance,
+        mut chance: Chance,
         oracle: Arc<Oracle>,
         instances: BTreeMap<InstanceId, Instance>,
         network: crate::network::Network,
         post: Post,
     ) -> Self {
+        let has_common_ids = chance.percent(40);
         let mut world = Self {
             chance,
             oracle,
             instances,
             network,
             people: Vec::new(),
+            has_common_ids,
             is_wild: true,
             post,
             connections: BTreeMap::new(),
@@ -349,12 +358,30 @@ impl World {
         if self.people[number].asks.iter().any(repairs) {
             return;
         }
-        // Both sides of a gap have the same id, or each makes one of its own.
-        let id = match self.chance.percent(50) {
+        // Both sides of a gap have the id that who left gave them, or each makes one of its own.
+        let me = self.people[number].socket(part).endpoint();
+        let knew_me = self.people.iter().any(|other| {
+            let told =
+                if other.head.endpoint() == lost { other.told_head } else { other.told_tail };
+            other.owns(lost) && told == Some(me)
+        });
+        let id = match knew_me && self.has_common_ids && self.chance.percent(60) {
             true => format!("gap {}", lost.ip),
-            false => format!("own {}", self.events),
+            false => format!("own {number} {}", self.events),
         };
         self.ask(number, Ask::Repair(part, RepairId(id.into())));
+    }
+
+    /// A client closes its connections and asks for everything.
+    fn join_anew(&mut self, number: usize) {
+        let its = self.connections.iter().filter(|(_, connection)| connection.person == number);
+        for session in its.map(|(session, _)| *session).collect::<Vec<_>>() {
+            self.connections.remove(&session);
+            self.plan(1, 30, Event::Submit(Command::Disconnect { session }));
+        }
+        let person = &mut self.people[number];
+        (person.asks, person.waits) = (vec![Ask::Connect], 0);
+        self.plan(100, 500, Event::Knock(number, Ask::Connect));
     }
 
     /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it is
@@ -364,6 +391,12 @@ impl World {
             return;
         }
         self.plan(3_000, 6_000, Event::Review(number));
+        let person = &mut self.people[number];
+        let repairs = person.asks.iter().any(|ask| *ask != Ask::Connect);
+        person.waits = if repairs { person.waits + 1 } else { 0 };
+        if person.waits > WAITS_MAX {
+            return self.join_anew(number);
+        }
         for part in [Part::Tail, Part::Head] {
             let me = self.people[number].clone();
             let told = self.people[number].told(part).to_owned();
