@@ -9,6 +9,7 @@ use openraft::{
 
 use super::{
     contact::Contact,
+    found::Gate,
     keeper::LogBounds,
     network::Network,
     proposer::{Proposer, WriteError},
@@ -50,9 +51,9 @@ impl std::fmt::Debug for ClusterOptions {
 pub enum ClusterError {
     /// Its log is empty, though it has lived in the cluster: its disk was lost.
     #[error(
-        "the data directory is empty, but instance {by} remembers an instance {instance}: its votes \
-         are lost, so the number cannot be used again; give this instance a number that nobody had, \
-         `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
+        "the data directory is empty, but instance {by} remembers an instance {instance}: its \
+         votes are lost, so the number cannot be used again; give this instance a number that \
+         nobody had, `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
         by = by.0, instance = instance.0
     )]
     Forgetful {
@@ -84,6 +85,7 @@ pub struct Cluster {
     pub(super) cluster: ClusterId,
     pub(super) instance: InstanceId,
     pub(super) contact: Contact,
+    pub(super) gate: Gate,
     view: RegistryView,
     log_bounds: LogBounds,
     metrics: Metrics,
@@ -118,7 +120,7 @@ impl Cluster {
                 .await
                 .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let local = LocalWriter::new(raft.clone(), view.clone());
-        let contact = Contact::default();
+        let (contact, gate) = (Contact::default(), Gate::default());
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: Arc::new(local.clone()),
@@ -126,6 +128,7 @@ impl Cluster {
             snapshot_dir,
             view: view.clone(),
             contact: contact.clone(),
+            gate: gate.clone(),
             metrics: metrics.clone(),
         });
         let router = Router::new(local.clone(), network.clone());
@@ -137,6 +140,7 @@ impl Cluster {
             cluster,
             instance,
             contact,
+            gate,
             view,
             log_bounds,
             metrics,

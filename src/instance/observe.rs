@@ -10,7 +10,10 @@ use crate::{
     registry::{LinkedBy, Note, Totals},
     server::{
         Phase,
-        http::{Chains, HttpSources, Member, Readiness, Status},
+        http::{
+            Chains, HttpSources, Member, Readiness, Status,
+            admin::{Actor, AdminToken},
+        },
     },
     storage::ImageProgress,
 };
@@ -95,6 +98,8 @@ pub(super) fn http_sources(
     image: &ImageProgress,
     metrics: &Metrics,
     readiness: watch::Receiver<Readiness>,
+    actor: Actor,
+    token: AdminToken,
 ) -> HttpSources {
     let refresh = {
         let (cluster, image, metrics) = (cluster.clone(), image.clone(), metrics.clone());
@@ -109,6 +114,8 @@ pub(super) fn http_sources(
         refresh: Arc::new(refresh),
         readiness,
         status: Arc::new(status),
+        actor,
+        token,
     }
 }
 
