@@ -26,7 +26,7 @@ use self::{
 use crate::{
     cli::Exit,
     cluster::{
-        Cluster, ClusterError, ClusterOptions, Started,
+        Cluster, ClusterError, ClusterOptions, LogBounds, Started,
         rpc::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
         transport::{Alone, Transport},
@@ -118,6 +118,7 @@ impl Instance {
             instance: config.node_id,
             transport,
             snapshot_dir,
+            log_bounds: LogBounds::default(),
             metrics: metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;

@@ -264,6 +264,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             snapshot::send(stream, vote, &snapshot.snapshot).await
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => sent.map_err(|error| StreamingError::from(rpc_error(error))),
         }

@@ -17,7 +17,6 @@ use std::{
 use openraft::{Raft, raft::SnapshotResponse, storage::Snapshot, vote::RaftLeaderId as _};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt as _},
-    task::spawn_blocking,
     time::timeout,
 };
 
@@ -32,6 +31,7 @@ use crate::{
     ids::InstanceId,
     limits::SNAPSHOT_BYTES_MAX,
     raft::{TypeConfig, Vote},
+    runtime::spawn_blocking,
     storage::{ClusterId, SnapshotFile, StateMachine},
 };
 
@@ -158,7 +158,7 @@ async fn fill(
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    spawn_blocking(work).await?
 }
 
 /// A snapshot that is arriving. The file is removed with it, unless it was renamed meanwhile.
