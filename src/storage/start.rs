@@ -7,7 +7,11 @@
 //! Nothing is moved or written before the choice is made: a start that is refused leaves the
 //! directory as it was.
 
-use std::path::{Path, PathBuf};
+use std::{
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use super::{
     DataDir, StorageError, files, identity,
@@ -83,7 +87,12 @@ pub(super) fn restore(
 
 fn find(dir: &DataDir, options: &image::Options) -> Result<Sources, StorageError> {
     let path = dir.registry_dir();
-    let (image, image_fault) = match image::open(&path, dir.cluster_id(), options)? {
+    let (found, survey) = thread::scope(|scope| {
+        let survey = scope.spawn(|| snapshot::survey(dir.path(), dir.cluster_id()));
+        (image::open(&path, dir.cluster_id(), options), survey.join())
+    });
+    let Survey { intact, damaged } = survey.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let (image, image_fault) = match found? {
         Found::Absent => (None, None),
         Found::Intact(intact) => (Some(*intact), None),
         Found::Damaged(fault) => (None, Some(fault)),
@@ -97,7 +106,6 @@ fn find(dir: &DataDir, options: &image::Options) -> Result<Sources, StorageError
             });
         }
     };
-    let Survey { intact, damaged } = snapshot::survey(dir.path(), dir.cluster_id())?;
     Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
 }
 
