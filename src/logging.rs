@@ -105,7 +105,10 @@ mod tests {
 
     #[test]
     fn one_word_is_the_level_of_the_service_and_not_of_its_libraries() {
-        assert_eq!(LogLevel::new("debug").unwrap().directives, "warn,openraft=error,emnetchain=debug");
+        assert_eq!(
+            LogLevel::new("debug").unwrap().directives,
+            "warn,openraft=error,emnetchain=debug"
+        );
         assert_eq!(LogLevel::new("error").unwrap().directives, "error");
     }
 }

@@ -10,9 +10,9 @@ use crate::{
     registry::{LinkedBy, Note, Totals},
     server::{
         Phase,
-        http::{Chains, HttpSources, Member, Readiness, Status},
+        http::{Chains, Digest, HttpSources, Member, Readiness, Status},
     },
-    storage::ImageProgress,
+    storage::{self, ImageProgress},
 };
 
 /// How often it is looked whether clients can be answered.
@@ -104,11 +104,19 @@ pub(super) fn http_sources(
         let (cluster, metrics) = (cluster.clone(), metrics.clone());
         move || status(&cluster, &metrics)
     };
+    let digest = {
+        let view = cluster.view().clone();
+        move || {
+            let (applied, image) = view.image();
+            Digest { applied, digest: format!("{:016x}", storage::digest(&image)) }
+        }
+    };
     HttpSources {
         metrics: metrics.clone(),
         refresh: Arc::new(refresh),
         readiness,
         status: Arc::new(status),
+        digest: Arc::new(digest),
     }
 }
 
@@ -160,6 +168,7 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
             repairs_pending: totals.repairs_pending,
         },
         connections: BTreeMap::from(connections),
+        registry: None,
     }
 }
 

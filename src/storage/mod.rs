@@ -49,7 +49,7 @@ mod tests;
 pub use check::{CheckReport, Finding, check};
 pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};
-pub use image::ImageProgress;
+pub use image::{ImageProgress, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
 pub use snapshot::SnapshotFile;
 pub use start::LogEnds;

@@ -72,7 +72,18 @@ impl Service {
         data_dir: &Path,
         arguments: Vec<String>,
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut child = command(wrapper, data_dir, &arguments)
+        Self::try_start_at(ANYWHERE, wrapper, data_dir, arguments)
+    }
+
+    /// As [`Self::try_start_through`], with the addresses of the chain server, the repair server
+    /// and HTTP.
+    pub fn try_start_at(
+        addresses: [&str; 3],
+        wrapper: &[&str],
+        data_dir: &Path,
+        arguments: Vec<String>,
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command_at(addresses, wrapper, data_dir, &arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -82,8 +93,9 @@ impl Service {
         let log_reader = follow(child.stderr.take().expect("piped"), Arc::clone(&log));
         let lines = lines_of(child.stdout.take().expect("piped"));
         let mut banners = Vec::new();
-        // The HTTP line is the last one.
-        while banners.last().is_none_or(|(name, _)| name != "HTTP") {
+        let is_member = arguments.iter().any(|argument| argument == "--raft-addr");
+        let last = if is_member { "Raft" } else { "HTTP" };
+        while banners.last().is_none_or(|(name, _)| name != last) {
             let line = match lines.recv_timeout(PATIENCE) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
@@ -225,8 +237,20 @@ impl Drop for Service {
     }
 }
 
+/// Free ports on loopback.
+const ANYWHERE: [&str; 3] = ["127.0.0.1:0"; 3];
+
 /// The command that starts the service, through a wrapper if there is one.
 pub fn command(wrapper: &[&str], data_dir: &Path, arguments: &[String]) -> Command {
+    command_at(ANYWHERE, wrapper, data_dir, arguments)
+}
+
+fn command_at(
+    [chain, repair, http]: [&str; 3],
+    wrapper: &[&str],
+    data_dir: &Path,
+    arguments: &[String],
+) -> Command {
     let program = env!("CARGO_BIN_EXE_EMNetChain");
     let mut command = match wrapper.split_first() {
         Some((first, rest)) => {
@@ -237,8 +261,8 @@ pub fn command(wrapper: &[&str], data_dir: &Path, arguments: &[String]) -> Comma
         None => Command::new(program),
     };
     command
-        .args(["-dis-addr", "127.0.0.1:0", "-chain-addr", "127.0.0.1:0"])
-        .args(["--http-addr", "127.0.0.1:0", "--data-dir"])
+        .args(["-dis-addr", repair, "-chain-addr", chain])
+        .args(["--http-addr", http, "--data-dir"])
         .arg(data_dir)
         .args(arguments)
         .env_clear();
