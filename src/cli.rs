@@ -4,6 +4,8 @@
 //! ever. Whatever is at fault is said in one line for each fault on standard error, and nothing
 //! has started then. Arguments that the seed would have ignored are refused, for they are slips.
 
+mod call;
+mod cluster;
 mod line;
 
 use std::{
@@ -16,7 +18,12 @@ use std::{
 
 use clap::ArgMatches;
 
-use crate::config::{Config, Faults, Sources};
+use self::cluster::Failure;
+
+use crate::{
+    config::{Config, Faults, Sources},
+    ids::InstanceId,
+};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +32,8 @@ pub enum Exit {
     Clean = 0,
     /// The command line or the configuration is at fault, or an address cannot be bound.
     Usage = 2,
+    /// No running instance answers a command, or it refuses.
+    Unavailable = 69,
     /// A fault inside.
     Internal = 70,
     /// The disk failed or is full.
@@ -42,6 +51,13 @@ impl From<Exit> for ExitCode {
 /// What is left to do when the command line is read.
 #[derive(Debug)]
 pub enum Task {
+    /// Write the registry of a stopped instance into a new file.
+    Backup {
+        /// Its data directory.
+        data_dir: PathBuf,
+        /// The file.
+        file: PathBuf,
+    },
     /// Check the data directory.
     Check {
         /// Which one.
@@ -49,6 +65,15 @@ pub enum Task {
     },
     /// Nothing: it is done.
     Nothing(Exit),
+    /// Found a new cluster with the registry of a backup.
+    Restore {
+        /// The backup.
+        file: PathBuf,
+        /// The new data directory.
+        data_dir: PathBuf,
+        /// The number of the instance in it.
+        node: InstanceId,
+    },
     /// Serve.
     Serve {
         /// The configuration.
@@ -88,9 +113,15 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
     if let Some(file) = file {
         sources.give_file(file.into());
     }
+    let operand = line::operand(matches);
+    let file = || operand.clone().map(PathBuf::from).expect("it is refused without");
     let faults = |faults: Faults| faults.to_string();
     match words.join(" ").as_str() {
-        "check" => Ok(Task::Check { data_dir: sources.read_data_dir().map_err(faults)? }),
+        "backup" => {
+            let data_dir = sources.read_key("data_dir").map_err(faults)?;
+            Ok(Task::Backup { data_dir, file: file() })
+        }
+        "check" => Ok(Task::Check { data_dir: sources.read_key("data_dir").map_err(faults)? }),
         "config check" => {
             sources.read().map_err(faults)?;
             say("the configuration is good\n");
@@ -100,9 +131,27 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
             say(&sources.page().map_err(faults)?);
             Ok(Task::Nothing(Exit::Clean))
         }
+        "restore" => {
+            let data_dir = sources.read_key("data_dir").map_err(faults)?;
+            let node = sources.read_key("node_id").map_err(faults)?;
+            Ok(Task::Restore { file: file(), data_dir, node })
+        }
         "id" => {
             say(&format!("{:032x}\n", random_id()?));
             Ok(Task::Nothing(Exit::Clean))
+        }
+        command if command.starts_with("cluster ") => {
+            let command = command.trim_start_matches("cluster ");
+            let operand = operand.as_ref().and_then(|text| text.to_str()).map(str::trim);
+            let done = cluster::run(command, operand, line::wants_json(matches), &sources);
+            Ok(Task::Nothing(match done {
+                Ok(()) => Exit::Clean,
+                Err(Failure::Usage(why)) => return Err(why),
+                Err(Failure::Instance(why)) => {
+                    complain(&why);
+                    Exit::Unavailable
+                }
+            }))
         }
         _ => {
             if is_bare {
@@ -126,6 +175,9 @@ fn collect_flags(
     let mut level = Some(matches);
     while let Some(matches) = level {
         for id in matches.ids().map(clap::Id::as_str) {
+            if line::OWN.contains(&id) {
+                continue;
+            }
             let Some(value) = matches.get_one::<OsString>(id) else { continue };
             if given.contains(&id) {
                 return Err(format!("--{} is given twice", id.replace('_', "-")));

@@ -5,9 +5,11 @@
 mod life;
 mod listeners;
 mod observe;
+pub mod offline;
+mod operator;
 mod signals;
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
@@ -22,7 +24,7 @@ use self::{
     signals::{Asked, Reload, Signals},
 };
 use crate::{
-    cli::{self, Exit},
+    cli::Exit,
     cluster::{
         Cluster, ClusterError, ClusterOptions, Started,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
@@ -35,7 +37,7 @@ use crate::{
     metrics::Metrics,
     registry::{Applied, Command},
     server::{Outbox, Phase, ServerError, http::Readiness},
-    storage::{self, ImageProgress, StorageError, Stores, fault},
+    storage::{ImageProgress, StorageError, Stores, fault},
 };
 
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
@@ -62,22 +64,6 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
         },
         // While it starts, there is nothing to drain.
         () = signals.stop() => Exit::Clean,
-    }
-}
-
-/// Checks the data directory of a stopped instance, offline.
-pub fn check(data_dir: &Path) -> Exit {
-    match storage::check(data_dir) {
-        Ok(report) => {
-            let damaged = report.is_damaged();
-            cli::say(&format!("{report}\n"));
-            if damaged { Exit::Data } else { Exit::Clean }
-        }
-        Err(error) => {
-            // There are no logs here.
-            cli::complain(&error_chain(&error));
-            exit_for(&error)
-        }
     }
 }
 
@@ -113,6 +99,10 @@ impl Instance {
         let metrics = Metrics::new();
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let listeners = listeners::bind(config).await?;
+        let token = operator::read_token(config.admin_token_file.as_deref()).map_err(|why| {
+            tracing::error!("{why}");
+            Exit::Usage
+        })?;
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
@@ -158,7 +148,9 @@ impl Instance {
             });
         }
         if let Some(http) = http {
-            let sources = observe::http_sources(&cluster, &image, &metrics, watch_readiness);
+            let actor = operator::actor(&cluster, &phase, &metrics);
+            let sources =
+                observe::http_sources(&cluster, &image, &metrics, watch_readiness, actor, token);
             background.spawn(async move {
                 http.serve(sources).await;
                 "the HTTP server ended".to_owned()
@@ -221,28 +213,32 @@ impl Instance {
 
     /// Waits for whatever ends the instance against its will.
     async fn failure(&mut self) -> Exit {
-        let why = tokio::select! {
-            biased;
-            fault = self.faults.wait() => {
-                tracing::error!("the disk failed, leaving service: {fault}");
-                return Exit::Disk;
-            }
-            Some(ended) = self.servers.join_next() => match ended {
-                Ok(Ok(())) => "a server ended".to_owned(),
-                Ok(Err(error)) => error_chain(&error),
-                Err(panic) => panic.to_string(),
-            },
-            Some(ended) = self.lives.join_next() => match ended {
-                Ok(Ok(())) => "the proposer ended".to_owned(),
-                Ok(Err(error @ ClusterError::Forgetful { .. })) => {
-                    tracing::error!("{error}");
-                    return Exit::Data;
+        let why = loop {
+            tokio::select! {
+                biased;
+                fault = self.faults.wait() => {
+                    tracing::error!("the disk failed, leaving service: {fault}");
+                    return Exit::Disk;
                 }
-                Ok(Err(error)) => error_chain(&error),
-                Err(panic) => panic.to_string(),
-            },
-            Some(ended) = self.background.join_next() => {
-                ended.unwrap_or_else(|panic| panic.to_string())
+                Some(ended) = self.servers.join_next() => match ended {
+                    Ok(Ok(())) if self.is_draining() => {}
+                    Ok(Ok(())) => break "a server ended".to_owned(),
+                    Ok(Err(error)) => break error_chain(&error),
+                    Err(panic) => break panic.to_string(),
+                },
+                Some(ended) = self.lives.join_next() => match ended {
+                    Ok(Ok(())) if self.is_draining() => {}
+                    Ok(Ok(())) => break "the proposer ended".to_owned(),
+                    Ok(Err(error @ ClusterError::Forgetful { .. })) => {
+                        tracing::error!("{error}");
+                        return Exit::Data;
+                    }
+                    Ok(Err(error)) => break error_chain(&error),
+                    Err(panic) => break panic.to_string(),
+                },
+                Some(ended) = self.background.join_next() => {
+                    break ended.unwrap_or_else(|panic| panic.to_string());
+                }
             }
         };
         // A failed disk stops raft as well; its report may be a moment behind.
@@ -252,6 +248,11 @@ impl Instance {
         }
         tracing::error!("{why}");
         Exit::Internal
+    }
+
+    /// An operator had it leave service; what belongs to clients ends with them.
+    fn is_draining(&self) -> bool {
+        *self.phase.borrow() >= Phase::Draining
     }
 
     /// Drains, and stops in order: no new clients, no leadership, then no sessions, then no
@@ -352,7 +353,8 @@ async fn dispatch(
 }
 
 fn exit_for(error: &StorageError) -> Exit {
-    if error.exit_code() == Exit::Disk as u8 { Exit::Disk } else { Exit::Data }
+    let known = [Exit::Usage, Exit::Disk].into_iter().find(|exit| *exit as u8 == error.exit_code());
+    known.unwrap_or(Exit::Data)
 }
 
 fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {

@@ -4,13 +4,16 @@ use std::process::ExitCode;
 
 use emnetchain::{
     cli::{self, Exit, Task},
-    instance, logging,
+    instance::{self, offline},
+    logging,
 };
 
 fn main() -> ExitCode {
     let exit = match cli::start() {
         Task::Nothing(exit) => exit,
-        Task::Check { data_dir } => instance::check(&data_dir),
+        Task::Backup { data_dir, file } => offline::backup(&data_dir, &file),
+        Task::Check { data_dir } => offline::check(&data_dir),
+        Task::Restore { file, data_dir, node } => offline::restore(&file, &data_dir, node),
         Task::Serve { config, sources } => {
             let logs = logging::start(&config.log_level, config.log_format);
             run(instance::run(*config, sources, logs))

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 
 use clap::{
-    Arg, ArgAction, Command, ValueHint,
+    Arg, ArgAction, ArgMatches, Command, ValueHint,
     error::{ContextKind, ErrorKind},
     value_parser,
 };
@@ -22,6 +22,12 @@ pub(super) fn command() -> Command {
         .subcommand(with_settings(print));
     let serve = Command::new("serve").about("Serves until it is told to stop (the default)");
     let check = Command::new("check").about("Checks the data directory of a stopped instance");
+    let backup = Command::new("backup")
+        .about("Writes the registry of a stopped instance into a new file")
+        .arg(operand_arg("FILE", true, "The file to write; one that is there is not overwritten"));
+    let restore = Command::new("restore")
+        .about("Begins a new cluster with the registry of a backup, in a new data directory")
+        .arg(operand_arg("FILE", true, "The backup, or a .snap file of a data directory"));
     let id = Command::new("id").about("Makes a repair id that nobody else has");
     with_settings(Command::new("EMNetChain"))
         .bin_name("EMNetChain")
@@ -29,9 +35,82 @@ pub(super) fn command() -> Command {
         .about(ABOUT)
         .after_help(AFTER_HELP)
         .subcommand(with_settings(serve))
+        .subcommand(with_settings(backup))
+        .subcommand(with_settings(restore))
         .subcommand(with_settings(check))
+        .subcommand(cluster())
         .subcommand(config)
         .subcommand(id)
+}
+
+/// The commands that look at a running cluster or change it.
+fn cluster() -> Command {
+    let at = ["http_addr", "admin_token_file"];
+    let named = |name, about| Command::new(name).about(about);
+    let with = |command, required, placeholder, help| {
+        with_keys(command, &at).arg(operand_arg(placeholder, required, help))
+    };
+    let add = named("add", "Takes an instance in as a learner, or changes where it is reached");
+    let promote = named("promote", "Lets a learner vote, once it has caught up");
+    let remove = named("remove", "Takes an instance out; its number is never used again");
+    let transfer = named("transfer-leader", "Has another instance lead");
+    let drain = named("drain", "Has this instance leave service, before it is stopped");
+    let certs = named("certs", "Makes a certificate authority and certificates for instances");
+    let reached = "Its number, and where others reach its raft listener";
+    let leader = "The instance that shall lead [default: who has caught up furthest]";
+    Command::new("cluster")
+        .about("Shows and changes the cluster of a running instance")
+        .subcommand_required(true)
+        .subcommand(
+            with_keys(named("status", "Shows the cluster as an instance sees it"), &at).arg(json()),
+        )
+        .subcommand(with_keys(named("members", "Lists the members"), &at).arg(json()))
+        .subcommand(with(add, true, "ID=HOST:PORT", reached))
+        .subcommand(with(promote, true, "ID", "The learner"))
+        .subcommand(with(remove, true, "ID", "The instance"))
+        .subcommand(with(transfer, false, "ID", leader))
+        .subcommand(with_keys(drain, &at))
+        .subcommand(with_keys(certs, &["initial_cluster", "cluster_id"]).arg(operand_arg(
+            "DIR",
+            true,
+            "Where the files are, and are to be",
+        )))
+}
+
+const OPERAND: &str = "operand";
+const JSON: &str = "json";
+
+/// Arguments that are no keys of the configuration.
+pub(super) const OWN: [&str; 2] = [OPERAND, JSON];
+
+/// What a command is about, if it was said.
+pub(super) fn operand(matches: &ArgMatches) -> Option<OsString> {
+    innermost(matches).try_get_one::<OsString>(OPERAND).ok().flatten().cloned()
+}
+
+/// Whether the answer shall be JSON.
+pub(super) fn wants_json(matches: &ArgMatches) -> bool {
+    innermost(matches).try_get_one::<bool>(JSON).ok().flatten().copied().unwrap_or(false)
+}
+
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    let mut level = matches;
+    while let Some((_, inner)) = level.subcommand() {
+        level = inner;
+    }
+    level
+}
+
+fn operand_arg(placeholder: &'static str, required: bool, help: &'static str) -> Arg {
+    Arg::new(OPERAND)
+        .required(required)
+        .value_name(placeholder)
+        .value_parser(value_parser!(OsString))
+        .help(help)
+}
+
+fn json() -> Arg {
+    Arg::new(JSON).long("json").action(ArgAction::SetTrue).help("Answers in JSON, for scripts")
 }
 
 const ABOUT: &str = "\
@@ -53,24 +132,36 @@ Examples:
   EMNetChain config check --config emnetchain.toml
   EMNetChain --config emnetchain.toml
       The same from a file, checked before it is used.
-  curl http://127.0.0.1:9180/status
-      How it is doing.
+  EMNetChain cluster status
+      How it is doing; `curl http://127.0.0.1:9180/status` for scripts.
+  EMNetChain backup chain.backup --data-dir ./emnetchain-data
+  EMNetChain restore chain.backup --data-dir ./restored
+      The registry of a stopped instance as one file, and a new instance that begins with it.
 
 Exit codes:
    0  stopped as asked
    2  the command line or configuration is at fault, or an address cannot be bound
+  69  no running instance answers a command, or it refuses
   70  a fault inside
   74  the disk failed or is full
   78  the data directory is refused: damaged, or another instance's";
 
 fn with_settings(command: Command) -> Command {
+    let all: Vec<&str> = Config::KEYS.iter().map(|key| key.name).collect();
+    with_keys(command, &all)
+}
+
+fn with_keys(command: Command, names: &[&str]) -> Command {
     let file = Arg::new("config")
         .long("config")
         .value_name("FILE")
         .value_hint(ValueHint::FilePath)
         .value_parser(value_parser!(OsString))
         .help("The configuration file (TOML); `-` reads standard input. [default: none]");
-    command.next_line_help(true).arg(file).args(Config::KEYS.iter().map(flag))
+    command
+        .next_line_help(true)
+        .arg(file)
+        .args(names.iter().map(|name| flag(Config::key(name).expect("it is a key"))))
 }
 
 fn flag(key: &'static Key) -> Arg {
@@ -131,8 +222,16 @@ pub(super) fn fault(error: &clap::Error) -> String {
         format!("{argument} has no value; write it after a space or `=`")
     } else if kind == ErrorKind::ArgumentConflict {
         format!("{argument} is given twice")
+    } else if kind == ErrorKind::MissingRequiredArgument {
+        "a FILE is missing: `backup FILE` or `restore FILE`".to_owned()
     } else if kind == ErrorKind::MissingSubcommand {
-        "config needs a command: `config check` or `config print`".to_owned()
+        let text = error.render().to_string();
+        if text.contains("cluster") {
+            "cluster needs a command, such as `cluster status`; EMNetChain cluster --help"
+                .to_owned()
+        } else {
+            "config needs a command: `config check` or `config print`".to_owned()
+        }
     } else {
         let text = error.render().to_string();
         let line = text.lines().next().unwrap_or_default();

@@ -123,13 +123,16 @@ settings! {
         /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
         /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
         http_addr: HttpAddr = Default("auto");
+        /// A file with the secret that a change by HTTP must carry, unless it comes from this
+        /// machine; readable by its owner only. `none`: no other machine changes anything.
+        admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {
         /// The directory that holds everything the instance must not forget.
         /// It is made if it does not exist, and belongs to one running instance at a time.
         data_dir: PathBuf = Default("./emnetchain-data");
         /// The number of this instance in its cluster. The data directory remembers it.
-        node_id: InstanceId = Default("1"), InstanceId(1)..=InstanceId(u64::MAX);
+        node_id: InstanceId = Default("1");
     }
     "Cluster" {
         /// Where other instances reach this one; `off` for an instance that stays alone.

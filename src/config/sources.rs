@@ -56,14 +56,14 @@ impl Sources {
         }
     }
 
-    /// Reads the data directory alone, for commands that need nothing else.
+    /// Reads one key alone, for commands that need nothing else.
     ///
     /// # Errors
-    /// If its value is no directory's name, or the file is at fault.
-    pub fn read_data_dir(&self) -> Result<PathBuf, Faults> {
+    /// If its value is not good, or the file is at fault.
+    pub fn read_key<T: Value>(&self, name: &str) -> Result<T, Faults> {
         let mut given = self.collect();
-        match given.read("data_dir", PathBuf::parse) {
-            Some(data_dir) if given.faults.is_empty() => Ok(data_dir),
+        match given.read(name, T::parse) {
+            Some(value) if given.faults.is_empty() => Ok(value),
             Some(_) | None => Err(Faults(given.faults)),
         }
     }

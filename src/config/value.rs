@@ -192,13 +192,10 @@ impl Value for InstanceId {
     const PLACEHOLDER: &'static str = "N";
 
     fn parse(text: &str) -> Result<Self, String> {
-        u64::parse(text).map(Self)
-    }
-}
-
-impl Shown for InstanceId {
-    fn shown(&self) -> String {
-        self.0.to_string()
+        match u64::parse(text)? {
+            0 => Err("instances are numbered from 1".to_owned()),
+            number => Ok(Self(number)),
+        }
     }
 }
 

@@ -10,7 +10,10 @@ use crate::{
     registry::{LinkedBy, Note, Totals},
     server::{
         Phase,
-        http::{Chains, Digest, HttpSources, Member, Readiness, Status},
+        http::{
+            Chains, Digest, HttpSources, Member, Readiness, Status,
+            admin::{Actor, AdminToken},
+        },
     },
     storage::{self, ImageProgress},
 };
@@ -95,6 +98,8 @@ pub(super) fn http_sources(
     image: &ImageProgress,
     metrics: &Metrics,
     readiness: watch::Receiver<Readiness>,
+    actor: Actor,
+    token: AdminToken,
 ) -> HttpSources {
     let refresh = {
         let (cluster, image, metrics) = (cluster.clone(), image.clone(), metrics.clone());
@@ -117,6 +122,8 @@ pub(super) fn http_sources(
         readiness,
         status: Arc::new(status),
         digest: Arc::new(digest),
+        actor,
+        token,
     }
 }
 

@@ -1,9 +1,11 @@
 //! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
-//! for people and scripts. It only reads, so it answers GET and HEAD and nothing else.
+//! for people and scripts, and changes of the cluster for those who may make them ([`admin`]).
 //!
 //! Nobody can keep it from answering for long: a request has a deadline, a connection has a life,
 //! and when there are too many connections the oldest gives way. Who has a question asks it at once
 //! and is answered within milliseconds, so in a flood the oldest is one that came only to stay.
+
+pub mod admin;
 
 mod status;
 #[cfg(test)]
@@ -18,7 +20,7 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
@@ -97,6 +99,10 @@ pub struct HttpSources {
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
     /// Makes a digest of the registry; it may take seconds, and runs where that does no harm.
     pub digest: Arc<dyn Fn() -> Digest + Send + Sync>,
+    /// Does what operators want done.
+    pub actor: admin::Actor,
+    /// What they must show to have it done.
+    pub token: admin::AdminToken,
 }
 
 impl std::fmt::Debug for HttpSources {
@@ -151,8 +157,8 @@ impl HttpServer {
         let mut connections = Connections::default();
         let mut is_pausing = false;
         loop {
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
+            let (stream, peer) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     pauses.inc();
                     if !is_pausing {
@@ -167,7 +173,8 @@ impl HttpServer {
             accepted.inc();
             connections.make_room(self.options.connections_max);
             let gauge = Gauge::raise(&metrics);
-            let answer = answer(stream, router.clone(), self.options);
+            let caller = Extension(admin::Caller(peer.ip()));
+            let answer = answer(stream, router.clone().layer(caller), self.options);
             connections.add(async move {
                 answer.await;
                 drop(gauge);
@@ -249,6 +256,7 @@ fn router(sources: HttpSources) -> Router {
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .merge(admin::routes())
         .fallback(nothing)
         .with_state(sources)
 }
@@ -307,7 +315,7 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
 }
 
 async fn nothing() -> Response {
-    let names = "there are /, /livez, /metrics, /readyz and /status\n";
+    let names = "there are /, /livez, /metrics, /readyz, /status and /api/v1/cluster/...\n";
     fresh((StatusCode::NOT_FOUND, names))
 }
 

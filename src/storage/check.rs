@@ -128,18 +128,24 @@ impl fmt::Display for Finding {
 /// # Errors
 /// If a process uses the directory, it has no identity, is another cluster's, or cannot be read.
 pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
-    let _lock = DirLock::take_existing(data_dir)?;
-    let identity = identity::read_identity(data_dir)?.ok_or_else(|| StorageError::Damaged {
-        path: data_dir.to_path_buf(),
-        what: "no identity.json: this is no data directory, or it has lost its identity".into(),
-        way_out: identity::WAY_OUT,
-    })?;
+    let (_lock, identity) = hold(data_dir)?;
     Ok(CheckReport {
         identity,
         log: check_log(data_dir, identity)?,
         image: check_image(data_dir, identity.cluster)?,
         snapshot: check_snapshot(data_dir, identity.cluster)?,
     })
+}
+
+/// Locks a data directory that is there, and says whose it is.
+pub(super) fn hold(data_dir: &Path) -> Result<(Option<DirLock>, Identity), StorageError> {
+    let lock = DirLock::take_existing(data_dir)?;
+    let identity = identity::read_identity(data_dir)?.ok_or_else(|| StorageError::Damaged {
+        path: data_dir.to_path_buf(),
+        what: "no identity.json: this is no data directory, or it has lost its identity".into(),
+        way_out: identity::WAY_OUT,
+    })?;
+    Ok((lock, identity))
 }
 
 fn check_log(
@@ -159,14 +165,8 @@ fn check_log(
 
 fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageError> {
     let path = identity::registry_dir(data_dir);
-    if !path.exists() {
-        return Ok(Finding::Absent);
-    }
-    let scratch = Scratch::new()?;
-    let copy = scratch.0.join("registry");
-    copy_dir(&path, &copy)?;
-    let found = image::open(&copy, cluster, &image::Options::default());
-    Ok(match found.map_err(|error| in_place(error, &path))? {
+    let copy = ImageCopy::open(data_dir, cluster)?;
+    Ok(match copy.found {
         Found::Absent => Finding::Absent,
         Found::Intact(intact) => {
             Finding::Intact { path, applied: intact.at.last_log_id, records: intact.disk.records() }
@@ -174,6 +174,26 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
         Found::Damaged(what) => Finding::Damaged { path, what },
         Found::Hung => Finding::Damaged { path, what: "sled did not open it in time".into() },
     })
+}
+
+/// A copy of the image, opened; it is gone when this is dropped.
+pub(super) struct ImageCopy {
+    /// What it was found to be. Before the directory, for sled must let go of its files first.
+    pub(super) found: Found,
+    _scratch: Scratch,
+}
+
+impl ImageCopy {
+    pub(super) fn open(data_dir: &Path, cluster: ClusterId) -> Result<Self, StorageError> {
+        let path = identity::registry_dir(data_dir);
+        let scratch = Scratch::new()?;
+        let copy = scratch.0.join("registry");
+        if path.exists() {
+            copy_dir(&path, &copy)?;
+        }
+        let found = image::open(&copy, cluster, &image::Options::default());
+        Ok(Self { found: found.map_err(|error| in_place(error, &path))?, _scratch: scratch })
+    }
 }
 
 /// Names the original where an error names the copy.
@@ -184,6 +204,7 @@ fn in_place(error: StorageError, original: &Path) -> StorageError {
         }
         error @ (StorageError::Locked { .. }
         | StorageError::Damaged { .. }
+        | StorageError::Unfit { .. }
         | StorageError::Log(_)
         | StorageError::Io(_)) => error,
     }

@@ -44,6 +44,14 @@ pub enum StorageError {
         /// What the operator can do.
         way_out: &'static str,
     },
+    /// A file or directory that was named cannot serve for what it was named for.
+    #[error("{}: {what}", path.display())]
+    Unfit {
+        /// What was named.
+        path: PathBuf,
+        /// Why it cannot serve, and what can.
+        what: &'static str,
+    },
     /// The raft log cannot be used.
     #[error(transparent)]
     Log(LogError),
@@ -62,10 +70,11 @@ impl From<LogError> for StorageError {
 }
 
 impl StorageError {
-    /// The exit code of a process that stops because of this: 74 when the disk fails, 78 when
-    /// the data is refused.
+    /// The exit code of a process that stops because of this: 2 when it was given the wrong name,
+    /// 74 when the disk fails, 78 when the data is refused.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Unfit { .. } => 2,
             Self::Io(_) => 74,
             Self::Locked { .. } | Self::Foreign { .. } | Self::Damaged { .. } | Self::Log(_) => 78,
         }
@@ -79,7 +88,12 @@ pub(super) enum Unusable {
     /// Its bytes contradict themselves.
     Damaged(String),
     /// It is another cluster's.
-    Foreign(ClusterId),
+    Foreign {
+        /// Whose it is.
+        found: ClusterId,
+        /// Whose it should be.
+        expected: ClusterId,
+    },
     /// The system refused to read it, which says nothing about the bytes.
     Io(io::Error),
 }
@@ -89,15 +103,23 @@ impl Unusable {
     ///
     /// # Errors
     /// If the file is another cluster's, or the system refused to read it.
-    pub(super) fn damage(self, path: &Path, cluster: ClusterId) -> Result<String, StorageError> {
+    pub(super) fn damage(self, path: &Path) -> Result<String, StorageError> {
         match self {
             Self::Damaged(what) => Ok(what),
-            Self::Foreign(found) => Err(StorageError::Foreign {
+            Self::Foreign { found, expected } => Err(StorageError::Foreign {
                 path: path.to_path_buf(),
                 found: format!("cluster {found}"),
-                expected: format!("cluster {cluster}"),
+                expected: format!("cluster {expected}"),
             }),
             Self::Io(error) => Err(files::failed("read", path)(error).into()),
+        }
+    }
+
+    /// The end of an undertaking that has no other source.
+    pub(super) fn refusal(self, path: &Path, way_out: &'static str) -> StorageError {
+        match self.damage(path) {
+            Ok(what) => StorageError::Damaged { path: path.to_path_buf(), what, way_out },
+            Err(error) => error,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::fault::DiskFault;
+use super::{StorageError, fault::DiskFault};
 
 /// Names the operation and the path of an IO error.
 pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskFault {
@@ -26,6 +26,19 @@ pub(super) fn create_file(path: &Path) -> Result<File, DiskFault> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600);
     options.open(path).map_err(failed("create", path))
+}
+
+/// Creates a file for writing, for the owner alone; one that is there is left alone.
+pub(super) fn create_new_file(path: &Path) -> Result<File, StorageError> {
+    let mut options = OpenOptions::new();
+    match options.write(true).create_new(true).mode(0o600).open(path) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let what = "is there already, and nothing is overwritten; name another file";
+            Err(StorageError::Unfit { path: path.to_path_buf(), what })
+        }
+        Err(error) => Err(failed("create", path)(error).into()),
+    }
 }
 
 /// Makes the names in a directory durable.

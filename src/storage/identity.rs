@@ -32,7 +32,7 @@ const REGISTRY_DIR: &str = "registry";
 const SNAPSHOT_DIR: &str = "snapshot";
 
 /// What an operator can do when a directory cannot be trusted any more.
-pub(super) const WAY_OUT: &str = "restore the whole data directory from a backup, or start with \
+pub(super) const WAY_OUT: &str = "restore a backup into a new data directory, or start with \
                                   an empty one (in a cluster: join it under a new node id)";
 
 /// 128 bits that no other cluster has: random, or derived from the list of its first members.
@@ -40,7 +40,8 @@ pub(super) const WAY_OUT: &str = "restore the whole data directory from a backup
 pub struct ClusterId(pub u128);
 
 impl ClusterId {
-    fn random() -> Result<Self, io::Error> {
+    /// The id of a new cluster.
+    pub(super) fn random() -> Result<Self, io::Error> {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes)?;
         Ok(Self(u128::from_be_bytes(bytes)))
@@ -299,7 +300,8 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, String> {
     })
 }
 
-fn write_identity(directory: &Path, identity: Identity) -> Result<(), StorageError> {
+/// Says whose a directory is.
+pub(super) fn write_identity(directory: &Path, identity: Identity) -> Result<(), StorageError> {
     let mut file = IdentityFile {
         format: FORMAT,
         cluster: identity.cluster.to_string(),

@@ -23,7 +23,10 @@ use tokio::sync::oneshot;
 pub use super::wal::{LogError, LogOptions, LogSummary};
 use super::{
     fault::{DiskFault, FaultReporter},
-    wal::{self, Append, Disk, Done, Encoded, Flushed, Job, RealDisk, Shared, Sizes, Wal},
+    wal::{
+        self, Append, Beginning, Disk, Done, Encoded, Flushed, Job, OfflineLog, RealDisk, Shared,
+        Sizes, Wal,
+    },
 };
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
 
@@ -57,7 +60,22 @@ impl LogStore {
     /// # Errors
     /// The same; also if there is no log.
     pub fn check(dir: &Path, cluster_id: [u8; 16]) -> Result<LogSummary, LogError> {
-        wal::summarize(&RealDisk, dir, cluster_id)
+        Ok(Self::open_offline(dir, cluster_id)?.summary())
+    }
+
+    /// Opens a log to read it, and leaves it as it is.
+    pub(super) fn open_offline(dir: &Path, cluster_id: [u8; 16]) -> Result<OfflineLog, LogError> {
+        OfflineLog::open(&RealDisk, dir, cluster_id)
+    }
+
+    /// Makes a log that begins behind `purged`, with this vote given.
+    pub(super) fn found(
+        dir: &Path,
+        cluster_id: [u8; 16],
+        vote: Vote,
+        purged: Option<LogId>,
+    ) -> Result<(), LogError> {
+        wal::create(&RealDisk, dir, cluster_id, Beginning { vote: Some(vote), purged })
     }
 
     /// The last entry purged.

@@ -32,12 +32,14 @@
 
 pub mod fault;
 
+mod backup;
 mod check;
 mod error;
 mod files;
 mod identity;
 mod image;
 mod log_store;
+mod restore;
 mod snapshot;
 mod start;
 mod state_machine;
@@ -46,11 +48,13 @@ mod wal;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{Backup, backup};
 pub use check::{CheckReport, Finding, check};
 pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};
 pub use image::{ImageProgress, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
+pub use restore::{Restoration, restore};
 pub use snapshot::SnapshotFile;
 pub use start::LogEnds;
 pub use state_machine::{RegistryView, SnapshotBuilder, StateMachine, StateMachineOptions};

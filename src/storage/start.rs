@@ -136,7 +136,7 @@ fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, Stora
         return Ok((intact.registry, intact.at, Some(intact.disk)));
     }
     let (restored, at) = match &snapshot {
-        Some(file) => (load(dir, file)?, file.meta().clone()),
+        Some(file) => (file.restore()?, file.meta().clone()),
         None => (Registry::default(), SnapshotMeta::default()),
     };
     // The image will be replaced; sled must let go of its files first.
@@ -159,14 +159,6 @@ fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, Stora
         None => tracing::warn!("no image, no snapshot: the raft log is applied from its beginning"),
     }
     Ok((restored, at, None))
-}
-
-fn load(dir: &DataDir, file: &SnapshotFile) -> Result<Registry, StorageError> {
-    file.load().or_else(|unusable| {
-        let what = unusable.damage(file.path(), dir.cluster_id())?;
-        let path = file.path().to_path_buf();
-        Err(StorageError::Damaged { path, what, way_out: identity::WAY_OUT })
-    })
 }
 
 /// Neither image nor snapshot connects with the log.

@@ -177,29 +177,19 @@ impl StateMachine {
     /// The part that needs the lock.
     fn advance(&mut self, entry: Entry) -> (Step, Applied) {
         let mut registry = lock(&self.registry);
-        let mut applied = Applied::default();
-        let mut membership = None;
-        match entry.payload {
-            EntryPayload::Blank => {}
-            EntryPayload::Normal(proposal) => applied = registry.apply(&proposal),
-            EntryPayload::Membership(members) => {
-                membership = Some(Membership::new(Some(entry.log_id), members));
-            }
-        }
+        let log_id = entry.log_id;
+        let applied = apply_to(&mut registry, &mut self.at, entry);
+        let members = &self.at.last_membership;
         let changed = registry.take_changed();
         let image = registry.image();
         let changes =
             changed.into_iter().map(|serial| (serial, image.records.get(serial).cloned()));
         let step = Step {
-            applied: entry.log_id,
-            membership: membership.clone(),
+            applied: log_id,
+            membership: (*members.log_id() == Some(log_id)).then(|| members.clone()),
             changes: changes.collect(),
             meta: image.meta.clone(),
         };
-        self.at.last_log_id = Some(entry.log_id);
-        if let Some(membership) = membership {
-            self.at.last_membership = membership;
-        }
         self.applied.store(index_of(&self.at), Ordering::Release);
         publish_deadline(&self.deadline, &registry);
         (step, applied)
@@ -297,6 +287,19 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
+/// Applies an entry to a registry that stands at the one before it.
+pub(super) fn apply_to(registry: &mut Registry, at: &mut SnapshotMeta, entry: Entry) -> Applied {
+    at.last_log_id = Some(entry.log_id);
+    match entry.payload {
+        EntryPayload::Blank => Applied::default(),
+        EntryPayload::Normal(proposal) => registry.apply(&proposal),
+        EntryPayload::Membership(members) => {
+            at.last_membership = Membership::new(Some(entry.log_id), members);
+            Applied::default()
+        }
+    }
+}
+
 fn as_openraft(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
     Snapshot { meta: file.meta().clone(), snapshot: file }
 }
@@ -319,6 +322,7 @@ fn report(faults: &FaultReporter, error: StorageError) -> io::Error {
         error @ (StorageError::Locked { .. }
         | StorageError::Foreign { .. }
         | StorageError::Damaged { .. }
+        | StorageError::Unfit { .. }
         | StorageError::Log(_)) => io::Error::new(io::ErrorKind::InvalidData, error),
     }
 }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::*;
+use super::{
+    admin::{Action, AdminToken, Denied},
+    *,
+};
 use crate::ids::InstanceId;
 
 /// A server on a free port, and what makes it ready.
@@ -48,6 +51,16 @@ impl Bench {
             readiness: receiver,
             status,
             digest,
+            actor: Arc::new(|action| {
+                Box::pin(async move {
+                    match action {
+                        Action::Drain => Ok("drained".to_owned()),
+                        Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
+                        other => Err(Denied::Unavailable(format!("{other:?}"))),
+                    }
+                })
+            }),
+            token: AdminToken(Some("secret".into())),
         };
         let mut task = JoinSet::new();
         task.spawn(server.serve(sources));
@@ -114,6 +127,41 @@ async fn status_is_json_of_a_fixed_shape() {
     let answer = bench.ask("GET /status?digest").await;
     let digest = r#""registry":{"applied":8,"digest":"00ff"}}"#;
     assert!(answer.ends_with(&expected.replace("}}", &format!("}},{digest}"))), "{answer}");
+}
+
+#[tokio::test]
+async fn changes_are_made_by_post_with_json() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    let post = async |path: &str, headers: &str, body: &str| {
+        let mut stream = bench.connect().await;
+        let length = body.len();
+        let request = format!(
+            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-length: {length}\r\n{headers}\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = rest(&mut stream).await;
+        let status = answer.split(' ').nth(1).unwrap().to_owned();
+        (status, answer.split("\r\n\r\n").nth(1).unwrap().to_owned())
+    };
+    let json = "content-type: application/json\r\n";
+    let told = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+    assert_eq!(post("drain", json, "{}").await, told("200", r#"{"done":"drained"}"#));
+    let refused = told("409", r#"{"error":"no such member"}"#);
+    assert_eq!(post("remove", json, r#"{"id":7}"#).await, refused);
+    let (status, body) = post("add", json, r#"{"id":4,"address":"h:1"}"#).await;
+    assert!(status == "503" && body.contains("h:1"), "{status} {body}");
+    let (status, body) = post("transfer-leader", json, "{}").await;
+    assert!(status == "503" && body.contains("TransferLeader(None)"), "{status} {body}");
+
+    // What a browser could be made to send, what is no request, and a wrong token.
+    assert_eq!(post("drain", "content-type: text/plain\r\n", "{}").await.0, "415");
+    assert_eq!(post("promote", json, "{}").await.0, "422");
+    assert_eq!(post("promote", json, "{").await.0, "400");
+    let wrong = format!("{json}authorization: Bearer wrong\r\n");
+    assert_eq!(post("drain", &wrong, "{}").await.0, "403");
+    let right = format!("{json}authorization: Bearer secret\r\n");
+    assert_eq!(post("drain", &right, "{}").await.0, "200");
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ pub(in crate::storage) fn open(
         .map_err(files::failed("start a thread to open", path))?;
     Ok(match receiver.recv_timeout(options.open_deadline) {
         Ok(Ok(Ok(intact))) => Found::Intact(Box::new(intact)),
-        Ok(Ok(Err(unusable))) => Found::Damaged(unusable.damage(path, cluster)?),
+        Ok(Ok(Err(unusable))) => Found::Damaged(unusable.damage(path)?),
         Ok(Err(panic)) => Found::Damaged(format!("sled panicked: {}", panic_text(&*panic))),
         Err(_) => Found::Hung,
     })
@@ -88,7 +88,7 @@ fn load(path: &Path, cluster: ClusterId, options: &Options) -> Result<Intact, Un
     let scan = scan(&db)?;
     let (stamp, stamp_pieces) = read_stamp(&scan.stamp_pieces)?;
     if stamp.cluster != cluster {
-        return Err(Unusable::Foreign(stamp.cluster));
+        return Err(Unusable::Foreign { found: stamp.cluster, expected: cluster });
     }
     if stamp.tally != scan.tally {
         let (found, said) = (scan.tally.records, stamp.tally.records);

@@ -50,12 +50,12 @@ struct End {
     check: u32,
 }
 
-/// Writes a whole snapshot.
+/// Writes a whole snapshot; returns the checksum that its last frame holds.
 pub(in crate::storage) fn write(
     out: &mut impl Write,
     header: &Header,
     records: &Table<Record>,
-) -> io::Result<()> {
+) -> io::Result<u32> {
     let mut out = Checked::new(out);
     out.write_all(MAGIC)?;
     out.write_all(&VERSION.to_le_bytes())?;
@@ -72,8 +72,9 @@ pub(in crate::storage) fn write(
     }
     write_records(&mut out, in_frame, &mut body)?;
     let records = u64::try_from(records.len()).expect("a table's length fits 64 bits");
-    let end = End { records, check: out.check() };
-    write_frame(&mut out, END, &encode(&end))
+    let check = out.check();
+    write_frame(&mut out, END, &encode(&End { records, check }))?;
+    Ok(check)
 }
 
 /// Postcard writes a list as its length and then its items, so the items can be gathered first.
@@ -101,25 +102,26 @@ fn encode<T: Serialize>(value: &T) -> Vec<u8> {
 /// What a snapshot that is whole holds, beside its records.
 #[derive(Debug)]
 pub(in crate::storage) struct Contents {
-    /// The last entry that it covers, and the members at that entry.
-    pub(in crate::storage) at: SnapshotMeta,
-    /// The registry's values beside its records.
-    pub(in crate::storage) meta: Meta,
+    /// What it says of itself.
+    pub(in crate::storage) header: Header,
     /// How many records it holds.
     pub(in crate::storage) records: u64,
+    /// The checksum over all of it.
+    pub(in crate::storage) check: u32,
 }
 
 /// Reads a whole snapshot, checks everything that can be checked about it, and hands its records
-/// over on the way. They count for nothing if an error follows.
+/// over on the way. They count for nothing if an error follows. Without a cluster, anybody's
+/// snapshot will do.
 pub(in crate::storage) fn read(
     input: &mut impl Read,
-    cluster: ClusterId,
+    cluster: Option<ClusterId>,
     mut take: impl FnMut(Serial, Record),
 ) -> Result<Contents, Unusable> {
     let mut input = Checked::new(input);
-    let Header { cluster: found, at, meta } = read_header(&mut input)?;
-    if found != cluster {
-        return Err(Unusable::Foreign(found));
+    let header = read_header(&mut input)?;
+    if let Some(expected) = cluster.filter(|cluster| *cluster != header.cluster) {
+        return Err(Unusable::Foreign { found: header.cluster, expected });
     }
     let mut records = 0;
     loop {
@@ -140,7 +142,7 @@ pub(in crate::storage) fn read(
                 if input.read(&mut [0]).map_err(unreadable)? != 0 {
                     return Err(damaged("something follows its end"));
                 }
-                return Ok(Contents { at, meta, records });
+                return Ok(Contents { header, records, check });
             }
             _ => return Err(damaged("it holds a frame of no known kind")),
         }

@@ -7,6 +7,8 @@
 
 mod format;
 
+pub(super) use format::Header;
+
 use std::{
     fs::File,
     io::{BufReader, BufWriter, Seek as _, Write as _},
@@ -19,12 +21,15 @@ use super::{
     error::Unusable,
     fault::DiskFault,
     files,
-    identity::{ClusterId, DataDir, snapshot_dir},
+    identity::{self, ClusterId, DataDir},
 };
 use crate::{
     raft::SnapshotMeta,
-    registry::{Image, Registry, Table},
+    registry::{Image, Record, Registry, Table},
 };
+
+/// What to do about a snapshot that was sent and is damaged.
+const SENT_AGAIN: &str = "it is of no use; the sender will try again";
 
 /// A snapshot on disk. The handle keeps the bytes readable even when a newer snapshot has taken
 /// the file's place meanwhile.
@@ -44,9 +49,9 @@ impl SnapshotFile {
     fn open(path: &Path, cluster: ClusterId) -> Result<Self, Unusable> {
         let file = File::open(path).map_err(Unusable::Io)?;
         let bytes = file.metadata().map_err(Unusable::Io)?.len();
-        let found = format::read(&mut BufReader::new(&file), cluster, |_, _| {})?;
+        let found = format::read(&mut BufReader::new(&file), Some(cluster), |_, _| {})?;
         let (path, file) = (path.to_path_buf(), Arc::new(file));
-        Ok(Self { path, file, cluster, meta: found.at, records: found.records, bytes })
+        Ok(Self { path, file, cluster, meta: found.header.at, records: found.records, bytes })
     }
 
     /// Reads the registry. Whoever only wants to know that the snapshot is whole is spared the
@@ -54,13 +59,15 @@ impl SnapshotFile {
     pub(super) fn load(&self) -> Result<Registry, Unusable> {
         let mut file = &*self.file;
         file.rewind().map_err(Unusable::Io)?;
-        let mut records = Table::default();
-        let mut input = BufReader::new(file);
-        let found = format::read(&mut input, self.cluster, |serial, record| {
-            records.insert(serial, record);
-        })?;
-        let image = Image { meta: found.meta, records };
-        Registry::from_image(image).map_err(|error| Unusable::Damaged(error.to_string()))
+        load(file, Some(self.cluster)).map(|loaded| loaded.registry)
+    }
+
+    /// Reads the registry, which was found whole before.
+    ///
+    /// # Errors
+    /// If it is not whole any more, or cannot be read.
+    pub(super) fn restore(&self) -> Result<Registry, StorageError> {
+        self.load().map_err(|unusable| unusable.refusal(&self.path, identity::WAY_OUT))
     }
 
     /// Opens a snapshot that another instance sent, and checks all of it; what is damaged must
@@ -70,7 +77,7 @@ impl SnapshotFile {
     /// # Errors
     /// If it is damaged, another cluster's, or cannot be read.
     pub fn received(path: &Path, cluster: ClusterId) -> Result<Self, StorageError> {
-        Self::open(path, cluster).map_err(|unusable| refused(unusable, path, cluster))
+        Self::open(path, cluster).map_err(|unusable| unusable.refusal(path, SENT_AGAIN))
     }
 
     /// Where it lay when it was opened.
@@ -99,6 +106,48 @@ impl SnapshotFile {
     }
 }
 
+/// A registry out of a file.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The registry.
+    pub(super) registry: Registry,
+    /// The last entry that it covers, and the members at that entry.
+    pub(super) at: SnapshotMeta,
+    /// The checksum over the whole file.
+    pub(super) check: u32,
+}
+
+/// Reads a registry, from a file of this cluster or of any.
+pub(super) fn load(file: &File, cluster: Option<ClusterId>) -> Result<Loaded, Unusable> {
+    let mut records = Table::default();
+    let found = format::read(&mut BufReader::new(file), cluster, |serial, record| {
+        records.insert(serial, record);
+    })?;
+    let image = Image { meta: found.header.meta, records };
+    let registry =
+        Registry::from_image(image).map_err(|error| Unusable::Damaged(error.to_string()))?;
+    Ok(Loaded { registry, at: found.header.at, check: found.check })
+}
+
+/// Writes a registry into an empty file, which is not synced yet; returns the checksum over it.
+pub(super) fn fill(
+    file: &File,
+    path: &Path,
+    header: &Header,
+    records: &Table<Record>,
+) -> Result<u32, DiskFault> {
+    let mut out = BufWriter::new(file);
+    format::write(&mut out, header, records)
+        .and_then(|check| out.flush().map(|()| check))
+        .map_err(files::failed("write", path))
+}
+
+/// The name of a snapshot in its data directory.
+pub(super) fn path_of(directory: &Path, at: &SnapshotMeta) -> PathBuf {
+    let index = at.last_log_id.map_or(0, |last| last.index);
+    directory.join(format!("{index:020}.snap"))
+}
+
 /// What the snapshot directory was found to hold.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
@@ -111,7 +160,7 @@ pub(super) struct Survey {
 /// Reads the snapshots of a data directory, the newest first, until one is whole.
 pub(super) fn survey(data_dir: &Path, cluster: ClusterId) -> Result<Survey, StorageError> {
     let mut survey = Survey::default();
-    let mut paths = files::list(&snapshot_dir(data_dir))?;
+    let mut paths = files::list(&identity::snapshot_dir(data_dir))?;
     paths.retain(|path| is_snapshot(path));
     while let Some(path) = paths.pop() {
         match SnapshotFile::open(&path, cluster) {
@@ -120,7 +169,7 @@ pub(super) fn survey(data_dir: &Path, cluster: ClusterId) -> Result<Survey, Stor
                 break;
             }
             Err(unusable) => {
-                let what = unusable.damage(&path, cluster)?;
+                let what = unusable.damage(&path)?;
                 survey.damaged.push((path, what));
             }
         }
@@ -164,22 +213,18 @@ impl SnapshotDir {
         at: &SnapshotMeta,
         image: &Image,
     ) -> Result<SnapshotFile, DiskFault> {
-        let path = self.path_of(at);
-        let draft = files::draft_of(&path);
-        let mut out = BufWriter::new(files::create_file(&draft)?);
-        let header =
-            format::Header { cluster: self.cluster, at: at.clone(), meta: image.meta.clone() };
-        format::write(&mut out, &header, &image.records)
-            .and_then(|()| out.flush())
-            .map_err(files::failed("write", &draft))?;
+        let draft = files::draft_of(&path_of(&self.path, at));
+        let file = files::create_file(&draft)?;
+        let header = Header { cluster: self.cluster, at: at.clone(), meta: image.meta.clone() };
+        fill(&file, &draft, &header, &image.records)?;
         let records = u64::try_from(image.records.len()).expect("a table's length fits 64 bits");
-        self.publish(out.get_ref(), &draft, at, records)
+        self.publish(&file, &draft, at, records)
     }
 
     /// Makes a snapshot that was received (or is one of ours) the current one.
     pub(super) fn adopt(&self, received: &SnapshotFile) -> Result<Registry, StorageError> {
         let path = &received.path;
-        let registry = received.load().map_err(|unusable| refused(unusable, path, self.cluster))?;
+        let registry = received.load().map_err(|unusable| unusable.refusal(path, SENT_AGAIN))?;
         self.publish(&received.file, path, &received.meta, received.records)?;
         Ok(registry)
     }
@@ -197,7 +242,7 @@ impl SnapshotDir {
             files::remove(draft)?;
             return Ok(newer.clone());
         }
-        let path = self.path_of(at);
+        let path = path_of(&self.path, at);
         file.sync_all().map_err(files::failed("sync", draft))?;
         if draft != path {
             files::rename(draft, &path)?;
@@ -221,26 +266,9 @@ impl SnapshotDir {
         Ok(published)
     }
 
-    fn path_of(&self, at: &SnapshotMeta) -> PathBuf {
-        let index = at.last_log_id.map_or(0, |last| last.index);
-        self.path.join(format!("{index:020}.snap"))
-    }
-
     /// The slot is whole at any time, so a thread that panicked with it in hand broke nothing.
     fn guard(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Why a snapshot that was sent is not taken.
-fn refused(unusable: Unusable, path: &Path, cluster: ClusterId) -> StorageError {
-    match unusable.damage(path, cluster) {
-        Ok(what) => StorageError::Damaged {
-            path: path.to_path_buf(),
-            what,
-            way_out: "it is of no use; the sender will try again",
-        },
-        Err(error) => error,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the storage promises, tried with hand-made records: each test keeps the registry as it
 //! was after every entry, and whatever comes back from disk must be one of these.
 
+mod backup;
 mod crash;
 mod damage;
 mod machine;

@@ -24,6 +24,7 @@ mod disk;
 mod frame;
 mod job;
 mod log;
+mod offline;
 mod read;
 mod recover;
 mod segment;
@@ -44,6 +45,7 @@ use std::{
 pub(super) use disk::{Disk, RealDisk};
 pub(super) use job::{Append, Done, Flushed, Job, Shared, thread_ended};
 pub(super) use log::Encoded;
+pub(super) use offline::OfflineLog;
 
 use self::{
     disk::Access,
@@ -132,6 +134,9 @@ impl fmt::Display for LogSummary {
             (None, Some(last)) => write!(f, "whole, no entries after {}", last.index)?,
             (_, None) => f.write_str("whole, no entries")?,
         }
+        if let Some(last) = self.last {
+            write!(f, " of term {}", last.committed_leader_id().term)?;
+        }
         write!(f, ", {} bytes in {} segments", self.bytes, self.segments)?;
         if self.torn_bytes > 0 {
             write!(f, "; {} bytes of an interrupted write will be cut off", self.torn_bytes)?;
@@ -204,7 +209,7 @@ impl Wal {
                 let what = "this instance has had a raft log and it is gone";
                 return Err(LogError::damaged(&dir, 0, what));
             }
-            create(&*disk, &dir, cluster_id)?;
+            create(&*disk, &dir, cluster_id, Beginning::default())?;
         }
         let recovered = recover(&*disk, &dir, &cluster_id, Access::Write, sizes)?;
         let Recovered { state, state_file, seal, log, repairs } = recovered;
@@ -267,32 +272,25 @@ impl Drop for Wal {
     }
 }
 
-/// Reads a log without touching it.
-pub(super) fn summarize(
-    disk: &dyn Disk,
-    dir: &Path,
-    cluster_id: [u8; 16],
-) -> Result<LogSummary, LogError> {
-    if !log_exists(disk, dir)? {
-        return Err(LogError::damaged(dir, 0, "there is no raft log"));
-    }
-    let recovered = recover(disk, dir, &cluster_id, Access::Read, Sizes::default())?;
-    let log = recovered.log;
-    Ok(LogSummary {
-        first: (log.first() < log.end()).then_some(log.first()),
-        segments: log.segments.len(),
-        bytes: log.bytes(),
-        torn_bytes: recovered.repairs.torn_bytes,
-        one_state_copy_stale: recovered.repairs.one_slot_stale,
-        vote: log.vote,
-        purged: log.purged,
-        last: log.last,
-    })
+/// Where a new log begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beginning {
+    /// The vote that counts as given.
+    pub(super) vote: Option<Vote>,
+    /// The entry that counts as the last one purged.
+    pub(super) purged: Option<LogId>,
 }
 
 /// Makes an empty log. The state gets its final name last: until then it is an interrupted
 /// creation, which the next start repeats.
-fn create(disk: &dyn Disk, dir: &Path, cluster: Id) -> Result<(), LogError> {
+pub(super) fn create(
+    disk: &dyn Disk,
+    dir: &Path,
+    cluster: Id,
+    beginning: Beginning,
+) -> Result<(), LogError> {
+    let Beginning { vote, purged } = beginning;
+    let first = purged.map_or(0, |purged| purged.index + 1);
     disk.create_dir(dir)?;
     for name in disk.names(dir)?.iter().filter(|name| parse_segment_name(name).is_some()) {
         disk.remove(&dir.join(name))?;
@@ -308,15 +306,15 @@ fn create(disk: &dyn Disk, dir: &Path, cluster: Id) -> Result<(), LogError> {
         generation: 1,
         cluster,
         store,
-        vote: None,
-        purged: None,
-        segments: vec![0],
+        vote,
+        purged,
+        segments: vec![first],
         dropped: Vec::new(),
         durable: SEGMENT_HEADER_BYTES as u64,
     };
     StateFile::create(disk, dir, &state)?;
     disk.sync_dir(dir)?;
-    Segment::create(disk, dir, &SegmentHeader { cluster, store, first: 0, chain: 0 })?;
+    Segment::create(disk, dir, &SegmentHeader { cluster, store, first, chain: 0 })?;
     disk.rename(&dir.join(NEW_STATE_NAME), &dir.join(STATE_NAME))?;
     disk.sync_dir(dir)?;
     Ok(())

@@ -80,7 +80,7 @@ async fn checking_and_opening_write_nothing() {
     append(&mut store, vec![entry(1, 0, 10)]).await.unwrap();
     drop(store);
     let before = disk.operations();
-    crate::storage::wal::summarize(&*disk.share(), &sim_dir(), CLUSTER).unwrap();
+    OfflineLog::open(&*disk.share(), &sim_dir(), CLUSTER).unwrap().summary();
     assert_eq!(disk.operations(), before);
     drop(open(disk.share(), &sim_dir(), true).unwrap());
     assert_eq!(disk.operations(), before + 3, "two files and the directory are synced");
@@ -90,7 +90,7 @@ async fn checking_and_opening_write_nothing() {
 async fn a_log_that_should_be_there_is_not_made_anew() {
     let refused = open(SimDisk::new().share(), &sim_dir(), true).unwrap_err();
     assert!(matches!(&refused, LogError::Damaged { path, .. } if *path == sim_dir()));
-    let missing = crate::storage::wal::summarize(&SimDisk::new(), &sim_dir(), CLUSTER);
+    let missing = OfflineLog::open(&SimDisk::new(), &sim_dir(), CLUSTER);
     assert!(matches!(missing, Err(LogError::Damaged { .. })));
 }
 

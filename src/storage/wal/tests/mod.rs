@@ -19,7 +19,7 @@ use openraft::{
     type_config::{TypeConfigExt, alias::OneshotReceiverOf},
 };
 
-use super::{Disk, LogError, LogOptions, Sizes};
+use super::{Disk, LogError, LogOptions, OfflineLog, Sizes};
 use crate::{
     ids::{Incarnation, InstanceId, PeerId, SessionId, Timestamp},
     metrics::Metrics,

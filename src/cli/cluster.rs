@@ -1,0 +1,201 @@
+//! `EMNetChain cluster ...`: looks at a running cluster and changes it, by the HTTP of one of its
+//! instances; and makes certificates for a new one.
+
+use std::{fmt::Write as _, net::SocketAddr, path::Path};
+
+use serde_json::{Value, json};
+
+use super::{call::Instance, say};
+use crate::{
+    cluster::tcp::certs::make_certs,
+    config::{InitialCluster, Sources, parse_member},
+    ids::InstanceId,
+    server::http::{DEFAULT_ADDR, HttpAddr},
+    storage::ClusterId,
+};
+
+/// Why a command was not carried out: a sentence that says what to do.
+pub(super) enum Failure {
+    /// It cannot be meant like this.
+    Usage(String),
+    /// No instance answers, or it refuses.
+    Instance(String),
+}
+
+/// Carries out one command.
+pub(super) fn run(
+    command: &str,
+    operand: Option<&str>,
+    json: bool,
+    sources: &Sources,
+) -> Result<(), Failure> {
+    let operand_text = operand.unwrap_or_default();
+    if command == "certs" {
+        return certs(operand_text, sources).map_err(Failure::Usage);
+    }
+    let instance = instance(sources).map_err(Failure::Usage)?;
+    let get = |path: &str| instance.get(path).map_err(Failure::Instance);
+    let post = |action: &str, body: Value| {
+        let answer = instance.post(&format!("/api/v1/cluster/{action}"), &body);
+        say(&sentence(&answer.map_err(Failure::Instance)?));
+        Ok(())
+    };
+    let number = || match operand_text.parse::<u64>() {
+        Ok(id) if id > 0 => Ok(id),
+        Ok(_) | Err(_) => {
+            Err(Failure::Usage(format!("{operand_text:?} is not the number of an instance")))
+        }
+    };
+    match command {
+        "status" | "members" => {
+            let status = get("/status")?;
+            let shown = if command == "members" { &status["members"] } else { &status };
+            let page = || page(&status, command == "status");
+            say(&if json { format!("{shown}\n") } else { page() });
+            Ok(())
+        }
+        "add" => {
+            let (id, member) = parse_member(operand_text).map_err(Failure::Usage)?;
+            post("add", json!({"id": id.0, "address": member.raft_addr}))?;
+            say(&start_line(&get("/status")?, id, &member.raft_addr));
+            Ok(())
+        }
+        "transfer-leader" => {
+            let id = operand.is_some().then(number).transpose()?;
+            post("transfer-leader", json!({"id": id}))
+        }
+        "drain" => post("drain", json!({})),
+        promote_or_remove => post(promote_or_remove, json!({"id": number()?})),
+    }
+}
+
+fn instance(sources: &Sources) -> Result<Instance, String> {
+    let address: HttpAddr = sources.read_key("http_addr").map_err(|faults| faults.to_string())?;
+    let address: SocketAddr = match address {
+        HttpAddr::At(address) => address,
+        HttpAddr::Auto => DEFAULT_ADDR,
+        HttpAddr::Off => return Err("--http-addr is off; name that of an instance".to_owned()),
+    };
+    let token: Option<std::path::PathBuf> =
+        sources.read_key("admin_token_file").map_err(|faults| faults.to_string())?;
+    Instance::new(address, token.as_deref())
+}
+
+fn sentence(answer: &Value) -> String {
+    format!("{}\n", answer["done"].as_str().unwrap_or_default())
+}
+
+/// The status for people.
+fn page(status: &Value, with_cluster: bool) -> String {
+    let mut page = String::new();
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let leader = &status["leader"];
+    if with_cluster {
+        let chains = &status["chains"];
+        let lines = [
+            ("cluster", text(&status["cluster"])),
+            ("instance", format!("{} ({})", text(&status["node"]), text(&status["role"]))),
+            ("leader", if leader.is_null() { "none".to_owned() } else { text(leader) }),
+            ("term", text(&status["term"])),
+            ("applied", format!("{} of {}", status["applied_index"], status["last_log_index"])),
+            (
+                "chains",
+                format!(
+                    "{} with {} clients, {} links, {} broken, {} waiting",
+                    chains["count"],
+                    chains["clients"],
+                    chains["links"],
+                    chains["broken_links"],
+                    chains["asks"]
+                ),
+            ),
+        ];
+        for (name, value) in lines {
+            let _ = writeln!(page, "{name:9} {value}");
+        }
+        page.push('\n');
+    }
+    let rows = status["members"].as_array().into_iter().flatten().map(|member| {
+        let role = match &member["voter"] {
+            _ if member["node"] == *leader => "leader",
+            Value::Bool(true) => "voter",
+            _ => "learner",
+        };
+        let heard = member["silent_ms"].as_u64().map(|ms| format!("{ms} ms ago"));
+        [
+            text(&member["node"]),
+            role.to_owned(),
+            text(&member["address"]),
+            text(&member["lag"]),
+            heard.unwrap_or_else(|| "-".to_owned()),
+        ]
+    });
+    let head = ["NODE", "ROLE", "ADDRESS", "LAG", "HEARD"].map(str::to_owned);
+    let rows: Vec<[String; 5]> = [head].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths = [0, 1, 2, 3, 4].map(width);
+    for row in &rows {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        let line = cells.collect::<Vec<_>>().join("  ");
+        let _ = writeln!(page, "{}", line.trim_end());
+    }
+    if leader.is_null() {
+        page.push_str(
+            "\nThere is no leader: nothing new is answered until a majority of the voters runs and\n\
+             reaches each other.\n",
+        );
+    } else if with_cluster && *leader != status["node"] {
+        let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");
+    }
+    page
+}
+
+/// How to start an instance that was taken in.
+fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
+    let members = status["members"].as_array().into_iter().flatten();
+    let others = members.filter(|member| member["node"] != json!(id.0)).map(|member| {
+        format!("{}={}", member["node"], member["address"].as_str().unwrap_or_default())
+    });
+    format!(
+        "start it with an empty data directory and\n  --node-id {} --raft-addr {address} \
+         --cluster-id {} --initial-cluster {}\n",
+        id.0,
+        status["cluster"].as_str().unwrap_or_default(),
+        others.collect::<Vec<_>>().join(",")
+    )
+}
+
+/// Makes certificates for the instances of a cluster.
+fn certs(dir: &str, sources: &Sources) -> Result<(), String> {
+    let faults = |faults: crate::config::Faults| faults.to_string();
+    let members: InitialCluster = sources.read_key("initial_cluster").map_err(faults)?;
+    let cluster: Option<ClusterId> = sources.read_key("cluster_id").map_err(faults)?;
+    if members.0.is_empty() {
+        return Err("--initial-cluster is missing: say for which instances, as in \
+                    --initial-cluster 1=a.example:7000,2=b.example:7000,3=c.example:7000"
+            .to_owned());
+    }
+    let cluster = cluster.unwrap_or_else(|| ClusterId::derived_from(&members.to_string()));
+    let host = |address: &str| {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+        host.trim_matches(['[', ']']).to_owned()
+    };
+    let nodes: Vec<_> =
+        members.0.iter().map(|(id, member)| (*id, vec![host(&member.raft_addr)])).collect();
+    let written = make_certs(Path::new(dir), cluster, &nodes).map_err(|error| error.to_string())?;
+    for path in written {
+        say(&format!("{}\n", path.display()));
+    }
+    say(&format!(
+        "They are for cluster {cluster}. Give instance N node-N.pem, node-N.key and ca.pem, and \
+         start it with\n  --raft-tls-cert node-N.pem --raft-tls-key node-N.key --raft-tls-ca \
+         ca.pem\nKeep ca.key where no instance runs: it makes the certificates of later \
+         instances.\n"
+    ));
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! What is done to the data of an instance that does not run: one line on standard output says
+//! what was found or made, and one on standard error what is at fault, for there are no logs here.
+
+use std::path::Path;
+
+use super::{error_chain, exit_for};
+use crate::{
+    cli::{self, Exit},
+    ids::InstanceId,
+    raft::Member,
+    storage::{self, StorageError},
+};
+
+/// Checks a data directory.
+pub fn check(data_dir: &Path) -> Exit {
+    match storage::check(data_dir) {
+        Ok(report) => {
+            let damaged = report.is_damaged();
+            cli::say(&format!("{report}\n"));
+            if damaged { Exit::Data } else { Exit::Clean }
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Writes the registry of a data directory into a new file.
+pub fn backup(data_dir: &Path, file: &Path) -> Exit {
+    match storage::backup(data_dir, file) {
+        Ok(backup) => {
+            cli::say(&format!("{}: {backup}\n", file.display()));
+            Exit::Clean
+        }
+        Err(error @ StorageError::Locked { .. }) => {
+            let instead = "or take the backup from /api/v1/backup at its --http-addr";
+            cli::complain(&format!("{error}, {instead}"));
+            exit_for(&error)
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+/// Founds a new cluster with the registry of a backup.
+pub fn restore(file: &Path, data_dir: &Path, node: InstanceId) -> Exit {
+    // How others reach it is settled when it starts.
+    match storage::restore(file, data_dir, node, Member::default()) {
+        Ok(restored) => {
+            cli::say(&format!("{restored}\n"));
+            Exit::Clean
+        }
+        Err(error) => refuse(&error),
+    }
+}
+
+fn refuse(error: &StorageError) -> Exit {
+    cli::complain(&error_chain(error));
+    exit_for(error)
+}

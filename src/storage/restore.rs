@@ -1,0 +1,139 @@
+//! A new data directory from a backup: the beginning of a new cluster, with one voter.
+//!
+//! The new cluster has an id of its own, so that instances of the old one cannot join it by
+//! mistake and undo what was restored. The restoration counts as one more entry of the log, in a
+//! new term: it makes this instance the only member, and ends all sessions of the old instances.
+//! Their clients have the resume grace to come back, from the moment that the new one serves.
+//!
+//! `identity.json` is written last. A directory whose restoration was interrupted has data and no
+//! identity, and is refused.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use openraft::{type_config::alias::CommittedLeaderIdOf, vote::RaftLeaderId as _};
+
+use super::{
+    Backup, ClusterId, Identity, LogStore, StorageError, files,
+    identity::{self, DirLock},
+    snapshot::{self, Loaded},
+};
+use crate::{
+    ids::{Incarnation, InstanceId},
+    raft::{LogId, Member, Membership, SnapshotMeta, TypeConfig, Vote},
+    registry::{Command, Image, Proposal, Registry},
+};
+
+/// What has been restored, and where. [`fmt::Display`] prints it on one line.
+#[derive(Clone, Debug)]
+pub struct Restoration {
+    /// The new data directory.
+    pub data_dir: PathBuf,
+    /// Whose it is.
+    pub identity: Identity,
+    /// What the backup held.
+    pub backup: Backup,
+}
+
+impl fmt::Display for Restoration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { data_dir, identity, backup } = self;
+        let Identity { cluster, node, .. } = identity;
+        write!(f, "{}: cluster {cluster}, node {}, {backup}", data_dir.display(), node.0)
+    }
+}
+
+/// Founds a new cluster with the registry of a backup, in a data directory that is empty or does
+/// not exist. `node` will be its only member, which others reach as `member` says.
+///
+/// # Errors
+/// If the backup is damaged, the directory holds anything, or the disk fails.
+pub fn restore(
+    from: &Path,
+    data_dir: &Path,
+    node: InstanceId,
+    member: Member,
+) -> Result<Restoration, StorageError> {
+    let Loaded { mut registry, at, check } = read(from)?;
+    let backup = Backup::new(&registry, &at, check);
+    let (at, vote) = founding(at.last_log_id, node, member);
+    end_sessions(&mut registry);
+    let cluster = ClusterId::random().map_err(files::failed("draw a cluster id for", data_dir))?;
+    let identity = Identity { cluster, node, initialised: true };
+    found(data_dir, identity, &at, vote, registry.image())?;
+    Ok(Restoration { data_dir: data_dir.to_path_buf(), identity, backup })
+}
+
+fn read(path: &Path) -> Result<Loaded, StorageError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let what = "there is no such file; name a backup";
+            return Err(StorageError::Unfit { path: path.to_path_buf(), what });
+        }
+        Err(error) => return Err(files::failed("open", path)(error).into()),
+    };
+    let way_out = "nothing is restored from it; name another backup";
+    snapshot::load(&file, None).map_err(|unusable| unusable.refusal(path, way_out))
+}
+
+/// The entry that stands for the restoration, and the vote of the term that it begins.
+fn founding(last: Option<LogId>, node: InstanceId, member: Member) -> (SnapshotMeta, Vote) {
+    let term = last.map_or(0, |last| last.committed_leader_id().term) + 1;
+    let index = last.map_or(0, |last| last.index + 1);
+    let leader = CommittedLeaderIdOf::<TypeConfig>::new(term, node.0);
+    let entry = Some(LogId::new(leader, index));
+    let voters = vec![BTreeSet::from([node.0])];
+    let members = openraft::Membership::new(voters, BTreeMap::from([(node.0, member)]));
+    let members = members.expect("its one voter is a node");
+    let last_membership = Membership::new(entry, members);
+    (SnapshotMeta { last_log_id: entry, last_membership }, Vote::new(term, node.0))
+}
+
+/// Begins a new life of every instance, so that no session of an old one is waited for.
+fn end_sessions(registry: &mut Registry) {
+    let known = registry.image().meta.instances.iter();
+    let commands = known.map(|(instance, known)| Command::Start {
+        instance: *instance,
+        incarnation: Incarnation(known.incarnation.0 + 1),
+    });
+    let commands = commands.collect();
+    registry.apply(&Proposal { at: registry.now(), batch: None, commands });
+}
+
+/// Makes a data directory that holds this registry, and a raft log that begins behind it.
+fn found(
+    dir: &Path,
+    identity: Identity,
+    at: &SnapshotMeta,
+    vote: Vote,
+    image: &Image,
+) -> Result<(), StorageError> {
+    if !dir.exists() {
+        files::create_dir(dir)?;
+        files::sync_dir(files::parent(dir))?;
+    }
+    if !dir.is_dir() || !files::list(dir)?.is_empty() {
+        let what = "is not empty, and nothing is overwritten; name a new directory by --data-dir";
+        return Err(StorageError::Unfit { path: dir.to_path_buf(), what });
+    }
+    let _lock = DirLock::take(dir)?;
+    let snapshots = identity::snapshot_dir(dir);
+    files::create_dir(&snapshots)?;
+    let path = snapshot::path_of(&snapshots, at);
+    let file = files::create_new_file(&path)?;
+    let header =
+        snapshot::Header { cluster: identity.cluster, at: at.clone(), meta: image.meta.clone() };
+    snapshot::fill(&file, &path, &header, &image.records)?;
+    file.sync_all().map_err(files::failed("sync", &path))?;
+    files::sync_dir(&snapshots)?;
+    let cluster_id = identity.cluster.0.to_be_bytes();
+    LogStore::found(&identity::raft_dir(dir), cluster_id, vote, at.last_log_id)?;
+    files::sync_dir(dir)?;
+    identity::write_identity(dir, identity)
+}
