@@ -199,6 +199,9 @@ fn config() -> Result<Config, ClusterError> {
         election_timeout_min: 500,
         election_timeout_max: 1000,
         enable_pre_vote: Some(true),
+        // A leader sends entries before they are on its own disk. Restored in its old term after a
+        // crash, it would put others into the places of those that it lost.
+        enable_leader_restore: Some(false),
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,

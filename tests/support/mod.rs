@@ -350,6 +350,13 @@ impl Client {
         }
     }
 
+    /// The next JSON object, or `None` if the other side closes or resets instead.
+    pub fn object_or_end(&mut self) -> Option<String> {
+        let closed = |client: &Self| matches!(client.stream.peek(&mut [0]), Ok(0) | Err(_));
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        if self.read.is_empty() && closed(self) { None } else { Some(self.object()) }
+    }
+
     /// Everything until the other side closes; panics on a reset, or after [`PATIENCE`].
     pub fn rest(&mut self) -> String {
         let deadline = clock::now() + PATIENCE;
