@@ -29,6 +29,9 @@ pub(crate) const EMNET: [&str; 2] = ["--emnet-addr", "127.0.0.1:0"];
 /// How many clients act at once. With fewer than two, nobody would meet.
 const WORKERS: usize = 6;
 
+/// How many ask again at once when all is over.
+const ASKING_AGAIN: usize = 24;
+
 /// Lengthens the raft log by about so many entries that change nothing. The service must have been
 /// started with [`EMNET`].
 pub(crate) fn lengthen_log(service: &Service, entries: usize) {
@@ -390,7 +393,7 @@ pub(crate) fn assert_all_is_as_told(service: &Service, door: &dyn Door, history:
     let crowd = Crowd::new(door, history);
     let members = history.settled();
     thread::scope(|scope| {
-        for share in members.chunks(members.len().div_ceil(WORKERS).max(1)) {
+        for share in members.chunks(members.len().div_ceil(ASKING_AGAIN).max(1)) {
             let crowd = &crowd;
             scope.spawn(move || share.iter().for_each(|member| crowd.come_back(*member)));
         }
