@@ -146,8 +146,8 @@ fn page(status: &Value, with_cluster: bool) -> String {
     }
     if leader.is_null() {
         page.push_str(
-            "\nThere is no leader: nothing new is answered until a majority of the voters runs and\n\
-             reaches each other.\n",
+            "\nThere is no leader: nothing new is answered until a majority of the voters\n\
+             runs and reaches each other.\n",
         );
     } else if with_cluster && *leader != status["node"] {
         let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");

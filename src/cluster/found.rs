@@ -8,10 +8,14 @@
 //!
 //! An instance that has voted must never forget its votes. So one with an empty log is turned away
 //! if it has lived in that cluster before: its disk was lost, and it must come back under a number
-//! that nobody had.
+//! that nobody had. Until that is clear its [`Gate`] is closed, and raft is deaf.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -38,6 +42,23 @@ pub struct Standing {
     pub founded: bool,
     /// Whether the one that asks has lived in that cluster.
     pub known: bool,
+}
+
+/// Whether raft may hear the others: not before it is known that this instance has forgotten
+/// nothing. Clones share it; it begins closed, and never closes again.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<AtomicBool>);
+
+impl Gate {
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Opens it.
+    pub fn open(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 /// Whom an instance with an empty log looks for.
@@ -71,6 +92,9 @@ impl Cluster {
         founding: Founding,
         progress: &watch::Sender<String>,
     ) -> Result<(), ClusterError> {
+        if self.is_founded().await? {
+            self.gate.open();
+        }
         match founding {
             Founding::Alone(member) => {
                 if !self.is_founded().await? {
@@ -94,6 +118,7 @@ impl Cluster {
     }
 
     async fn initialise(&self, members: BTreeMap<u64, Member>) -> Result<(), ClusterError> {
+        self.gate.open();
         let founded = self.raft.initialize(members).await;
         founded.map_err(|error| ClusterError::Found(error.to_string()))
     }
@@ -115,7 +140,10 @@ impl Cluster {
             let listed = members.contains_key(&self.instance);
             let others = members.keys().filter(|id| **id != self.instance).count();
             let is_majority = 2 * (heard.empty.len() + 1) > members.len();
-            if !heard.founded.is_empty() || !listed {
+            if !heard.founded.is_empty() {
+                self.gate.open();
+                quorum_since = None;
+            } else if !listed {
                 quorum_since = None;
             } else if is_majority {
                 let since = *quorum_since.get_or_insert_with(clock::now);

@@ -9,6 +9,7 @@ use openraft::{
 
 use super::{
     contact::Contact,
+    found::Gate,
     network::Network,
     proposer::{Proposer, WriteError},
     rpc::{Service, ServiceOptions},
@@ -48,9 +49,9 @@ impl std::fmt::Debug for ClusterOptions {
 pub enum ClusterError {
     /// Its log is empty, though it has lived in the cluster: its disk was lost.
     #[error(
-        "the data directory is empty, but instance {by} remembers an instance {instance}: its votes \
-         are lost, so the number cannot be used again; give this instance a number that nobody had, \
-         `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
+        "the data directory is empty, but instance {by} remembers an instance {instance}: its \
+         votes are lost, so the number cannot be used again; give this instance a number that \
+         nobody had, `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
         by = by.0, instance = instance.0
     )]
     Forgetful {
@@ -82,6 +83,7 @@ pub struct Cluster {
     pub(super) cluster: ClusterId,
     pub(super) instance: InstanceId,
     pub(super) contact: Contact,
+    pub(super) gate: Gate,
     view: RegistryView,
     metrics: Metrics,
 }
@@ -113,7 +115,7 @@ impl Cluster {
             .await
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let local = LocalWriter::new(raft.clone(), view.clone());
-        let contact = Contact::default();
+        let (contact, gate) = (Contact::default(), Gate::default());
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: Arc::new(local.clone()),
@@ -121,11 +123,12 @@ impl Cluster {
             snapshot_dir,
             view: view.clone(),
             contact: contact.clone(),
+            gate: gate.clone(),
             metrics: metrics.clone(),
         });
         let router = Router::new(local.clone(), network.clone());
         let cluster =
-            Self { raft, network, local, router, cluster, instance, contact, view, metrics };
+            Self { raft, network, local, router, cluster, instance, contact, gate, view, metrics };
         Ok(Started { cluster, service })
     }
 

@@ -96,8 +96,8 @@ impl RegistryView {
         self.read(|registry| (self.applied.load(Ordering::Acquire), registry.image().clone()))
     }
 
-    /// How many snapshots have taken the place of the registry. What the entries that they stand for
-    /// brought about was never sent as effects.
+    /// How many snapshots have taken the place of the registry. What the entries that they stand
+    /// for brought about was never sent as effects.
     pub fn installed(&self) -> u64 {
         self.installed.load(Ordering::Acquire)
     }

@@ -11,11 +11,15 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -27,6 +31,18 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to listen before concluding that nothing is said.
 pub const SILENCE: Duration = Duration::from_millis(300);
+
+/// An address that nobody has, for an instance that keeps it over its restarts: out of the range
+/// from which the system gives ports to others.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let tried = || {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
+        let port = u16::try_from(10_000 + number % 20_000).expect("in range");
+        TcpListener::bind(("127.0.0.1", port)).ok()?.local_addr().ok()
+    };
+    std::iter::repeat_with(tried).take(20_000).flatten().next().expect("a port is free")
+}
 
 /// The service as a child process with its data in a folder.
 #[derive(Debug)]

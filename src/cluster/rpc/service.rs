@@ -28,7 +28,7 @@ use crate::{
     cluster::{
         admin,
         contact::Contact,
-        found::Standing,
+        found::{Gate, Standing},
         proposer::Writer,
         transport::{Lane, Stream},
     },
@@ -63,6 +63,8 @@ pub struct ServiceOptions {
     pub view: RegistryView,
     /// Told whenever the leader is heard.
     pub contact: Contact,
+    /// Whether raft may hear anything yet.
+    pub gate: Gate,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -124,15 +126,30 @@ impl Service {
         lane: Lane,
     ) -> Result<(), ServeError> {
         match lane {
+            Lane::Append | Lane::Snapshot if !self.0.gate.is_open() => Ok(()),
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
             Lane::Calls => answer(stream, peer, Calls::new(self, peer)).await,
             Lane::Snapshot => snapshot::receive(self, stream, peer).await,
         }
     }
 
+    /// Tells an instance with an empty log how this one stands, and whether it knows it.
+    async fn introduce(&self, peer: InstanceId) -> Response {
+        let lived = |registry: &Registry| registry.incarnation(peer).0 > 0;
+        match self.0.raft.is_initialized().await {
+            Ok(founded) => {
+                let known = self.0.view.read(lived);
+                Response::Introduced(Standing { founded, known })
+            }
+            Err(error) => failed(error),
+        }
+    }
+
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
         let raft = &self.0.raft;
         match request {
+            Request::Introduce => self.introduce(peer).await,
+            _ if !self.0.gate.is_open() => failed("this instance is not in the cluster yet"),
             Request::AppendEntries(rpc) => match raft.append_entries(rpc).await {
                 Ok(answer) => {
                     if answer == AppendEntriesResponse::Success {
@@ -156,14 +173,6 @@ impl Service {
                 handled.map_or_else(failed, Response::TransferLeader)
             }
             Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(failed, Response::Vote),
-            Request::Introduce => match raft.is_initialized().await {
-                Ok(founded) => {
-                    let lived = |registry: &Registry| registry.incarnation(peer).0 > 0;
-                    let known = self.0.view.read(lived);
-                    Response::Introduced(Standing { founded, known })
-                }
-                Err(error) => failed(error),
-            },
             Request::Change(change) => {
                 let changed = admin::carry_out(raft, &self.0.view, change).await;
                 changed.map_or_else(failed, Response::Changed)

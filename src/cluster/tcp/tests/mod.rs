@@ -24,6 +24,7 @@ use crate::{
     clock,
     cluster::{
         contact::Contact,
+        found::Gate,
         network::Network,
         proposer::{WriteError, Writer, Written},
         rpc::{Service, ServiceOptions},
@@ -112,6 +113,8 @@ impl World {
         tasks.spawn(async move { while applied.recv().await.is_some() {} });
         let raft =
             Raft::new(node, config(), network.clone(), stores.log, stores.machine).await.unwrap();
+        let gate = Gate::default();
+        gate.open();
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: Arc::new(LocalWriter(raft.clone())),
@@ -119,6 +122,7 @@ impl World {
             snapshot_dir: stores.snapshot_dir,
             view: stores.view.clone(),
             contact: Contact::default(),
+            gate,
             metrics: metrics.clone(),
         });
         tasks.spawn(async { panic!("{:?}", server.run(service).await) });
