@@ -3,8 +3,8 @@
 use std::{fs, process::ExitStatus};
 
 use crate::{
-    replicas::{Cluster, chain_through, member_list, raft_addresses, read_status},
-    support::{Member, Service, eventually},
+    replicas::{Cluster, chain_through, member_list, read_status},
+    support::{Member, Service, eventually, free_address},
 };
 
 #[test]
@@ -29,7 +29,7 @@ fn two_of_three_found_the_cluster_and_the_third_joins() {
 fn an_instance_of_another_cluster_is_refused_and_counted() {
     let cluster = Cluster::start(&[]);
     let dir = tempfile::TempDir::new().unwrap();
-    let own = raft_addresses(1)[0];
+    let own = free_address();
     let list = format!("{},4={own}", member_list(&[cluster.raft(1)]));
     let arguments = ["--node-id", "4", "--raft-addr", &own.to_string(), "--initial-cluster", &list];
     let stranger = Service::start(dir.path(), &arguments);
@@ -73,4 +73,27 @@ fn an_address_for_other_machines_needs_tls_or_the_operators_word() {
     for hint in ["--raft-tls-cert", "cluster certs", "--insecure-cluster"] {
         assert!(ended.1.contains(hint), "{}", ended.1);
     }
+}
+
+#[test]
+fn with_certificates_only_those_who_have_one_are_members() {
+    let mut cluster = Cluster::new(&[]);
+    let plain = cluster.arguments(3);
+    cluster.make_certificates();
+    cluster.start_these(&[1, 2]);
+    let service = Service::try_start(&cluster.data_dir(3), plain).expect("it may listen");
+    cluster.wait_ready();
+    eventually("it is refused", || {
+        let refused = "emnetchain_raft_refused_total{reason=\"tls\"}";
+        (cluster.at(1).metric(refused) > 0.0).then_some(())
+    });
+    assert_eq!(service.get("/readyz").0, 503);
+    drop(service);
+    cluster.start_these(&[3]);
+    cluster.wait_ready();
+    let members = [0, 1, 2].map(Member);
+    let mut at = [1, 2, 3].iter().cycle();
+    let mut tip = chain_through(&members, || cluster.at(*at.next().unwrap()));
+    tip.expect_silence();
+    cluster.assert_equal_registries();
 }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{
     net::Net,
-    replicas::{self, assert_equal_registries},
+    replicas::{assert_equal_registries, read_status, tls_flags},
     support::{Service, eventually},
 };
 
@@ -104,7 +104,7 @@ impl Fleet {
 
     /// Who leads, in the opinion of an instance.
     pub(crate) fn leader(&self) -> Option<u8> {
-        let leader = replicas::read_status(self.at(1), "/status")["leader"].as_u64()?;
+        let leader = read_status(self.at(1), "/status")["leader"].as_u64()?;
         u8::try_from(leader).ok()
     }
 
@@ -130,15 +130,7 @@ impl Fleet {
         match self.protection {
             Protection::None => arguments.push("--insecure-cluster".to_owned()),
             Protection::Certificates => {
-                let node = format!("node-{id}");
-                for (flag, name) in [
-                    ("--raft-tls-ca", "ca.pem".to_owned()),
-                    ("--raft-tls-cert", format!("{node}.pem")),
-                    ("--raft-tls-key", format!("{node}.key")),
-                ] {
-                    let path = self.path("certs").join(name);
-                    arguments.extend([flag.to_owned(), path.display().to_string()]);
-                }
+                arguments.extend(tls_flags(&self.path("certs"), id.into()));
             }
         }
         arguments.extend(self.flags.iter().cloned());

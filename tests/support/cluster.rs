@@ -4,15 +4,15 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::PathBuf,
-    process::ExitStatus,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{Client, Member, Service, chain, eventually, told};
+use super::support::{Client, Member, Service, chain, eventually, free_address, told};
 
 /// The instances of a cluster, numbered from 1, running or not.
 #[derive(Debug)]
@@ -23,25 +23,31 @@ pub struct Cluster {
     instances: Vec<Option<Service>>,
 }
 
-/// Raft addresses that nobody else takes while an instance is down. Of the loopback addresses each
-/// process has its own here, and connections that leave do so from another one.
-pub fn raft_addresses(count: usize) -> Vec<SocketAddr> {
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    let host = Ipv4Addr::new(127, 64 + high % 64, middle, low);
-    let held: Vec<_> = (0..count).map(|_| TcpListener::bind((host, 0)).unwrap()).collect();
-    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
-}
-
 /// The value of `--initial-cluster` for these.
 pub fn member_list(raft: &[SocketAddr]) -> String {
     let members = (1..).zip(raft).map(|(id, address): (usize, _)| format!("{id}={address}"));
     members.collect::<Vec<_>>().join(",")
 }
 
+/// The flags with which an instance uses the certificates in a directory.
+pub fn tls_flags(dir: &Path, id: usize) -> Vec<String> {
+    let files = [
+        ("--raft-tls-ca", "ca.pem".to_owned()),
+        ("--raft-tls-cert", format!("node-{id}.pem")),
+        ("--raft-tls-key", format!("node-{id}.key")),
+    ];
+    let flags = files.into_iter().map(|(flag, name)| [flag.to_owned(), text(&dir.join(name))]);
+    flags.flatten().collect()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
 impl Cluster {
     /// Three instances, none of which runs.
     pub fn new(flags: &[&str]) -> Self {
-        let raft = raft_addresses(3);
+        let raft: Vec<_> = (0..3).map(|_| free_address()).collect();
         let instances = raft.iter().map(|_| None).collect();
         let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         Self { dir: TempDir::new().unwrap(), raft, flags, instances }
@@ -53,6 +59,20 @@ impl Cluster {
         cluster.start_these(&[1, 2, 3]);
         cluster.wait_ready();
         cluster
+    }
+
+    /// Has certificates made, which instances use that are started from now on.
+    pub fn make_certificates(&self) {
+        let made = Command::new(env!("CARGO_BIN_EXE_EMNetChain"))
+            .args(["cluster", "certs", "--initial-cluster", &member_list(&self.raft)])
+            .arg(self.certificates())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    fn certificates(&self) -> PathBuf {
+        self.dir.path().join("certificates")
     }
 
     /// The numbers of all instances.
@@ -75,7 +95,12 @@ impl Cluster {
         let (number, raft) = (id.to_string(), self.raft(id).to_string());
         let members = member_list(&self.raft);
         let own = ["--node-id", &number, "--raft-addr", &raft, "--initial-cluster", &members];
-        own.into_iter().map(str::to_owned).chain(self.flags.iter().cloned()).collect()
+        let mut arguments: Vec<String> = own.into_iter().map(str::to_owned).collect();
+        if self.certificates().exists() {
+            arguments.extend(tls_flags(&self.certificates(), id));
+        }
+        arguments.extend(self.flags.iter().cloned());
+        arguments
     }
 
     /// Starts instances, in this order, over what they had before.

@@ -109,9 +109,8 @@ impl Service {
         let log_reader = follow(child.stderr.take().expect("piped"), Arc::clone(&log));
         let lines = lines_of(child.stdout.take().expect("piped"));
         let mut banners = Vec::new();
-        let is_member = arguments.iter().any(|argument| argument == "--raft-addr");
-        let last = if is_member { "Raft" } else { "HTTP" };
-        while banners.last().is_none_or(|(name, _)| name != last) {
+        // The HTTP line is the last one.
+        while banners.last().is_none_or(|(name, _)| name != "HTTP") {
             let line = match lines.recv_timeout(PATIENCE) {
                 Ok(line) => line,
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
