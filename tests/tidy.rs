@@ -55,14 +55,18 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 8] = [
+    let layers: [(&str, &[&str]); 9] = [
         ("ids", &["limits"]),
         ("limits", &[]),
         ("registry", &["ids", "limits"]),
         ("wire", &["ids", "limits", "registry"]),
-        ("raft", &["registry"]),
-        ("storage", &["clock", "ids", "limits", "metrics", "raft", "registry"]),
-        ("cluster", &["clock", "ids", "limits", "metrics", "raft", "registry", "storage"]),
+        ("runtime", &[]),
+        ("raft", &["registry", "runtime"]),
+        ("storage", &["clock", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
+        (
+            "cluster",
+            &["clock", "ids", "limits", "metrics", "raft", "registry", "runtime", "storage"],
+        ),
         ("server", &["clock", "ids", "limits", "metrics", "registry", "wire"]),
     ];
     for (layer, known) in layers {

@@ -30,5 +30,6 @@ mod node;
 mod pipeline;
 mod status;
 
+pub use keeper::LogBounds;
 pub use node::{Cluster, ClusterError, ClusterOptions, Started};
 pub use status::{ClusterMember, ClusterStatus};

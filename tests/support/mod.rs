@@ -9,6 +9,10 @@
     reason = "a test fails by panicking, and says why"
 )]
 
+mod chance;
+
+pub use chance::Chance;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -479,38 +483,6 @@ pub fn told(part: &str, ip: &str) -> String {
 /// The repair server's answer.
 pub fn repaired(ip: &str) -> String {
     format!(r#"{{"msg":"CONNECT","ip":"{ip}"}}"#)
-}
-
-/// A small generator of chance that can be repeated: its seed is printed.
-#[derive(Debug)]
-pub struct Chance(u64);
-
-impl Chance {
-    /// From `EMNETCHAIN_TEST_SEED`, or a new one.
-    pub fn new() -> Self {
-        let seed = match std::env::var("EMNETCHAIN_TEST_SEED") {
-            Ok(text) => text.parse().expect("a number"),
-            Err(_) => getrandom::u64().expect("the system has random numbers"),
-        };
-        eprintln!("EMNETCHAIN_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// The next number below `end` (splitmix64).
-    pub fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((word ^ (word >> 31)) % end as u64).expect("below a usize")
-    }
-
-    /// Puts them in any order.
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for end in (1..items.len()).rev() {
-            items.swap(end, self.below(end + 1));
-        }
-    }
 }
 
 /// Connects members one after the other and reads what they are told, so that every member but the
