@@ -11,11 +11,11 @@ use crate::{
     server::{
         Phase,
         http::{
-            Chains, HttpSources, Member, Readiness, Status,
+            Chains, Digest, HttpSources, Member, Readiness, Status,
             admin::{Actor, AdminToken},
         },
     },
-    storage::ImageProgress,
+    storage::{self, ImageProgress},
 };
 
 /// How often it is looked whether clients can be answered.
@@ -123,11 +123,19 @@ pub(super) fn http_sources(
         let (cluster, metrics) = (cluster.clone(), metrics.clone());
         move || status(&cluster, &metrics)
     };
+    let digest = {
+        let view = cluster.view().clone();
+        move || {
+            let (applied, image) = view.image();
+            Digest { applied, digest: format!("{:016x}", storage::digest(&image)) }
+        }
+    };
     HttpSources {
         metrics: metrics.clone(),
         refresh: Arc::new(refresh),
         readiness,
         status: Arc::new(status),
+        digest: Arc::new(digest),
         actor,
         token,
     }
@@ -181,6 +189,7 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
             repairs_pending: totals.repairs_pending,
         },
         connections: BTreeMap::from(connections),
+        registry: None,
     }
 }
 
