@@ -2,6 +2,7 @@
 //! If any listener, task, thread or file fails, the instance ends with an exit code that says
 //! which kind of failure it was; it never lives on as half a service.
 
+mod gauges;
 mod life;
 mod listeners;
 mod observe;
@@ -97,7 +98,7 @@ struct Instance {
 impl Instance {
     async fn start(config: &Config) -> Result<Self, Exit> {
         let metrics = Metrics::new();
-        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        observe::tell_build(&metrics);
         let listeners = listeners::bind(config).await?;
         let token = operator::read_token(config.admin_token_file.as_deref()).map_err(|why| {
             tracing::error!("{why}");
@@ -114,6 +115,8 @@ impl Instance {
         let founding = config.founding(listeners.raft_address());
         let me = NodeName { cluster, node: config.node_id };
         let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
+        let is_insecure = matches!(security, Some(Security::Insecure));
+        metrics.raft_insecure.set(i64::from(is_insecure));
         let transport: Arc<dyn Transport> = match &security {
             Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
             None => Arc::new(Alone),
@@ -136,7 +139,8 @@ impl Instance {
             phase: watch_phase.clone(),
             progress: watch_progress,
         };
-        background.spawn(watching.show(readiness));
+        background.spawn(watching.show(readiness, metrics.clone()));
+        background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
 
         listeners.announce();
         let Listeners { servers, http, raft } = listeners;
