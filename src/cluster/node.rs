@@ -168,6 +168,9 @@ impl Cluster {
                 self.metrics.raft_committed_index.set(gauge(committed));
                 if now.current_leader != leader && now.current_leader.is_some() {
                     self.metrics.raft_leader_changes.inc();
+                    if now.current_leader == Some(self.instance.0) {
+                        self.contact.heard_now();
+                    }
                     tracing::info!(leader = now.current_leader, term = now.current_term, "leader");
                 }
                 leader = now.current_leader.or(leader);

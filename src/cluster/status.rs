@@ -76,8 +76,8 @@ impl Cluster {
             if leads && id == self.instance.0 {
                 Some(Duration::ZERO)
             } else if leads {
-                let heard = now.heartbeat.as_ref()?.get(&id)?.as_ref()?;
-                Some(heard.elapsed())
+                let heard = now.heartbeat.as_ref().and_then(|heard| heard.get(&id)?.as_ref());
+                heard.map(|at| at.elapsed()).or_else(|| self.contact.silence())
             } else {
                 self.contact.silence().filter(|_| now.current_leader == Some(id))
             }
