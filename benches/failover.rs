@@ -1,7 +1,7 @@
-//! How long clients wait when an instance of three goes: the leader is killed, the leader is stopped
-//! in order, a follower is killed. Three instances on loopback, as they are shipped; the clients are
-//! pairs of strangers that ask for each other through the two that stay. `benches/README.md` tells
-//! more.
+//! How long clients wait when an instance of three goes: the leader is killed, the leader is
+//! stopped in order, a follower is killed. Three instances on loopback, as they are shipped; the
+//! clients are pairs of strangers that ask for each other through the two that stay.
+//! `benches/README.md` tells more.
 
 #![expect(clippy::print_stderr, reason = "progress is printed as it is made")]
 

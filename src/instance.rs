@@ -12,6 +12,7 @@ mod signals;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{mpsc, watch},
@@ -114,8 +115,6 @@ impl Instance {
         let me = NodeName { cluster, node: config.node_id };
         let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
         let transport = transport(me, security.as_ref(), &metrics);
-        let is_insecure = matches!(security, Some(Security::Insecure));
-        metrics.raft_insecure.set(i64::from(is_insecure));
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
@@ -143,10 +142,7 @@ impl Instance {
             background.spawn(watching);
             let sources =
                 observe::http_sources(&cluster, &image, &metrics, readiness, actor, token);
-            background.spawn(async move {
-                http.serve(sources).await;
-                "the HTTP server ended".to_owned()
-            });
+            background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
         }
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
@@ -310,6 +306,7 @@ fn keep(
 
 /// How this instance reaches others.
 fn transport(me: NodeName, security: Option<&Security>, metrics: &Metrics) -> Arc<dyn Transport> {
+    metrics.raft_insecure.set(i64::from(matches!(security, Some(Security::Insecure))));
     match security {
         Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
         None => Arc::new(Alone),

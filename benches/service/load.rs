@@ -27,8 +27,8 @@ use super::{
     protocol,
 };
 
-/// Where a server answers: one address for each of its instances, which take turns as they do behind
-/// one name.
+/// Where a server answers: one address for each of its instances, which take turns as they do
+/// behind one name.
 #[derive(Clone, Debug)]
 pub(crate) struct Doors(Arc<[SocketAddr]>);
 
