@@ -224,7 +224,7 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: bounds.entries_kept,
-        purge_batch_size: 1024,
+        purge_batch_size: bounds.entries_kept.clamp(1, 1024),
         replication_lag_threshold: 50_000,
         ..Config::default()
     }

@@ -194,6 +194,9 @@ impl Witness {
             let next = entry.log_id.index + 1;
             let is_normal = matches!(entry.payload, EntryPayload::Normal(_));
             let follows = state.next == entry.log_id.index || entry.log_id.index == 0;
+            if !follows && state.next > 0 {
+                self.oracle.count(|figures| figures.snapshots += 1);
+            }
             if is_normal || follows {
                 state.next = next;
             }
