@@ -169,7 +169,7 @@ async fn promote(
     let lag = {
         let states = raft.metrics();
         let now = states.borrow_watched();
-        let reached = now.replication.as_ref().and_then(|known| known.get(&id)?.clone());
+        let reached = now.replication.as_ref().and_then(|known| *known.get(&id)?);
         reached.map(|at| now.last_log_index.unwrap_or(0).saturating_sub(at.index))
     };
     match lag.filter(|_| is_heard(raft, id)) {

@@ -78,12 +78,12 @@ pub async fn send(
     let answered = timeout(INSTALL_WAIT_MAX, frames.next()).await;
     let answered = answered.map_err(|_| CallError::Late(INSTALL_WAIT_MAX))?;
     let answer = answered.ok().flatten().ok_or(CallError::Lost)?;
-    match frame::decode(&answer.body) {
-        Ok(Response::Snapshot(response)) => Ok(response),
-        Ok(Response::Failed(why)) => Err(CallError::Failed(why)),
-        Ok(_other) => Err(CallError::Mismatched),
-        Err(_) => Err(CallError::Mismatched),
+    let answer = frame::decode(&answer.body).map_err(|_| CallError::Mismatched)?;
+    if let Response::Failed(why) = answer {
+        return Err(CallError::Failed(why));
     }
+    let Response::Snapshot(response) = answer else { return Err(CallError::Mismatched) };
+    Ok(response)
 }
 
 /// Receives one snapshot, has it installed, and answers.
