@@ -97,8 +97,7 @@ struct Instance {
 
 impl Instance {
     async fn start(config: &Config) -> Result<Self, Exit> {
-        let metrics = Metrics::new();
-        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = new_metrics();
         let listeners = listeners::bind(config).await?;
         let token = operator::read_token(config.admin_token_file.as_deref())?;
         let (reporter, faults) = fault::channel();
@@ -310,6 +309,13 @@ fn transport(me: NodeName, security: Option<&Security>, metrics: &Metrics) -> Ar
         Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
         None => Arc::new(Alone),
     }
+}
+
+/// The metrics, with the version in them.
+fn new_metrics() -> Metrics {
+    let metrics = Metrics::new();
+    metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    metrics
 }
 
 /// Opens the data directory; it may have to be read, checked and healed, so not on this thread.
