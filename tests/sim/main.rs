@@ -146,10 +146,8 @@ fn a_leader_that_comes_back_is_elected_anew() {
 
 #[test]
 fn a_seed_is_one_run() {
-    for seed in [0] {
-        let [first, second] = [(); 2].map(|()| run(seed, Play::Wild, Planted::Nothing));
-        assert_eq!(first.digest, second.digest, "seed {seed}:\n{}\n{}", first.trace, second.trace);
-    }
+    let [first, second] = [(); 2].map(|()| run(0, Play::Wild, Planted::Nothing));
+    assert_eq!(first.digest, second.digest, "{}\n{}", first.trace, second.trace);
 }
 
 #[test]

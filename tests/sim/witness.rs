@@ -205,7 +205,7 @@ impl Witness {
         if let EntryPayload::Normal(proposal) = &mut entry.payload {
             match self.planted {
                 Planted::ClockInApply => proposal.at = proposal.at.plus_ms(self.instance.0),
-                Planted::MapOrderInApply if self.instance.0 % 2 == 0 => {
+                Planted::MapOrderInApply if self.instance.0.is_multiple_of(2) => {
                     proposal.commands.reverse();
                 }
                 Planted::SnapshotWithoutCallers if !follows => self.forget_callers(proposal),
