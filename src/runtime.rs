@@ -1,8 +1,8 @@
 //! tokio, as openraft runs on it, with chance in our hands: where a simulation says so, what
-//! happens on its thread follows from a seed. Three things would stand in the way. openraft draws its
-//! election timeouts, so they come from the seed; work that blocks would end at a time of its own
-//! choosing on another thread, so it is done on the spot; and tokio's watch channel wakes by chance,
-//! so openraft gets one that does not ([`watch`]).
+//! happens on its thread follows from a seed. Three things would stand in the way. openraft draws
+//! its election timeouts, so they come from the seed; work that blocks would end at a time of its
+//! own choosing on another thread, so it is done on the spot; and tokio's watch channel wakes by
+//! chance, so openraft gets one that does not ([`watch`]).
 
 pub mod watch;
 

@@ -1,11 +1,11 @@
-//! A whole cluster in one thread, from a seed: the real registry, openraft, proposer, keeper and rpc
-//! code of three or five instances over a simulated network and simulated disks, with clients on all
-//! of them, while everything goes wrong that can. An oracle sees every entry that is applied and
-//! every word that is told; afterwards everything must come right by itself.
+//! A whole cluster in one thread, from a seed: the real registry, openraft, proposer, keeper and
+//! rpc code of three or five instances over a simulated network and simulated disks, with clients
+//! on all of them, while everything goes wrong that can. An oracle sees every entry that is applied
+//! and every word that is told; afterwards everything must come right by itself.
 //!
 //! - `EMNETCHAIN_TEST_SEED=7 cargo test --test sim seeds` runs one seed;
-//! - `EMNETCHAIN_SIM_SECONDS=3600 cargo test --release --test sim seeds -- --nocapture` runs as many
-//!   as fit into an hour.
+//! - `EMNETCHAIN_SIM_SECONDS=3600 cargo test --profile sim --test sim seeds -- --nocapture` runs as
+//!   many as fit into an hour.
 //!
 //! The same seed gives the same run with the same program: tasks, timers, chance and blocking work
 //! all are of one thread. Another version of tokio or openraft may make another run of it, and so
@@ -121,8 +121,8 @@ fn seeds() {
     });
     let sum = |of: fn(&Figures) -> u64| all.iter().map(of).sum::<u64>();
     eprintln!(
-        "{} seeds, {} virtual seconds, {} crashes, {} elections, {} snapshots, {} entries, {} links, \
-         {} messages",
+        "{} seeds, {} virtual seconds, {} crashes, {} elections, {} snapshots, {} entries, \
+         {} links, {} messages",
         all.len(),
         sum(|f| f.virtual_ms) / 1000,
         sum(|f| f.crashes),

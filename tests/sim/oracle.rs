@@ -1,5 +1,5 @@
-//! Sees everything that happens in the cluster, and knows what must never happen. The names are those
-//! of `proto-docs/chains.md` (I) and of the checker for whole histories (S, L).
+//! Sees everything that happens in the cluster, and knows what must never happen. The names are
+//! those of `proto-docs/chains.md` (I) and of the checker for whole histories (S, L).
 //!
 //! The first instance that applies an entry shows what is committed; the oracle applies it to a
 //! registry of its own, and from then on everybody must agree. What sessions are told is compared

@@ -1,6 +1,6 @@
-//! What watches one life of one instance from within: the raft log shows it every entry that goes in
-//! and every entry that has been applied. It tells the oracle, and hands the effects of the entry to
-//! the sessions of this instance, as the service's dispatcher does.
+//! What watches one life of one instance from within: the raft log shows it every entry that goes
+//! in and every entry that has been applied. It tells the oracle, and hands the effects of the
+//! entry to the sessions of this instance, as the service's dispatcher does.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -215,8 +215,8 @@ impl Witness {
         entry
     }
 
-    /// A planted mistake: the registry came from a snapshot, and who waits without being a client is
-    /// not in it.
+    /// A planted mistake: the registry came from a snapshot, and who waits without being a client
+    /// is not in it.
     fn forget_callers(&self, proposal: &mut Proposal) {
         let view = self.view.get().expect("it sees the registry before it applies");
         let forget = |record: &Record| match record {

@@ -1,4 +1,5 @@
-//! Everything outside the instances: clients, their connections, and an agenda of what happens when.
+//! Everything outside the instances: clients, their connections, and an agenda of what happens
+//! when.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,8 +22,8 @@ use crate::{
 /// Living clients that the world keeps up.
 const POPULATION: usize = 9;
 
-/// How often a client looks after an unanswered repair before it joins anew: if both its connections
-/// broke, it is no client of the chain any more.
+/// How often a client looks after an unanswered repair before it joins anew: if both its
+/// connections broke, it is no client of the chain any more.
 const WAITS_MAX: u32 = 3;
 
 /// All clients there may ever be, so that a run stays short.
@@ -66,8 +67,8 @@ pub(crate) struct World {
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) network: crate::network::Network,
     pub(crate) people: Vec<Person>,
-    /// Whether the two sides of a gap may ask with a common id. It pairs them whatever stands between
-    /// them by now, so the chain need not become one path then.
+    /// Whether the two sides of a gap may ask with a common id. It pairs them whatever stands
+    /// between them by now, so the chain need not become one path then.
     pub(crate) has_common_ids: bool,
     /// Whether faults, deaths and newcomers go on.
     pub(crate) is_wild: bool,
@@ -402,8 +403,8 @@ impl World {
         self.plan(100, 500, Event::Knock(number, Ask::Connect));
     }
 
-    /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it is
-    /// looked at, is missed.
+    /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it
+    /// is looked at, is missed.
     fn review(&mut self, number: usize) {
         if !self.people[number].alive {
             return;
