@@ -218,8 +218,8 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
         election_timeout_min: 500,
         election_timeout_max: 1000,
         enable_pre_vote: Some(true),
-        // A leader that comes back must be elected anew. A power cut may have taken entries from its
-        // log that others have, and in its old term it would write others under the same numbers.
+        // A leader that comes back must be elected anew. A power cut may have taken entries from
+        // its log that others have, and in its old term it would write others in their places.
         enable_leader_restore: Some(false),
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
