@@ -225,13 +225,12 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
         election_timeout_max: 500,
         enable_pre_vote: Some(true),
         // A leader that comes back must be elected anew. A power cut may have taken entries from
-        // its log that others have, and in its old term it would write others under the same
-        // numbers.
+        // its log that others have, and in its old term it would write others in their places.
         enable_leader_restore: Some(false),
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: bounds.entries_kept,
-        purge_batch_size: 1024,
+        purge_batch_size: bounds.entries_kept.clamp(1, 1024),
         replication_lag_threshold: 50_000,
         ..Config::default()
     }

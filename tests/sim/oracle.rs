@@ -51,6 +51,7 @@ pub(crate) struct Figures {
     pub(crate) elections: u64,
     pub(crate) told: u64,
     pub(crate) crashes: u64,
+    /// Registries that were replaced by a snapshot from another instance.
     pub(crate) snapshots: u64,
     pub(crate) virtual_ms: u64,
 }
@@ -136,11 +137,6 @@ impl Oracle {
     /// Looks at what is committed, as a registry.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
         look(&self.lock().registry)
-    }
-
-    /// The last index that anybody applied.
-    pub(crate) fn last_index(&self) -> u64 {
-        self.lock().log.last_key_value().map_or(0, |(index, _)| *index)
     }
 
     fn judge(&self, judgement: impl FnOnce(&mut State) -> Result<(), String>) {

@@ -194,6 +194,9 @@ impl Witness {
             let next = entry.log_id.index + 1;
             let is_normal = matches!(entry.payload, EntryPayload::Normal(_));
             let follows = state.next == entry.log_id.index || entry.log_id.index == 0;
+            if !follows && state.next > 0 {
+                self.oracle.count(|figures| figures.snapshots += 1);
+            }
             if is_normal || follows {
                 state.next = next;
             }
@@ -202,7 +205,7 @@ impl Witness {
         if let EntryPayload::Normal(proposal) = &mut entry.payload {
             match self.planted {
                 Planted::ClockInApply => proposal.at = proposal.at.plus_ms(self.instance.0),
-                Planted::MapOrderInApply if self.instance.0 % 2 == 0 => {
+                Planted::MapOrderInApply if self.instance.0.is_multiple_of(2) => {
                     proposal.commands.reverse();
                 }
                 Planted::SnapshotWithoutCallers if !follows => self.forget_callers(proposal),
