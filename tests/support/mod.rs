@@ -11,6 +11,7 @@
 
 mod chance;
 
+#[allow(unused_imports, reason = "not every test program leaves something to chance")]
 pub use chance::Chance;
 
 use std::{
