@@ -2,6 +2,7 @@
 //! If any listener, task, thread or file fails, the instance ends with an exit code that says
 //! which kind of failure it was; it never lives on as half a service.
 
+mod gauges;
 mod life;
 mod listeners;
 mod observe;
@@ -98,7 +99,7 @@ struct Instance {
 impl Instance {
     async fn start(config: &Config) -> Result<Self, Exit> {
         let metrics = Metrics::new();
-        metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        observe::tell_build(&metrics);
         let listeners = listeners::bind(config).await?;
         let token = operator::read_token(config.admin_token_file.as_deref())?;
         let (reporter, faults) = fault::channel();
@@ -113,6 +114,8 @@ impl Instance {
         let me = NodeName { cluster, node: config.node_id };
         let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
         let transport = transport(me, security.as_ref(), &metrics);
+        let is_insecure = matches!(security, Some(Security::Insecure));
+        metrics.raft_insecure.set(i64::from(is_insecure));
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
@@ -125,6 +128,7 @@ impl Instance {
         let Started { cluster, service } = started.map_err(|error| failed(&faults, &error))?;
         let (phase, watch_phase) = watch::channel(Phase::Starting);
         let (progress, watch_progress) = watch::channel("it is starting".to_owned());
+        background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
 
         listeners.announce();
         let Listeners { servers, http, raft } = listeners;
@@ -135,7 +139,7 @@ impl Instance {
         if let Some(http) = http {
             let actor = operator::actor(&cluster, &phase, &metrics);
             let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
-            let (readiness, watching) = watching.begin();
+            let (readiness, watching) = watching.begin(&metrics);
             background.spawn(watching);
             let sources =
                 observe::http_sources(&cluster, &image, &metrics, readiness, actor, token);

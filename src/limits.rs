@@ -57,3 +57,7 @@ pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 /// Connections of other instances: three of each member are kept, the rest is room for those that
 /// have not said yet who they are.
 pub const RPC_CONNECTIONS_MAX: usize = 256;
+
+/// Chains that have metrics of their own. Clients name chains, so their number is nobody's choice;
+/// Prometheus pays for each label.
+pub const CHAIN_LABELS_MAX: usize = 50;

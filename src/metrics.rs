@@ -1,11 +1,15 @@
 //! All metrics on one page: the doc line of each is its HELP text. Names follow Prometheus: base
 //! units, `_total` for counters, no client address as a label. What is counted while entries are
-//! applied is counted by every instance alike (take `max`, not `sum`, over instances); what is
-//! counted at a connection, a disk or a datagram is the instance's own.
+//! applied is counted by every instance alike (take `max`, not `sum`, over instances), and not
+//! counted again when a start applies what its log had already; what is counted at a connection, a
+//! disk or a datagram is the instance's own.
+
+use std::collections::BTreeMap;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    TextEncoder, core::Collector,
+    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, TextEncoder,
+    core::{Atomic, Collector, GenericGaugeVec},
 };
 
 /// What the documentation says of one metric.
@@ -25,7 +29,7 @@ pub struct Declaration {
 macro_rules! metrics {
     ($(
         $(#[doc = $help:literal])+
-        $field:ident: $kind:ident = $name:literal $([$($label:literal),+])?;
+        $field:ident: $kind:ident = $name:literal $([$($label:literal),*])?;
     )+) => {
         /// Every metric of one instance.
         #[derive(Clone, Debug)]
@@ -37,10 +41,14 @@ macro_rules! metrics {
         impl Metrics {
             /// All metrics at zero, registered.
             pub fn new() -> Self {
+                Self::registered().with_known_labels()
+            }
+
+            fn registered() -> Self {
                 let registry = prometheus::Registry::new();
                 Self {
                     $($field: declare::<$kind>(
-                        &registry, $name, concat!($($help),+).trim(), &[$($($label),+)?]),)+
+                        &registry, $name, concat!($($help),+).trim(), &[$($($label),*)?]),)+
                     registry,
                 }
             }
@@ -49,7 +57,7 @@ macro_rules! metrics {
             pub const TABLE: &'static [Declaration] = &[$(Declaration {
                 name: $name,
                 kind: stringify!($kind),
-                labels: &[$($($label),+)?],
+                labels: &[$($($label),*)?],
                 help: concat!($($help),+),
             },)+];
         }
@@ -58,7 +66,9 @@ macro_rules! metrics {
 
 metrics! {
     /// Always 1; the labels tell what runs.
-    build_info: IntGaugeVec = "emnetchain_build_info" ["version"];
+    build_info: IntGaugeVec = "emnetchain_build_info" ["version", "profile", "platform"];
+    /// 1 while this instance can answer clients, as /readyz says.
+    ready: IntGauge = "emnetchain_ready";
     /// Clients in the registry, over all chains.
     clients: IntGauge = "emnetchain_clients";
     /// Chains with at least one client.
@@ -69,10 +79,19 @@ metrics! {
     links_now: IntGauge = "emnetchain_links";
     /// Neighbours in a chain that are not linked.
     broken_links: IntGauge = "emnetchain_broken_links";
-    /// Repair ids that wait for their second caller.
+    /// Sockets that wait for their partner by RECONNECT.
     repairs_pending: IntGauge = "emnetchain_repairs_pending";
     /// EMNet entries kept.
     peers: IntGauge = "emnetchain_peers";
+    /// Clients in the path of a chain. The largest chains have their names as labels, the seed's
+    /// clients are in `default`, and all others together in `_other`.
+    chain_clients: IntGaugeVec = "emnetchain_chain_clients" ["chain"];
+    /// Sockets of a chain that wait to be told their partner.
+    chain_waiting: IntGaugeVec = "emnetchain_chain_waiting" ["chain"];
+    /// Links in force in a chain.
+    chain_links: IntGaugeVec = "emnetchain_chain_links" ["chain"];
+    /// Neighbours in a chain that are not linked.
+    chain_broken_links: IntGaugeVec = "emnetchain_chain_broken_links" ["chain"];
     /// Links made, by what brought the two together: gather, join or repair.
     links: IntCounterVec = "emnetchain_links_total" ["by"];
     /// Seconds that the earlier socket of a new link had waited, in log time.
@@ -83,8 +102,9 @@ metrics! {
     repair_seconds: Histogram = "emnetchain_repair_seconds";
     /// Clients taken out of their chain because a neighbour lost them or they kept silent.
     taken_out: IntCounter = "emnetchain_clients_taken_out_total";
-    /// Asks, finished repair ids, clients and EMNet entries that reached the end of their time.
-    expired: IntCounter = "emnetchain_expired_total";
+    /// What reached the end of its time: ask (by CONNECT), repair (by RECONNECT), answer (kept for
+    /// a caller who would ask again), client, peer (EMNet).
+    expired: IntCounterVec = "emnetchain_expired_total" ["what"];
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.
@@ -95,13 +115,13 @@ metrics! {
     half_closed: IntCounterVec = "emnetchain_half_closed_total" ["listener"];
     /// Times that the accept loop had to pause, by listener: out of descriptors or of memory.
     accept_pauses: IntCounterVec = "emnetchain_accept_pauses_total" ["listener"];
-    /// Seconds from a complete request to the commit of its command on a majority's disks.
+    /// Seconds from proposing a batch of requests to its commit on a majority's disks.
     commit_seconds: Histogram = "emnetchain_commit_seconds";
     /// Datagrams answered, by kind: text or stun.
     udp_answered: IntCounterVec = "emnetchain_udp_answered_total" ["kind"];
     /// Datagrams dropped, by reason.
     udp_dropped: IntCounterVec = "emnetchain_udp_dropped_total" ["reason"];
-    /// 1 while a leader is known.
+    /// 1 while a leader is known and heard; for the leader, while it reaches a majority.
     raft_has_leader: IntGauge = "emnetchain_raft_has_leader";
     /// 1 while this instance leads.
     raft_is_leader: IntGauge = "emnetchain_raft_is_leader";
@@ -111,8 +131,26 @@ metrics! {
     raft_leader_changes: IntCounter = "emnetchain_raft_leader_changes_total";
     /// Index of the last raft entry in the log.
     raft_last_index: IntGauge = "emnetchain_raft_last_log_index";
+    /// Index of the last raft entry that is known to be on the disks of a majority.
+    raft_committed_index: IntGauge = "emnetchain_raft_committed_index";
     /// Index of the last raft entry applied to the registry.
     raft_applied_index: IntGauge = "emnetchain_raft_applied_index";
+    /// Members of the cluster by kind: voter, learner.
+    raft_members: IntGaugeVec = "emnetchain_raft_members" ["kind"];
+    /// Voters that may fail from now on with a majority left; only the leader tells it.
+    raft_failure_tolerance: IntGaugeVec = "emnetchain_raft_failure_tolerance" [];
+    /// Raft entries that a member lags behind, by its node id; only the leader tells it.
+    raft_peer_lag: IntGaugeVec = "emnetchain_raft_peer_lag_entries" ["peer"];
+    /// Seconds since this instance heard another one, by its node id: the leader tells it of all
+    /// other members, a follower of the leader.
+    raft_peer_silence: GaugeVec = "emnetchain_raft_peer_silence_seconds" ["peer"];
+    /// Lives that this instance began: one at its start, one more each time that the others had
+    /// given it up or that a snapshot brought it up to date. Its clients have to come again.
+    lives: IntCounter = "emnetchain_lives_total";
+    /// Lives of other instances that this one ended as their leader, for it did not hear them.
+    lives_ended: IntCounter = "emnetchain_lives_ended_total";
+    /// 1 if other machines are reached without TLS (insecure_cluster).
+    raft_insecure: IntGauge = "emnetchain_raft_insecure";
     /// Raft entries proposed by this instance and not yet committed.
     raft_proposals_pending: IntGauge = "emnetchain_raft_proposals_pending";
     /// Raft entries committed that this instance proposed.
@@ -144,8 +182,16 @@ metrics! {
     image_bytes: IntGauge = "emnetchain_store_bytes";
     /// Bytes of the last snapshot.
     snapshot_bytes: IntGauge = "emnetchain_snapshot_bytes";
+    /// Unix time at which the last snapshot was written; 0 while there is none.
+    snapshot_timestamp: IntGauge = "emnetchain_snapshot_timestamp_seconds";
+    /// Snapshots taken into use, by where they came from: built (here), received (from the leader).
+    snapshots: IntCounterVec = "emnetchain_snapshots_total" ["origin"];
     /// Seconds that building a snapshot took.
     snapshot_seconds: Histogram = "emnetchain_snapshot_seconds";
+    /// Bytes that are free for this process where the data directory lies.
+    disk_free: IntGauge = "emnetchain_disk_free_bytes";
+    /// Bytes of the whole disk or volume where the data directory lies.
+    disk_size: IntGauge = "emnetchain_disk_size_bytes";
     /// 1 while the instance drains before it stops.
     draining: IntGauge = "emnetchain_draining";
 }
@@ -157,6 +203,31 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// A counter that appears with its first event hides that event from `rate()`, so what is known
+    /// to come begins at zero.
+    fn with_known_labels(self) -> Self {
+        let known: [(&IntCounterVec, &[&str]); 9] = [
+            (&self.links, &["gather", "join", "repair"]),
+            (&self.repairs, &["expired", "linked", "paired"]),
+            (&self.expired, &["answer", "ask", "client", "peer", "repair"]),
+            (&self.accepted, &["chain", "emnet", "http", "repair"]),
+            (&self.accept_pauses, &["chain", "emnet", "http", "repair"]),
+            (&self.udp_answered, &["stun", "text"]),
+            (&self.rejected, &["clients_full", "not_owner", "repairs_full", "source_full"]),
+            (&self.raft_connects, &["failed", "open"]),
+            (&self.snapshots, &["built", "received"]),
+        ];
+        for (counters, labels) in known {
+            for label in labels {
+                counters.with_label_values(&[*label]);
+            }
+        }
+        for listener in ["chain", "emnet", "http", "repair"] {
+            self.connections.with_label_values(&[listener]);
+        }
+        self
+    }
+
     /// The Prometheus text exposition of all metrics and of the process.
     pub fn render(&self) -> String {
         let mut families = self.registry.gather();
@@ -166,6 +237,23 @@ impl Metrics {
             .encode(&families, &mut text)
             .expect("well-formed metrics encode into memory");
         String::from_utf8(text).expect("the exposition format is text")
+    }
+}
+
+/// Makes `gauges`, which have one label or none, say exactly these values. Those that stay are never
+/// away in between, for somebody may be reading.
+pub fn show<A: Atomic>(gauges: &GenericGaugeVec<A>, values: &BTreeMap<Vec<&str>, A::T>) {
+    for family in gauges.collect() {
+        for metric in family.get_metric() {
+            let labels: Vec<&str> = metric.get_label().iter().map(|label| label.value()).collect();
+            if !values.contains_key(&labels) {
+                // Somebody else may have been quicker.
+                let _ = gauges.remove_label_values(&labels);
+            }
+        }
+    }
+    for (labels, value) in values {
+        gauges.with_label_values(labels).set(*value);
     }
 }
 
@@ -198,11 +286,22 @@ impl Declare for IntGaugeVec {
     }
 }
 
+impl Declare for GaugeVec {
+    fn make(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        Self::new(Opts::new(name, help), labels)
+    }
+}
+
 impl Declare for Histogram {
     fn make(name: &str, help: &str, _: &[&str]) -> prometheus::Result<Self> {
-        // From 100 µs to 13 s for times, from 1 to 1024 for counts: powers of two.
-        let (start, count) = if name.ends_with("_seconds") { (0.0001, 18) } else { (1.0, 11) };
-        let buckets = prometheus::exponential_buckets(start, 2.0, count)?;
+        let (start, factor, count) = match name {
+            // Clients wait for others: from 1 ms to 18 hours.
+            "emnetchain_link_seconds" | "emnetchain_repair_seconds" => (0.001, 4.0, 14),
+            // From 100 µs to 13 s for work, from 1 to 1024 for counts.
+            name if name.ends_with("_seconds") => (0.0001, 2.0, 18),
+            _ => (1.0, 2.0, 11),
+        };
+        let buckets = prometheus::exponential_buckets(start, factor, count)?;
         Self::with_opts(HistogramOpts::new(name, help).buckets(buckets))
     }
 }
@@ -225,8 +324,8 @@ mod tests {
     #[test]
     fn every_metric_is_well_named_and_registered() {
         let metrics = Metrics::new();
-        metrics.build_info.with_label_values(&["test"]).set(1);
-        assert!(metrics.render().contains("emnetchain_build_info{version=\"test\"} 1"));
+        metrics.accepted.with_label_values(&["test"]).inc();
+        assert!(metrics.render().contains("emnetchain_accepted_total{listener=\"test\"} 1"));
         for Declaration { name, kind, help, .. } in Metrics::TABLE {
             assert!(name.starts_with("emnetchain_") && help.trim().ends_with('.'), "{name}");
             assert_eq!(name.ends_with("_total"), kind.starts_with("IntCounter"), "{name}");

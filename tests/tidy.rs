@@ -131,8 +131,10 @@ fn every_module_opens_with_prose() {
 fn the_page_of_metrics_is_the_code() {
     let mut page = String::from(
         "# Metrics\n\nEvery metric of `/metrics`, as `src/metrics.rs` declares it; the \
-         process's own (`process_*`) come on top.\nCounted while entries are applied: every \
-         instance counts alike, take `max` over instances. The rest\nis the instance's own.\n\n\
+         process's own (`process_*`) come on top.\nLinks, repairs and what expires are counted \
+         while entries are applied: every instance counts alike, take `max`\nover instances. What \
+         the log had already when an instance started is not counted again. The rest is\nthe \
+         instance's own.\n\n\
          | name | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for Declaration { name, kind, labels, help } in Metrics::TABLE {

@@ -1,4 +1,5 @@
-//! When this instance last heard its leader, so that it knows when it is cut off.
+//! When this instance last heard its leader or became the leader itself, so that it knows when it is
+//! cut off, and for how long those are silent whom it never heard.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -12,7 +13,7 @@ use crate::clock;
 pub struct Contact(Arc<Mutex<Option<Instant>>>);
 
 impl Contact {
-    /// The leader was heard.
+    /// The leader was heard, or it is this instance from now on.
     pub fn heard_now(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
     }

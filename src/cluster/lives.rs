@@ -93,6 +93,7 @@ impl Cluster {
             Incarnation(self.view().read(|registry| registry.incarnation(instance)).0 + 1);
         let written = self.insist(Command::Start { instance, incarnation }).await?;
         self.applied(written.index).await?;
+        self.metrics.lives.inc();
         Ok(Life { incarnation, installed })
     }
 
@@ -134,7 +135,8 @@ impl Cluster {
                 let incarnation = Incarnation(last.0 + 1);
                 tracing::warn!(instance = instance.0, "not heard from; its clients may come back");
                 match self.local.write(None, vec![Command::Start { instance, incarnation }]).await {
-                    Ok(_) | Err(WriteError::Again(_)) => {}
+                    Ok(_) => self.metrics.lives_ended.inc(),
+                    Err(WriteError::Again(_)) => {}
                     Err(error @ WriteError::Stopped(_)) => return Err(error),
                 }
             }

@@ -88,7 +88,7 @@ pub struct Cluster {
     pub(super) gate: Gate,
     view: RegistryView,
     log_bounds: LogBounds,
-    metrics: Metrics,
+    pub(super) metrics: Metrics,
 }
 
 /// A member that has started, and what answers the others on its behalf.
@@ -177,12 +177,16 @@ impl Cluster {
                 let now = states.borrow_and_update();
                 let gauge =
                     |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
-                self.metrics.raft_has_leader.set(i64::from(now.current_leader.is_some()));
                 self.metrics.raft_is_leader.set(i64::from(now.state == ServerState::Leader));
                 self.metrics.raft_term.set(gauge(Some(now.current_term)));
                 self.metrics.raft_last_index.set(gauge(now.last_log_index));
+                let committed = now.cluster_committed.as_ref().map(|id| id.index);
+                self.metrics.raft_committed_index.set(gauge(committed));
                 if now.current_leader != leader && now.current_leader.is_some() {
                     self.metrics.raft_leader_changes.inc();
+                    if now.current_leader == Some(self.instance.0) {
+                        self.contact.heard_now();
+                    }
                     tracing::info!(leader = now.current_leader, term = now.current_term, "leader");
                 }
                 leader = now.current_leader.or(leader);

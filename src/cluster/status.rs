@@ -41,8 +41,24 @@ pub struct ClusterMember {
     pub voter: bool,
     /// How many entries it lags behind the leader; only the leader knows.
     pub lag: Option<u64>,
-    /// When it was last heard; only the leader knows.
+    /// For how long it was not heard: the leader knows it of all, a follower of its leader.
     pub silence: Option<Duration>,
+}
+
+impl ClusterStatus {
+    /// How many voters may fail from now on with a majority left, counting those that are not heard
+    /// as failed already; `None` if this instance does not lead.
+    pub fn failure_tolerance(&self) -> Option<i64> {
+        if self.leader != Some(self.node) || self.role != "leader" {
+            return None;
+        }
+        let voters = self.members.values().filter(|member| member.voter);
+        let is_heard =
+            |member: &ClusterMember| member.silence.is_some_and(|it| it <= CUT_OFF_AFTER);
+        let (all, heard) = voters
+            .fold((0, 0), |(all, heard), member| (all + 1, heard + i64::from(is_heard(member))));
+        Some(heard - (all / 2 + 1))
+    }
 }
 
 impl Cluster {
@@ -55,10 +71,16 @@ impl Cluster {
             let reached = now.replication.as_ref()?.get(&id)?.as_ref().map_or(0, |at| at.index);
             Some(last_log_index.saturating_sub(reached))
         };
-        let silence = |id: u64| match now.heartbeat.as_ref()?.get(&id)? {
-            Some(at) if id != self.instance.0 => Some(at.elapsed()),
-            Some(_) => Some(Duration::ZERO),
-            None => None,
+        let leads = now.state == ServerState::Leader;
+        let silence = |id: u64| {
+            if leads && id == self.instance.0 {
+                Some(Duration::ZERO)
+            } else if leads {
+                let heard = now.heartbeat.as_ref().and_then(|heard| heard.get(&id)?.as_ref());
+                heard.map(|at| at.elapsed()).or_else(|| self.contact.silence())
+            } else {
+                self.contact.silence().filter(|_| now.current_leader == Some(id))
+            }
         };
         let membership = now.membership_config.membership();
         let members = membership.nodes().map(|(id, member)| {

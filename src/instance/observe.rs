@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use prometheus::IntGauge;
 use tokio::{sync::watch, time::sleep};
 
+use super::gauges;
 use crate::{
     cluster::Cluster,
     metrics::Metrics,
-    registry::{LinkedBy, Note, Totals},
+    registry::{Expiry, LinkedBy, Note, Totals},
     server::{
         Phase,
         http::{
@@ -29,7 +31,19 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
     let seconds = |ms: u64| ms as f64 / 1000.0;
     for note in notes {
         match note {
-            Note::Expired => metrics.expired.inc(),
+            Note::Expired(what) => {
+                let label = match what {
+                    Expiry::Answer => "answer",
+                    Expiry::Ask => "ask",
+                    Expiry::Client => "client",
+                    Expiry::Peer => "peer",
+                    Expiry::Repair => "repair",
+                };
+                metrics.expired.with_label_values(&[label]).inc();
+                if *what == Expiry::Repair {
+                    metrics.repairs.with_label_values(&["expired"]).inc();
+                }
+            }
             Note::Linked { by, waited_ms } => {
                 let label = match by {
                     LinkedBy::Gather => "gather",
@@ -52,6 +66,13 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
     }
 }
 
+/// Tells what runs.
+pub(super) fn tell_build(metrics: &Metrics) {
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let platform = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
+    metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION"), profile, &platform]).set(1);
+}
+
 /// What readiness follows from.
 pub(super) struct Watching {
     cluster: Cluster,
@@ -70,14 +91,18 @@ impl Watching {
     }
 
     /// Whether clients can be answered now, and what keeps it true; that ends by failing only.
-    pub(super) fn begin(self) -> (watch::Receiver<Readiness>, impl Future<Output = String>) {
+    pub(super) fn begin(
+        self,
+        metrics: &Metrics,
+    ) -> (watch::Receiver<Readiness>, impl Future<Output = String> + use<>) {
         let (readiness, watch) = watch::channel(self.judge());
-        (watch, self.show(readiness))
+        (watch, self.show(readiness, metrics.ready.clone()))
     }
 
-    async fn show(mut self, readiness: watch::Sender<Readiness>) -> String {
+    async fn show(mut self, readiness: watch::Sender<Readiness>, ready: IntGauge) -> String {
         loop {
             let now = self.judge();
+            ready.set(i64::from(now == Readiness::Ready));
             readiness.send_if_modified(|shown| {
                 let is_new = *shown != now;
                 *shown = now;
@@ -117,7 +142,7 @@ pub(super) fn http_sources(
 ) -> HttpSources {
     let refresh = {
         let (cluster, image, metrics) = (cluster.clone(), image.clone(), metrics.clone());
-        move || refresh(&cluster, &image, &metrics)
+        move || gauges::refresh(&cluster, &image, &metrics)
     };
     let status = {
         let (cluster, metrics) = (cluster.clone(), metrics.clone());
@@ -139,21 +164,6 @@ pub(super) fn http_sources(
         actor,
         token,
     }
-}
-
-/// Sets the gauges that follow from the registry.
-fn refresh(cluster: &Cluster, image: &ImageProgress, metrics: &Metrics) {
-    let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let totals = totals(cluster);
-    metrics.clients.set(gauge(totals.clients));
-    metrics.chains.set(gauge(totals.chains));
-    metrics.asks.set(gauge(totals.asks));
-    metrics.links_now.set(gauge(totals.links));
-    metrics.broken_links.set(gauge(totals.broken_links));
-    metrics.repairs_pending.set(gauge(totals.repairs_pending));
-    metrics.peers.set(gauge(totals.peers));
-    let durable = image.durable().map_or(0, |entry| entry.index);
-    metrics.image_lag.set((metrics.raft_applied_index.get() - gauge(durable)).max(0));
 }
 
 fn status(cluster: &Cluster, metrics: &Metrics) -> Status {

@@ -139,8 +139,8 @@ pub enum Refusal {
 /// What happened, for metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Note {
-    /// An ask, a finished id, a client or a peer reached the end of its time.
-    Expired,
+    /// Something reached the end of its time.
+    Expired(Expiry),
     /// Two neighbours were linked.
     Linked {
         /// What brought them together.
@@ -155,6 +155,21 @@ pub enum Note {
     },
     /// A client was taken out of its chain because a neighbour lost it or the gather window closed.
     TakenOut,
+}
+
+/// What reached the end of its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Expiry {
+    /// An answer that was kept for a caller who would ask again.
+    Answer,
+    /// An ask by CONNECT that found no neighbour.
+    Ask,
+    /// A client that nobody refreshed, or that was taken out and did not come back.
+    Client,
+    /// An EMNet entry.
+    Peer,
+    /// An ask by RECONNECT that found no partner.
+    Repair,
 }
 
 /// What brought two neighbours together.

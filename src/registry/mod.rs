@@ -35,6 +35,7 @@
 //! clients and detaching a dead instance's asks touch each of them once.
 
 mod ask;
+mod census;
 mod chain;
 mod command;
 mod effect;
@@ -49,8 +50,9 @@ mod table;
 mod tests;
 mod time;
 
+pub use census::{Census, ChainTotals};
 pub use command::{BatchId, Command, Proposal};
-pub use effect::{Applied, Effect, LinkedBy, Message, Note, Refusal, Then, Verdict, Why};
+pub use effect::{Applied, Effect, Expiry, LinkedBy, Message, Note, Refusal, Then, Verdict, Why};
 pub use invariant::Violation;
 pub use policy::Policy;
 pub use record::{

@@ -1,6 +1,6 @@
 //! Log time: deadlines that pass, and instances that begin a new life.
 
-use super::{Note, Record, Registry, Why, index::Timer};
+use super::{Expiry, Note, Record, Registry, Request, Why, index::Timer};
 use crate::ids::{Incarnation, InstanceId, SessionId, Timestamp};
 
 impl Registry {
@@ -11,17 +11,36 @@ impl Registry {
             && deadline <= now
         {
             self.image.meta.now = self.now().max(deadline);
+            let expiry = self.expiry(timer);
             match timer {
                 Timer::Ask(ask) => self.give_up(ask, Why::Expired),
                 Timer::Forget(serial) => self.forget(serial),
                 Timer::Gather(left) => self.gather(left),
             }
-            if !matches!(timer, Timer::Gather(_)) {
-                self.note(Note::Expired);
+            if let Some(expiry) = expiry {
+                self.note(Note::Expired(expiry));
             }
             self.settle();
         }
         self.image.meta.now = now;
+    }
+
+    /// What a deadline ends, if it ends anything: an ask that has found its partner is concluded.
+    fn expiry(&self, timer: Timer) -> Option<Expiry> {
+        match timer {
+            Timer::Ask(at) if self.is_engaged(at) => None,
+            Timer::Ask(at) => Some(match self.ask(at)?.request {
+                Request::Connect => Expiry::Ask,
+                Request::Reconnect(_) => Expiry::Repair,
+            }),
+            Timer::Forget(serial) => Some(match self.image.records.get(serial)? {
+                Record::Client(_) => Expiry::Client,
+                Record::Caller(_) => Expiry::Repair,
+                Record::Answer(_) => Expiry::Answer,
+                Record::Peer(_) => Expiry::Peer,
+            }),
+            Timer::Gather(_) => None,
+        }
     }
 
     fn forget(&mut self, serial: super::Serial) {

@@ -79,6 +79,8 @@ pub struct StateMachine {
     deadline: watch::Sender<Option<Timestamp>>,
     applied: Arc<AtomicU64>,
     installed: Arc<AtomicU64>,
+    /// What was in the log at the start was counted by the process before, or by another instance.
+    counted_through: Option<u64>,
     options: StateMachineOptions,
 }
 
@@ -146,7 +148,7 @@ impl StateMachine {
         dir.mark_initialised()?;
         options.metrics.raft_applied_index.set(gauge_of(&at));
         if let Some(file) = snapshots.current() {
-            options.metrics.snapshot_bytes.set(signed(file.bytes()));
+            show_snapshot(&options.metrics, &file);
         }
         let (deadline, watch) = watch::channel(registry.next_deadline());
         let registry = Arc::new(Mutex::new(registry));
@@ -167,6 +169,7 @@ impl StateMachine {
             deadline,
             applied,
             installed,
+            counted_through: log.last.map(|last| last.index),
             options,
         };
         Ok((machine, view, progress))
@@ -177,7 +180,11 @@ impl StateMachine {
         if self.at.last_log_id.is_some_and(|last| entry.log_id.index <= last.index) {
             return Ok(Verdict::Duplicate);
         }
-        let (step, applied) = self.advance(entry);
+        let is_counted = Some(entry.log_id.index) <= self.counted_through;
+        let (step, mut applied) = self.advance(entry);
+        if is_counted {
+            applied.notes.clear();
+        }
         let verdict = applied.verdict;
         self.options.metrics.raft_applied_index.set(gauge(step.applied));
         image::show_lag(&self.options.metrics, self.progress.durable());
@@ -226,7 +233,8 @@ impl StateMachine {
             self.installed.fetch_add(1, Ordering::Release);
         }
         self.options.metrics.raft_applied_index.set(gauge_of(&at));
-        self.options.metrics.snapshot_bytes.set(signed(snapshot.bytes()));
+        self.options.metrics.snapshots.with_label_values(&["received"]).inc();
+        show_snapshot(&self.options.metrics, &snapshot);
         self.at = at.clone();
         self.image.send(Work::Replace { image, at }).await
     }
@@ -298,7 +306,8 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let written = spawn_blocking(move || snapshots.write(&at, &image)).await?;
         let file = written.map_err(|fault| self.faults.report(fault))?;
         self.metrics.snapshot_seconds.observe((clock::now() - began).as_secs_f64());
-        self.metrics.snapshot_bytes.set(signed(file.bytes()));
+        self.metrics.snapshots.with_label_values(&["built"]).inc();
+        show_snapshot(&self.metrics, &file);
         Ok(as_openraft(file))
     }
 }
@@ -345,6 +354,13 @@ fn report(faults: &FaultReporter, error: StorageError) -> io::Error {
 
 fn index_of(at: &SnapshotMeta) -> u64 {
     at.last_log_id.map_or(0, |log_id| log_id.index)
+}
+
+fn show_snapshot(metrics: &Metrics, file: &SnapshotFile) {
+    metrics.snapshot_bytes.set(signed(file.bytes()));
+    let written = file.file().metadata().and_then(|about| about.modified()).ok();
+    let since_1970 = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    metrics.snapshot_timestamp.set(since_1970.map_or(0, |time| signed(time.as_secs())));
 }
 
 fn gauge_of(at: &SnapshotMeta) -> i64 {

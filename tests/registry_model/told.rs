@@ -297,9 +297,10 @@ impl Told {
 
     /// Whether more clients may have been taken out than the command says.
     fn unsure(&self, seen: Seen<'_>, explained: usize) -> bool {
-        let count = |of: Note| seen.applied.notes.iter().filter(|note| **note == of).count();
-        let taken_out = count(Note::TakenOut);
-        taken_out > if seen.since < seen.now { 0 } else { explained } || count(Note::Expired) > 0
+        let notes = &seen.applied.notes;
+        let taken_out = notes.iter().filter(|note| **note == Note::TakenOut).count();
+        let has_expired = notes.iter().any(|note| matches!(note, Note::Expired(_)));
+        taken_out > if seen.since < seen.now { 0 } else { explained } || has_expired
     }
 
     fn forget(&mut self, seen: Seen<'_>) {

@@ -281,7 +281,7 @@ impl State {
         let is_link = |note: &&Note| match note {
             Note::Linked { by: LinkedBy::Gather | LinkedBy::Join | LinkedBy::Repair, .. }
             | Note::Paired { .. } => true,
-            Note::Expired | Note::TakenOut => false,
+            Note::Expired(_) | Note::TakenOut => false,
         };
         self.figures.links += applied.notes.iter().filter(is_link).count() as u64;
     }

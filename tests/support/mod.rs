@@ -2,7 +2,12 @@
 //! whole service are made of. Ports are picked by the system, data lives in temporary folders,
 //! every wait has a bound, and every process is ended by the handle that started it.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test program uses its own part"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,

@@ -57,7 +57,8 @@ pub struct Member {
     pub voter: bool,
     /// How many entries it lags behind the leader; only the leader knows.
     pub lag: Option<u64>,
-    /// For how many milliseconds the leader has not heard it; only the leader knows.
+    /// For how many milliseconds it was not heard: the leader knows it of all, a follower of its
+    /// leader.
     pub silent_ms: Option<u64>,
 }
 

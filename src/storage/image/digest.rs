@@ -18,6 +18,12 @@ impl Tally {
         self.digest = self.digest.wrapping_add(hash(key, value));
     }
 
+    /// Counts in what another part of the tree holds.
+    pub(super) fn append(&mut self, other: Self) {
+        self.records += other.records;
+        self.digest = self.digest.wrapping_add(other.digest);
+    }
+
     pub(super) fn remove(&mut self, key: &[u8], value: &[u8]) {
         self.records -= 1;
         self.digest = self.digest.wrapping_sub(hash(key, value));

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     raft::{Entry, Member},
-    registry::{Applied, Proposal},
+    registry::{Applied, Command, LinkedBy, Note, Proposal},
     storage::{RegistryView, SnapshotFile, StateMachine, StateMachineOptions, files},
 };
 
@@ -68,6 +68,36 @@ async fn position_and_members_survive_a_restart() {
     assert!(!dir.is_new());
     let ((mut machine, ..), _effects) = open(&mut dir, ends(None, 4));
     assert_eq!(machine.applied_state().await.unwrap(), (applied, membership));
+}
+
+/// A client joins the chain behind the one before.
+fn join(number: u8) -> EntryPayload<Proposal, u64, Member> {
+    let socket = |port| Socket::parse(&format!("10.0.0.{number}:{port}")).unwrap();
+    let (instance, incarnation) = (NODE, Incarnation(0));
+    let connect = Command::Connect {
+        session: SessionId { instance, incarnation, connection: number.into() },
+        source: IpAddr::from([10, 0, 0, number]),
+        chain: ChainName::default(),
+        head: HeadAddr(socket(1)),
+        tail: TailAddr(socket(2)),
+    };
+    let commands = vec![connect];
+    EntryPayload::Normal(Proposal { at: Timestamp(number.into()), batch: None, commands })
+}
+
+#[tokio::test]
+async fn what_the_log_had_at_the_start_is_not_counted_again() {
+    let (_temp, mut dir) = new_dir();
+    let ((mut machine, view, _), mut effects) = open(&mut dir, ends(None, 2));
+    apply(&mut machine, (0..5).map(|index| entry(index.into(), join(index))).collect()).await;
+    drop(machine);
+    let mut notes = Vec::new();
+    while let Some(applied) = effects.recv().await {
+        notes.extend(applied.notes);
+    }
+    assert_eq!(view.read(|registry| registry.totals().links), 4, "all of it was applied");
+    let link = Note::Linked { by: LinkedBy::Join, waited_ms: 1 };
+    assert_eq!(notes, [link; 2], "only entries 3 and 4 are news");
 }
 
 /// With one voter an entry is applied only after it is in this very log.
