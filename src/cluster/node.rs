@@ -218,8 +218,8 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
     Config {
         cluster_name: "emnetchain".to_owned(),
         // Heartbeats wait for no disk, so these may be short of what a busy disk's sync takes. A
-        // follower calls an election when it has heard nothing for its own timeout and the lease that
-        // it gave the leader, which is the longest timeout: after 0.75 to 1 s.
+        // follower calls an election when it has heard nothing for its own timeout and the lease
+        // that it gave the leader, which is the longest timeout: after 0.75 to 1 s.
         heartbeat_interval: 100,
         election_timeout_min: 250,
         election_timeout_max: 500,

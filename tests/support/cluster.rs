@@ -2,6 +2,7 @@
 //! over restarts, the others are picked by the system each time.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and says why")]
 
 use std::{
     net::SocketAddr,
