@@ -16,6 +16,7 @@
 
 mod chance;
 
+#[allow(unused_imports, reason = "not every test program leaves something to chance")]
 pub use chance::Chance;
 
 use std::{
