@@ -22,13 +22,14 @@ use tokio::{
 
 use self::{
     life::Living,
-    listeners::Listeners,
+    listeners::{Banner, Listeners},
     signals::{Asked, Reload, Signals},
 };
 use crate::{
     cli::Exit,
     cluster::{
         Cluster, ClusterError, ClusterOptions, LogBounds, Started,
+        found::Founding,
         rpc::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
         transport::{Alone, Transport},
@@ -39,7 +40,7 @@ use crate::{
     logging::LogHandle,
     metrics::Metrics,
     registry::{Applied, Command},
-    server::{Outbox, Phase, ServerError},
+    server::{Outbox, Phase, ServerError, http::Readiness},
     storage::{ImageProgress, StorageError, Stores, fault},
 };
 
@@ -95,6 +96,11 @@ struct Instance {
     lives: JoinSet<Result<(), ClusterError>>,
     /// Everything else; none of it ends by itself.
     background: JoinSet<String>,
+    readiness: watch::Receiver<Readiness>,
+    /// What is still to be announced.
+    banner: Option<Banner>,
+    /// Whether it needs nobody else.
+    alone: bool,
 }
 
 impl Instance {
@@ -114,11 +120,10 @@ impl Instance {
         let founding = config.founding(listeners.raft_address());
         let me = NodeName { cluster, node: config.node_id };
         let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
-        let transport = transport(me, security.as_ref(), &metrics);
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
-            transport,
+            transport: transport(me, security.as_ref(), &metrics),
             snapshot_dir,
             log_bounds: LogBounds::default(),
             metrics: metrics.clone(),
@@ -129,19 +134,19 @@ impl Instance {
         let (progress, watch_progress) = watch::channel("it is starting".to_owned());
         background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
 
-        listeners.announce();
+        let banner = listeners.banner();
+        let alone = matches!(founding, Founding::Alone(_)) && cluster.status().members.len() <= 1;
         let Listeners { servers, http, raft } = listeners;
         let server = raft
             .zip(security.clone())
             .map(|(listener, security)| RpcServer::new(listener, me, security, metrics.clone()));
         keep(&mut background, &cluster, server, service);
+        let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
+        let readiness = watching.begin(&metrics, &mut background);
         if let Some(http) = http {
             let actor = operator::actor(&cluster, &phase, &metrics);
-            let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
-            let (readiness, watching) = watching.begin(&metrics);
-            background.spawn(watching);
-            let sources =
-                observe::http_sources(&cluster, &image, &metrics, readiness, actor, token);
+            let watch = readiness.clone();
+            let sources = observe::http_sources(&cluster, &image, &metrics, watch, actor, token);
             background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
         }
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
@@ -167,13 +172,22 @@ impl Instance {
             servers,
             lives,
             background,
+            readiness,
+            banner: Some(banner),
+            alone,
         })
     }
 
     /// Serves until it is told to stop or something fails.
     async fn run(mut self, config: &Config, signals: &mut Signals, reload: &Reload) -> Exit {
+        let mut readiness = self.readiness.clone();
         let failure = loop {
+            // Others may be waiting for this one's banner before they start, so it waits for none.
+            if !self.alone || *readiness.borrow_and_update() == Readiness::Ready {
+                self.banner.take().inspect(Banner::announce);
+            }
             tokio::select! {
+                Ok(()) = readiness.changed(), if self.banner.is_some() => {}
                 asked = signals.next() => match asked {
                     Asked::Reload => reload.carry_out(self.security.as_ref()),
                     Asked::Stop => break None,

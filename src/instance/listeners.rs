@@ -60,8 +60,8 @@ impl Listeners {
         self.raft.as_ref()?.local_addr().ok()
     }
 
-    /// Says on standard output where clients, operators and other instances find this one.
-    pub(super) fn announce(&self) {
+    /// Where clients, operators and other instances find this one.
+    pub(super) fn banner(&self) -> Banner {
         let addresses = self.servers.addresses();
         let lines = [
             ("EMNetChain", Some(addresses.chain)),
@@ -71,10 +71,19 @@ impl Listeners {
             ("Raft", self.raft_address()),
             ("HTTP", self.http.as_ref().map(HttpServer::address)),
         ];
-        for (server, address) in lines {
-            if let Some(address) = address {
-                cli::announce(server, address);
-            }
+        let bound = lines.into_iter().filter_map(|(server, address)| Some((server, address?)));
+        Banner(bound.collect())
+    }
+}
+
+/// The lines that tell where the servers of an instance listen.
+pub(super) struct Banner(Vec<(&'static str, SocketAddr)>);
+
+impl Banner {
+    /// Writes them to standard output.
+    pub(super) fn announce(&self) {
+        for (server, address) in &self.0 {
+            cli::announce(server, *address);
         }
     }
 }

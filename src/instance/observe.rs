@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use prometheus::IntGauge;
-use tokio::{sync::watch, time::sleep};
+use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::gauges;
 use crate::{
@@ -90,13 +90,15 @@ impl Watching {
         Self { cluster: cluster.clone(), phase: phase.clone(), progress }
     }
 
-    /// Whether clients can be answered now, and what keeps it true; that ends by failing only.
+    /// Tells from now on whether clients can be answered; a task keeps it true.
     pub(super) fn begin(
         self,
         metrics: &Metrics,
-    ) -> (watch::Receiver<Readiness>, impl Future<Output = String> + use<>) {
+        tasks: &mut JoinSet<String>,
+    ) -> watch::Receiver<Readiness> {
         let (readiness, watch) = watch::channel(self.judge());
-        (watch, self.show(readiness, metrics.ready.clone()))
+        tasks.spawn(self.show(readiness, metrics.ready.clone()));
+        watch
     }
 
     async fn show(mut self, readiness: watch::Sender<Readiness>, ready: IntGauge) -> String {

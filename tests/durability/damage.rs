@@ -208,7 +208,7 @@ fn assert_refusal(log: &str, dir: &Path, what: &str) {
     let lines: Vec<&str> = log.lines().collect();
     let [line] = lines[..] else { panic!("{what}: one line was expected:\n{log}") };
     let names = line.contains(" ERROR ") && line.contains(&dir.display().to_string());
-    let way_out = ["put it back", "put the right one back", "restore the whole", "start again"];
+    let way_out = ["put it back", "put the right one back", "restore a backup", "start again"];
     let way_out = way_out.iter().any(|words| line.contains(words));
     assert!(names && way_out && !line.contains("panicked at"), "{what}: {line}");
 }
