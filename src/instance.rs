@@ -159,8 +159,7 @@ impl Instance {
             phase: phase.clone(),
             progress,
         };
-        let mut lives = JoinSet::new();
-        lives.spawn(living.run(queue));
+        let lives = JoinSet::from_iter([living.run(queue)]);
         Ok(Self {
             cluster,
             image,
