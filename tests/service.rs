@@ -166,7 +166,7 @@ fn a_hangup_signal_reads_the_log_level_again() {
 
     // A slip in the file changes nothing and ends nothing.
     fs::write(&config, "log_level = \"loud\"\n").unwrap();
-    hang_up_until("nothing was changed");
+    hang_up_until("the log level stays as it is");
     assert_eq!(service.get("/readyz").0, 200);
 }
 
