@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-/// The monotonic time now.
+/// The monotonic time now; in tests that move tokio's time, that.
 pub fn now() -> Instant {
-    Instant::now()
+    tokio::time::Instant::now().into_std()
 }

@@ -27,7 +27,8 @@ use self::{
 use crate::{
     cli::Exit,
     cluster::{
-        Cluster, ClusterError, ClusterOptions, Started,
+        Cluster, ClusterError, ClusterOptions, LogBounds, Started,
+        rpc::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
         transport::{Alone, Transport},
     },
@@ -100,10 +101,7 @@ impl Instance {
         let metrics = Metrics::new();
         observe::tell_build(&metrics);
         let listeners = listeners::bind(config).await?;
-        let token = operator::read_token(config.admin_token_file.as_deref()).map_err(|why| {
-            tracing::error!("{why}");
-            Exit::Usage
-        })?;
+        let token = operator::read_token(config.admin_token_file.as_deref())?;
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
@@ -115,54 +113,37 @@ impl Instance {
         let founding = config.founding(listeners.raft_address());
         let me = NodeName { cluster, node: config.node_id };
         let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
-        let is_insecure = matches!(security, Some(Security::Insecure));
-        metrics.raft_insecure.set(i64::from(is_insecure));
-        let transport: Arc<dyn Transport> = match &security {
-            Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
-            None => Arc::new(Alone),
-        };
+        let transport = transport(me, security.as_ref(), &metrics);
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
             transport,
             snapshot_dir,
+            log_bounds: LogBounds::default(),
             metrics: metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;
         let Started { cluster, service } = started.map_err(|error| failed(&faults, &error))?;
         let (phase, watch_phase) = watch::channel(Phase::Starting);
         let (progress, watch_progress) = watch::channel("it is starting".to_owned());
-        let (readiness, watch_readiness) =
-            watch::channel(Readiness::NotReady("it is starting".to_owned()));
-        let watching = observe::Watching {
-            cluster: cluster.clone(),
-            phase: watch_phase.clone(),
-            progress: watch_progress,
-        };
-        background.spawn(watching.show(readiness, metrics.clone()));
-        background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
 
         listeners.announce();
         let Listeners { servers, http, raft } = listeners;
-        if let (Some(listener), Some(security)) = (raft, &security) {
-            let server = RpcServer::new(listener, me, security.clone(), metrics.clone());
-            background.spawn(async move {
-                let Err(error) = server.run(service).await;
-                error_chain(&error)
-            });
-        }
+        let server = raft
+            .zip(security.clone())
+            .map(|(listener, security)| RpcServer::new(listener, me, security, metrics.clone()));
+        keep(&mut background, &cluster, server, service);
         if let Some(http) = http {
             let actor = operator::actor(&cluster, &phase, &metrics);
+            let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
+            let readiness = look(&mut background, watching, config, &metrics);
             let sources =
-                observe::http_sources(&cluster, &image, &metrics, watch_readiness, actor, token);
+                observe::http_sources(&cluster, &image, &metrics, readiness, actor, token);
             background.spawn(async move {
                 http.serve(sources).await;
                 "the HTTP server ended".to_owned()
             });
         }
-        let keeper = cluster.clone().keep();
-        background.spawn(async { keeper.await.expect_err("it runs until raft stops").to_string() });
-
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
         let living = Living {
@@ -303,6 +284,46 @@ impl Instance {
                 Exit::Clean
             }
         }
+    }
+}
+
+/// Keeps raft going, and answers other instances if they can reach this one.
+fn keep(
+    background: &mut JoinSet<String>,
+    cluster: &Cluster,
+    server: Option<RpcServer>,
+    service: Service,
+) {
+    let keeper = cluster.clone().keep();
+    background.spawn(async { keeper.await.expect_err("it runs until raft stops").to_string() });
+    if let Some(server) = server {
+        background.spawn(async move {
+            let Err(error) = server.run(service).await;
+            error_chain(&error)
+        });
+    }
+}
+
+/// Has somebody look after what operators see; whether clients can be answered comes back.
+fn look(
+    background: &mut JoinSet<String>,
+    watching: observe::Watching,
+    config: &Config,
+    metrics: &Metrics,
+) -> watch::Receiver<Readiness> {
+    let (readiness, watching) = watching.begin(metrics);
+    background.spawn(watching);
+    background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
+    readiness
+}
+
+/// How this instance reaches others.
+fn transport(me: NodeName, security: Option<&Security>, metrics: &Metrics) -> Arc<dyn Transport> {
+    let is_insecure = matches!(security, Some(Security::Insecure));
+    metrics.raft_insecure.set(i64::from(is_insecure));
+    match security {
+        Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
+        None => Arc::new(Alone),
     }
 }
 

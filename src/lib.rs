@@ -6,7 +6,7 @@
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!
-//! - [`ids`], [`limits`], [`clock`], [`metrics`]: words, bounds, time and figures.
+//! - [`ids`], [`limits`], [`clock`], [`metrics`], [`runtime`]: words, bounds, time, figures, chance.
 //! - [`registry`]: the chains and repairs as a pure state machine.
 //! - [`wire`]: the clients' bytes and messages, pure as well.
 //! - [`storage`]: the raft log and the registry's image on disk.
@@ -26,6 +26,8 @@ pub mod logging;
 pub mod metrics;
 pub mod raft;
 pub mod registry;
+pub mod runtime;
+pub mod secrets;
 pub mod server;
 pub mod storage;
 pub mod wire;

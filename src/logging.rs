@@ -27,8 +27,8 @@ pub struct LogLevel {
 
 impl LogLevel {
     /// Reads a level. A single word is the level of the service itself; the libraries that it is
-    /// made of then speak up only to warn, for their daily business is not the operator's; and raft's
-    /// only for errors, as it warns ten times a second of an instance that is gone.
+    /// made of then speak up only to warn, for their daily business is not the operator's; and
+    /// raft's only for errors, as it warns ten times a second of an instance that is gone.
     ///
     /// # Errors
     /// What the text is not, and what to write instead.

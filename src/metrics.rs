@@ -240,8 +240,8 @@ impl Metrics {
     }
 }
 
-/// Makes `gauges`, which have one label or none, say exactly these values. Those that stay are never
-/// away in between, for somebody may be reading.
+/// Makes `gauges`, which have one label or none, say exactly these values. Those that stay are
+/// never away in between, for somebody may be reading.
 pub fn show<A: Atomic>(gauges: &GenericGaugeVec<A>, values: &BTreeMap<Vec<&str>, A::T>) {
     for family in gauges.collect() {
         for metric in family.get_metric() {

@@ -5,7 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::registry::{Proposal, Verdict};
+use crate::{
+    registry::{Proposal, Verdict},
+    runtime::Runtime,
+};
 
 openraft::declare_raft_types!(
     /// Our choice of types for openraft.
@@ -14,6 +17,7 @@ openraft::declare_raft_types!(
         R = Verdict,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
 
 /// One entry of the raft log.

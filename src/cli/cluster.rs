@@ -88,11 +88,11 @@ fn sentence(answer: &Value) -> String {
 /// The status for people.
 fn page(status: &Value, with_cluster: bool) -> String {
     let mut page = String::new();
-    let text = |value: &Value| match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) if text.is_empty() => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+    let text = |value: &Value| match value.as_str() {
+        Some("") => "-".to_owned(),
+        Some(text) => text.to_owned(),
+        None if value.is_null() => "-".to_owned(),
+        None => value.to_string(),
     };
     let leader = &status["leader"];
     if with_cluster {
@@ -121,10 +121,10 @@ fn page(status: &Value, with_cluster: bool) -> String {
         page.push('\n');
     }
     let rows = status["members"].as_array().into_iter().flatten().map(|member| {
-        let role = match &member["voter"] {
-            _ if member["node"] == *leader => "leader",
-            Value::Bool(true) => "voter",
-            _ => "learner",
+        let role = match member["voter"].as_bool() {
+            Some(true) if member["node"] == *leader => "leader",
+            Some(true) => "voter",
+            Some(false) | None => "learner",
         };
         let heard = member["silent_ms"].as_u64().map(|ms| format!("{ms} ms ago"));
         [
@@ -146,8 +146,8 @@ fn page(status: &Value, with_cluster: bool) -> String {
     }
     if leader.is_null() {
         page.push_str(
-            "\nThere is no leader: nothing new is answered until a majority of the voters runs and\n\
-             reaches each other.\n",
+            "\nThere is no leader: nothing new is answered until a majority of the voters\n\
+             runs and reaches each other.\n",
         );
     } else if with_cluster && *leader != status["node"] {
         let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");

@@ -9,12 +9,12 @@ use std::{collections::BTreeMap, time::Duration};
 use openraft::{
     ChangeMembers, Instant as _, Raft, ServerState,
     async_runtime::WatchReceiver,
-    errors::{ClientWriteError, RaftError},
+    errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::{Cluster, lives::LOST_AFTER, rpc::CallError};
+use super::{Cluster, lives::LOST_AFTER, rpc::CallError, writer::Leader};
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig},
@@ -26,6 +26,12 @@ const CHANGE_MAX: Duration = Duration::from_secs(10);
 
 /// How long to wait for the answer of a leader elsewhere; it gives up before that.
 const PASSED_ON_MAX: Duration = Duration::from_secs(12);
+
+/// How long to wait for somebody to lead.
+const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// How long to wait while another change is being made.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a new leader may take to appear.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
@@ -75,7 +81,18 @@ impl Cluster {
     /// # Errors
     /// If it is not made, or it is not known whether it is.
     pub async fn change(&self, change: Change) -> Result<String, ChangeError> {
-        let leader = self.router.find_leader().await.ok_or(ChangeError::NoLeader)?;
+        let find = || self.router.find_leader(LEADER_WAIT_MAX);
+        let mut leader = find().await.ok_or(ChangeError::NoLeader)?;
+        if change == Change::Remove(leader.id) {
+            // Nobody leads a cluster well that does not belong to it.
+            let handed_over = self.change_at(&leader, Change::TransferLeader(None)).await;
+            tracing::debug!(?handed_over, "a leader is to be removed");
+            leader = find().await.ok_or(ChangeError::NoLeader)?;
+        }
+        self.change_at(&leader, change).await
+    }
+
+    async fn change_at(&self, leader: &Leader, change: Change) -> Result<String, ChangeError> {
         if leader.id == self.instance {
             return carry_out(&self.raft, self.view(), change).await;
         }
@@ -152,7 +169,7 @@ async fn promote(
     let lag = {
         let states = raft.metrics();
         let now = states.borrow_watched();
-        let reached = now.replication.as_ref().and_then(|known| known.get(&id)?.clone());
+        let reached = now.replication.as_ref().and_then(|known| *known.get(&id)?);
         reached.map(|at| now.last_log_index.unwrap_or(0).saturating_sub(at.index))
     };
     match lag.filter(|_| is_heard(raft, id)) {
@@ -272,14 +289,23 @@ async fn apply(
     raft: &Raft<TypeConfig, StateMachine>,
     change: ChangeMembers<u64, Member>,
 ) -> Result<(), ChangeError> {
-    match raft.change_membership(change, false).await {
-        Ok(_) => Ok(()),
-        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-            Err(ChangeError::Unknown("the leader was replaced meanwhile".to_owned()))
-        }
-        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
-            Err(ChangeError::Refused(format!("{error}; wait a moment and try again")))
-        }
-        Err(error) => Err(ChangeError::Unknown(error.to_string())),
+    loop {
+        return match raft.change_membership(change.clone(), false).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_)
+                | ChangeMembershipError::UncommittedLeaderLog(_),
+            ))) => {
+                sleep(PAUSE).await;
+                continue;
+            }
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                Err(ChangeError::Refused(error.to_string()))
+            }
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(ChangeError::Unknown("the leader was replaced meanwhile".to_owned()))
+            }
+            Err(error) => Err(ChangeError::Unknown(error.to_string())),
+        };
     }
 }

@@ -1,5 +1,5 @@
-//! When this instance last heard its leader or became the leader itself, so that it knows when it is
-//! cut off, and for how long those are silent whom it never heard.
+//! When this instance last heard its leader or became the leader itself, so that it knows when it
+//! is cut off, and for how long those are silent whom it never heard.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

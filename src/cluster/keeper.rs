@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ids::Timestamp,
-    limits::{SNAPSHOT_AFTER_ENTRIES, SNAPSHOT_AFTER_LOG_BYTES},
+    limits::{LOG_ENTRIES_KEPT, SNAPSHOT_AFTER_ENTRIES, SNAPSHOT_AFTER_LOG_BYTES},
     metrics::Metrics,
     raft::TypeConfig,
     registry::Command,
@@ -23,6 +23,21 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// How often the length of the log is looked at.
 const LOG_CHECK: Duration = Duration::from_secs(1);
+
+/// How long the log grows, in entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogBounds {
+    /// A snapshot is made after so many.
+    pub snapshot_after_entries: u64,
+    /// So many are kept behind it, for members that lag a little.
+    pub entries_kept: u64,
+}
+
+impl Default for LogBounds {
+    fn default() -> Self {
+        Self { snapshot_after_entries: SNAPSHOT_AFTER_ENTRIES, entries_kept: LOG_ENTRIES_KEPT }
+    }
+}
 
 /// Writes a [`Command::Tick`] whenever the registry's next deadline passes and this instance leads.
 ///
@@ -47,6 +62,7 @@ pub async fn keep_time(
             }
         };
         tokio::select! {
+            biased;
             () = due => {}
             changed = deadlines.changed() => match changed {
                 Ok(()) => continue,
@@ -71,6 +87,7 @@ pub async fn keep_time(
 /// If raft has stopped.
 pub async fn keep_log_short(
     raft: Raft<TypeConfig, StateMachine>,
+    bounds: LogBounds,
     metrics: Metrics,
 ) -> Result<(), WriteError> {
     let mut progress = raft.metrics();
@@ -85,8 +102,8 @@ pub async fn keep_log_short(
         let bytes = u64::try_from(metrics.log_bytes.get()).unwrap_or(0);
         let snapshot_bytes = u64::try_from(metrics.snapshot_bytes.get()).unwrap_or(0);
         // A large registry is written out only when the log has grown by as much.
-        let long =
-            applied.saturating_sub(covered) >= SNAPSHOT_AFTER_ENTRIES && bytes >= snapshot_bytes;
+        let entries = applied.saturating_sub(covered);
+        let long = entries >= bounds.snapshot_after_entries && bytes >= snapshot_bytes;
         let large = bytes >= SNAPSHOT_AFTER_LOG_BYTES.max(2 * snapshot_bytes) && applied > covered;
         if (long || large) && asked_at != Some(covered) {
             asked_at = Some(covered);

@@ -3,10 +3,11 @@
 //!
 //! An instance that died cannot say so. The leader does: when it has not heard from an instance for
 //! [`LOST_AFTER`], it begins that instance's next life in its place, so that the asks of clients
-//! that were connected there wait for the resume grace and no longer. If the instance is alive after
-//! all, it finds its life over, closes what sessions it has and begins another one: the clients
-//! knock again and are told what they missed. The same happens after a snapshot was installed, for
-//! the entries that it stands for were never applied here, and nobody was told what they said.
+//! that were connected there wait for the resume grace and no longer. If the instance is alive
+//! after all, it finds its life over, closes what sessions it has and begins another one: the
+//! clients knock again and are told what they missed. The same happens after a snapshot was
+//! installed, for the entries that it stands for were never applied here, and nobody was told what
+//! they said.
 
 use std::time::{Duration, Instant};
 

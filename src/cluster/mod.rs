@@ -1,9 +1,9 @@
 //! Replication by raft: the one place that runs openraft.
 //!
 //! A [`Cluster`] is this instance's part of it. Commands of its clients go through the
-//! [`proposer`], which batches what arrives while earlier batches are on their way to the disks, and
-//! the [`writer`], which finds the leader; the [`keeper`] makes deadlines happen and keeps the log
-//! short. What commands bring about comes out of the state machine, on every instance, as
+//! [`proposer`], which batches what arrives while earlier batches are on their way to the disks,
+//! and the [`writer`], which finds the leader; the [`keeper`] makes deadlines happen and keeps the
+//! log short. What commands bring about comes out of the state machine, on every instance, as
 //! [`crate::registry::Applied`].
 //!
 //! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed, and
@@ -30,5 +30,6 @@ mod node;
 mod pipeline;
 mod status;
 
+pub use keeper::LogBounds;
 pub use node::{Cluster, ClusterError, ClusterOptions, Started};
 pub use status::{ClusterMember, ClusterStatus};

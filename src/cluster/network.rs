@@ -74,11 +74,10 @@ impl Network {
         within: Duration,
     ) -> Result<Written, WriteError> {
         let request = Request::Propose { batch, commands };
-        match self.calls(leader, member).call(&request, within).await {
-            Ok(Response::Proposed(written)) => Ok(written),
-            Ok(_other) => Err(WriteError::Again(CallError::Mismatched.to_string())),
-            Err(error) => Err(WriteError::Again(format!("leader {}: {error}", leader.0))),
-        }
+        let again = |error| WriteError::Again(format!("leader {}: {error}", leader.0));
+        let answer = self.calls(leader, member).call(&request, within).await.map_err(again)?;
+        let Response::Proposed(written) = answer else { return Err(again(CallError::Mismatched)) };
+        Ok(written)
     }
 
     /// Tells an instance that this one wants to get in, and asks how it stands.
@@ -91,10 +90,9 @@ impl Network {
         member: &Member,
         within: Duration,
     ) -> Result<Standing, CallError> {
-        match self.calls(target, member).call(&Request::Introduce, within).await? {
-            Response::Introduced(standing) => Ok(standing),
-            _other => Err(CallError::Mismatched),
-        }
+        let answer = self.calls(target, member).call(&Request::Introduce, within).await?;
+        let Response::Introduced(standing) = answer else { return Err(CallError::Mismatched) };
+        Ok(standing)
     }
 
     /// Has the leader change the cluster; returns what it says about it.
@@ -109,10 +107,9 @@ impl Network {
         change: Change,
         within: Duration,
     ) -> Result<String, CallError> {
-        match self.calls(leader, member).call(&Request::Change(change), within).await? {
-            Response::Changed(done) => Ok(done),
-            _other => Err(CallError::Mismatched),
-        }
+        let answer = self.calls(leader, member).call(&Request::Change(change), within).await?;
+        let Response::Changed(done) = answer else { return Err(CallError::Mismatched) };
+        Ok(done)
     }
 
     fn calls(&self, target: InstanceId, member: &Member) -> Arc<Link> {
@@ -267,6 +264,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             snapshot::send(stream, vote, &snapshot.snapshot).await
         };
         tokio::select! {
+            biased;
             closed = cancel => Err(StreamingError::Closed(closed)),
             sent = sending => sent.map_err(|error| StreamingError::from(rpc_error(error))),
         }

@@ -10,6 +10,7 @@ use openraft::{
 use super::{
     contact::Contact,
     found::Gate,
+    keeper::LogBounds,
     network::Network,
     proposer::{Proposer, WriteError},
     rpc::{Service, ServiceOptions},
@@ -18,7 +19,6 @@ use super::{
 };
 use crate::{
     ids::{Incarnation, InstanceId},
-    limits::LOG_ENTRIES_KEPT,
     metrics::Metrics,
     raft::TypeConfig,
     storage::{ClusterId, RegistryView, StateMachine},
@@ -34,6 +34,8 @@ pub struct ClusterOptions {
     pub transport: Arc<dyn Transport>,
     /// Where snapshots are received.
     pub snapshot_dir: PathBuf,
+    /// How long the log grows.
+    pub log_bounds: LogBounds,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -49,9 +51,9 @@ impl std::fmt::Debug for ClusterOptions {
 pub enum ClusterError {
     /// Its log is empty, though it has lived in the cluster: its disk was lost.
     #[error(
-        "the data directory is empty, but instance {by} remembers an instance {instance}: its votes \
-         are lost, so the number cannot be used again; give this instance a number that nobody had, \
-         `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
+        "the data directory is empty, but instance {by} remembers an instance {instance}: its \
+         votes are lost, so the number cannot be used again; give this instance a number that \
+         nobody had, `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
         by = by.0, instance = instance.0
     )]
     Forgetful {
@@ -85,6 +87,7 @@ pub struct Cluster {
     pub(super) contact: Contact,
     pub(super) gate: Gate,
     view: RegistryView,
+    log_bounds: LogBounds,
     pub(super) metrics: Metrics,
 }
 
@@ -109,11 +112,13 @@ impl Cluster {
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
-        let ClusterOptions { cluster, instance, transport, snapshot_dir, metrics } = options;
+        let ClusterOptions { cluster, instance, transport, snapshot_dir, log_bounds, metrics } =
+            options;
         let network = Network::new(transport);
-        let raft = Raft::new(instance.0, Arc::new(config()?), network.clone(), log, machine)
-            .await
-            .map_err(|error| ClusterError::Raft(error.to_string()))?;
+        let raft =
+            Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
+                .await
+                .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let local = LocalWriter::new(raft.clone(), view.clone());
         let (contact, gate) = (Contact::default(), Gate::default());
         let service = Service::new(ServiceOptions {
@@ -127,8 +132,19 @@ impl Cluster {
             metrics: metrics.clone(),
         });
         let router = Router::new(local.clone(), network.clone());
-        let cluster =
-            Self { raft, network, local, router, cluster, instance, contact, gate, view, metrics };
+        let cluster = Self {
+            raft,
+            network,
+            local,
+            router,
+            cluster,
+            instance,
+            contact,
+            gate,
+            view,
+            log_bounds,
+            metrics,
+        };
         Ok(Started { cluster, service })
     }
 
@@ -145,7 +161,7 @@ impl Cluster {
     pub async fn keep(self) -> Result<(), WriteError> {
         tokio::try_join!(
             super::keeper::keep_time(self.local.clone(), self.view.next_deadline()),
-            super::keeper::keep_log_short(self.raft.clone(), self.metrics.clone()),
+            super::keeper::keep_log_short(self.raft.clone(), self.log_bounds, self.metrics.clone()),
             self.end_lost_lives(),
             self.watch(),
         )?;
@@ -198,7 +214,7 @@ impl Cluster {
     }
 }
 
-fn config() -> Result<Config, ClusterError> {
+fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
     Config {
         cluster_name: "emnetchain".to_owned(),
         // Heartbeats wait for no disk, so these may be short of what a busy disk's sync takes.
@@ -206,9 +222,12 @@ fn config() -> Result<Config, ClusterError> {
         election_timeout_min: 500,
         election_timeout_max: 1000,
         enable_pre_vote: Some(true),
+        // A leader that comes back must be elected anew. A power cut may have taken entries from its
+        // log that others have, and in its old term it would write others under the same numbers.
+        enable_leader_restore: Some(false),
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
-        max_in_snapshot_log_to_keep: LOG_ENTRIES_KEPT,
+        max_in_snapshot_log_to_keep: bounds.entries_kept,
         purge_batch_size: 1024,
         replication_lag_threshold: 50_000,
         ..Config::default()

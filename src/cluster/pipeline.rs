@@ -125,16 +125,12 @@ fn append_result(
     answer: Response,
     sent: &Sent,
 ) -> Result<StreamAppendResult<TypeConfig>, CallError> {
-    match (answer, sent.previous) {
+    let Response::AppendEntries(response) = answer else { return Err(CallError::Mismatched) };
+    if response == AppendEntriesResponse::Conflict && sent.previous.is_none() {
         // Nothing can be in conflict with the beginning of the log.
-        (Response::AppendEntries(AppendEntriesResponse::Conflict), None) => {
-            Err(CallError::Mismatched)
-        }
-        (Response::AppendEntries(response), previous) => {
-            Ok(response.into_stream_result(previous, sent.last))
-        }
-        (_other, _) => Err(CallError::Mismatched),
+        return Err(CallError::Mismatched);
     }
+    Ok(response.into_stream_result(sent.previous, sent.last))
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! Batches are numbered, and the registry applies them in that order, each once. If one fails, its
 //! outcome is unknown; it and all after it are proposed again under their old numbers.
 //!
-//! A proposer serves one life of its instance. What the sessions of an earlier life still had in the
-//! queue is dropped: they were closed, and the registry would not listen.
+//! A proposer serves one life of its instance. What the sessions of an earlier life still had in
+//! the queue is dropped: they were closed, and the registry would not listen.
 
 use std::{collections::VecDeque, time::Duration};
 

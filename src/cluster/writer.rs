@@ -113,8 +113,8 @@ impl Router {
         Some(Leader { term: now.current_term, id: InstanceId(id), member })
     }
 
-    /// Waits for somebody to lead, but not for long.
-    pub(super) async fn find_leader(&self) -> Option<Leader> {
+    /// Waits for somebody to lead, at most that long.
+    pub(super) async fn find_leader(&self, within: Duration) -> Option<Leader> {
         let mut states = self.local.0.raft.metrics();
         let finding = async {
             loop {
@@ -124,7 +124,7 @@ impl Router {
                 states.changed().await.ok()?;
             }
         };
-        timeout(LEADER_WAIT_MAX, finding).await.ok().flatten()
+        timeout(within, finding).await.ok().flatten()
     }
 
     /// Waits until somebody else leads, or the same in another term.
@@ -138,7 +138,7 @@ impl Router {
         batch: Option<BatchId>,
         commands: Vec<Command>,
     ) -> Result<Written, WriteError> {
-        let Some(leader) = self.find_leader().await else {
+        let Some(leader) = self.find_leader(LEADER_WAIT_MAX).await else {
             return Err(WriteError::Again("no instance leads".to_owned()));
         };
         let writing = async {

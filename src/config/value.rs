@@ -133,7 +133,7 @@ impl Value for Option<PathBuf> {
 
 impl Value for bool {
     const PLACEHOLDER: &'static str = "true|false";
-    const IS_SWITCH: bool = true;
+    const IS_SWITCH: Self = true;
 
     fn parse(text: &str) -> Result<Self, String> {
         choose(text, &[("true", true), ("false", false)])

@@ -68,8 +68,8 @@ impl Listeners {
             ("EMDisi", Some(addresses.repair)),
             ("EMUDP", addresses.reflector),
             ("EMNet", addresses.emnet),
-            ("HTTP", self.http.as_ref().map(HttpServer::address)),
             ("Raft", self.raft_address()),
+            ("HTTP", self.http.as_ref().map(HttpServer::address)),
         ];
         for (server, address) in lines {
             if let Some(address) = address {

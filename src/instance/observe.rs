@@ -74,18 +74,31 @@ pub(super) fn tell_build(metrics: &Metrics) {
 
 /// What readiness follows from.
 pub(super) struct Watching {
-    pub(super) cluster: Cluster,
-    pub(super) phase: watch::Receiver<Phase>,
-    pub(super) progress: watch::Receiver<String>,
+    cluster: Cluster,
+    phase: watch::Receiver<Phase>,
+    progress: watch::Receiver<String>,
 }
 
 impl Watching {
-    /// Keeps saying whether clients can be answered now.
-    pub(super) async fn show(
-        mut self,
-        readiness: watch::Sender<Readiness>,
-        metrics: Metrics,
-    ) -> String {
+    /// What is watched; `progress` tells what is waited for at the start.
+    pub(super) fn new(
+        cluster: &Cluster,
+        phase: &watch::Receiver<Phase>,
+        progress: watch::Receiver<String>,
+    ) -> Self {
+        Self { cluster: cluster.clone(), phase: phase.clone(), progress }
+    }
+
+    /// Whether clients can be answered now, and what keeps it true; that ends by failing only.
+    pub(super) fn begin(
+        self,
+        metrics: &Metrics,
+    ) -> (watch::Receiver<Readiness>, impl Future<Output = String> + use<>) {
+        let (readiness, watch) = watch::channel(self.judge());
+        (watch, self.show(readiness, metrics.clone()))
+    }
+
+    async fn show(mut self, readiness: watch::Sender<Readiness>, metrics: Metrics) -> String {
         loop {
             let now = self.judge();
             metrics.ready.set(i64::from(now == Readiness::Ready));

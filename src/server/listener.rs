@@ -73,7 +73,8 @@ pub(super) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Accepts from the time when the instance serves until it drains, and returns when it stops and the sessions are closed.
+    /// Accepts from the time when the instance serves until it drains, and returns when it stops
+    /// and the sessions are closed.
     ///
     /// # Errors
     /// If the listener breaks, or a session panics: half a service must not live on.

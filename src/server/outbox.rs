@@ -1,5 +1,5 @@
-//! The sessions of this instance, and the way effects take to them. A session belongs to the life of
-//! the instance in which it began; when a life is over, its sessions are closed.
+//! The sessions of this instance, and the way effects take to them. A session belongs to the life
+//! of the instance in which it began; when a life is over, its sessions are closed.
 //!
 //! One dispatcher task hands the registry's effects over in order, and each message is written
 //! before the next effect is looked at. Hence of one link the head's message is on the wire

@@ -28,7 +28,10 @@ use super::{
         Sizes, Wal,
     },
 };
-use crate::raft::{Entry, LogId, TypeConfig, Vote};
+use crate::{
+    raft::{Entry, LogId, TypeConfig, Vote},
+    runtime::spawn_blocking,
+};
 
 /// The raft log and the vote of one instance.
 #[derive(Debug)]
@@ -189,8 +192,8 @@ impl LogReader {
         let plan = self.shared.lock().plan(from, to);
         let read = if plan.needs_disk() {
             let shared = Arc::clone(&self.shared);
-            let reading = tokio::task::spawn_blocking(move || plan.read(&shared.seal, bytes_max));
-            reading.await.map_err(io::Error::other)?
+            let reading = spawn_blocking(move || plan.read(&shared.seal, bytes_max));
+            reading.await?
         } else {
             plan.read(&self.shared.seal, bytes_max)
         };

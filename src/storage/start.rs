@@ -50,11 +50,12 @@ struct Sources {
     snapshot_faults: Vec<(PathBuf, String)>,
 }
 
-/// Chooses a source, heals what can be healed, and says so in the log.
+/// Chooses a source, heals what can be healed, and says so in the log. Without options, no image is
+/// looked for.
 pub(super) fn restore(
     dir: &DataDir,
     log: LogEnds,
-    options: &image::Options,
+    options: Option<&image::Options>,
 ) -> Result<Restored, StorageError> {
     let sources = find(dir, options)?;
     let offered = sources.snapshot.clone();
@@ -81,9 +82,13 @@ pub(super) fn restore(
     Ok(Restored { registry, at, disk, snapshots })
 }
 
-fn find(dir: &DataDir, options: &image::Options) -> Result<Sources, StorageError> {
+fn find(dir: &DataDir, options: Option<&image::Options>) -> Result<Sources, StorageError> {
     let path = dir.registry_dir();
-    let (image, image_fault) = match image::open(&path, dir.cluster_id(), options)? {
+    let found = match options {
+        Some(options) => image::open(&path, dir.cluster_id(), options)?,
+        None => Found::Absent,
+    };
+    let (image, image_fault) = match found {
         Found::Absent => (None, None),
         Found::Intact(intact) => (Some(*intact), None),
         Found::Damaged(fault) => (None, Some(fault)),

@@ -37,6 +37,7 @@ use crate::{
     metrics::Metrics,
     raft::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
     registry::{Applied, Image, Registry, Verdict},
+    runtime::spawn_blocking,
 };
 
 /// What a state machine works with.
@@ -49,14 +50,21 @@ pub struct StateMachineOptions {
     pub metrics: Metrics,
     /// Told when the disk fails.
     pub faults: FaultReporter,
-    /// What tests do otherwise.
-    pub(super) image: image::Options,
+    /// How the image is kept; `None` if there is none.
+    pub(super) image: Option<image::Options>,
 }
 
 impl StateMachineOptions {
     /// The service's options.
     pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
-        Self { effects, metrics, faults, image: image::Options::default() }
+        Self { effects, metrics, faults, image: Some(image::Options::default()) }
+    }
+
+    /// Without an image on disk: the registry comes back from the last snapshot and the log. It
+    /// needs no thread, so a simulation can have many.
+    pub fn without_image(mut self) -> Self {
+        self.image = None;
+        self
     }
 }
 
@@ -90,8 +98,8 @@ impl RegistryView {
         look(&lock(&self.registry))
     }
 
-    /// How many snapshots have taken the place of the registry. What the entries that they stand for
-    /// brought about was never sent as effects.
+    /// How many snapshots have taken the place of the registry. What the entries that they stand
+    /// for brought about was never sent as effects.
     pub fn installed(&self) -> u64 {
         self.installed.load(Ordering::Acquire)
     }
@@ -113,14 +121,22 @@ impl StateMachine {
         log: LogEnds,
         options: StateMachineOptions,
     ) -> Result<(Self, RegistryView, ImageProgress), StorageError> {
-        let Restored { registry, at, disk, snapshots } = start::restore(dir, log, &options.image)?;
-        let anew = disk.is_none().then(|| registry.image().clone());
-        let begin = image::Start { disk, at: at.clone(), meta: registry.image().meta.clone() };
-        let (queue, progress) =
-            image::spawn(dir, begin, options.image.clone(), &options.metrics, &options.faults)?;
-        if let Some(image) = anew {
-            queue.send_first(Work::Replace { image, at: at.clone() });
-        }
+        let Restored { registry, at, disk, snapshots } =
+            start::restore(dir, log, options.image.as_ref())?;
+        let (queue, progress) = match &options.image {
+            Some(image) => {
+                let anew = disk.is_none().then(|| registry.image().clone());
+                let (at, meta) = (at.clone(), registry.image().meta.clone());
+                let begin = image::Start { disk, at: at.clone(), meta };
+                let (metrics, faults) = (&options.metrics, &options.faults);
+                let (queue, progress) = image::spawn(dir, begin, image.clone(), metrics, faults)?;
+                if let Some(image) = anew {
+                    queue.send_first(Work::Replace { image, at });
+                }
+                (queue, progress)
+            }
+            None => ImageQueue::nowhere(),
+        };
         dir.mark_initialised()?;
         options.metrics.raft_applied_index.set(gauge_of(&at));
         if let Some(file) = snapshots.current() {
@@ -193,7 +209,7 @@ impl StateMachine {
     /// Puts a registry that was received in the place of ours.
     async fn install(&mut self, snapshot: SnapshotFile) -> io::Result<()> {
         let (snapshots, received) = (self.snapshots.clone(), snapshot.clone());
-        let adopted = tokio::task::spawn_blocking(move || snapshots.adopt(&received)).await?;
+        let adopted = spawn_blocking(move || snapshots.adopt(&received)).await?;
         let registry = adopted.map_err(|error| report(&self.options.faults, error))?;
         let (at, image) = (snapshot.meta().clone(), registry.image().clone());
         tracing::info!(entry = gauge_of(&at), records = snapshot.records(), "snapshot installed");
@@ -274,7 +290,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
         let began = clock::now();
         let (snapshots, at, image) = (self.snapshots.clone(), self.at.clone(), self.image.clone());
-        let written = tokio::task::spawn_blocking(move || snapshots.write(&at, &image)).await?;
+        let written = spawn_blocking(move || snapshots.write(&at, &image)).await?;
         let file = written.map_err(|fault| self.faults.report(fault))?;
         self.metrics.snapshot_seconds.observe((clock::now() - began).as_secs_f64());
         self.metrics.snapshots.with_label_values(&["built"]).inc();

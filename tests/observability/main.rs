@@ -16,9 +16,11 @@ mod support;
 mod alerts;
 mod cluster;
 mod crowd;
+mod manifests;
 mod panels;
 mod privileged;
 mod prometheus;
+mod sandbox;
 
 use std::{fs, path::Path};
 

@@ -50,6 +50,17 @@ fn privileged_promtool_finds_no_fault() {
 }
 
 #[test]
+fn privileged_the_compose_file_is_well_formed() {
+    if !may_run("privileged_the_compose_file_is_well_formed", &["docker-compose"]) {
+        return;
+    }
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docker/compose.yml");
+    let checked = Command::new("docker-compose").args(["-f", page, "config", "-q"]).output();
+    let checked = checked.unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
 fn privileged_every_panel_shows_something_and_the_right_alerts_fire() {
     let test = "privileged_every_panel_shows_something_and_the_right_alerts_fire";
     if !may_run(test, &["prometheus", "promtool"]) {

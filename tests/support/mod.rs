@@ -2,20 +2,33 @@
 //! whole service are made of. Ports are picked by the system, data lives in temporary folders,
 //! every wait has a bound, and every process is ended by the handle that started it.
 
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test program uses its own part"
+)]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
     reason = "a test fails by panicking, and says why"
 )]
 
+mod chance;
+
+pub use chance::Chance;
+
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -27,6 +40,18 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long to listen before concluding that nothing is said.
 pub const SILENCE: Duration = Duration::from_millis(300);
+
+/// An address that nobody has, for an instance that keeps it over its restarts: out of the range
+/// from which the system gives ports to others.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let tried = || {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) + std::process::id() * 37;
+        let port = u16::try_from(10_000 + number % 20_000).expect("in range");
+        TcpListener::bind(("127.0.0.1", port)).ok()?.local_addr().ok()
+    };
+    std::iter::repeat_with(tried).take(20_000).flatten().next().expect("a port is free")
+}
 
 /// The service as a child process with its data in a folder.
 #[derive(Debug)]
@@ -433,38 +458,6 @@ pub fn told(part: &str, ip: &str) -> String {
 /// The repair server's answer.
 pub fn repaired(ip: &str) -> String {
     format!(r#"{{"msg":"CONNECT","ip":"{ip}"}}"#)
-}
-
-/// A small generator of chance that can be repeated: its seed is printed.
-#[derive(Debug)]
-pub struct Chance(u64);
-
-impl Chance {
-    /// From `EMNETCHAIN_TEST_SEED`, or a new one.
-    pub fn new() -> Self {
-        let seed = match std::env::var("EMNETCHAIN_TEST_SEED") {
-            Ok(text) => text.parse().expect("a number"),
-            Err(_) => getrandom::u64().expect("the system has random numbers"),
-        };
-        eprintln!("EMNETCHAIN_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// The next number below `end` (splitmix64).
-    pub fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut word = self.0;
-        word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((word ^ (word >> 31)) % end as u64).expect("below a usize")
-    }
-
-    /// Puts them in any order.
-    pub fn shuffle<T>(&mut self, items: &mut [T]) {
-        for end in (1..items.len()).rev() {
-            items.swap(end, self.below(end + 1));
-        }
-    }
 }
 
 /// Connects members one after the other and reads what they are told, so that every member but the

@@ -193,6 +193,7 @@ async fn refuse_all(queue: &mut mpsc::Receiver<Outgoing>, why: &io::Error, pause
         }
     };
     tokio::select! {
+        biased;
         () = refusing => {}
         () = sleep(pause) => {}
     }
@@ -222,6 +223,7 @@ async fn converse(
     let (input, output) = tokio::io::split(stream);
     let asked = Asked::default();
     tokio::select! {
+        biased;
         ended = hand_out(input, &asked) => ended,
         ended = write(output, first, queue, &asked) => ended.map_err(FrameError::Io),
     }

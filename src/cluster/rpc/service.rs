@@ -147,9 +147,11 @@ impl Service {
 
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
         let raft = &self.0.raft;
+        if !self.0.gate.is_open() && !matches!(request, Request::Introduce) {
+            return failed("this instance is not in the cluster yet");
+        }
         match request {
             Request::Introduce => self.introduce(peer).await,
-            _ if !self.0.gate.is_open() => failed("this instance is not in the cluster yet"),
             Request::AppendEntries(rpc) => match raft.append_entries(rpc).await {
                 Ok(answer) => {
                     if answer == AppendEntriesResponse::Success {

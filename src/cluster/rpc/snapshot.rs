@@ -17,7 +17,6 @@ use std::{
 use openraft::{Raft, raft::SnapshotResponse, storage::Snapshot, vote::RaftLeaderId as _};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt as _},
-    task::spawn_blocking,
     time::timeout,
 };
 
@@ -32,6 +31,7 @@ use crate::{
     ids::InstanceId,
     limits::SNAPSHOT_BYTES_MAX,
     raft::{TypeConfig, Vote},
+    runtime::spawn_blocking,
     storage::{ClusterId, SnapshotFile, StateMachine},
 };
 
@@ -78,12 +78,12 @@ pub async fn send(
     let answered = timeout(INSTALL_WAIT_MAX, frames.next()).await;
     let answered = answered.map_err(|_| CallError::Late(INSTALL_WAIT_MAX))?;
     let answer = answered.ok().flatten().ok_or(CallError::Lost)?;
-    match frame::decode(&answer.body) {
-        Ok(Response::Snapshot(response)) => Ok(response),
-        Ok(Response::Failed(why)) => Err(CallError::Failed(why)),
-        Ok(_other) => Err(CallError::Mismatched),
-        Err(_) => Err(CallError::Mismatched),
+    let answer = frame::decode(&answer.body).map_err(|_| CallError::Mismatched)?;
+    if let Response::Failed(why) = answer {
+        return Err(CallError::Failed(why));
     }
+    let Response::Snapshot(response) = answer else { return Err(CallError::Mismatched) };
+    Ok(response)
 }
 
 /// Receives one snapshot, has it installed, and answers.
@@ -158,7 +158,7 @@ async fn fill(
 async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    spawn_blocking(work).await?
 }
 
 /// A snapshot that is arriving. The file is removed with it, unless it was renamed meanwhile.

@@ -50,10 +50,12 @@ impl Bench {
             status,
             actor: Arc::new(|action| {
                 Box::pin(async move {
-                    match action {
+                    match &action {
                         Action::Drain => Ok("drained".to_owned()),
                         Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
-                        other => Err(Denied::Unavailable(format!("{other:?}"))),
+                        Action::Add { .. } | Action::Promote(_) | Action::TransferLeader(_) => {
+                            Err(Denied::Unavailable(format!("{action:?}")))
+                        }
                     }
                 })
             }),

@@ -83,7 +83,8 @@ impl Work {
 /// The sending side. Its drop ends the thread, once all that was sent is durable.
 #[derive(Debug)]
 pub(in crate::storage) struct ImageQueue {
-    sender: mpsc::Sender<Queued>,
+    /// `None` if no image is kept.
+    sender: Option<mpsc::Sender<Queued>>,
     room: Arc<Semaphore>,
 }
 
@@ -95,23 +96,32 @@ struct Queued {
 }
 
 impl ImageQueue {
+    /// A queue for a registry whose image is not kept.
+    pub(in crate::storage) fn nowhere() -> (Self, ImageProgress) {
+        let (_, watch) = watch::channel(None);
+        let room = Arc::new(Semaphore::new(0));
+        (Self { sender: None, room }, ImageProgress(watch))
+    }
+
     /// Hands work over; waits while the thread is too far behind.
     ///
     /// # Errors
     /// If the thread has ended because the disk failed.
     pub(in crate::storage) async fn send(&self, work: Work) -> io::Result<()> {
+        let Some(sender) = &self.sender else { return Ok(()) };
         let ended = || io::Error::other("the image's writer has ended");
         let place = Arc::clone(&self.room).acquire_many_owned(work.weight()).await;
         let queued = Queued { work, _place: place.map_err(|_| ended())? };
-        self.sender.send(queued).map_err(|_| ended())
+        sender.send(queued).map_err(|_| ended())
     }
 
     /// Hands the first work over, for which there always is room.
     pub(in crate::storage) fn send_first(&self, work: Work) {
+        let Some(sender) = &self.sender else { return };
         let place = Arc::clone(&self.room).try_acquire_many_owned(work.weight());
         let place = place.expect("the queue is empty before the first work");
         // If the thread has ended already it has reported why, and the next send says so.
-        let _ = self.sender.send(Queued { work, _place: place });
+        let _ = sender.send(Queued { work, _place: place });
     }
 }
 
@@ -177,7 +187,7 @@ pub(in crate::storage) fn spawn(
         _lock: dir.lock(),
         progress,
     };
-    let queue = ImageQueue { sender, room: Arc::clone(&room) };
+    let queue = ImageQueue { sender: Some(sender), room: Arc::clone(&room) };
     let faults = faults.clone();
     thread::Builder::new()
         .name("image-writer".into())

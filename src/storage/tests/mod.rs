@@ -222,7 +222,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// Starts from what the directory holds.
 fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
-    start::restore(dir, log, &image::Options::default())
+    start::restore(dir, log, Some(&image::Options::default()))
 }
 
 /// A directory with an image of `entries` entries, and a snapshot of the first `covered`.

@@ -1,0 +1,112 @@
+//! tokio, as openraft runs on it, with chance in our hands: where a simulation says so, what
+//! happens on its thread follows from a seed. Two things would stand in the way. openraft draws its
+//! election timeouts, so they come from the seed; and work that blocks would end at a time of its
+//! own choosing on another thread, so it is done on the spot.
+
+use std::{cell::Cell, future::Future, io, time::Duration};
+
+use openraft::{OptionalSend, async_runtime::AsyncRuntime};
+use openraft_rt_tokio::TokioRuntime;
+use rand::{SeedableRng as _, rngs::SmallRng};
+
+thread_local! {
+    /// The next seed, on the thread of a simulation.
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From here on, chance on this thread follows from a seed. For a runtime of one thread.
+pub fn follow_seed(seed: u64) {
+    SEED.set(Some(seed));
+}
+
+/// Runs work that may block where it may.
+///
+/// # Errors
+/// If it panicked, or the runtime is being shut down.
+pub async fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    if SEED.get().is_some() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// [`TokioRuntime`], with chance as told above.
+#[derive(Debug)]
+pub struct Runtime(TokioRuntime);
+
+impl AsyncRuntime for Runtime {
+    type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
+    type JoinHandle<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
+    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
+    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
+    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
+    type Timeout<R, T: Future<Output = R> + OptionalSend> =
+        <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
+    type ThreadLocalRng = SmallRng;
+    type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
+    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
+    type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
+
+    fn spawn<T>(future: T) -> Self::JoinHandle<T::Output>
+    where
+        T: Future + OptionalSend + 'static,
+        T::Output: OptionalSend + 'static,
+    {
+        TokioRuntime::spawn(future)
+    }
+
+    fn sleep(duration: Duration) -> Self::Sleep {
+        TokioRuntime::sleep(duration)
+    }
+
+    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
+        TokioRuntime::sleep_until(deadline)
+    }
+
+    fn timeout<R, F: Future<Output = R> + OptionalSend>(
+        duration: Duration,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout(duration, future)
+    }
+
+    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
+        deadline: Self::Instant,
+        future: F,
+    ) -> Self::Timeout<R, F> {
+        TokioRuntime::timeout_at(deadline, future)
+    }
+
+    fn is_panic(error: &Self::JoinError) -> bool {
+        TokioRuntime::is_panic(error)
+    }
+
+    fn thread_rng() -> SmallRng {
+        match SEED.get() {
+            Some(seed) => {
+                SEED.set(Some(seed.wrapping_add(1)));
+                SmallRng::seed_from_u64(seed)
+            }
+            None => SmallRng::from_rng(&mut rand::rng()),
+        }
+    }
+
+    fn new(threads: usize) -> Self {
+        Self(TokioRuntime::new(threads))
+    }
+
+    fn block_on<F: Future<Output = T>, T>(&mut self, future: F) -> T {
+        self.0.block_on(future)
+    }
+
+    fn spawn_blocking<F, T>(work: F) -> impl Future<Output = io::Result<T>> + Send
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        spawn_blocking(work)
+    }
+}

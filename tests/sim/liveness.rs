@@ -1,0 +1,95 @@
+//! I7: once faults have stopped, everything comes right within a bounded time: one leader, equal
+//! registries, and survivors that all ask are one path and know it.
+
+use emnetchain::{
+    ids::Part,
+    registry::{Client, Record, Side, Standing},
+};
+
+use crate::{oracle::image_digest, people::Person, world::World};
+
+impl World {
+    /// What is not right yet.
+    pub(crate) fn complaint(&self) -> Result<(), String> {
+        self.instances_agree()?;
+        for chain in ["", "blue"].into_iter().filter(|_| !self.has_common_ids) {
+            self.survivors_are_one_path(chain)?;
+        }
+        self.pairs_are_told()
+    }
+
+    fn instances_agree(&self) -> Result<(), String> {
+        let mut states = Vec::new();
+        for (id, instance) in &self.instances {
+            let cluster = instance.cluster().ok_or(format!("{id:?} has not started"))?;
+            if !instance.is_serving() {
+                return Err(format!("{id:?} does not serve"));
+            }
+            let status = cluster.status();
+            let image = cluster.view().read(image_digest);
+            states.push((status.leader, status.term, status.applied_index, image));
+            if status.role == "leader" && status.leader != Some(*id) {
+                return Err(format!("{id:?} leads beside {:?}", status.leader));
+            }
+        }
+        let same = states.iter().all(|state| *state == states[0] && state.0.is_some());
+        if same { Ok(()) } else { Err(format!("instances differ: {states:?}")) }
+    }
+
+    fn survivors_are_one_path(&self, chain: &str) -> Result<(), String> {
+        let path: Vec<(Client, &Person)> = self.oracle.read(|registry| {
+            let members = registry.image().records.iter().filter_map(|(_, record)| match record {
+                Record::Client(client) => Some(client),
+                Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
+            });
+            let mut path = Vec::new();
+            for client in members {
+                let is_its = |person: &&Person| person.head.endpoint() == client.head.0.endpoint();
+                let person = self.people.iter().find(is_its).expect("only people are clients");
+                if client.standing == Standing::Member && person.chain == Some(chain) {
+                    path.push((client.clone(), person));
+                }
+            }
+            path
+        });
+        for person in self.people.iter().filter(|p| p.alive && p.chain == Some(chain)) {
+            if !path.iter().any(|(_, member)| member.number == person.number) {
+                return Err(format!("{} is in no path", person.number));
+            }
+        }
+        let is_alive = |(_, person): &&(Client, &Person)| person.alive;
+        let first = path.iter().position(|member| is_alive(&member)).unwrap_or_default();
+        let last = path.iter().rposition(|member| is_alive(&member)).unwrap_or_default();
+        for pair in path.get(first..=last).unwrap_or_default().windows(2) {
+            let [(a, left), (_, right)] = pair else { unreachable!("two at a time") };
+            let what = format!("from {} to {}", left.number, right.number);
+            if !(left.alive && right.alive) {
+                return Err(format!("the dead are in the path {what}"));
+            }
+            if *a.side(Part::Head) != Side::Linked {
+                return Err(format!("no link {what}: {:?}", a.head_side));
+            }
+            let knows = left.told_head == Some(right.tail.endpoint())
+                && right.told_tail == Some(left.head.endpoint());
+            if !knows {
+                return Err(format!("not told {what}: {left:?} {right:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Two sockets with a common id that no chain knows.
+    fn pairs_are_told(&self) -> Result<(), String> {
+        let strangers: Vec<&Person> =
+            self.people.iter().filter(|person| person.chain.is_none()).collect();
+        for pair in strangers.chunks(2) {
+            let [a, b] = pair else { unreachable!("they come in pairs") };
+            let knows =
+                a.told_head == Some(b.head.endpoint()) && b.told_head == Some(a.head.endpoint());
+            if !knows {
+                return Err(format!("the pair {} is not told: {a:?} {b:?}", a.number));
+            }
+        }
+        Ok(())
+    }
+}

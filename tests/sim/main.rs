@@ -1,0 +1,159 @@
+//! A whole cluster in one thread, from a seed: the real registry, openraft, proposer, keeper and rpc
+//! code of three or five instances over a simulated network and simulated disks, with clients on all
+//! of them, while everything goes wrong that can. An oracle sees every entry that is applied and
+//! every word that is told; afterwards everything must come right by itself.
+//!
+//! - `EMNETCHAIN_TEST_SEED=7 cargo test --test sim seeds` runs one seed;
+//! - `EMNETCHAIN_SIM_SECONDS=3600 cargo test --release --test sim seeds -- --nocapture` runs as many
+//!   as fit into an hour.
+//!
+//! The same seed gives the same run with the same program: tasks, timers, chance and blocking work
+//! all are of one thread. Another version of tokio or openraft may make another run of it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, and says why"
+)]
+
+#[path = "../support/chance.rs"]
+#[allow(dead_code, unreachable_pub, reason = "other test programs use the rest")]
+mod chance;
+mod disk;
+mod faults;
+mod instance;
+mod liveness;
+mod log_store;
+mod network;
+mod oracle;
+mod people;
+mod pipe;
+mod planted;
+mod post;
+mod run;
+#[path = "../registry_model/told.rs"]
+mod told;
+mod trace;
+mod witness;
+mod world;
+
+use std::{
+    cell::Cell,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant as WallInstant},
+};
+
+use tokio::time::Instant;
+
+use chance::Chance;
+use oracle::Figures;
+use planted::Planted;
+use run::{Outcome, run};
+
+thread_local! {
+    static BEGINNING: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Virtual time now.
+fn now() -> Instant {
+    Instant::from_std(emnetchain::clock::now())
+}
+
+/// Virtual time begins here.
+fn begin_time() {
+    BEGINNING.set(Some(now()));
+}
+
+/// Virtual milliseconds since the run began.
+fn now_ms() -> u64 {
+    let beginning = BEGINNING.get().expect("the run has begun");
+    u64::try_from((now() - beginning).as_millis()).expect("runs are short")
+}
+
+/// How long to try seeds, in seconds of real time.
+fn budget() -> Duration {
+    let seconds = std::env::var("EMNETCHAIN_SIM_SECONDS");
+    Duration::from_secs(seconds.map_or(20, |text| text.parse().expect("a number of seconds")))
+}
+
+fn assert_passes(seed: u64, outcome: &Outcome) {
+    if let Some(failure) = &outcome.failure {
+        panic!(
+            "{}\nseed {seed} fails: {failure}\nrepeat with\n  EMNETCHAIN_TEST_SEED={seed} cargo \
+             test --test sim seeds",
+            outcome.trace
+        );
+    }
+}
+
+#[test]
+fn seeds() {
+    if let Some(seed) = Chance::given_seed() {
+        let outcome = run(seed, Planted::Nothing);
+        assert_passes(seed, &outcome);
+        eprintln!("seed {seed} passes: {:?}", outcome.figures);
+        return;
+    }
+    let begun = emnetchain::clock::now();
+    let next = AtomicU64::new(Chance::any_seed());
+    let failed = AtomicBool::new(false);
+    let work = || {
+        let mut all = Vec::new();
+        while emnetchain::clock::now() - begun < budget() && !failed.load(Ordering::Relaxed) {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            let outcome = run(seed, Planted::Nothing);
+            failed.fetch_or(outcome.failure.is_some(), Ordering::Relaxed);
+            assert_passes(seed, &outcome);
+            all.push(outcome.figures);
+        }
+        all
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let all: Vec<Figures> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        let finished = workers.into_iter().map(|worker| worker.join());
+        finished
+            .flat_map(|figures| figures.unwrap_or_else(|why| std::panic::resume_unwind(why)))
+            .collect()
+    });
+    let sum = |of: fn(&Figures) -> u64| all.iter().map(of).sum::<u64>();
+    eprintln!(
+        "{} seeds, {} virtual seconds, {} crashes, {} elections, {} entries, {} links, {} messages",
+        all.len(),
+        sum(|f| f.virtual_ms) / 1000,
+        sum(|f| f.crashes),
+        sum(|f| f.elections),
+        sum(|f| f.entries),
+        sum(|f| f.links),
+        sum(|f| f.told),
+    );
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    for seed in 0..3 {
+        let (first, second) = (run(seed, Planted::Nothing), run(seed, Planted::Nothing));
+        assert_eq!(first.digest, second.digest, "seed {seed}:\n{}\n{}", first.trace, second.trace);
+    }
+}
+
+#[test]
+fn planted_mistakes_are_found() {
+    for (planted, promise) in planted::TABLE {
+        let begun: WallInstant = emnetchain::clock::now();
+        let found = (0..SEEDS_MAX).find_map(|seed| {
+            let outcome = run(seed, planted);
+            outcome.failure.map(|failure| (seed, failure, outcome.figures.virtual_ms))
+        });
+        let (seed, failure, virtual_ms) =
+            found.unwrap_or_else(|| panic!("{planted:?} is not found"));
+        assert!(failure.starts_with(promise), "{planted:?} is found as {failure}");
+        let took = emnetchain::clock::now() - begun;
+        eprintln!("{planted:?}: {} seeds, {took:?}, at {virtual_ms} ms: {promise}", seed + 1);
+    }
+}
+
+/// Within so many seeds a planted mistake must be found.
+const SEEDS_MAX: u64 = 20;

@@ -1,0 +1,349 @@
+//! Sees everything that happens in the cluster, and knows what must never happen. The names are those
+//! of `proto-docs/chains.md` (I) and of the checker for whole histories (S, L).
+//!
+//! The first instance that applies an entry shows what is committed; the oracle applies it to a
+//! registry of its own, and from then on everybody must agree. What sessions are told is compared
+//! with what that registry says, and that is held to the invariants of `tests/registry_model/told`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use emnetchain::{
+    ids::{Incarnation, InstanceId, SessionId},
+    raft::{Entry, LogId, Vote},
+    registry::{Applied, Command, Effect, LinkedBy, Note, Proposal, Record, Registry, Verdict},
+};
+use openraft::{EntryPayload, vote::RaftLeaderId as _};
+
+use crate::{
+    disk::Disk,
+    post::{Letter, Post},
+    told::{Seen, Told},
+    trace::{Trace, digest, fold},
+};
+
+/// The registry of an instance checks itself after every so many entries.
+const CHECK_EVERY: u64 = 8;
+
+/// An entry's place in terms and index, and who led.
+type Place = (u64, u64, u64);
+
+/// A life of an instance as its disk counts it.
+type Life = (InstanceId, u64);
+
+/// What is committed at one index.
+struct Known {
+    id: LogId,
+    /// Of the entry.
+    digest: u64,
+    /// Of the registry after it.
+    image: u64,
+    effects: Vec<Effect>,
+}
+
+/// How much has happened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) entries: u64,
+    pub(crate) links: u64,
+    pub(crate) elections: u64,
+    pub(crate) told: u64,
+    pub(crate) crashes: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) virtual_ms: u64,
+}
+
+/// Sees everything.
+pub(crate) struct Oracle {
+    disks: BTreeMap<InstanceId, Arc<Disk>>,
+    post: Post,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    log: BTreeMap<u64, Known>,
+    /// Applies whole entries.
+    registry: Registry,
+    /// Applies their commands one by one.
+    single: Registry,
+    told: Told,
+    /// For every entry ever written, a digest of it and of all before it.
+    chains: BTreeMap<Place, u64>,
+    /// The lives that led.
+    leaders: BTreeMap<(u64, u64), Life>,
+    votes: BTreeMap<InstanceId, (u64, u64, bool)>,
+    /// Requests that took effect.
+    done: BTreeSet<(SessionId, &'static str)>,
+    /// Effects that were carried out: the index of the entry and the number of the effect.
+    carried_out: BTreeSet<(u64, usize)>,
+    failure: Option<String>,
+    figures: Figures,
+    trace: Trace,
+}
+
+fn place(id: LogId) -> Place {
+    let leader = id.committed_leader_id();
+    (leader.term, leader.node_id, id.index)
+}
+
+fn require(holds: bool, promise: &str, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(format!("{promise}: {}", what())) }
+}
+
+impl Oracle {
+    pub(crate) fn new(disks: BTreeMap<InstanceId, Arc<Disk>>, post: Post) -> Arc<Self> {
+        Arc::new(Self { disks, post, state: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Notes what happens, for the comparison of two runs and for whoever reads a failure.
+    pub(crate) fn note(&self, line: String) {
+        self.lock().trace.note(line);
+    }
+
+    /// Something that must not happen has happened; the first such thing counts.
+    pub(crate) fn fail(&self, what: String) {
+        let mut state = self.lock();
+        state.trace.note(what.clone());
+        state.failure.get_or_insert(what);
+        self.post.send(Letter::Failure);
+    }
+
+    /// What went wrong.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
+    }
+
+    /// The last things that happened, and a digest of all.
+    pub(crate) fn trace(&self) -> (String, u64) {
+        let state = self.lock();
+        (state.trace.tail(), state.trace.digest())
+    }
+
+    /// Counts something.
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Figures)) -> Figures {
+        let mut state = self.lock();
+        change(&mut state.figures);
+        state.figures
+    }
+
+    /// Looks at what is committed, as a registry.
+    pub(crate) fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
+        look(&self.lock().registry)
+    }
+
+    /// The last index that anybody applied.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.lock().log.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
+    fn judge(&self, judgement: impl FnOnce(&mut State) -> Result<(), String>) {
+        let judged = judgement(&mut self.lock());
+        judged.unwrap_or_else(|failure| self.fail(failure));
+    }
+
+    /// An instance gives a vote.
+    pub(crate) fn votes(&self, who: InstanceId, vote: &Vote) {
+        let is = (vote.leader_id.term(), *vote.leader_id.node_id(), vote.committed);
+        self.judge(|state| {
+            let was = state.votes.insert(who, is).unwrap_or_default();
+            require(is >= was, "S14: a vote never goes back", || format!("{who:?} {was:?} {is:?}"))
+        });
+    }
+
+    /// Entries go into somebody's log.
+    pub(crate) fn appends(&self, life: Life, before: Option<LogId>, entries: &[Entry]) {
+        self.judge(|state| {
+            let mut chain = match before {
+                Some(id) => state.chains.get(&place(id)).copied().unwrap_or_default(),
+                None => 0,
+            };
+            for entry in entries {
+                chain = fold(chain, digest(entry));
+                let (term, node, index) = place(entry.log_id);
+                let known = state.chains.insert((term, node, index), chain);
+                require(known.is_none_or(|known| known == chain), "S14: logs match", || {
+                    format!("{life:?} at {index} of term {term}")
+                })?;
+                if known.is_some() {
+                    continue;
+                }
+                let leader = *state.leaders.entry((term, node)).or_insert_with(|| {
+                    state.figures.elections += 1;
+                    state.trace.note(format!("{life:?} leads term {term}"));
+                    life
+                });
+                require(leader == life, "S14: one leader in a term", || {
+                    format!("{leader:?} and {life:?} in {term}")
+                })?;
+            }
+            Ok(())
+        });
+    }
+
+    /// An instance has applied an entry; this is its registry now.
+    pub(crate) fn applied(&self, who: InstanceId, entry: &Entry, registry: &Registry) {
+        let (index, entry_digest) = (entry.log_id.index, digest(entry));
+        let image = image_digest(registry);
+        self.judge(|state| {
+            if state.log.contains_key(&index) {
+                let known = &state.log[&index];
+                let same = known.id == entry.log_id && known.digest == entry_digest;
+                require(same, "S14: what is committed stays", || format!("{who:?} at {index}"))?;
+            } else {
+                let durable = self.disks.values().filter(|disk| disk.is_durable(entry.log_id));
+                let (count, all) = (durable.count(), self.disks.len());
+                require(
+                    2 * count > all,
+                    "S12: what is applied is on the disks of a majority",
+                    || format!("{who:?} at {index}: {count} of {all}"),
+                )?;
+                state.commit(entry)?;
+            }
+            let known = &state.log[&index];
+            require(known.image == image, "S10: replicas agree", || {
+                format!("{who:?} at {index}: {image:x} and not {:x}", known.image)
+            })?;
+            let (who_short, short) = (who.0, image >> 48);
+            state.trace.note(format!("{who_short} applied {}: {short:x}", entry.log_id));
+            if index % CHECK_EVERY == who.0 {
+                registry.check().map_err(|violation| format!("check: {violation}"))?;
+            }
+            Ok(())
+        });
+    }
+
+    /// An instance carries an effect of an entry out.
+    pub(crate) fn tells(&self, who: InstanceId, index: u64, effect: &Effect) {
+        self.judge(|state| {
+            let known = state.log.get(&index).ok_or_else(|| {
+                format!(
+                    "S12: nothing is told before it is committed: {who:?} at {index}: {effect:?}"
+                )
+            })?;
+            let same = known.effects.iter().enumerate().filter(|(_, known)| *known == effect);
+            let fresh = same.map(|(n, _)| (index, n)).find(|at| !state.carried_out.contains(at));
+            let at = fresh.ok_or_else(|| {
+                format!("S1: what the log says is told, and once: {who:?} at {index}: {effect:?}")
+            })?;
+            state.carried_out.insert(at);
+            state.figures.told += 1;
+            Ok(())
+        });
+    }
+
+    /// An instance has carried out what it will of an entry's effects, for the sessions of a life.
+    pub(crate) fn has_told(&self, who: InstanceId, life: Incarnation, index: u64) {
+        self.judge(|state| {
+            let Some(known) = state.log.get(&index) else { return Ok(()) };
+            let missing = known.effects.iter().enumerate().find(|(n, effect)| {
+                let session = effect.session();
+                let is_its = session.instance == who && session.incarnation == life;
+                is_its && !state.carried_out.contains(&(index, *n))
+            });
+            require(missing.is_none(), "L2: who waits is told", || {
+                format!("{who:?} at {index}: {missing:?}")
+            })
+        });
+    }
+}
+
+impl State {
+    /// The first instance has applied this entry.
+    fn commit(&mut self, entry: &Entry) -> Result<(), String> {
+        let index = entry.log_id.index;
+        let next = self.log.last_key_value().map_or(0, |(last, _)| last + 1);
+        require(index == next, "S14: what is committed stays", || {
+            format!("{index} is applied where {next} is next")
+        })?;
+        let mut effects = Vec::new();
+        if let EntryPayload::Normal(proposal) = &entry.payload {
+            let applied = self.registry.apply(proposal);
+            self.registry.take_changed();
+            self.count_links(&applied);
+            self.take_in(proposal, &applied)?;
+            effects = applied.effects;
+        }
+        let image = image_digest(&self.registry);
+        let digest = digest(entry);
+        self.log.insert(index, Known { id: entry.log_id, digest, image, effects });
+        self.figures.entries += 1;
+        Ok(())
+    }
+
+    fn count_links(&mut self, applied: &Applied) {
+        let is_link = |note: &&Note| match note {
+            Note::Linked { by: LinkedBy::Gather | LinkedBy::Join | LinkedBy::Repair, .. }
+            | Note::Paired { .. } => true,
+            Note::Expired(_) | Note::TakenOut => false,
+        };
+        self.figures.links += applied.notes.iter().filter(is_link).count() as u64;
+    }
+
+    /// Holds an entry to the invariants over what clients are told, command by command.
+    fn take_in(&mut self, proposal: &Proposal, applied: &Applied) -> Result<(), String> {
+        let takes_effect = applied.verdict == Verdict::Applied && !proposal.commands.is_empty();
+        let commands = if takes_effect { &proposal.commands[..] } else { &[Command::Tick] };
+        let mut effects = Vec::new();
+        for command in commands {
+            if let Some(request) = request_of(command) {
+                require(self.done.insert(request), "S1: a command takes effect once", || {
+                    format!("{command:?}")
+                })?;
+            }
+            let (since, clients) = (self.single.now(), self.single.totals().clients);
+            let commands = vec![command.clone()];
+            let applied = self.single.apply(&Proposal { at: proposal.at, batch: None, commands });
+            self.single.take_changed();
+            let sockets = self.single.image().records.iter().filter_map(|(_, r)| match r {
+                Record::Client(client) => Some([
+                    (client.tail.0.endpoint(), client.source),
+                    (client.head.0.endpoint(), client.source),
+                ]),
+                Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
+            });
+            let known: Vec<_> = sockets.flatten().collect();
+            let (now, policy) = (self.single.now(), self.single.policy());
+            let clients = (clients, self.single.totals().clients);
+            let seen =
+                Seen { command, applied: &applied, since, now, policy, known: &known, clients };
+            self.told.see(seen).map_err(|failure| format!("{failure}: {command:?}"))?;
+            if *command != Command::Tick || !applied.effects.is_empty() {
+                self.trace.note(format!("  {command:?} -> {:?}", applied.effects));
+            }
+            effects.extend(applied.effects);
+        }
+        require(effects == applied.effects, "S11: a batch does what its commands do", || {
+            format!("{:?} and not {effects:?}", applied.effects)
+        })
+    }
+}
+
+/// A request that a session makes once.
+fn request_of(command: &Command) -> Option<(SessionId, &'static str)> {
+    match command {
+        Command::AddPeer { session, .. } => Some((*session, "add a peer")),
+        Command::AskIp { session, .. } => Some((*session, "ask for a peer")),
+        Command::Connect { session, .. } => Some((*session, "connect")),
+        Command::HalfClose { session } => Some((*session, "half-close")),
+        Command::Reconnect { session, .. } => Some((*session, "reconnect")),
+        Command::Delivered { .. }
+        | Command::Disconnect { .. }
+        | Command::SetPolicy(_)
+        | Command::Start { .. }
+        | Command::Tick => None,
+    }
+}
+
+/// A digest of all that a registry holds.
+pub(crate) fn image_digest(registry: &Registry) -> u64 {
+    let image = registry.image();
+    let records = image.records.iter();
+    records.fold(digest(&image.meta), |all, (serial, record)| fold(all, digest(&(serial, record))))
+}

@@ -1,0 +1,228 @@
+//! What watches one life of one instance from within: the raft log shows it every entry that goes in
+//! and every entry that has been applied. It tells the oracle, and hands the effects of the entry to
+//! the sessions of this instance, as the service's dispatcher does.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use emnetchain::{
+    ids::{Incarnation, InstanceId},
+    raft::{Entry, LogId, Vote},
+    registry::{Applied, Command, Effect, Proposal, Record},
+    storage::RegistryView,
+};
+use openraft::EntryPayload;
+use tokio::sync::mpsc;
+
+use crate::{
+    disk::Content,
+    oracle::Oracle,
+    planted::Planted,
+    post::{Letter, Post},
+};
+
+/// The witness of one life.
+pub(crate) struct Witness {
+    instance: InstanceId,
+    life: u64,
+    planted: Planted,
+    oracle: Arc<Oracle>,
+    post: Post,
+    effects: Mutex<mpsc::Receiver<Applied>>,
+    view: OnceLock<RegistryView>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The index after the last one applied.
+    next: u64,
+    /// The term of the last entry applied.
+    term: u64,
+    /// Entries whose effects a planted mistake drops.
+    deaf: u32,
+    /// The life, as the registry counts it, whose sessions are open.
+    open: Option<Incarnation>,
+    /// The instance has crashed: whatever still runs of it is not real any more.
+    is_over: bool,
+}
+
+impl Witness {
+    pub(crate) fn new(
+        (instance, life): (InstanceId, u64),
+        planted: Planted,
+        oracle: Arc<Oracle>,
+        post: Post,
+        effects: mpsc::Receiver<Applied>,
+    ) -> Arc<Self> {
+        let (effects, state) = (Mutex::new(effects), Mutex::default());
+        let view = OnceLock::new();
+        Arc::new(Self { instance, life, planted, oracle, post, effects, view, state })
+    }
+
+    /// From now on the registry can be seen.
+    pub(crate) fn sees(&self, view: RegistryView) {
+        assert!(self.view.set(view).is_ok(), "a life has one registry");
+    }
+
+    /// A life, as the registry counts it, begins or is over; its sessions are open while it lasts.
+    pub(crate) fn open(&self, life: Option<Incarnation>) {
+        let mut state = self.state.lock().unwrap();
+        let before = std::mem::replace(&mut state.open, life);
+        if let Some(before) = before.filter(|_| !state.is_over) {
+            self.post.send(Letter::Closed(self.instance, before));
+        }
+    }
+
+    /// The life whose sessions are open.
+    pub(crate) fn is_open(&self) -> Option<Incarnation> {
+        self.state.lock().unwrap().open
+    }
+
+    /// The instance has crashed.
+    pub(crate) fn ends(&self) {
+        self.open(None);
+        self.state.lock().unwrap().is_over = true;
+    }
+
+    /// Whether it has crashed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.state.lock().unwrap().is_over
+    }
+
+    /// The effects that concern sessions that are open here.
+    fn mine(&self, effects: Vec<Effect>) -> Vec<Effect> {
+        let life = self.is_open();
+        let is_mine = |effect: &Effect| {
+            let session = effect.session();
+            session.instance == self.instance && Some(session.incarnation) == life
+        };
+        effects.into_iter().filter(is_mine).collect()
+    }
+
+    /// The instance is about to give a vote.
+    pub(crate) fn votes(&self, vote: &Vote) {
+        if self.is_over() {
+            return;
+        }
+        self.oracle.votes(self.instance, vote);
+    }
+
+    /// Entries go into the log, behind this one.
+    pub(crate) fn appends(&self, before: Option<LogId>, entries: &[Entry]) {
+        if self.is_over() {
+            return;
+        }
+        self.oracle.appends((self.instance, self.life), before, entries);
+        if self.planted == Planted::AnswerBeforeCommit {
+            entries.iter().for_each(|entry| self.answer_early(entry));
+        }
+    }
+
+    /// An entry has been applied, and nothing behind it.
+    pub(crate) fn applied(&self, entry: &Entry) {
+        if self.is_over() {
+            return;
+        }
+        let index = entry.log_id.index;
+        let said: Vec<Effect> = {
+            let mut effects = self.effects.lock().unwrap();
+            std::iter::from_fn(|| effects.try_recv().ok()).flat_map(|a| a.effects).collect()
+        };
+        let view = self.view.get().expect("it sees the registry before it applies");
+        view.read(|registry| self.oracle.applied(self.instance, entry, registry));
+        if !self.is_deaf(entry) && self.planted != Planted::AnswerBeforeCommit {
+            self.tell(index, self.mine(said));
+        }
+        if let Some(life) = self.is_open() {
+            self.oracle.has_told(self.instance, life, index);
+        }
+    }
+
+    fn tell(&self, index: u64, effects: Vec<Effect>) {
+        for effect in effects {
+            self.oracle.tells(self.instance, index, &effect);
+            self.post.send(Letter::Effect(effect));
+        }
+    }
+
+    /// A planted mistake: a new leader makes the dispatcher forget.
+    fn is_deaf(&self, entry: &Entry) -> bool {
+        let mut state = self.state.lock().unwrap();
+        let term = entry.log_id.committed_leader_id().term;
+        let is_new = std::mem::replace(&mut state.term, term) != term;
+        if is_new && self.planted == Planted::WaiterNotTold {
+            state.deaf = 20;
+        }
+        state.deaf = state.deaf.saturating_sub(1);
+        state.deaf > 0
+    }
+
+    /// A planted mistake: the leader answers when it has written, and not when it has applied.
+    fn answer_early(&self, entry: &Entry) {
+        let EntryPayload::Normal(proposal) = &entry.payload else { return };
+        let Some(view) = self.view.get() else { return };
+        let mut registry = view.read(Clone::clone);
+        let effects = registry.apply(proposal).effects;
+        self.tell(entry.log_id.index, self.mine(effects));
+    }
+
+    /// What a planted mistake makes of entries on their way into the log.
+    pub(crate) fn alter_appended(&self, entries: Vec<Entry>, content: &Content) -> Vec<Entry> {
+        if self.planted != Planted::AppliedTwice {
+            return entries;
+        }
+        let alter = |mut entry: Entry| {
+            if let EntryPayload::Normal(proposal) = &mut entry.payload
+                && content.entries.values().any(|known| match &known.payload {
+                    EntryPayload::Normal(known) => {
+                        proposal.batch.is_some() && known.batch == proposal.batch
+                    }
+                    EntryPayload::Blank | EntryPayload::Membership(_) => false,
+                })
+            {
+                proposal.batch = None;
+            }
+            entry
+        };
+        entries.into_iter().map(alter).collect()
+    }
+
+    /// What a planted mistake makes of an entry on its way to the registry.
+    pub(crate) fn alter_applied(&self, mut entry: Entry) -> Entry {
+        let follows = {
+            let mut state = self.state.lock().unwrap();
+            let next = entry.log_id.index + 1;
+            let is_normal = matches!(entry.payload, EntryPayload::Normal(_));
+            let follows = state.next == entry.log_id.index || entry.log_id.index == 0;
+            if is_normal || follows {
+                state.next = next;
+            }
+            follows
+        };
+        if let EntryPayload::Normal(proposal) = &mut entry.payload {
+            match self.planted {
+                Planted::ClockInApply => proposal.at = proposal.at.plus_ms(self.instance.0),
+                Planted::MapOrderInApply if self.instance.0 % 2 == 0 => {
+                    proposal.commands.reverse();
+                }
+                Planted::SnapshotWithoutCallers if !follows => self.forget_callers(proposal),
+                _ => {}
+            }
+        }
+        entry
+    }
+
+    /// A planted mistake: the registry came from a snapshot, and who waits without being a client is
+    /// not in it.
+    fn forget_callers(&self, proposal: &mut Proposal) {
+        let view = self.view.get().expect("it sees the registry before it applies");
+        let forget = |record: &Record| match record {
+            Record::Caller(caller) => Some(Command::Disconnect { session: caller.ask.session }),
+            Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
+        };
+        let forgotten: Vec<Command> = view.read(|registry| {
+            registry.image().records.iter().filter_map(|(_, record)| forget(record)).collect()
+        });
+        proposal.commands.splice(0..0, forgotten);
+    }
+}
