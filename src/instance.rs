@@ -12,6 +12,7 @@ mod signals;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{mpsc, watch},
@@ -38,7 +39,7 @@ use crate::{
     logging::LogHandle,
     metrics::Metrics,
     registry::{Applied, Command},
-    server::{Outbox, Phase, ServerError, http::Readiness},
+    server::{Outbox, Phase, ServerError},
     storage::{ImageProgress, StorageError, Stores, fault},
 };
 
@@ -126,6 +127,7 @@ impl Instance {
         let Started { cluster, service } = started.map_err(|error| failed(&faults, &error))?;
         let (phase, watch_phase) = watch::channel(Phase::Starting);
         let (progress, watch_progress) = watch::channel("it is starting".to_owned());
+        background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
 
         listeners.announce();
         let Listeners { servers, http, raft } = listeners;
@@ -136,13 +138,11 @@ impl Instance {
         if let Some(http) = http {
             let actor = operator::actor(&cluster, &phase, &metrics);
             let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
-            let readiness = look(&mut background, watching, config, &metrics);
+            let (readiness, watching) = watching.begin(&metrics);
+            background.spawn(watching);
             let sources =
                 observe::http_sources(&cluster, &image, &metrics, readiness, actor, token);
-            background.spawn(async move {
-                http.serve(sources).await;
-                "the HTTP server ended".to_owned()
-            });
+            background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
         }
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
@@ -304,23 +304,9 @@ fn keep(
     }
 }
 
-/// Has somebody look after what operators see; whether clients can be answered comes back.
-fn look(
-    background: &mut JoinSet<String>,
-    watching: observe::Watching,
-    config: &Config,
-    metrics: &Metrics,
-) -> watch::Receiver<Readiness> {
-    let (readiness, watching) = watching.begin(metrics);
-    background.spawn(watching);
-    background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
-    readiness
-}
-
 /// How this instance reaches others.
 fn transport(me: NodeName, security: Option<&Security>, metrics: &Metrics) -> Arc<dyn Transport> {
-    let is_insecure = matches!(security, Some(Security::Insecure));
-    metrics.raft_insecure.set(i64::from(is_insecure));
+    metrics.raft_insecure.set(i64::from(matches!(security, Some(Security::Insecure))));
     match security {
         Some(security) => Arc::new(TcpTransport::new(me, security.clone(), metrics.clone())),
         None => Arc::new(Alone),

@@ -6,7 +6,8 @@
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!
-//! - [`ids`], [`limits`], [`clock`], [`metrics`], [`runtime`]: words, bounds, time, figures, chance.
+//! - [`ids`], [`limits`], [`clock`], [`metrics`], [`runtime`]: words, bounds, time, figures and
+//!   chance.
 //! - [`registry`]: the chains and repairs as a pure state machine.
 //! - [`wire`]: the clients' bytes and messages, pure as well.
 //! - [`storage`]: the raft log and the registry's image on disk.

@@ -1,7 +1,10 @@
 //! tokio, as openraft runs on it, with chance in our hands: where a simulation says so, what
-//! happens on its thread follows from a seed. Two things would stand in the way. openraft draws its
-//! election timeouts, so they come from the seed; and work that blocks would end at a time of its
-//! own choosing on another thread, so it is done on the spot.
+//! happens on its thread follows from a seed. Three things would stand in the way. openraft draws
+//! its election timeouts, so they come from the seed; work that blocks would end at a time of its
+//! own choosing on another thread, so it is done on the spot; and tokio's watch channel wakes by
+//! chance, so openraft gets one that does not ([`watch`]).
+
+pub mod watch;
 
 use std::{cell::Cell, future::Future, io, time::Duration};
 
@@ -46,7 +49,7 @@ impl AsyncRuntime for Runtime {
         <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = SmallRng;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = watch::OrderedWatch;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

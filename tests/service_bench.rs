@@ -17,7 +17,7 @@ mod protocol;
 use std::time::Duration;
 
 use ledger::{Ledger, Wrong, Wrongs};
-use load::{Extent, Outcome, Plan};
+use load::{Doors, Extent, Outcome, Plan};
 use null::Defect;
 use protocol::{
     Part::{self, Head, Tail},
@@ -111,8 +111,9 @@ fn links_and_repairs(defect: Option<Defect>) -> [Outcome; 2] {
     let runtime = runtime.expect("the kernel has room for one more");
     LocalSet::new().block_on(&runtime, async {
         let (chain, repair) = null::start(defect).expect("a port is free");
-        let (links, _) = load::links(&plan, chain, &mut || ()).await;
-        [links, load::repairs(&plan, repair, &mut || ()).await]
+        let [chain, repair] = [chain, repair].map(|address| Doors::from_iter([address]));
+        let (links, _) = load::links(&plan, &chain, &mut || ()).await;
+        [links, load::repairs(&plan, &repair, &mut || ()).await]
     })
 }
 

@@ -50,7 +50,7 @@ pub(crate) async fn fill(
     let directory = fresh_directory()?;
     let server = Server::start(program, directory.path())?;
     let plan = Plan { clients: WINDOW, extent: Extent::Count(count), patience };
-    let (outcome, ledger) = links(&plan, server.chain, &mut || ()).await;
+    let (outcome, ledger) = links(&plan, &server.chain, &mut || ()).await;
     let mut wrongs = outcome.wrongs;
     sleep(Duration::from_secs(1)).await;
     let resident_bytes = server.resident_bytes()?;
@@ -86,7 +86,7 @@ pub(crate) async fn fill(
 /// Client `number` connects again and must be told the two neighbours that it was told before.
 async fn come_back(server: &Server, ledger: &Ledger, number: usize) -> Result<(), Wrong> {
     let mut told = (None, None);
-    let mut line = Line::open(server.chain).await?;
+    let mut line = Line::open(server.chain.at(number)).await?;
     line.send(&protocol::connect(number)).await?;
     loop {
         let link = |bytes: &[u8]| protocol::read_link(bytes).ok_or(Wrong::Bytes);

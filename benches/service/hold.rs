@@ -39,7 +39,7 @@ pub(crate) async fn hold(
     patience: Duration,
 ) -> io::Result<Held> {
     let plan = Plan { clients: WINDOW, extent: Extent::Count(10 * WINDOW), patience };
-    let mut wrongs = repairs(&plan, server.repair, &mut || ()).await.wrongs;
+    let mut wrongs = repairs(&plan, &server.repair, &mut || ()).await.wrongs;
     let before = server.resident_bytes()?;
     let mut waiting = Vec::with_capacity(count);
     for number in 0..count {
@@ -49,7 +49,7 @@ pub(crate) async fn hold(
         }
     }
     // Once these later ones are answered, the earlier ones have been taken in too.
-    wrongs.merge(&repairs(&plan, server.repair, &mut || ()).await.wrongs);
+    wrongs.merge(&repairs(&plan, &server.repair, &mut || ()).await.wrongs);
     sleep(Duration::from_secs(1)).await;
     let after = server.resident_bytes()?;
     let cpu = server.cpu()?;
@@ -77,7 +77,7 @@ pub(crate) async fn hold(
 
 /// A connection that asks as orphan `number`; orphans whose numbers are `count` apart are partners.
 async fn ask(server: &Server, count: usize, number: usize) -> Result<Line, Wrong> {
-    let mut line = Line::open(server.repair).await?;
+    let mut line = Line::open(server.repair.at(number)).await?;
     line.send(&protocol::reconnect(&format!("hold-{}", number % count), number)).await?;
     Ok(line)
 }

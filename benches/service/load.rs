@@ -27,6 +27,24 @@ use super::{
     protocol,
 };
 
+/// Where a server answers: one address for each of its instances, which take turns as they do
+/// behind one name.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors(Arc<[SocketAddr]>);
+
+impl Doors {
+    /// The address for the client of this number.
+    pub(crate) fn at(&self, number: usize) -> SocketAddr {
+        self.0[number % self.0.len()]
+    }
+}
+
+impl FromIterator<SocketAddr> for Doors {
+    fn from_iter<T: IntoIterator<Item = SocketAddr>>(addresses: T) -> Self {
+        Self(addresses.into_iter().collect())
+    }
+}
+
 /// How a run goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
@@ -67,16 +85,12 @@ pub(crate) struct Outcome {
 
 /// Links clients into one chain. `edge` is called when measuring begins and when it ends. The
 /// ledger tells who was linked with whom.
-pub(crate) async fn links(
-    plan: &Plan,
-    chain: SocketAddr,
-    edge: &mut dyn FnMut(),
-) -> (Outcome, Ledger) {
+pub(crate) async fn links(plan: &Plan, chain: &Doors, edge: &mut dyn FnMut()) -> (Outcome, Ledger) {
     LocalSet::new().run_until(link_all(plan, chain, edge)).await
 }
 
 /// Pairs orphans, two by two under fresh ids. `edge` is as for [`links`].
-pub(crate) async fn repairs(plan: &Plan, repair: SocketAddr, edge: &mut dyn FnMut()) -> Outcome {
+pub(crate) async fn repairs(plan: &Plan, repair: &Doors, edge: &mut dyn FnMut()) -> Outcome {
     LocalSet::new().run_until(repair_all(plan, repair, edge)).await
 }
 /// One connection, and the answers that come over it.
@@ -164,12 +178,12 @@ pub(crate) async fn poll(patience: Duration, reached: impl Fn() -> bool) {
     }
 }
 
-async fn link_all(plan: &Plan, chain: SocketAddr, edge: &mut dyn FnMut()) -> (Outcome, Ledger) {
+async fn link_all(plan: &Plan, chain: &Doors, edge: &mut dyn FnMut()) -> (Outcome, Ledger) {
     let ledger = Rc::new(RefCell::new(Ledger::default()));
     let meter = Rc::new(RefCell::new(Meter::default()));
     let join = |place: Option<OwnedSemaphorePermit>| {
         let number = ledger.borrow_mut().enter(place);
-        let (ledger, meter) = (ledger.clone(), meter.clone());
+        let (ledger, meter, chain) = (ledger.clone(), meter.clone(), chain.at(number));
         spawn_local(async move {
             if let Err(wrong) = member(number, chain, &ledger, &meter).await {
                 ledger.borrow_mut().wrong(wrong);
@@ -208,15 +222,16 @@ async fn member(
     }
 }
 
-async fn repair_all(plan: &Plan, repair: SocketAddr, edge: &mut dyn FnMut()) -> Outcome {
+async fn repair_all(plan: &Plan, repair: &Doors, edge: &mut dyn FnMut()) -> Outcome {
     let meter = Rc::new(RefCell::new(Meter::default()));
     let wrongs = Rc::new(RefCell::new(Wrongs::default()));
     let (begun, ended) = (Cell::new(0_usize), Rc::new(Cell::new(0_usize)));
     run(plan, &meter, edge, |place| {
         let number = begun.replace(begun.get() + 1);
         let (meter, wrongs, ended) = (meter.clone(), wrongs.clone(), ended.clone());
+        let doors = repair.clone();
         spawn_local(async move {
-            match pair(number, repair, place, &meter).await {
+            match pair(number, &doors, place, &meter).await {
                 Ok(()) => ended.set(ended.get() + 1),
                 Err(wrong) => wrongs.borrow_mut().add(wrong),
             }
@@ -233,15 +248,15 @@ async fn repair_all(plan: &Plan, repair: SocketAddr, edge: &mut dyn FnMut()) -> 
 /// Two orphans, from their connections to the end of them.
 async fn pair(
     number: usize,
-    repair: SocketAddr,
+    repair: &Doors,
     place: OwnedSemaphorePermit,
     meter: &RefCell<Meter>,
 ) -> Result<(), Wrong> {
     let (id, one, other) = (number.to_string(), 2 * number, 2 * number + 1);
     let answered = async {
-        let mut waiter = Line::open(repair).await?;
+        let mut waiter = Line::open(repair.at(one)).await?;
         waiter.send(&protocol::reconnect(&id, one)).await?;
-        let mut second = Line::open(repair).await?;
+        let mut second = Line::open(repair.at(other)).await?;
         let request = protocol::reconnect(&id, other);
         let sent = clock::now();
         second.send(&request).await?;

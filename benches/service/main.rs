@@ -65,6 +65,9 @@ struct Options {
     /// A further argument for the server; may be given more than once.
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     server_argument: Vec<String>,
+    /// Measures three instances as well, with clients on all of them in turn.
+    #[arg(long)]
+    three: bool,
     /// Gives the null server a bug, to see that it is found.
     #[arg(long, hide = true)]
     null_fault: Option<Defect>,
@@ -141,14 +144,19 @@ struct Figure {
 
 impl Bench<'_> {
     /// Null server first.
-    fn programs(&self) -> [(&'static str, Program); 2] {
+    fn programs(&self) -> Vec<(&'static str, Program)> {
         let options = self.options;
         let null = Program::Null(options.null_fault);
         if options.server.as_os_str() == "null" {
-            return [("null", null.clone()), ("null again", null)];
+            return vec![("null", null.clone()), ("null again", null)];
         }
         let (path, arguments) = (options.server.clone(), options.server_argument.clone());
-        [("null", null), ("service", Program::Service { path, arguments })]
+        let service = Program::Service { path: path.clone(), arguments: arguments.clone() };
+        let mut programs = vec![("null", null), ("service", service)];
+        if options.three {
+            programs.push(("three", Program::Cluster { path, arguments }));
+        }
+        programs
     }
 
     fn patience(&self) -> Duration {
@@ -184,12 +192,12 @@ impl Bench<'_> {
         Ok(table)
     }
 
-    /// The two rows of one job at one size of the window.
+    /// The rows of one job at one size of the window.
     fn timed_rows(&mut self, job: Job, clients: usize, table: &mut Table) -> io::Result<()> {
         check_files(2 * clients)?;
         let label = if job == Job::Links { "links" } else { "repairs" };
         let programs = self.programs();
-        let mut figures: [Vec<Figure>; 2] = Default::default();
+        let mut figures: Vec<Vec<Figure>> = programs.iter().map(|_| Vec::new()).collect();
         for round in 1..=self.options.rounds {
             for ((name, program), figures) in programs.iter().zip(&mut figures) {
                 let figure = self.figure(job, clients, program)?;
@@ -201,13 +209,11 @@ impl Bench<'_> {
                 figures.push(figure);
             }
         }
-        let [null, service] = &figures;
-        let rates = null.iter().zip(service);
-        let slower: Vec<f64> =
-            rates.map(|(null, it)| null.outcome.per_second / it.outcome.per_second).collect();
-        for ((name, _), figures, ratio) in
-            [(&programs[0], null, "1".to_owned()), (&programs[1], service, ratio(&slower))]
-        {
+        let null: Vec<f64> = figures[0].iter().map(|figure| figure.outcome.per_second).collect();
+        for (place, ((name, _), figures)) in programs.iter().zip(&figures).enumerate() {
+            let rates = null.iter().zip(figures);
+            let slower: Vec<f64> = rates.map(|(null, it)| null / it.outcome.per_second).collect();
+            let ratio = if place == 0 { "1".to_owned() } else { ratio(&slower) };
             let middle =
                 |of: fn(&Figure) -> f64| median(figures.iter().map(of).collect::<Vec<_>>());
             let wrong: u64 = figures.iter().map(|figure| figure.outcome.wrongs.total()).sum();
@@ -238,9 +244,9 @@ impl Bench<'_> {
         let mut edge = || cpu.push((process::own_cpu(), server.cpu()));
         let outcome = self.runtime.block_on(async {
             if job == Job::Links {
-                load::links(&plan, server.chain, &mut edge).await.0
+                load::links(&plan, &server.chain, &mut edge).await.0
             } else {
-                load::repairs(&plan, server.repair, &mut edge).await
+                load::repairs(&plan, &server.repair, &mut edge).await
             }
         });
         let (mut load_percent, mut server_percent) = (0.0, 0.0);
@@ -291,7 +297,7 @@ impl Bench<'_> {
 
     /// The null server has no part in this: it forgets everything.
     fn filled(&mut self) -> io::Result<Table> {
-        let [_, (name, program)] = self.programs();
+        let (name, program) = self.programs().swap_remove(1);
         if matches!(program, Program::Null(_)) {
             return Err(io::Error::other("a null server keeps nothing: `fill` needs the service"));
         }

@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{self, BufRead, BufReader},
-    net::SocketAddr,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, ChildStdout, Command, Stdio},
     sync::mpsc,
@@ -15,7 +15,7 @@ use std::{
 use emnetchain::clock;
 use tempfile::TempDir;
 
-use super::null::Defect;
+use super::{load::Doors, null::Defect};
 
 /// The argument that makes this program a null server.
 pub(crate) const NULL_SERVER: &str = "null-server";
@@ -38,18 +38,25 @@ pub(crate) enum Program {
         /// Arguments beyond those that every run needs.
         arguments: Vec<String>,
     },
+    /// Three of them that are one cluster.
+    Cluster {
+        /// The executable.
+        path: PathBuf,
+        /// Arguments beyond those that every run needs.
+        arguments: Vec<String>,
+    },
 }
 
-/// A running server.
+/// A running server: one process, or three that are one cluster.
 #[derive(Debug)]
 pub(crate) struct Server {
     /// Where CONNECT is answered.
-    pub(crate) chain: SocketAddr,
+    pub(crate) chain: Doors,
     /// Where RECONNECT is answered.
-    pub(crate) repair: SocketAddr,
-    /// When its process was started.
+    pub(crate) repair: Doors,
+    /// When its first process was started.
     pub(crate) started: Instant,
-    child: Child,
+    instances: Vec<Instance>,
 }
 
 impl Server {
@@ -58,21 +65,19 @@ impl Server {
     /// # Errors
     /// If it does not start or ends; with the last it wrote to its standard error.
     pub(crate) fn start(program: &Program, directory: &Path) -> io::Result<Self> {
-        let log_path = directory.join("stderr.log");
-        let mut command = command(program, directory)?;
-        command.stdout(Stdio::piped()).stderr(fs::File::create(&log_path)?);
         let started = clock::now();
-        let mut child = command.spawn()?;
-        let stdout = child.stdout.take().expect("it is piped");
-        match banner(stdout) {
-            Some((chain, repair)) => Ok(Self { chain, repair, started, child }),
-            None => {
-                let _ = child.kill();
-                let status = child.wait()?;
-                let log = fs::read_to_string(log_path)?;
-                Err(io::Error::other(format!("{command:?} does not listen ({status})\n{log}")))
-            }
-        }
+        let spawned: Vec<Spawned> = commands(program, directory)?
+            .into_iter()
+            .map(|(command, log_path)| Spawned::start(command, log_path))
+            .collect::<io::Result<_>>()?;
+        let instances: Vec<Instance> =
+            spawned.into_iter().map(Spawned::listens).collect::<io::Result<_>>()?;
+        Ok(Self {
+            chain: instances.iter().map(|instance| instance.chain).collect(),
+            repair: instances.iter().map(|instance| instance.repair).collect(),
+            started,
+            instances,
+        })
     }
 
     /// Ends it as a power failure would.
@@ -80,8 +85,10 @@ impl Server {
     /// # Errors
     /// If the kernel refuses.
     pub(crate) fn kill(mut self) -> io::Result<()> {
-        self.child.kill()?;
-        self.child.wait().map(drop)
+        self.instances.iter_mut().try_for_each(|Instance { child: Process(child), .. }| {
+            child.kill()?;
+            child.wait().map(drop)
+        })
     }
 
     /// The processor time that it used so far.
@@ -89,7 +96,7 @@ impl Server {
     /// # Errors
     /// If it has ended.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
-        cpu_of(&self.child.id().to_string())
+        self.instances.iter().map(|instance| cpu_of(&instance.child.0.id().to_string())).sum()
     }
 
     /// Its resident memory, in bytes.
@@ -97,18 +104,62 @@ impl Server {
     /// # Errors
     /// If it has ended.
     pub(crate) fn resident_bytes(&self) -> io::Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
-        let kib = kib.and_then(|kib| kib.trim().parse::<u64>().ok());
-        kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
+        self.instances.iter().map(|instance| resident_bytes(&instance.child.0)).sum()
     }
 }
 
-impl Drop for Server {
+/// One process, ended by its handle.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
+}
+
+/// One process of a server that listens.
+#[derive(Debug)]
+struct Instance {
+    chain: SocketAddr,
+    repair: SocketAddr,
+    child: Process,
+}
+
+/// One process of a server that was started.
+struct Spawned {
+    command: Command,
+    log_path: PathBuf,
+    child: Process,
+    stdout: ChildStdout,
+}
+
+impl Spawned {
+    fn start(mut command: Command, log_path: PathBuf) -> io::Result<Self> {
+        command.stdout(Stdio::piped()).stderr(fs::File::create(&log_path)?);
+        let mut child = command.spawn()?;
+        let stdout = child.stdout.take().expect("it is piped");
+        Ok(Self { command, log_path, child: Process(child), stdout })
+    }
+
+    fn listens(self) -> io::Result<Instance> {
+        let Self { command, log_path, mut child, stdout } = self;
+        if let Some((chain, repair)) = banner(stdout) {
+            return Ok(Instance { chain, repair, child });
+        }
+        let _ = child.0.kill();
+        let status = child.0.wait()?;
+        let log = fs::read_to_string(log_path)?;
+        Err(io::Error::other(format!("{command:?} does not listen ({status})\n{log}")))
+    }
+}
+
+fn resident_bytes(child: &Child) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    let kib = kib.and_then(|kib| kib.trim().parse::<u64>().ok());
+    kib.map(|kib| kib * 1024).ok_or_else(|| io::Error::other("no VmRSS"))
 }
 
 /// A directory for the files of one server, gone with the value.
@@ -155,7 +206,9 @@ pub(crate) fn bytes_on_disk(directory: &Path) -> io::Result<u64> {
     })
 }
 
-fn command(program: &Program, directory: &Path) -> io::Result<Command> {
+/// The command of each process, and where its standard error goes.
+fn commands(program: &Program, directory: &Path) -> io::Result<Vec<(Command, PathBuf)>> {
+    let log = |number: usize| directory.join(format!("stderr-{number}.log"));
     match program {
         Program::Null(defect) => {
             let mut command = Command::new(std::env::current_exe()?);
@@ -163,16 +216,40 @@ fn command(program: &Program, directory: &Path) -> io::Result<Command> {
             command.args(defect.and_then(|defect| {
                 Some(clap::ValueEnum::to_possible_value(&defect)?.get_name().to_owned())
             }));
-            Ok(command)
+            Ok(vec![(command, log(1))])
         }
         Program::Service { path, arguments } => {
-            let mut command = Command::new(path);
-            command.args(["-chain-addr", "127.0.0.1:0", "-dis-addr", "127.0.0.1:0"]);
-            command.args(["--http-addr", "127.0.0.1:0", "--data-dir"]);
-            command.arg(directory.join("data")).args(arguments).stdin(Stdio::null());
-            Ok(command)
+            Ok(vec![(service(path, directory.join("data"), arguments), log(1))])
+        }
+        Program::Cluster { path, arguments } => {
+            let listeners: Vec<TcpListener> =
+                (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>()?;
+            let addresses: Vec<String> = listeners
+                .iter()
+                .map(|listener| listener.local_addr().map(|address| address.to_string()))
+                .collect::<io::Result<_>>()?;
+            let numbered = (1..).zip(&addresses);
+            let members: Vec<String> = numbered.map(|(id, at)| format!("{id}={at}")).collect();
+            Ok((1..)
+                .zip(&addresses)
+                .map(|(id, address)| {
+                    let data = directory.join(format!("data-{id}"));
+                    let mut command = service(path, data, arguments);
+                    command.args(["--node-id", &id.to_string(), "--raft-addr", address]);
+                    command.args(["--initial-cluster", &members.join(",")]);
+                    (command, log(id))
+                })
+                .collect())
         }
     }
+}
+
+fn service(path: &Path, data: PathBuf, arguments: &[String]) -> Command {
+    let mut command = Command::new(path);
+    command.args(["-chain-addr", "127.0.0.1:0", "-dis-addr", "127.0.0.1:0"]);
+    command.args(["--http-addr", "127.0.0.1:0", "--data-dir"]).arg(data);
+    command.args(arguments).stdin(Stdio::null());
+    command
 }
 
 /// The chain and the repair server's address from the two banner lines; `None` if the output ends

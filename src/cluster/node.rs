@@ -217,18 +217,20 @@ impl Cluster {
 fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
     Config {
         cluster_name: "emnetchain".to_owned(),
-        // Heartbeats wait for no disk, so these may be short of what a busy disk's sync takes.
+        // Heartbeats wait for no disk, so these may be short of what a busy disk's sync takes. A
+        // follower calls an election when it has heard nothing for its own timeout and the lease
+        // that it gave the leader, which is the longest timeout: after 0.75 to 1 s.
         heartbeat_interval: 100,
-        election_timeout_min: 500,
-        election_timeout_max: 1000,
+        election_timeout_min: 250,
+        election_timeout_max: 500,
         enable_pre_vote: Some(true),
-        // A leader that comes back must be elected anew. A power cut may have taken entries from its
-        // log that others have, and in its old term it would write others under the same numbers.
+        // A leader that comes back must be elected anew. A power cut may have taken entries from
+        // its log that others have, and in its old term it would write others in their places.
         enable_leader_restore: Some(false),
         max_payload_entries: 64,
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: bounds.entries_kept,
-        purge_batch_size: 1024,
+        purge_batch_size: bounds.entries_kept.clamp(1, 1024),
         replication_lag_threshold: 50_000,
         ..Config::default()
     }

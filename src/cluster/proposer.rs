@@ -184,7 +184,7 @@ impl<W: Writer> Proposer<W> {
 
     /// Everything unacknowledged is proposed once more, in order, after a moment.
     async fn propose_again(&mut self, reason: &str) {
-        let pause = Duration::from_millis(10 << self.failures.min(5));
+        let pause = Duration::from_millis(5 << self.failures.min(3));
         self.failures += 1;
         self.metrics.raft_proposals_retried.inc_by(self.unacknowledged.len() as u64);
         tracing::debug!(reason, batches = self.unacknowledged.len(), ?pause, "proposing again");

@@ -25,6 +25,9 @@ use crate::{
 /// How long a write waits for somebody to lead.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// How long a write that failed at the leader waits for another leader before it says so.
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long the leader may take for a write that was passed on to it; it gives up before that.
 const PASSED_ON_MAX: Duration = Duration::from_secs(6);
 
@@ -148,10 +151,18 @@ impl Router {
             let Leader { id, member, .. } = &leader;
             self.network.propose(*id, member, batch, commands, PASSED_ON_MAX).await
         };
+        let replaced = self.replaced(&leader);
+        tokio::pin!(replaced);
         tokio::select! {
             biased;
-            written = writing => written,
-            () = self.replaced(&leader) => {
+            written = writing => {
+                if matches!(written, Err(WriteError::Again(_))) {
+                    // To a leader that is gone, nothing can be written until there is another.
+                    let _ = timeout(FAILED_PAUSE, replaced).await;
+                }
+                written
+            }
+            () = &mut replaced => {
                 Err(WriteError::Again("the leader was replaced".to_owned()))
             }
         }

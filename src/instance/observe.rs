@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use prometheus::IntGauge;
 use tokio::{sync::watch, time::sleep};
 
 use super::gauges;
@@ -12,11 +13,11 @@ use crate::{
     server::{
         Phase,
         http::{
-            Chains, HttpSources, Member, Readiness, Status,
+            Chains, Digest, HttpSources, Member, Readiness, Status,
             admin::{Actor, AdminToken},
         },
     },
-    storage::ImageProgress,
+    storage::{self, ImageProgress},
 };
 
 /// How often it is looked whether clients can be answered.
@@ -95,13 +96,13 @@ impl Watching {
         metrics: &Metrics,
     ) -> (watch::Receiver<Readiness>, impl Future<Output = String> + use<>) {
         let (readiness, watch) = watch::channel(self.judge());
-        (watch, self.show(readiness, metrics.clone()))
+        (watch, self.show(readiness, metrics.ready.clone()))
     }
 
-    async fn show(mut self, readiness: watch::Sender<Readiness>, metrics: Metrics) -> String {
+    async fn show(mut self, readiness: watch::Sender<Readiness>, ready: IntGauge) -> String {
         loop {
             let now = self.judge();
-            metrics.ready.set(i64::from(now == Readiness::Ready));
+            ready.set(i64::from(now == Readiness::Ready));
             readiness.send_if_modified(|shown| {
                 let is_new = *shown != now;
                 *shown = now;
@@ -147,11 +148,19 @@ pub(super) fn http_sources(
         let (cluster, metrics) = (cluster.clone(), metrics.clone());
         move || status(&cluster, &metrics)
     };
+    let digest = {
+        let view = cluster.view().clone();
+        move || {
+            let (applied, image) = view.image();
+            Digest { applied, digest: format!("{:016x}", storage::digest(&image)) }
+        }
+    };
     HttpSources {
         metrics: metrics.clone(),
         refresh: Arc::new(refresh),
         readiness,
         status: Arc::new(status),
+        digest: Arc::new(digest),
         actor,
         token,
     }
@@ -190,6 +199,7 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
             repairs_pending: totals.repairs_pending,
         },
         connections: BTreeMap::from(connections),
+        registry: None,
     }
 }
 

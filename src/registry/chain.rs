@@ -60,9 +60,9 @@ impl Registry {
         let is_first = !self.index.chains.contains_key(chain);
         let tail_side = match is_first {
             true => Side::Open,
-            false => Side::Asking(self.new_ask(session, Request::Connect)),
+            false => Side::Asking(Box::new(self.new_ask(session, Request::Connect))),
         };
-        let head_side = Side::Asking(self.new_ask(session, Request::Connect));
+        let head_side = Side::Asking(Box::new(self.new_ask(session, Request::Connect)));
         self.insert(Record::Client(Client {
             chain: chain.clone(),
             head: head.clone(),
@@ -115,7 +115,9 @@ impl Registry {
             let open = self.client(serial).is_some_and(|client| *client.side(part) == Side::Open);
             if open && (part == Part::Head || self.neighbour(serial, Part::Tail).is_some()) {
                 let ask = self.new_ask(session, Request::Connect);
-                self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(ask));
+                self.edit_client(serial, |client| {
+                    *client.side_mut(part) = Side::Asking(Box::new(ask))
+                });
             }
         }
     }

@@ -2,7 +2,9 @@
 //! registry, so the service runs it when it opens an image, and the tests after every command.
 
 use super::{Index, Line, Record, Registry, Serial, Side, Standing};
-use crate::ids::Part;
+use std::collections::BTreeMap;
+
+use crate::ids::{ChainName, Part};
 
 /// A promise that does not hold: a damaged image, or a mistake in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +48,8 @@ impl Registry {
     }
 
     fn links_are_symmetric(&self) -> Result<(), Violation> {
+        // Clients come in the order of their chains' paths: whether the last head is linked.
+        let mut linked = BTreeMap::<&ChainName, bool>::new();
         for (serial, record) in self.image.records.iter() {
             require(
                 serial < self.image.meta.next_serial,
@@ -55,31 +59,30 @@ impl Registry {
             let Record::Client(client) = record else { continue };
             let idle = client.standing == Standing::Member || client.is_idle();
             require(idle, "a client taken out has no partner and no ask", serial)?;
+            if client.standing == Standing::Member {
+                let linked = linked.entry(&client.chain).or_default();
+                let meets = (client.tail_side == Side::Linked) == *linked;
+                require(meets, "links are symmetric", serial)?;
+                *linked = client.head_side == Side::Linked;
+            }
         }
-        for chain in self.index.chains.values() {
-            let mut linked = false;
-            for serial in &chain.members {
-                let Some(client) = self.client(*serial) else { continue };
-                let meets = (client.tail_side == Side::Linked) == linked;
-                require(meets, "links are symmetric", *serial)?;
-                linked = client.head_side == Side::Linked;
-            }
-            if linked {
-                return Err(Violation::new("links are symmetric"));
-            }
+        if linked.into_values().any(|linked| linked) {
+            return Err(Violation::new("links are symmetric"));
         }
         Ok(())
     }
 
     fn facing_asks_are_engaged(&self) -> Result<(), Violation> {
         for chain in self.index.chains.values() {
-            for (left, right) in chain.members.iter().zip(chain.members.iter().skip(1)) {
-                let ask = |serial: &Serial, part| self.client(*serial)?.side(part).ask();
+            let heads = chain.asks.iter().filter(|(_, part)| *part == Part::Head);
+            for left in heads.map(|(serial, _)| *serial) {
+                let Some(right) = chain.neighbour(left, Part::Head) else { continue };
+                let ask = |serial, part| self.client(serial)?.side(part).ask();
                 if let (Some(a), Some(b)) = (ask(left, Part::Head), ask(right, Part::Tail)) {
                     let offered = |line: &Line| matches!(line, Line::Offered(_));
                     let engaged =
-                        offered(&a.line) || offered(&b.line) || self.is_spoken_for(*left, *right);
-                    require(engaged, "two sockets that face each other do not both wait", *left)?;
+                        offered(&a.line) || offered(&b.line) || self.is_spoken_for(left, right);
+                    require(engaged, "two sockets that face each other do not both wait", left)?;
                 }
             }
         }

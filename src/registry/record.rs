@@ -59,8 +59,8 @@ pub enum Standing {
 pub enum Side {
     /// It has no partner and does not ask for one.
     Open,
-    /// It waits to be told its partner.
-    Asking(Ask),
+    /// It waits to be told its partner; few do, so the others need not have room for it.
+    Asking(Box<Ask>),
     /// It is linked with the facing socket of the neighbour in the path.
     Linked,
     /// It was paired by a repair id with a socket that is not its neighbour.

@@ -94,7 +94,7 @@ impl Registry {
             return self.take_over(at, session, request);
         }
         let ask = self.new_ask(session, request);
-        self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(ask));
+        self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(Box::new(ask)));
     }
 
     /// A socket that no chain knows waits for the other one with the same id, as in the seed.

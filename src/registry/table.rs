@@ -83,6 +83,34 @@ impl<V: Clone> Table<V> {
         self.len -= 1;
         Some(removed)
     }
+
+    /// Takes in all values of another table.
+    pub fn append(&mut self, other: Self) {
+        for (number, chunk) in other.chunks {
+            self.merge(number, Arc::unwrap_or_clone(chunk));
+        }
+    }
+
+    fn merge(&mut self, number: u64, mut values: BTreeMap<Serial, V>) {
+        let chunk = Arc::make_mut(self.chunks.entry(number).or_default());
+        self.len -= chunk.len();
+        chunk.append(&mut values);
+        self.len += chunk.len();
+    }
+}
+
+/// Chunks made at once are filled to the brim, where one insert after the other leaves each half
+/// empty; so this is how a whole registry is read, by rising serial.
+impl<V: Clone> FromIterator<(Serial, V)> for Table<V> {
+    fn from_iter<T: IntoIterator<Item = (Serial, V)>>(pairs: T) -> Self {
+        let mut table = Self::default();
+        let mut pairs = pairs.into_iter().peekable();
+        while let Some(number) = pairs.peek().map(|(serial, _)| chunk_of(*serial)) {
+            let in_chunk = || pairs.next_if(|(serial, _)| chunk_of(*serial) == number);
+            table.merge(number, std::iter::from_fn(in_chunk).collect());
+        }
+        table
+    }
 }
 
 fn chunk_of(serial: Serial) -> u64 {
@@ -92,6 +120,22 @@ fn chunk_of(serial: Serial) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn however_it_is_made_it_is_the_same() {
+        let mut inserted = Table::default();
+        for n in 0..2000 {
+            inserted.insert(Serial(n), n);
+        }
+        let pair = |n| (Serial(n), n);
+        let rising: Table<u64> = (0..2000).map(pair).collect();
+        let any_order: Table<u64> = (0..2000).map(|n| pair(n * 7 % 2000)).collect();
+        let mut joined: Table<u64> = (0..900).map(pair).collect();
+        joined.append((700..2000).map(pair).collect());
+        for table in [rising, any_order, joined] {
+            assert_eq!((table.len(), &table), (2000, &inserted));
+        }
+    }
 
     #[test]
     fn a_copy_does_not_see_later_writes() {

@@ -21,7 +21,7 @@ use std::{
 
 use axum::{
     Extension, Json, Router,
-    extract::State,
+    extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
     response::{Html, IntoResponse, Response},
     routing::get,
@@ -33,13 +33,13 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
-    task::{AbortHandle, JoinSet, yield_now},
+    sync::{Semaphore, watch},
+    task::{AbortHandle, JoinSet, spawn_blocking, yield_now},
     time,
 };
 use tracing::warn;
 
-pub use status::{Chains, Member, Status};
+pub use status::{Chains, Digest, Member, Status};
 
 use super::options::Shares;
 use crate::metrics::Metrics;
@@ -97,6 +97,8 @@ pub struct HttpSources {
     pub readiness: watch::Receiver<Readiness>,
     /// Makes the status; it must not block.
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
+    /// Makes a digest of the registry; it may take seconds, and runs where that does no harm.
+    pub digest: Arc<dyn Fn() -> Digest + Send + Sync>,
     /// Does what operators want done.
     pub actor: admin::Actor,
     /// What they must show to have it done.
@@ -266,7 +268,9 @@ const INDEX: &str = r#"<!doctype html>
 <title>EMNetChain</title>
 <h1>EMNetChain</h1>
 <ul>
-<li><a href="/status">/status</a>: how this instance is doing (JSON)</li>
+<li><a href="/status">/status</a>: how this instance is doing (JSON);
+<a href="/status?digest">/status?digest</a>: and a digest of its registry, which is the same on all
+instances that have applied the same entries</li>
 <li><a href="/metrics">/metrics</a>: figures for Prometheus</li>
 <li><a href="/livez">/livez</a>: 200 while the process works</li>
 <li><a href="/readyz">/readyz</a>: 200 while clients can be answered, or 503 and the reason</li>
@@ -296,8 +300,18 @@ async fn readyz(State(sources): State<HttpSources>) -> Response {
     }
 }
 
-async fn status(State(sources): State<HttpSources>) -> Response {
-    fresh(Json((sources.status)()))
+/// One digest at a time, for it takes all of a core.
+static DIGESTING: Semaphore = Semaphore::const_new(1);
+
+async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -> Response {
+    let registry = match query.as_deref() {
+        Some("digest") => {
+            let _turn = DIGESTING.acquire().await;
+            spawn_blocking(move || (sources.digest)()).await.ok()
+        }
+        Some(_) | None => None,
+    };
+    fresh(Json(Status { registry, ..(sources.status)() }))
 }
 
 async fn nothing() -> Response {

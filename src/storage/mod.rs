@@ -52,7 +52,7 @@ pub use backup::{Backup, backup};
 pub use check::{CheckReport, Finding, check};
 pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};
-pub use image::ImageProgress;
+pub use image::{ImageProgress, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
 pub use restore::{Restoration, restore};
 pub use snapshot::SnapshotFile;

@@ -7,7 +7,11 @@
 //! Nothing is moved or written before the choice is made: a start that is refused leaves the
 //! directory as it was.
 
-use std::path::{Path, PathBuf};
+use std::{
+    panic::resume_unwind,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use super::{
     DataDir, StorageError, files, identity,
@@ -84,11 +88,16 @@ pub(super) fn restore(
 
 fn find(dir: &DataDir, options: Option<&image::Options>) -> Result<Sources, StorageError> {
     let path = dir.registry_dir();
-    let found = match options {
-        Some(options) => image::open(&path, dir.cluster_id(), options)?,
-        None => Found::Absent,
+    let open = || match options {
+        Some(options) => image::open(&path, dir.cluster_id(), options),
+        None => Ok(Found::Absent),
     };
-    let (image, image_fault) = match found {
+    let (found, survey) = thread::scope(|scope| {
+        let survey = scope.spawn(|| snapshot::survey(dir.path(), dir.cluster_id()));
+        (open(), survey.join())
+    });
+    let Survey { intact, damaged } = survey.unwrap_or_else(|panic| resume_unwind(panic))?;
+    let (image, image_fault) = match found? {
         Found::Absent => (None, None),
         Found::Intact(intact) => (Some(*intact), None),
         Found::Damaged(fault) => (None, Some(fault)),
@@ -102,7 +111,6 @@ fn find(dir: &DataDir, options: Option<&image::Options>) -> Result<Sources, Stor
             });
         }
     };
-    let Survey { intact, damaged } = snapshot::survey(dir.path(), dir.cluster_id())?;
     Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
 }
 

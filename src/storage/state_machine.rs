@@ -77,6 +77,7 @@ pub struct StateMachine {
     progress: ImageProgress,
     snapshots: SnapshotDir,
     deadline: watch::Sender<Option<Timestamp>>,
+    applied: Arc<AtomicU64>,
     installed: Arc<AtomicU64>,
     /// What was in the log at the start was counted by the process before, or by another instance.
     counted_through: Option<u64>,
@@ -88,6 +89,8 @@ pub struct StateMachine {
 pub struct RegistryView {
     registry: Arc<Mutex<Registry>>,
     deadline: watch::Receiver<Option<Timestamp>>,
+    /// The entry that it is as of; changed with the registry.
+    applied: Arc<AtomicU64>,
     installed: Arc<AtomicU64>,
 }
 
@@ -96,6 +99,11 @@ impl RegistryView {
     /// of [`Registry::image`], which is cheap.
     pub fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
         look(&lock(&self.registry))
+    }
+
+    /// A copy of the registry, and the index of the entry that it is as of. It is cheap to make.
+    pub fn image(&self) -> (u64, Image) {
+        self.read(|registry| (self.applied.load(Ordering::Acquire), registry.image().clone()))
     }
 
     /// How many snapshots have taken the place of the registry. What the entries that they stand
@@ -144,10 +152,12 @@ impl StateMachine {
         }
         let (deadline, watch) = watch::channel(registry.next_deadline());
         let registry = Arc::new(Mutex::new(registry));
+        let applied = Arc::new(AtomicU64::new(index_of(&at)));
         let installed = Arc::default();
         let view = RegistryView {
             registry: Arc::clone(&registry),
             deadline: watch,
+            applied: Arc::clone(&applied),
             installed: Arc::clone(&installed),
         };
         let machine = Self {
@@ -157,6 +167,7 @@ impl StateMachine {
             progress: progress.clone(),
             snapshots,
             deadline,
+            applied,
             installed,
             counted_through: log.last.map(|last| last.index),
             options,
@@ -202,6 +213,7 @@ impl StateMachine {
             changes: changes.collect(),
             meta: image.meta.clone(),
         };
+        self.applied.store(index_of(&self.at), Ordering::Release);
         publish_deadline(&self.deadline, &registry);
         (step, applied)
     }
@@ -216,6 +228,7 @@ impl StateMachine {
         {
             let mut slot = lock(&self.registry);
             *slot = registry;
+            self.applied.store(index_of(&at), Ordering::Release);
             publish_deadline(&self.deadline, &slot);
             self.installed.fetch_add(1, Ordering::Release);
         }
@@ -339,6 +352,10 @@ fn report(faults: &FaultReporter, error: StorageError) -> io::Error {
     }
 }
 
+fn index_of(at: &SnapshotMeta) -> u64 {
+    at.last_log_id.map_or(0, |log_id| log_id.index)
+}
+
 fn show_snapshot(metrics: &Metrics, file: &SnapshotFile) {
     metrics.snapshot_bytes.set(signed(file.bytes()));
     let written = file.file().metadata().and_then(|about| about.modified()).ok();
@@ -347,7 +364,7 @@ fn show_snapshot(metrics: &Metrics, file: &SnapshotFile) {
 }
 
 fn gauge_of(at: &SnapshotMeta) -> i64 {
-    at.last_log_id.map_or(0, gauge)
+    signed(index_of(at))
 }
 
 fn gauge(log_id: LogId) -> i64 {

@@ -15,9 +15,10 @@ use emnetchain::{clock, limits::SNAPSHOT_AFTER_ENTRIES};
 use tempfile::TempDir;
 
 use super::{
-    crowd::{Crowd, EMNET, Site, UNHURRIED, assert_totals, lengthen_log},
+    crowd::{Crowd, EMNET, UNHURRIED, assert_totals, lengthen_log},
     history::History,
     random::Random,
+    site::Site,
     support::{Service, eventually},
 };
 

@@ -8,10 +8,11 @@ use emnetchain::clock;
 use tempfile::TempDir;
 
 use super::{
-    crowd::{Crowd, Site, UNHURRIED, assert_all_is_as_told},
+    crowd::{Crowd, UNHURRIED, assert_all_is_as_told},
     damage::check,
     history::History,
     random::Random,
+    site::Site,
     support::{Service, eventually},
 };
 

@@ -5,9 +5,10 @@ use std::{process::Stdio, thread, time::Duration};
 use tempfile::TempDir;
 
 use super::{
-    crowd::{Crowd, Site, UNHURRIED, assert_all_is_as_told},
+    crowd::{Crowd, UNHURRIED, assert_all_is_as_told},
     history::History,
     random::Random,
+    site::Site,
     support::{Service, command, eventually},
 };
 

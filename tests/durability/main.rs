@@ -10,13 +10,18 @@
     reason = "a test fails by panicking, and says why"
 )]
 
+#[path = "../support/crowd.rs"]
+mod crowd;
+#[path = "../support/history.rs"]
+mod history;
+#[path = "../support/random.rs"]
+mod random;
+#[path = "../support/site.rs"]
+mod site;
 #[path = "../support/mod.rs"]
 mod support;
 
-mod crowd;
 mod damage;
 mod disk;
-mod history;
 mod kills;
 mod privileged;
-mod random;

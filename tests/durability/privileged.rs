@@ -14,10 +14,11 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    crowd::{Crowd, Site, assert_all_is_as_told},
+    crowd::{Crowd, assert_all_is_as_told},
     disk::{LEAVING, assert_disk_failed, serve_until_it_fails, start_through},
     history::History,
     random::Random,
+    site::Site,
     support::{Client, Member, Service, eventually, told},
 };
 

@@ -1,6 +1,6 @@
-//! The disk of one instance as far as raft's log and vote are concerned: what was written is read at
-//! once, and becomes durable, in order, when a sync is done. A crash keeps what is durable and any
-//! beginning of what was under way; the rest is lost.
+//! The disk of one instance as far as raft's log and vote are concerned: what was written is read
+//! at once, and becomes durable, in order, when a sync is done. A crash keeps what is durable and
+//! any beginning of what was under way; the rest is lost.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -3,6 +3,7 @@
 use emnetchain::{cluster::admin::Change, ids::InstanceId};
 
 use crate::{
+    instance::Instance,
     network::Way,
     world::{Event, World},
 };
@@ -25,7 +26,7 @@ impl World {
         self.instances.keys().copied().collect()
     }
 
-    fn any_instance(&mut self) -> InstanceId {
+    pub(crate) fn any_instance(&mut self) -> InstanceId {
         let ids = self.ids();
         self.chance.pick(&ids)
     }
@@ -94,14 +95,35 @@ impl World {
             _ => 1,
         };
         for id in ids.into_iter().take(count) {
-            let instance = self.instances.get_mut(&id).expect("it is one of them");
-            if instance.is_running() {
-                instance.crash(&mut self.chance);
-                self.oracle.note(format!("{id:?} crashed"));
-                self.oracle.count(|figures| figures.crashes += 1);
+            if self.crash(id) {
                 self.plan(50, 3_000, Event::Heal(Fault::Down(id)));
             }
         }
+    }
+
+    /// An instance crashes, unless it is down already.
+    pub(crate) fn crash(&mut self, id: InstanceId) -> bool {
+        let instance = self.instances.get_mut(&id).expect("it is one of them");
+        let is_up = instance.is_running();
+        if is_up {
+            instance.crash(&mut self.chance);
+            self.oracle.note(format!("{id:?} crashed"));
+            self.oracle.count(|figures| figures.crashes += 1);
+        }
+        is_up
+    }
+
+    /// Who leads and knows it.
+    pub(crate) fn leader(&self) -> Option<InstanceId> {
+        let leads = |instance: &Instance| {
+            instance.cluster().is_some_and(|cluster| cluster.status().role == "leader")
+        };
+        self.instances.iter().find(|(_, instance)| leads(instance)).map(|(id, _)| *id)
+    }
+
+    /// Whoever is down is started.
+    pub(crate) fn restart_all(&mut self) {
+        self.ids().into_iter().for_each(|id| self.heal(Fault::Down(id)));
     }
 
     fn transfer(&mut self) {
@@ -130,9 +152,9 @@ impl World {
     /// Everything goes right again.
     pub(crate) fn heal_all(&mut self) {
         self.is_wild = false;
+        self.restart_all();
         let ids = self.ids();
         for id in &ids {
-            self.heal(Fault::Down(*id));
             self.heal(Fault::SlowDisk(*id));
             for other in ids.iter().filter(|other| *other != id) {
                 self.heal(Fault::Cut(vec![(*id, *other)]));

@@ -1,5 +1,5 @@
-//! Sees everything that happens in the cluster, and knows what must never happen. The names are those
-//! of `proto-docs/chains.md` (I) and of the checker for whole histories (S, L).
+//! Sees everything that happens in the cluster, and knows what must never happen. The names are
+//! those of `proto-docs/chains.md` (I) and of the checker for whole histories (S, L).
 //!
 //! The first instance that applies an entry shows what is committed; the oracle applies it to a
 //! registry of its own, and from then on everybody must agree. What sessions are told is compared
@@ -51,6 +51,7 @@ pub(crate) struct Figures {
     pub(crate) elections: u64,
     pub(crate) told: u64,
     pub(crate) crashes: u64,
+    /// Registries that were replaced by a snapshot from another instance.
     pub(crate) snapshots: u64,
     pub(crate) virtual_ms: u64,
 }
@@ -136,11 +137,6 @@ impl Oracle {
     /// Looks at what is committed, as a registry.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
         look(&self.lock().registry)
-    }
-
-    /// The last index that anybody applied.
-    pub(crate) fn last_index(&self) -> u64 {
-        self.lock().log.last_key_value().map_or(0, |(index, _)| *index)
     }
 
     fn judge(&self, judgement: impl FnOnce(&mut State) -> Result<(), String>) {

@@ -1,5 +1,5 @@
-//! The clients: programs with two sockets each that join a chain, wait, die, miss each other and ask
-//! again. They know what they were told and nothing else, as clients do; who is dead is told to
+//! The clients: programs with two sockets each that join a chain, wait, die, miss each other and
+//! ask again. They know what they were told and nothing else, as clients do; who is dead is told to
 //! their partners by silence, after a while.
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -25,6 +25,15 @@ const PEACE_MAX: Duration = Duration::from_secs(90);
 /// How often it is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// What is done with a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Play {
+    /// Everything that can go wrong does, and then it must come right.
+    Wild,
+    /// Again and again the leader loses its power and comes back before the others have missed it.
+    LeaderComesBack,
+}
+
 /// What became of a run.
 #[derive(Debug)]
 pub(crate) struct Outcome {
@@ -37,7 +46,7 @@ pub(crate) struct Outcome {
 }
 
 /// Runs a seed, with a planted mistake or without.
-pub(crate) fn run(seed: u64, planted: Planted) -> Outcome {
+pub(crate) fn run(seed: u64, play: Play, planted: Planted) -> Outcome {
     runtime::follow_seed(seed);
     let folder = ["/dev/shm", "/tmp"].iter().find(|folder| Path::new(folder).is_dir());
     let root = match folder {
@@ -47,11 +56,30 @@ pub(crate) fn run(seed: u64, planted: Planted) -> Outcome {
     let root = root.expect("there is room for snapshots");
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(simulate(Chance::from_seed(seed), planted, root.path()))
+    runtime.block_on(simulate(Chance::from_seed(seed), play, planted, root.path()))
 }
 
-async fn simulate(mut chance: Chance, planted: Planted, root: &Path) -> Outcome {
+async fn simulate(chance: Chance, play: Play, planted: Planted, root: &Path) -> Outcome {
     begin_time();
+    let mut world = build(chance, planted, root);
+    match play {
+        Play::Wild => {
+            let wild = Duration::from_secs(world.chance.between(15, 40));
+            world.go_on_until(now() + wild).await;
+        }
+        Play::LeaderComesBack => leader_comes_back(&mut world).await,
+    }
+    let oracle = world.oracle.clone();
+    if oracle.failure().is_none() {
+        make_peace(&mut world).await;
+    }
+    let (trace, digest) = oracle.trace();
+    let figures = oracle.count(|figures| figures.virtual_ms = now_ms());
+    Outcome { failure: oracle.failure(), trace, digest, figures }
+}
+
+/// A cluster that has just been started.
+fn build(mut chance: Chance, planted: Planted, root: &Path) -> World {
     let count = if chance.percent(20) { 5 } else { 3 };
     let ids: Vec<InstanceId> = (1..=count).map(InstanceId).collect();
     let disks: BTreeMap<_, _> =
@@ -75,15 +103,18 @@ async fn simulate(mut chance: Chance, planted: Planted, root: &Path) -> Outcome 
         (id, instance)
     });
     let instances = instances.collect();
-    let peace_at = now() + Duration::from_secs(chance.between(15, 40));
-    let mut world = World::new(chance, oracle.clone(), instances, network, post);
-    world.go_on_until(peace_at).await;
-    if oracle.failure().is_none() {
-        make_peace(&mut world).await;
+    World::new(chance, oracle, instances, network, post)
+}
+
+async fn leader_comes_back(world: &mut World) {
+    for _ in 0..20 {
+        world.go_on_until(now() + Duration::from_millis(700)).await;
+        if let Some(leader) = world.leader() {
+            world.crash(leader);
+        }
+        world.go_on_until(now() + Duration::from_millis(20)).await;
+        world.restart_all();
     }
-    let (trace, digest) = oracle.trace();
-    let figures = oracle.count(|figures| figures.virtual_ms = now_ms());
-    Outcome { failure: oracle.failure(), trace, digest, figures }
 }
 
 /// Heals everything, and waits for everything to come right.

@@ -1,6 +1,6 @@
-//! What watches one life of one instance from within: the raft log shows it every entry that goes in
-//! and every entry that has been applied. It tells the oracle, and hands the effects of the entry to
-//! the sessions of this instance, as the service's dispatcher does.
+//! What watches one life of one instance from within: the raft log shows it every entry that goes
+//! in and every entry that has been applied. It tells the oracle, and hands the effects of the
+//! entry to the sessions of this instance, as the service's dispatcher does.
 
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -194,6 +194,9 @@ impl Witness {
             let next = entry.log_id.index + 1;
             let is_normal = matches!(entry.payload, EntryPayload::Normal(_));
             let follows = state.next == entry.log_id.index || entry.log_id.index == 0;
+            if !follows && state.next > 0 {
+                self.oracle.count(|figures| figures.snapshots += 1);
+            }
             if is_normal || follows {
                 state.next = next;
             }
@@ -202,7 +205,7 @@ impl Witness {
         if let EntryPayload::Normal(proposal) = &mut entry.payload {
             match self.planted {
                 Planted::ClockInApply => proposal.at = proposal.at.plus_ms(self.instance.0),
-                Planted::MapOrderInApply if self.instance.0 % 2 == 0 => {
+                Planted::MapOrderInApply if self.instance.0.is_multiple_of(2) => {
                     proposal.commands.reverse();
                 }
                 Planted::SnapshotWithoutCallers if !follows => self.forget_callers(proposal),
@@ -212,8 +215,8 @@ impl Witness {
         entry
     }
 
-    /// A planted mistake: the registry came from a snapshot, and who waits without being a client is
-    /// not in it.
+    /// A planted mistake: the registry came from a snapshot, and who waits without being a client
+    /// is not in it.
     fn forget_callers(&self, proposal: &mut Proposal) {
         let view = self.view.get().expect("it sees the registry before it applies");
         let forget = |record: &Record| match record {

@@ -1,9 +1,10 @@
-//! Everything outside the instances: clients, their connections, and an agenda of what happens when.
+//! Everything outside the instances: clients, their connections, and an agenda of what happens
+//! when.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use emnetchain::{
-    ids::{Endpoint, InstanceId, Part, RepairId, SessionId},
+    ids::{Endpoint, InstanceId, Part, PeerId, RepairId, SessionId},
     registry::{Command, Effect, Message, Then, Why},
 };
 use tokio::time::{Instant, sleep_until};
@@ -21,8 +22,8 @@ use crate::{
 /// Living clients that the world keeps up.
 const POPULATION: usize = 9;
 
-/// How often a client looks after an unanswered repair before it joins anew: if both its connections
-/// broke, it is no client of the chain any more.
+/// How often a client looks after an unanswered repair before it joins anew: if both its
+/// connections broke, it is no client of the chain any more.
 const WAITS_MAX: u32 = 3;
 
 /// All clients there may ever be, so that a run stays short.
@@ -33,6 +34,8 @@ const PEOPLE_MAX: usize = 40;
 pub(crate) enum Event {
     /// A connection of a client breaks.
     Break,
+    /// Somebody leaves an address, as EMNet's clients do.
+    Chat,
     /// A client dies.
     Die,
     /// Something goes wrong between or under the instances.
@@ -64,8 +67,8 @@ pub(crate) struct World {
     pub(crate) instances: BTreeMap<InstanceId, Instance>,
     pub(crate) network: crate::network::Network,
     pub(crate) people: Vec<Person>,
-    /// Whether the two sides of a gap may ask with a common id. It pairs them whatever stands between
-    /// them by now, so the chain need not become one path then.
+    /// Whether the two sides of a gap may ask with a common id. It pairs them whatever stands
+    /// between them by now, so the chain need not become one path then.
     pub(crate) has_common_ids: bool,
     /// Whether faults, deaths and newcomers go on.
     pub(crate) is_wild: bool,
@@ -97,7 +100,7 @@ impl World {
             agenda: BTreeMap::new(),
             events: 0,
         };
-        for event in [Event::Fault, Event::Die, Event::Join, Event::Break] {
+        for event in [Event::Fault, Event::Die, Event::Join, Event::Break, Event::Chat] {
             world.plan(2_000, 5_000, event);
         }
         world
@@ -171,11 +174,12 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) {
-        if !matches!(event, Event::Review(_) | Event::Knock(..)) {
+        if !matches!(event, Event::Chat | Event::Knock(..) | Event::Review(_)) {
             self.oracle.note(format!("{event:?}"));
         }
         match event {
             Event::Break => self.break_one(),
+            Event::Chat => self.chat(),
             Event::Die => self.die(),
             Event::Fault => self.fault(),
             Event::Heal(fault) => self.heal(fault),
@@ -197,7 +201,7 @@ impl World {
         if !self.is_wild {
             return;
         }
-        self.plan(50, 900, Event::Join);
+        self.plan(50, 500, Event::Join);
         let living = self.people.iter().filter(|person| person.alive).count();
         if living >= POPULATION || self.people.len() >= PEOPLE_MAX {
             return;
@@ -231,12 +235,23 @@ impl World {
         self.people[person].asks.retain(|other| other != ask);
     }
 
+    fn chat(&mut self) {
+        if !self.is_wild {
+            return;
+        }
+        self.plan(20, 150, Event::Chat);
+        let id = self.any_instance();
+        let Some(session) = self.instances.get_mut(&id).and_then(Instance::accept) else { return };
+        let candidate = PeerId(u32::try_from(self.chance.below(1000)).expect("it is small"));
+        let address = format!("somebody {}", self.events);
+        self.instances[&id].submit(Command::AddPeer { session, address, candidate });
+    }
+
     fn knock(&mut self, person: usize, ask: Ask) {
         if !self.people[person].alive || !self.people[person].asks.contains(&ask) {
             return;
         }
-        let ids: Vec<InstanceId> = self.instances.keys().copied().collect();
-        let instance = self.chance.pick(&ids);
+        let instance = self.any_instance();
         let door = self.instances.get_mut(&instance).expect("it is one of them");
         let Some(session) = door.accept() else {
             return self.plan(20, 600, Event::Knock(person, ask));
@@ -285,8 +300,12 @@ impl World {
         let Some(connection) = self.connections.remove(&session) else { return };
         let number = connection.person;
         match why {
-            Why::Answered | Why::Superseded => self.finish(number, &connection.ask),
-            Why::Expired => self.plan(100, 1_000, Event::Knock(number, connection.ask)),
+            Why::Answered => self.finish(number, &connection.ask),
+            // The other connection may be an older one, whose request came late.
+            Why::Superseded if self.connections.values().any(|other| other.person == number) => {}
+            Why::Superseded | Why::Expired => {
+                self.plan(100, 1_000, Event::Knock(number, connection.ask));
+            }
             Why::TakenOut => {
                 let person = &mut self.people[number];
                 (person.told_head, person.told_tail) = (None, None);
@@ -306,7 +325,7 @@ impl World {
     }
 
     fn break_one(&mut self) {
-        self.plan(100, 2_500, Event::Break);
+        self.plan(50, 1_500, Event::Break);
         let sessions: Vec<SessionId> = self.connections.keys().copied().collect();
         if !self.is_wild || sessions.is_empty() {
             return;
@@ -321,7 +340,7 @@ impl World {
         if !self.is_wild {
             return;
         }
-        self.plan(300, 4_000, Event::Die);
+        self.plan(300, 3_000, Event::Die);
         let living: Vec<usize> =
             self.people.iter().filter(|p| p.alive && p.chain.is_some()).map(|p| p.number).collect();
         if living.len() < 3 {
@@ -384,8 +403,8 @@ impl World {
         self.plan(100, 500, Event::Knock(number, Ask::Connect));
     }
 
-    /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it is
-    /// looked at, is missed.
+    /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it
+    /// is looked at, is missed.
     fn review(&mut self, number: usize) {
         if !self.people[number].alive {
             return;

@@ -16,6 +16,7 @@
 
 mod chance;
 
+#[allow(unused_imports, reason = "not every test program leaves something to chance")]
 pub use chance::Chance;
 
 use std::{
@@ -97,7 +98,18 @@ impl Service {
         data_dir: &Path,
         arguments: Vec<String>,
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut child = command(wrapper, data_dir, &arguments)
+        Self::try_start_at(ANYWHERE, wrapper, data_dir, arguments)
+    }
+
+    /// As [`Self::try_start_through`], with the addresses of the chain server, the repair server
+    /// and HTTP.
+    pub fn try_start_at(
+        addresses: [&str; 3],
+        wrapper: &[&str],
+        data_dir: &Path,
+        arguments: Vec<String>,
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command_at(addresses, wrapper, data_dir, &arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -250,8 +262,20 @@ impl Drop for Service {
     }
 }
 
+/// Free ports on loopback.
+const ANYWHERE: [&str; 3] = ["127.0.0.1:0"; 3];
+
 /// The command that starts the service, through a wrapper if there is one.
 pub fn command(wrapper: &[&str], data_dir: &Path, arguments: &[String]) -> Command {
+    command_at(ANYWHERE, wrapper, data_dir, arguments)
+}
+
+fn command_at(
+    [chain, repair, http]: [&str; 3],
+    wrapper: &[&str],
+    data_dir: &Path,
+    arguments: &[String],
+) -> Command {
     let program = env!("CARGO_BIN_EXE_EMNetChain");
     let mut command = match wrapper.split_first() {
         Some((first, rest)) => {
@@ -262,8 +286,8 @@ pub fn command(wrapper: &[&str], data_dir: &Path, arguments: &[String]) -> Comma
         None => Command::new(program),
     };
     command
-        .args(["-dis-addr", "127.0.0.1:0", "-chain-addr", "127.0.0.1:0"])
-        .args(["--http-addr", "127.0.0.1:0", "--data-dir"])
+        .args(["-dis-addr", repair, "-chain-addr", chain])
+        .args(["--http-addr", http, "--data-dir"])
         .arg(data_dir)
         .args(arguments)
         .env_clear();
@@ -349,6 +373,13 @@ impl Client {
             }
             assert!(self.fill(deadline) > 0, "the connection was closed instead of an answer");
         }
+    }
+
+    /// The next JSON object, or `None` if the other side closes or resets instead.
+    pub fn object_or_end(&mut self) -> Option<String> {
+        let closed = |client: &Self| matches!(client.stream.peek(&mut [0]), Ok(0) | Err(_));
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        if self.read.is_empty() && closed(self) { None } else { Some(self.object()) }
     }
 
     /// Everything until the other side closes; panics on a reset, or after [`PATIENCE`].

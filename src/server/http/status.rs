@@ -31,6 +31,19 @@ pub struct Status {
     pub chains: Chains,
     /// Open client connections of this instance, by listener.
     pub connections: BTreeMap<&'static str, u64>,
+    /// What the registry comes to; only in `/status?digest`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub registry: Option<Digest>,
+}
+
+/// What the registry comes to after an entry. All instances that tell the same entry must tell the
+/// same digest; if they do not, they have told clients different things.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Digest {
+    /// The entry.
+    pub applied: u64,
+    /// The digest, in 16 hexadecimal digits.
+    pub digest: String,
 }
 
 /// A member of the cluster as the asked instance knows it.

@@ -42,12 +42,15 @@ impl Bench {
             }],
             chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
             connections: BTreeMap::from([("chain", 3)]),
+            registry: None,
         });
+        let digest = Arc::new(|| Digest { applied: 8, digest: "00ff".to_owned() });
         let sources = HttpSources {
             metrics: metrics.clone(),
             refresh: Arc::new(|| {}),
             readiness: receiver,
             status,
+            digest,
             actor: Arc::new(|action| {
                 Box::pin(async move {
                     match &action {
@@ -123,6 +126,9 @@ async fn status_is_json_of_a_fixed_shape() {
         + r#""chains":{"count":1,"clients":3,"asks":2,"links":2,"broken_links":0,"#
         + r#""repairs_pending":0},"connections":{"chain":3}}"#;
     assert!(answer.ends_with(&expected), "{answer}");
+    let answer = bench.ask("GET /status?digest").await;
+    let digest = r#""registry":{"applied":8,"digest":"00ff"}}"#;
+    assert!(answer.ends_with(&expected.replace("}}", &format!("}},{digest}"))), "{answer}");
 }
 
 #[tokio::test]

@@ -21,9 +21,13 @@
 //!
 //! A stamp is its crc32 (little-endian) and its postcard, joined, and cut every 3 KiB.
 
+mod digest;
 mod open;
 mod writer;
 
+use digest::Tally;
+
+pub use digest::digest;
 pub(super) use open::{Found, Intact, open};
 pub use writer::ImageProgress;
 pub(super) use writer::{ImageQueue, Start, Step, Work, show_lag, spawn, superseded};
@@ -95,37 +99,6 @@ struct Stamp {
     at: SnapshotMeta,
     meta: Meta,
     tally: Tally,
-}
-
-/// The number of records and a digest over all of them, in no order: the sum of a hash of each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Tally {
-    records: u64,
-    digest: u64,
-}
-
-impl Tally {
-    fn add(&mut self, key: &[u8], value: &[u8]) {
-        self.records += 1;
-        self.digest = self.digest.wrapping_add(hash(key, value));
-    }
-
-    fn remove(&mut self, key: &[u8], value: &[u8]) {
-        self.records -= 1;
-        self.digest = self.digest.wrapping_sub(hash(key, value));
-    }
-}
-
-/// FNV-1a over key and value, and a final mix (that of MurmurHash3) so that sums of similar
-/// records do not cancel out. It finds damage; it is no defence against a forger.
-fn hash(key: &[u8], value: &[u8]) -> u64 {
-    let mut state = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in key.iter().chain(value) {
-        state = (state ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    state = (state ^ (state >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    state = (state ^ (state >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    state ^ (state >> 33)
 }
 
 /// An open image. Only the writer thread has one.

@@ -4,7 +4,9 @@
 use std::{
     any::Any,
     fs::File,
-    io,
+    io, iter,
+    num::NonZero,
+    ops::Bound,
     panic::{self, AssertUnwindSafe},
     path::Path,
     sync::{Once, mpsc},
@@ -13,7 +15,7 @@ use std::{
 
 use super::{
     ClusterId, DiskImage, FORMAT, Options, RECORD_PREFIX, STAMP_PREFIX, Stamp, Tally, into_io,
-    sled_config,
+    record_key, sled_config,
 };
 use crate::{
     raft::SnapshotMeta,
@@ -22,6 +24,9 @@ use crate::{
 };
 
 const THREAD_NAME: &str = "image-open";
+
+/// Parts of an image that are read at once; more than these wait for each other in sled.
+const SCANS_MAX: usize = 8;
 
 /// What was found where an image should be.
 #[derive(Debug)]
@@ -125,9 +130,61 @@ struct Scan {
     stamp_pieces: Vec<sled::IVec>,
 }
 
+/// A range of keys.
+type Range = (Bound<[u8; 9]>, Bound<[u8; 9]>);
+
+/// Reads the whole tree, in as many parts at once as there are processors.
 fn scan(db: &sled::Db) -> Result<Scan, Unusable> {
+    let parts = thread::available_parallelism().map_or(1, NonZero::get).min(SCANS_MAX);
+    let ranges = ranges(db, parts as u64)?;
+    thread::scope(|scope| {
+        let start = |range| {
+            let thread = thread::Builder::new().name(THREAD_NAME.into());
+            thread.spawn_scoped(scope, move || scan_range(db, range)).map_err(Unusable::Io)
+        };
+        let threads = ranges.into_iter().map(start).collect::<Result<Vec<_>, _>>()?;
+        let mut whole = Scan::default();
+        for thread in threads {
+            let part = thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
+            whole.records.append(part.records);
+            whole.tally.append(part.tally);
+            whole.next_serial = whole.next_serial.max(part.next_serial);
+            whole.stamp_pieces.extend(part.stamp_pieces);
+        }
+        Ok(whole)
+    })
+}
+
+/// Cuts the keys into ranges with about as many records each. The stamp sorts behind all records,
+/// so all of it is in the last.
+fn ranges(db: &sled::Db, parts: u64) -> Result<Vec<Range>, Unusable> {
+    let number = |pair: sled::Result<Option<(sled::IVec, sled::IVec)>>| {
+        let pair = pair.map_err(unusable)?;
+        let serial = pair.and_then(|(key, _)| key.get(1..)?.try_into().ok());
+        Ok(serial.map_or(0, u64::from_be_bytes))
+    };
+    let (first, last) = (number(db.first())?, number(db.get_lt([STAMP_PREFIX]))?);
+    let step = last.saturating_sub(first) / parts + 1;
+    let cuts = (1..parts).map(|part| record_key(Serial(first.saturating_add(step * part))));
+    let cuts: Vec<_> = cuts.collect();
+    let starts = iter::once(Bound::Unbounded).chain(cuts.iter().copied().map(Bound::Included));
+    let ends = cuts.iter().copied().map(Bound::Excluded).chain([Bound::Unbounded]);
+    Ok(starts.zip(ends).collect())
+}
+
+fn scan_range(db: &sled::Db, range: Range) -> Result<Scan, Unusable> {
     let mut scan = Scan::default();
-    for pair in db.iter() {
+    let records = db.range(range).filter_map(|pair| scan.take(pair).transpose());
+    scan.records = records.collect::<Result<_, _>>()?;
+    Ok(scan)
+}
+
+impl Scan {
+    /// Counts a pair, and gives back the record that it is, unless it is of the stamp.
+    fn take(
+        &mut self,
+        pair: sled::Result<(sled::IVec, sled::IVec)>,
+    ) -> Result<Option<(Serial, Record)>, Unusable> {
         let (key, value) = pair.map_err(unusable)?;
         let damaged = |what: &str| Unusable::Damaged(format!("key {:02x?}: {what}", &*key));
         match key.split_first() {
@@ -135,21 +192,21 @@ fn scan(db: &sled::Db) -> Result<Scan, Unusable> {
                 let number = number.try_into().map_err(|_| damaged("not a serial"))?;
                 let serial = Serial(u64::from_be_bytes(number));
                 let record = postcard::from_bytes(&value).map_err(|_| damaged("not a record"))?;
-                scan.tally.add(&key, &value);
-                scan.records.insert(serial, record);
-                scan.next_serial = Serial(serial.0.saturating_add(1));
+                self.tally.add(&key, &value);
+                self.next_serial = Serial(serial.0.saturating_add(1));
+                Ok(Some((serial, record)))
             }
             Some((&STAMP_PREFIX, number)) => {
-                let expected = u16::try_from(scan.stamp_pieces.len()).unwrap_or(u16::MAX);
+                let expected = u16::try_from(self.stamp_pieces.len()).unwrap_or(u16::MAX);
                 if number != expected.to_be_bytes() {
                     return Err(damaged("a piece of the stamp is missing"));
                 }
-                scan.stamp_pieces.push(value);
+                self.stamp_pieces.push(value);
+                Ok(None)
             }
-            Some(_) | None => return Err(damaged("of no known kind")),
+            Some(_) | None => Err(damaged("of no known kind")),
         }
     }
-    Ok(scan)
 }
 
 fn read_stamp(pieces: &[sled::IVec]) -> Result<(Stamp, u16), Unusable> {

@@ -111,12 +111,12 @@ pub(in crate::storage) struct Contents {
 }
 
 /// Reads a whole snapshot, checks everything that can be checked about it, and hands its records
-/// over on the way. They count for nothing if an error follows. Without a cluster, anybody's
-/// snapshot will do.
+/// over on the way, many at a time. They count for nothing if an error follows. Without a cluster,
+/// anybody's snapshot will do.
 pub(in crate::storage) fn read(
     input: &mut impl Read,
     cluster: Option<ClusterId>,
-    mut take: impl FnMut(Serial, Record),
+    mut take: impl FnMut(Vec<(Serial, Record)>),
 ) -> Result<Contents, Unusable> {
     let mut input = Checked::new(input);
     let header = read_header(&mut input)?;
@@ -129,10 +129,9 @@ pub(in crate::storage) fn read(
         let (kind, body) = read_frame(&mut input)?;
         match kind {
             RECORDS => {
-                for (serial, record) in decode::<Vec<(Serial, Record)>>(&body)? {
-                    records += 1;
-                    take(serial, record);
-                }
+                let some: Vec<(Serial, Record)> = decode(&body)?;
+                records += u64::try_from(some.len()).expect("a frame's length fits 32 bits");
+                take(some);
             }
             END => {
                 let end: End = decode(&body)?;

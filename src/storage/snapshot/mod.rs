@@ -49,7 +49,7 @@ impl SnapshotFile {
     fn open(path: &Path, cluster: ClusterId) -> Result<Self, Unusable> {
         let file = File::open(path).map_err(Unusable::Io)?;
         let bytes = file.metadata().map_err(Unusable::Io)?.len();
-        let found = format::read(&mut BufReader::new(&file), Some(cluster), |_, _| {})?;
+        let found = format::read(&mut BufReader::new(&file), Some(cluster), drop)?;
         let (path, file) = (path.to_path_buf(), Arc::new(file));
         Ok(Self { path, file, cluster, meta: found.header.at, records: found.records, bytes })
     }
@@ -120,8 +120,8 @@ pub(super) struct Loaded {
 /// Reads a registry, from a file of this cluster or of any.
 pub(super) fn load(file: &File, cluster: Option<ClusterId>) -> Result<Loaded, Unusable> {
     let mut records = Table::default();
-    let found = format::read(&mut BufReader::new(file), cluster, |serial, record| {
-        records.insert(serial, record);
+    let found = format::read(&mut BufReader::new(file), cluster, |some| {
+        records.append(some.into_iter().collect());
     })?;
     let image = Image { meta: found.header.meta, records };
     let registry =

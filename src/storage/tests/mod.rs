@@ -168,7 +168,7 @@ fn record(random: &mut Random) -> Record {
             source,
             refreshed: until,
             standing: Standing::Member,
-            head_side: Side::Asking(ask),
+            head_side: Side::Asking(Box::new(ask)),
             tail_side: Side::Paired(socket(random)),
         }),
     }

@@ -2,15 +2,13 @@
 //! about old repairs, while the service may be killed at any time. An answer that does not come is
 //! forgiven only if the service was really down.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-    sync::{
-        Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
-    },
+    net::TcpStream,
+    sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering},
     thread,
-    time::Duration,
 };
 
 use emnetchain::limits::PROPOSALS_IN_FLIGHT_MAX;
@@ -18,7 +16,8 @@ use emnetchain::limits::PROPOSALS_IN_FLIGHT_MAX;
 use super::{
     history::{Gap, History, Repair},
     random::Random,
-    support::{Client, Member, PATIENCE, Service, eventually, reconnect, repaired, told},
+    site::{Door, Lost, Place},
+    support::{Client, Member, Service, eventually, reconnect, repaired, told},
 };
 
 /// Deadlines that do not pass during a test, however busy the machine is.
@@ -30,83 +29,8 @@ pub(crate) const EMNET: [&str; 2] = ["--emnet-addr", "127.0.0.1:0"];
 /// How many clients act at once. With fewer than two, nobody would meet.
 const WORKERS: usize = 6;
 
-/// Where the service is, if it runs.
-#[derive(Debug, Default)]
-pub(crate) struct Site {
-    place: Mutex<Place>,
-    changed: Condvar,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Place {
-    life: u32,
-    addresses: Option<Addresses>,
-    may_fail: bool,
-    /// The test has failed; nobody needs to be told any more.
-    abandoned: bool,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Addresses {
-    chain: SocketAddr,
-    repair: SocketAddr,
-}
-
-/// The service went away before it answered.
-#[derive(Debug)]
-struct Lost;
-
-impl Site {
-    /// Where a service runs.
-    pub(crate) fn of(service: &Service) -> Self {
-        let site = Self::default();
-        site.is_up(service);
-        site
-    }
-
-    /// The service runs, perhaps elsewhere than before.
-    pub(crate) fn is_up(&self, service: &Service) {
-        let addresses = Addresses { chain: service.chain(), repair: service.repair() };
-        let mut place = self.place();
-        *place = Place { life: place.life + 1, addresses: Some(addresses), ..Place::default() };
-        self.changed.notify_all();
-    }
-
-    /// From now on the service may end by itself.
-    pub(crate) fn may_fail(&self) {
-        self.place().may_fail = true;
-    }
-
-    /// From now on the service may be gone.
-    pub(crate) fn goes_down(&self) {
-        self.place().addresses = None;
-    }
-
-    fn place(&self) -> MutexGuard<'_, Place> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until the service runs.
-    fn find(&self) -> (u32, Addresses) {
-        let wait = self
-            .changed
-            .wait_timeout_while(self.place(), PATIENCE, |place| place.addresses.is_none());
-        let (place, _) = wait.unwrap_or_else(PoisonError::into_inner);
-        (place.life, place.addresses.expect("the service comes back"))
-    }
-
-    /// An answer did not come; that is in order only if the service went away.
-    fn lost(&self, life: u32, what: &str) -> Lost {
-        let place = self.place();
-        let runs = place.life == life && place.addresses.is_some() && !place.may_fail;
-        assert!(!runs, "while the service ran: {what}");
-        assert!(!place.abandoned, "the test has failed: {what}");
-        drop(place);
-        // It may take a moment until the loss is known, and another service runs.
-        thread::sleep(Duration::from_millis(1));
-        Lost
-    }
-}
+/// How many ask again at once when all is over.
+const ASKING_AGAIN: usize = 24;
 
 /// Lengthens the raft log by about so many entries that change nothing. The service must have been
 /// started with [`EMNET`].
@@ -135,29 +59,30 @@ enum Server {
 /// One connection.
 #[derive(Debug)]
 pub(crate) struct Talk<'a> {
-    site: &'a Site,
-    life: u32,
+    door: &'a dyn Door,
+    place: Place,
     request: String,
     stream: TcpStream,
     read: Vec<u8>,
 }
 
 impl<'a> Talk<'a> {
-    fn open(site: &'a Site, server: Server, request: String) -> Result<Self, Lost> {
-        let (life, addresses) = site.find();
+    fn open(door: &'a dyn Door, server: Server, request: String) -> Result<Self, Lost> {
+        let place = door.find();
         let address = match server {
-            Server::Chain => addresses.chain,
-            Server::Repair => addresses.repair,
+            Server::Chain => place.chain,
+            Server::Repair => place.repair,
         };
+        let (connecting, waiting) = door.patience();
         let open = || {
-            let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+            let mut stream = TcpStream::connect_timeout(&address, connecting)?;
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(waiting))?;
             stream.write_all(request.as_bytes())?;
             Ok::<_, std::io::Error>(stream)
         };
-        let stream = open().map_err(|error| site.lost(life, &format!("{request}: {error}")))?;
-        Ok(Self { site, life, request, stream, read: Vec::new() })
+        let stream = open().map_err(|error| door.lost(place, &format!("{request}: {error}")))?;
+        Ok(Self { door, place, request, stream, read: Vec::new() })
     }
 
     /// The next object; `None` when the service closes.
@@ -188,7 +113,7 @@ impl<'a> Talk<'a> {
     }
 
     fn lost(&self, what: &str) -> Lost {
-        self.site.lost(self.life, &format!("{}: {what}", self.request))
+        self.door.lost(self.place, &format!("{}: {what}", self.request))
     }
 }
 
@@ -196,11 +121,12 @@ impl<'a> Talk<'a> {
 #[derive(Debug)]
 pub(crate) struct Crowd<'a> {
     /// Where they go.
-    pub(crate) site: &'a Site,
+    pub(crate) door: &'a dyn Door,
     /// What they were told.
     pub(crate) history: &'a History,
     next_member: AtomicU16,
     next_repair: AtomicU16,
+    connects: AtomicUsize,
     active: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -212,21 +138,20 @@ impl Drop for Stopping<'_> {
     fn drop(&mut self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         if thread::panicking() {
-            let mut place = self.0.site.place();
-            (place.abandoned, place.addresses) = (true, None);
-            self.0.site.changed.notify_all();
+            self.0.door.abandon();
         }
     }
 }
 
 impl<'a> Crowd<'a> {
     /// Clients of a chain that nobody has joined yet.
-    pub(crate) fn new(site: &'a Site, history: &'a History) -> Self {
+    pub(crate) fn new(door: &'a dyn Door, history: &'a History) -> Self {
         Self {
-            site,
+            door,
             history,
             next_member: AtomicU16::new(0),
             next_repair: AtomicU16::new(0),
+            connects: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         }
@@ -260,6 +185,11 @@ impl<'a> Crowd<'a> {
         })
     }
 
+    /// How many CONNECTs were answered in full.
+    pub(crate) fn connects(&self) -> usize {
+        self.connects.load(Ordering::SeqCst)
+    }
+
     /// Does one thing.
     fn act(&self, random: &mut Random) {
         match random.below(20) {
@@ -289,12 +219,15 @@ impl<'a> Crowd<'a> {
     fn join(&self) {
         let member = Member(self.next_member.fetch_add(1, Ordering::SeqCst));
         self.history.announce(member);
-        while self.try_join(member).is_err() {}
+        while self.try_join(member).is_err() {
+            self.doubt(&member.head());
+        }
+        self.connects.fetch_add(1, Ordering::SeqCst);
         self.history.settle(member);
     }
 
     fn try_join(&self, member: Member) -> Result<(), Lost> {
-        let mut talk = Talk::open(self.site, Server::Chain, member.connect())?;
+        let mut talk = Talk::open(self.door, Server::Chain, member.connect())?;
         let mut parts = Vec::new();
         while let Some(object) = talk.object()? {
             parts.push(self.hear(member, &object));
@@ -316,7 +249,7 @@ impl<'a> Crowd<'a> {
             .find_map(|part| Some((part, field(object, &told(part, "\0"))?)))
             .unwrap_or_else(|| panic!("client {} was told {object}", member.0));
         let socket = if part == "head" { member.head() } else { member.tail() };
-        self.history.told(&socket, ip);
+        self.history.told(&socket, ip, &member.connect());
         part
     }
 
@@ -324,16 +257,24 @@ impl<'a> Crowd<'a> {
     pub(crate) fn come_back(&self, member: Member) {
         let expected = self.history.expected(member);
         loop {
-            let Ok(mut talk) = Talk::open(self.site, Server::Chain, member.connect()) else {
+            let Ok(mut talk) = Talk::open(self.door, Server::Chain, member.connect()) else {
+                self.doubt(&member.head());
                 continue;
             };
             match talk.rest() {
-                Ok(answer) if answer == expected => return,
+                Ok(answer) if answer == expected => {
+                    self.connects.fetch_add(1, Ordering::SeqCst);
+                    return;
+                }
                 // What was told before the service went away must be right all the same.
                 Ok(answer) if expected.starts_with(&answer) => drop(talk.lost(&answer)),
-                Ok(answer) => panic!("client {} was told {answer}, not {expected}", member.0),
+                Ok(answer) => {
+                    let story = self.history.story(&[&member.head(), &member.tail()]);
+                    panic!("client {} was told {answer}, not {expected}{story}", member.0)
+                }
                 Err(Lost) => {}
             }
+            self.doubt(&member.head());
         }
     }
 
@@ -370,15 +311,20 @@ impl<'a> Crowd<'a> {
         let mut waiting: Vec<&(String, String)> = repair.requests.iter().collect();
         while !waiting.is_empty() {
             let ask = |(id, socket): &(String, String)| {
-                Talk::open(self.site, Server::Repair, reconnect(id, socket))
+                Talk::open(self.door, Server::Repair, reconnect(id, socket))
             };
             let talks: Result<Vec<_>, _> = waiting.iter().map(|request| ask(request)).collect();
             // Both must be heard by the same life, for whoever is alone waits.
-            let talks = talks.ok().filter(|all| all.iter().all(|talk| talk.life == all[0].life));
+            let together =
+                |all: &Vec<Talk<'_>>| all.iter().all(|talk| talk.place.life == all[0].place.life);
+            let talks = talks.ok().filter(together);
+            let sockets = waiting.iter().map(|(_, socket)| socket);
+            sockets.filter(|_| talks.is_none()).for_each(|socket| self.doubt(socket));
             let Some(talks) = talks else { continue };
             let mut untold = Vec::new();
             for (request, talk) in waiting.into_iter().zip(talks) {
                 if self.hear_repaired(talk, &request.1).is_err() {
+                    self.doubt(&request.1);
                     untold.push(request);
                 }
             }
@@ -391,7 +337,7 @@ impl<'a> Crowd<'a> {
         let answer = talk.rest()?;
         match field(&answer, &repaired("\0")) {
             Some(ip) => {
-                self.history.told(socket, ip);
+                self.history.told(socket, ip, &talk.request);
                 Ok(())
             }
             None if answer.is_empty() => Err(talk.lost("closed without an answer")),
@@ -404,9 +350,18 @@ impl<'a> Crowd<'a> {
         for (id, socket) in &repair.requests {
             let ask = || {
                 let request = reconnect(id, socket);
-                self.hear_repaired(Talk::open(self.site, Server::Repair, request)?, socket)
+                self.hear_repaired(Talk::open(self.door, Server::Repair, request)?, socket)
             };
-            while ask().is_err() {}
+            while ask().is_err() {
+                self.doubt(socket);
+            }
+        }
+    }
+
+    /// What was sent for this socket went astray.
+    fn doubt(&self, socket: &str) {
+        if self.door.may_deliver_late() {
+            self.history.doubt(socket);
         }
     }
 
@@ -414,11 +369,15 @@ impl<'a> Crowd<'a> {
     fn last(&self) -> (Member, Talk<'a>) {
         let member = Member(self.next_member.fetch_add(1, Ordering::SeqCst));
         self.history.announce(member);
-        let talk = Talk::open(self.site, Server::Chain, member.connect());
-        let mut talk = talk.expect("the service runs");
-        let object = talk.object().expect("the service runs").expect("it has a neighbour");
-        assert_eq!(self.hear(member, &object), "tail");
-        (member, talk)
+        loop {
+            let Ok(mut talk) = Talk::open(self.door, Server::Chain, member.connect()) else {
+                continue;
+            };
+            if let Ok(Some(object)) = talk.object() {
+                assert_eq!(self.hear(member, &object), "tail");
+                return (member, talk);
+            }
+        }
     }
 }
 
@@ -430,11 +389,11 @@ fn field<'t>(answer: &'t str, pattern: &str) -> Option<&'t str> {
 
 /// Asserts that everybody is told the same again, that the chain is one path in the order of
 /// arrival, and that the service counts as many clients and links.
-pub(crate) fn assert_all_is_as_told(service: &Service, site: &Site, history: &History) {
-    let crowd = Crowd::new(site, history);
+pub(crate) fn assert_all_is_as_told(service: &Service, door: &dyn Door, history: &History) {
+    let crowd = Crowd::new(door, history);
     let members = history.settled();
     thread::scope(|scope| {
-        for share in members.chunks(members.len().div_ceil(WORKERS).max(1)) {
+        for share in members.chunks(members.len().div_ceil(ASKING_AGAIN).max(1)) {
             let crowd = &crowd;
             scope.spawn(move || share.iter().for_each(|member| crowd.come_back(*member)));
         }

@@ -1,5 +1,7 @@
 //! Choices that can be repeated.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 /// A stream of numbers that its seed determines.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
@@ -7,11 +9,12 @@ pub(crate) struct Random(u64);
 impl Random {
     /// The seed is `EMNETCHAIN_SEED` if it is set; it is printed.
     pub(crate) fn new(test: &str) -> Self {
+        let program = env!("CARGO_CRATE_NAME");
         let seed = match std::env::var("EMNETCHAIN_SEED") {
             Ok(text) => text.parse().expect("a number"),
             Err(_) => getrandom::u64().expect("the system has random bits"),
         };
-        eprintln!("repeat with EMNETCHAIN_SEED={seed} cargo test --test durability {test}");
+        eprintln!("repeat with EMNETCHAIN_SEED={seed} cargo test --test {program} {test}");
         Self(seed)
     }
 

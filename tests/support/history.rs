@@ -3,10 +3,16 @@
 //! A link exists here from the moment that either side was told of it. Only a repair that this
 //! test asked for may end one. So whatever else is told to anybody, ever, must agree.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     sync::{Mutex, MutexGuard},
+    time::Instant,
 };
+
+use emnetchain::clock;
 
 use super::{
     random::Random,
@@ -53,9 +59,38 @@ struct Words {
     busy: BTreeSet<u16>,
     /// Settled clients that were told something since [`History::take_fresh`].
     fresh: BTreeSet<u16>,
+    /// Clients of whom a request went astray. It may still arrive, so that we would not know what
+    /// to expect if they left.
+    doubtful: BTreeSet<u16>,
     /// How many clients left.
     gone: usize,
     repairs: Vec<Repair>,
+    /// Everything that was told, in this order.
+    journal: Vec<Word>,
+}
+
+/// That a socket was told its partner.
+#[derive(Debug)]
+struct Word {
+    at: Instant,
+    socket: String,
+    partner: String,
+    request: String,
+}
+
+impl Words {
+    /// What was told to and of these, a line for each word.
+    fn story(&self, sockets: &[&str]) -> String {
+        let mut story = String::new();
+        let concerns = |socket: &String| sockets.contains(&socket.as_str());
+        let words = self.journal.iter();
+        for word in words.filter(|word| concerns(&word.socket) || concerns(&word.partner)) {
+            let Word { at, socket, partner, request } = word;
+            let seconds = (*at - self.journal[0].at).as_secs_f64();
+            let _ = write!(story, "\n{seconds:.3} s: {socket} was told {partner}, by {request}");
+        }
+        story
+    }
 }
 
 impl History {
@@ -84,8 +119,10 @@ impl History {
     }
 
     /// A socket was told its partner.
-    pub(crate) fn told(&self, socket: &str, partner: &str) {
+    pub(crate) fn told(&self, socket: &str, partner: &str, request: &str) {
         let mut words = self.words();
+        let [socket_, partner_, request] = [socket, partner, request].map(str::to_owned);
+        words.journal.push(Word { at: clock::now(), socket: socket_, partner: partner_, request });
         words.count += 1;
         let now = words.count;
         assert!(words.announced.contains(partner), "{socket} was told {partner}: nobody's");
@@ -93,12 +130,25 @@ impl History {
         for (one, other) in [(socket, partner), (partner, socket)] {
             let known = words.partners.insert(one.to_owned(), other.to_owned());
             if let Some(known) = known.filter(|known| known != other) {
-                panic!("{socket} was told {partner}, but {one} had {known} before");
+                let story = words.story(&[socket, partner, &known]);
+                panic!("{socket} was told {partner}, but {one} had {known} before{story}");
             }
         }
         let heard = words.lives.get_mut(&owner(socket));
         if let Some((_, heard)) = heard.filter(|_| !is_stranger(socket)) {
             heard.get_or_insert(now);
+        }
+    }
+
+    /// What was told to and of these, a line for each word.
+    pub(crate) fn story(&self, sockets: &[&str]) -> String {
+        self.words().story(sockets)
+    }
+
+    /// A request for this socket went astray.
+    pub(crate) fn doubt(&self, socket: &str) {
+        if !is_stranger(socket) {
+            self.words().doubtful.insert(owner(socket));
         }
     }
 
@@ -162,6 +212,9 @@ impl History {
         if ![before, after].iter().all(|neighbour| free.contains(&neighbour.0)) {
             return None;
         }
+        if [before, gone, after].iter().any(|member| words.doubtful.contains(&member.0)) {
+            return None;
+        }
         words.busy.extend([before.0, after.0]);
         words.settled.remove(&gone.0);
         words.fresh.remove(&gone.0);
@@ -180,6 +233,11 @@ impl History {
             words.fresh.insert(member.0);
         }
         words.repairs.push(repair);
+    }
+
+    /// How many repairs both sides were told of.
+    pub(crate) fn repairs(&self) -> usize {
+        self.words().repairs.len()
     }
 
     /// Takes a repair that still holds, and its clients.

@@ -1,0 +1,18 @@
+//! Three instances as real processes: what clients are promised when they come to any of them, and
+//! when instances are killed, frozen, stopped, started again and founded. The networks in between
+//! are whole; `tests/faults` breaks them as well.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "measurements are for whoever runs the tests")]
+
+#[path = "support/cluster.rs"]
+mod replicas;
+mod support;
+
+mod cluster {
+    mod chains;
+    mod deaths;
+    mod founding;
+    mod outages;
+    mod stopping;
+}

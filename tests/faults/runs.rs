@@ -1,0 +1,184 @@
+//! The runs: clients at work, and faults that happen to the cluster one after another.
+
+use std::{
+    io::Write,
+    process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use emnetchain::clock;
+
+use super::{
+    crowd::{Crowd, assert_all_is_as_told},
+    fleet::{Fleet, Protection},
+    history::History,
+    kinds::Fault,
+    name::Name,
+    net::wait_for_names,
+    random::Random,
+    support::eventually,
+};
+
+/// Deadlines that do not pass during a run, so that only repairs may end a link.
+const UNHURRIED: [&str; 8] =
+    ["--gather", "1h", "--resume-grace", "1h", "--retention", "24h", "--shutdown-deadline", "2s"];
+
+/// Answers between two faults at least, for a fault that hits nothing proves nothing.
+const ANSWERS_MIN: u64 = 20;
+
+/// What a run does.
+struct Plan {
+    name: &'static str,
+    instances: u8,
+    protection: Protection,
+    faults: &'static [Fault],
+    /// How many faults happen at least; without work to do, for each unit of `EMNETCHAIN_FAULTS`.
+    rounds: usize,
+    /// How many CONNECTs and repairs are finished at least, for each unit of it.
+    work: (usize, usize),
+}
+
+impl Plan {
+    const fn new(name: &'static str, faults: &'static [Fault], rounds: usize) -> Self {
+        Self { name, instances: 3, protection: Protection::None, faults, rounds, work: (0, 0) }
+    }
+}
+
+/// One run at a time: they would starve each other.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this test may run; says aloud that it does not.
+fn may_run(test: &str) -> bool {
+    let asked = std::env::var("EMNETCHAIN_PRIVILEGED").is_ok_and(|value| value == "1");
+    let missing = ["ip", "nft", "dnsmasq"].iter().find(|tool| {
+        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
+        !found.unwrap().status.success()
+    });
+    let reason = match (asked, missing) {
+        (true, None) => return true,
+        (true, Some(tool)) => format!("{tool} is not installed"),
+        (false, _) => "it needs root; run it with EMNETCHAIN_PRIVILEGED=1".to_owned(),
+    };
+    // Past the harness, which keeps the words of passing tests to itself.
+    let line = format!("SKIPPED {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
+    false
+}
+
+/// By how much a run is longer than in a test of every day.
+fn scale() -> usize {
+    match std::env::var("EMNETCHAIN_FAULTS") {
+        Ok(text) => text.parse().expect("a number"),
+        Err(_) => 1,
+    }
+}
+
+/// Answers before, during and after faults.
+#[derive(Debug, Default)]
+struct Tally {
+    before: u64,
+    during: u64,
+    rounds_with_answers: usize,
+    kills: usize,
+}
+
+fn run(plan: &Plan) {
+    if !may_run(plan.name) {
+        return;
+    }
+    let _turn = turn();
+    let mut random = Random::new(plan.name);
+    let mut fleet = Fleet::start(plan.instances, plan.protection, &UNHURRIED);
+    let name = Name::new(fleet.net.dns(), random.fork());
+    wait_for_names(|| name.look_up().map_or(0, |all| all.len()), plan.instances);
+    let history = History::default();
+    let crowd = Crowd::new(&name, &history);
+    let mut choices = random.fork();
+    let began = clock::now();
+    let (rounds, (connects_min, repairs_min)) = match plan.work {
+        (0, 0) => (plan.rounds * scale(), (0, 0)),
+        (connects, repairs) => (plan.rounds, (connects * scale(), repairs * scale())),
+    };
+    let mut tally = Tally::default();
+    let mut round = 0;
+    let (_, _tip) = crowd.work_while(&mut random, || {
+        while round < rounds || crowd.connects() < connects_min || history.repairs() < repairs_min {
+            let earlier = history.count();
+            let enough = earlier + ANSWERS_MIN + choices.next() % 100;
+            eventually("clients are answered", || (history.count() >= enough).then_some(()));
+            let fault = *choices.pick(plan.faults).expect("there are faults");
+            let before = history.count();
+            tally.before += before - earlier;
+            tally.kills += fault.happen(&mut fleet, &mut choices);
+            let during = history.count() - before;
+            tally.during += during;
+            tally.rounds_with_answers += usize::from(during > 0 || !fault.leaves_a_majority());
+            round += 1;
+        }
+        let enough = history.count() + ANSWERS_MIN;
+        eventually("clients are answered again", || (history.count() >= enough).then_some(()));
+    });
+    let seconds = (clock::now() - began).as_secs_f64();
+    eprintln!(
+        "{}: {round} faults, {} kills in {seconds:.0} s; {} CONNECTs and {} repairs answered; \
+         {} answers before faults, {} during faults; {} clients in the chain, {} left",
+        plan.name,
+        tally.kills,
+        crowd.connects(),
+        history.repairs(),
+        tally.before,
+        tally.during,
+        history.settled().len(),
+        history.gone(),
+    );
+    assert!(
+        2 * tally.rounds_with_answers >= round,
+        "void: in only {} of {round} faults was anybody answered",
+        tally.rounds_with_answers,
+    );
+    assert_all_is_as_told(fleet.at(1), &name, &history);
+    fleet.assert_equal_registries();
+}
+
+#[test]
+fn kills_of_one_instance_after_the_other() {
+    let plan = Plan { work: (1000, 200), ..Plan::new("kills_of_one", &[Fault::Kill], 40) };
+    run(&plan);
+}
+
+#[test]
+fn kills_of_all() {
+    run(&Plan::new("kills_of_all", &[Fault::KillAll], 20));
+}
+
+#[test]
+fn freezes() {
+    run(&Plan::new("freezes", &[Fault::Freeze], 4));
+}
+
+#[test]
+fn partitions() {
+    let faults = &[Fault::Part, Fault::PartOneWay, Fault::PartTwo];
+    let plan = Plan { protection: Protection::Certificates, ..Plan::new("partitions", faults, 6) };
+    run(&plan);
+}
+
+#[test]
+fn lost_packets() {
+    run(&Plan::new("lost_packets", &[Fault::Lose], 3));
+}
+
+#[test]
+fn rolling_restarts() {
+    run(&Plan::new("rolling_restarts", &[Fault::RollingRestart], 2));
+}
+
+#[test]
+fn everything_to_five_instances() {
+    let faults =
+        &[Fault::Kill, Fault::Freeze, Fault::Part, Fault::PartOneWay, Fault::PartTwo, Fault::Lose];
+    run(&Plan { instances: 5, ..Plan::new("everything_to_five", faults, 6) });
+}
