@@ -10,11 +10,12 @@
     reason = "a test fails by panicking, and says why"
 )]
 
+#[path = "../support/cluster.rs"]
+mod cluster;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod alerts;
-mod cluster;
 mod crowd;
 mod manifests;
 mod panels;

@@ -52,7 +52,8 @@ fn every_flag_is_one_of_the_program() {
         for line in text.lines() {
             // A command of ours may go on over several lines; other programs have their own flags.
             is_command = line.contains("EMNetChain ") || (is_command && line.starts_with(' '));
-            for flag in line.split("--").skip(1).filter(|_| is_command) {
+            let command = line.split(" | ").next().unwrap_or_default();
+            for flag in command.split("--").skip(1).filter(|_| is_command) {
                 let end = flag.find(|c: char| !c.is_ascii_lowercase() && c != '-');
                 let flag = &flag[..end.unwrap_or(flag.len())];
                 let is_key = Config::KEYS.iter().any(|key| key.flag() == flag);

@@ -66,7 +66,8 @@ fn privileged_every_panel_shows_something_and_the_right_alerts_fire() {
     if !may_run(test, &["prometheus", "promtool"]) {
         return;
     }
-    let (mut cluster, prometheus) = (Cluster::start(), Prometheus::start());
+    let mut cluster = Cluster::start(&["--udp-addr", "127.0.0.1:0"]);
+    let prometheus = Prometheus::start();
     let mut known = [None; 3];
     prometheus.watch(&cluster, &mut known);
     wait_for_all(&prometheus);
@@ -140,9 +141,7 @@ fn a_dead_leader_is_told(
     let second = cluster.leader();
     cluster.kill(second);
     prometheus.expect_firing(&["EMNetChainNoLeader", "EMNetChainNotReady"]);
-    for id in [first, second] {
-        cluster.start_one(id);
-    }
+    cluster.start_these(&[first, second]);
     cluster.wait_ready();
     prometheus.watch(cluster, known);
     prometheus.expect_clear(&["EMNetChainNoLeader", "EMNetChainNotReady"]);
