@@ -28,6 +28,7 @@ pub mod metrics;
 pub mod raft;
 pub mod registry;
 pub mod runtime;
+pub mod secrets;
 pub mod server;
 pub mod storage;
 pub mod wire;

@@ -1,6 +1,6 @@
 //! What operators can have this instance do while it runs.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -12,6 +12,7 @@ use crate::{
     },
     metrics::Metrics,
     raft::Member,
+    secrets::exposure,
     server::{
         Phase,
         http::admin::{Action, Actor, AdminToken, Denied},
@@ -71,8 +72,7 @@ pub(super) fn read_token(path: Option<&Path>) -> Result<AdminToken, Exit> {
 fn read_secret(path: &Path) -> Result<AdminToken, String> {
     let named = |why: String| format!("--admin-token-file {}: {why}", path.display());
     let unreadable = |error: std::io::Error| named(error.to_string());
-    let mode = std::fs::metadata(path).map_err(unreadable)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if let Some(mode) = exposure(&std::fs::metadata(path).map_err(unreadable)?) {
         return Err(named(format!("other users can read it (mode {mode:03o}); `chmod 600` it")));
     }
     let text = std::fs::read_to_string(path).map_err(unreadable)?;

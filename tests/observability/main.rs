@@ -10,15 +10,18 @@
     reason = "a test fails by panicking, and says why"
 )]
 
+#[path = "../support/cluster.rs"]
+mod cluster;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod alerts;
-mod cluster;
 mod crowd;
+mod manifests;
 mod panels;
 mod privileged;
 mod prometheus;
+mod sandbox;
 
 use std::{fs, path::Path};
 

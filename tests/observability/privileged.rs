@@ -50,12 +50,24 @@ fn privileged_promtool_finds_no_fault() {
 }
 
 #[test]
+fn privileged_the_compose_file_is_well_formed() {
+    if !may_run("privileged_the_compose_file_is_well_formed", &["docker-compose"]) {
+        return;
+    }
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docker/compose.yml");
+    let checked = Command::new("docker-compose").args(["-f", page, "config", "-q"]).output();
+    let checked = checked.unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+}
+
+#[test]
 fn privileged_every_panel_shows_something_and_the_right_alerts_fire() {
     let test = "privileged_every_panel_shows_something_and_the_right_alerts_fire";
     if !may_run(test, &["prometheus", "promtool"]) {
         return;
     }
-    let (mut cluster, prometheus) = (Cluster::start(), Prometheus::start());
+    let mut cluster = Cluster::start(&["--udp-addr", "127.0.0.1:0"]);
+    let prometheus = Prometheus::start();
     let mut known = [None; 3];
     prometheus.watch(&cluster, &mut known);
     wait_for_all(&prometheus);
@@ -129,9 +141,7 @@ fn a_dead_leader_is_told(
     let second = cluster.leader();
     cluster.kill(second);
     prometheus.expect_firing(&["EMNetChainNoLeader", "EMNetChainNotReady"]);
-    for id in [first, second] {
-        cluster.start_one(id);
-    }
+    cluster.start_these(&[first, second]);
     cluster.wait_ready();
     prometheus.watch(cluster, known);
     prometheus.expect_clear(&["EMNetChainNoLeader", "EMNetChainNotReady"]);

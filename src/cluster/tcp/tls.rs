@@ -8,7 +8,6 @@
 use std::{
     fs,
     io::{self, Read as _},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -28,6 +27,7 @@ use tokio_rustls::{
 };
 
 use super::NodeName;
+use crate::secrets::exposure;
 
 /// Where certificates and key are, in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,8 +202,7 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let unusable = |why: String| TlsError::Unusable { path: path.to_path_buf(), why };
     let failed = |error: io::Error| unusable(error.to_string());
     let mut file = fs::File::open(path).map_err(failed)?;
-    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
+    if let Some(mode) = exposure(&file.metadata().map_err(failed)?) {
         return Err(TlsError::Exposed { path: path.to_path_buf(), mode });
     }
     let mut bytes = Vec::new();

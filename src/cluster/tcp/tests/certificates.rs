@@ -61,7 +61,7 @@ fn files_that_do_not_protect_are_refused() {
     assert!(matches!(Tls::load(files.clone(), elsewhere), Err(TlsError::Foreign { .. })));
     let mixed = TlsFiles { key: world.files(2).key, ..files.clone() };
     assert!(matches!(Tls::load(mixed, name(1)), Err(TlsError::Unusable { .. })));
-    for mode in [0o640, 0o604, 0o660] {
+    for mode in [0o644, 0o604, 0o660] {
         fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
         let error = Tls::load(files.clone(), name(1)).unwrap_err();
         assert!(matches!(error, TlsError::Exposed { .. }) && error.to_string().contains("chmod"));
