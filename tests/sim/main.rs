@@ -3,7 +3,8 @@
 //! on all of them, while everything goes wrong that can. An oracle sees every entry that is applied
 //! and every word that is told; afterwards everything must come right by itself.
 //!
-//! - `EMNETCHAIN_TEST_SEED=7 cargo test --test sim seeds` runs one seed;
+//! - `EMNETCHAIN_TEST_SEED=7 cargo test --test sim seeds` runs one seed, and with
+//!   `EMNETCHAIN_SIM_SECONDS=60` as many from there on as fit into that time;
 //! - `EMNETCHAIN_SIM_SECONDS=3600 cargo test --profile sim --test sim seeds -- --nocapture` runs as
 //!   many as fit into an hour.
 //!
@@ -73,10 +74,10 @@ fn now_ms() -> u64 {
     u64::try_from((now() - beginning).as_millis()).expect("runs are short")
 }
 
-/// How long to try seeds, in seconds of real time.
-fn budget() -> Duration {
-    let seconds = std::env::var("EMNETCHAIN_SIM_SECONDS");
-    Duration::from_secs(seconds.map_or(20, |text| text.parse().expect("a number of seconds")))
+/// How long to try seeds, if it is given.
+fn given_budget() -> Option<Duration> {
+    let seconds = std::env::var("EMNETCHAIN_SIM_SECONDS").ok()?;
+    Some(Duration::from_secs(seconds.parse().expect("a number of seconds")))
 }
 
 fn assert_passes(seed: u64, outcome: &Outcome) {
@@ -91,18 +92,20 @@ fn assert_passes(seed: u64, outcome: &Outcome) {
 
 #[test]
 fn seeds() {
-    if let Some(seed) = Chance::given_seed() {
+    let (seed, budget) = (Chance::given_seed(), given_budget());
+    if let (Some(seed), None) = (seed, budget) {
         let outcome = run(seed, Play::Wild, Planted::Nothing);
         assert_passes(seed, &outcome);
         eprintln!("seed {seed} passes: {:?}", outcome.figures);
         return;
     }
     let begun = emnetchain::clock::now();
-    let next = AtomicU64::new(Chance::any_seed());
+    let budget = budget.unwrap_or(Duration::from_secs(20));
+    let next = AtomicU64::new(seed.unwrap_or_else(Chance::any_seed));
     let failed = AtomicBool::new(false);
     let work = || {
         let mut all = Vec::new();
-        while emnetchain::clock::now() - begun < budget() && !failed.load(Ordering::Relaxed) {
+        while emnetchain::clock::now() - begun < budget && !failed.load(Ordering::Relaxed) {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             let outcome = run(seed, Play::Wild, Planted::Nothing);
             failed.fetch_or(outcome.failure.is_some(), Ordering::Relaxed);
