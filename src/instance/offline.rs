@@ -31,8 +31,12 @@ pub fn backup(data_dir: &Path, file: &Path) -> Exit {
             Exit::Clean
         }
         Err(error @ StorageError::Locked { .. }) => {
-            let instead = "or take the backup from /api/v1/backup at its --http-addr";
-            cli::complain(&format!("{error}, {instead}"));
+            let snapshots = data_dir.join("snapshot");
+            let instead = "which is a backup as well, a little older";
+            cli::complain(&format!(
+                "{error}, or copy the newest .snap file in {}, {instead}",
+                snapshots.display()
+            ));
             exit_for(&error)
         }
         Err(error) => refuse(&error),
