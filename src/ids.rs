@@ -21,6 +21,13 @@ pub struct InstanceId(pub u64);
 )]
 pub struct Incarnation(pub u64);
 
+impl Incarnation {
+    /// The life after this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// One client's TCP connection to one life of one instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId {

@@ -7,14 +7,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use openraft::{
-    ChangeMembers, Instant as _, Raft, ServerState,
+    ChangeMembers, Raft, ServerState,
     async_runtime::WatchReceiver,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use super::{Cluster, lives::LOST_AFTER, rpc::CallError, writer::Leader};
+use super::{Cluster, lives::LOST_AFTER, rpc::CallError, status::silence_of, writer::Leader};
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig},
@@ -263,8 +263,7 @@ fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
 fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> bool {
     let states = raft.metrics();
     let now = states.borrow_watched();
-    let heard = now.heartbeat.as_ref().and_then(|heard| *heard.get(&id)?);
-    id == now.id || heard.is_some_and(|at| at.elapsed() < LOST_AFTER)
+    id == now.id || silence_of(&now, id).is_some_and(|silence| silence < LOST_AFTER)
 }
 
 /// Whether a member votes; `None` if it is none.

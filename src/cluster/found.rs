@@ -92,12 +92,13 @@ impl Cluster {
         founding: Founding,
         progress: &watch::Sender<String>,
     ) -> Result<(), ClusterError> {
-        if self.is_founded().await? {
+        let founded = self.is_founded().await?;
+        if founded {
             self.gate.open();
         }
         match founding {
             Founding::Alone(member) => {
-                if !self.is_founded().await? {
+                if !founded {
                     self.initialise(BTreeMap::from([(self.instance.0, member)])).await?;
                 }
                 if self.raft.voter_ids().eq([self.instance.0]) {
@@ -156,12 +157,7 @@ impl Cluster {
                     };
                 }
             }
-            let text = self.waiting_text(&members, &heard, listed);
-            progress.send_if_modified(|shown| {
-                let is_new = *shown != text;
-                *shown = text;
-                is_new
-            });
+            progress.send_replace(self.waiting_text(&members, &heard, listed));
             tokio::time::sleep(ASK_EVERY).await;
         }
     }

@@ -11,23 +11,28 @@
 
 use std::time::{Duration, Instant};
 
-use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+use openraft::{ServerState, async_runtime::WatchReceiver};
 
 use super::{
     Cluster, ClusterError,
     admin::Change,
     found::Founding,
     proposer::{WriteError, Writer, Written},
+    status::silence_of,
 };
 use crate::{
     clock,
     ids::{Incarnation, InstanceId},
+    raft::Member,
     registry::{Command, Policy},
 };
 
 /// An instance that the leader has not heard from for so long is taken for dead. Its clients have
 /// the resume grace on top.
 pub const LOST_AFTER: Duration = Duration::from_secs(3);
+
+/// Why a life is over that the leader has ended.
+pub const GIVEN_UP: &str = "the others had given this instance up";
 
 /// How often the leader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -45,26 +50,24 @@ pub struct Life {
 }
 
 impl Cluster {
-    /// Makes these settings hold for the registry, unless they do.
+    /// Makes what this instance was started with hold: the settings of the registry, and its own
+    /// address if it is the only voter, so that others can be added to one that was alone. Waits
+    /// for as long as there is no leader.
     ///
     /// # Errors
-    /// If raft has stopped.
-    pub async fn settle_policy(&self, policy: Policy) -> Result<(), ClusterError> {
+    /// If raft has stopped, or does not take the address.
+    pub async fn settle(&self, founding: &Founding, policy: Policy) -> Result<(), ClusterError> {
         self.catch_up().await?;
+        if let Founding::Alone(member) = founding {
+            self.settle_address(member).await?;
+        }
         if self.view().read(|registry| *registry.policy() != policy) {
             self.insist(Command::SetPolicy(policy)).await?;
         }
         Ok(())
     }
 
-    /// The only voter's own address is what it was started with, so that others can be added to an
-    /// instance that was alone.
-    ///
-    /// # Errors
-    /// If raft has stopped, or does not take the address.
-    pub async fn settle_address(&self, founding: &Founding) -> Result<(), ClusterError> {
-        let Founding::Alone(member) = founding else { return Ok(()) };
-        self.catch_up().await?;
+    async fn settle_address(&self, member: &Member) -> Result<(), ClusterError> {
         let (known, alone) = {
             let states = self.raft.metrics();
             let now = states.borrow_watched();
@@ -89,8 +92,7 @@ impl Cluster {
         // Whatever an earlier life was told is behind this, so no number can be taken twice.
         self.catch_up().await?;
         let (instance, installed) = (self.instance, self.view().installed());
-        let incarnation =
-            Incarnation(self.view().read(|registry| registry.incarnation(instance)).0 + 1);
+        let incarnation = self.view().read(|registry| registry.incarnation(instance)).next();
         let written = self.insist(Command::Start { instance, incarnation }).await?;
         self.applied(written.index).await?;
         self.metrics.lives.inc();
@@ -105,7 +107,7 @@ impl Cluster {
                 return "this instance was brought up to date by a snapshot";
             }
             if self.view().read(|registry| registry.incarnation(self.instance)) > life.incarnation {
-                return "the others had given this instance up";
+                return GIVEN_UP;
             }
             if states.changed().await.is_err() {
                 std::future::pending::<()>().await; // whoever watches raft says that it stopped
@@ -117,7 +119,7 @@ impl Cluster {
     pub async fn end_life(&self) {
         let instance = self.instance;
         let last = self.view().read(|registry| registry.incarnation(instance));
-        let start = Command::Start { instance, incarnation: Incarnation(last.0 + 1) };
+        let start = Command::Start { instance, incarnation: last.next() };
         if let Err(error) = self.router.write(None, vec![start]).await {
             tracing::debug!(%error, "the others will notice that this instance is gone");
         }
@@ -132,9 +134,9 @@ impl Cluster {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             for (instance, last) in self.lost(&mut watch) {
-                let incarnation = Incarnation(last.0 + 1);
                 tracing::warn!(instance = instance.0, "not heard from; its clients may come back");
-                match self.local.write(None, vec![Command::Start { instance, incarnation }]).await {
+                let start = Command::Start { instance, incarnation: last.next() };
+                match self.local.write(None, vec![start]).await {
                     Ok(_) => self.metrics.lives_ended.inc(),
                     Err(WriteError::Again(_)) => {}
                     Err(error @ WriteError::Stopped(_)) => return Err(error),
@@ -160,9 +162,9 @@ impl Cluster {
         let holding: Vec<_> = self.view().read(|registry| registry.instances_that_hold_asks());
         let is_lost = |id: InstanceId| {
             let is_member = states.membership_config.membership().get_node(&id.0).is_some();
-            let heard = states.heartbeat.as_ref().and_then(|heard| *heard.get(&id.0)?);
-            let silence = heard.map_or(now - watch.since, |at| at.elapsed());
-            !is_member || silence.min(now - watch.since) > LOST_AFTER
+            let listened = now - watch.since;
+            let silence = silence_of(&states, id.0).unwrap_or(listened);
+            !is_member || silence.min(listened) > LOST_AFTER
         };
         holding.into_iter().filter(|(id, _)| *id != self.instance && is_lost(*id)).collect()
     }

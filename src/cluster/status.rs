@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+use openraft::{Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver};
 
 use super::Cluster;
-use crate::{ids::InstanceId, raft::Member, storage::ClusterId};
+use crate::{
+    ids::InstanceId,
+    raft::{Member, TypeConfig},
+    storage::ClusterId,
+};
 
 /// A leader that no majority has answered for so long, and a follower that has not heard its leader
 /// for so long, cannot answer clients now: the longest time until an election, and a half more.
@@ -76,8 +80,7 @@ impl Cluster {
             if leads && id == self.instance.0 {
                 Some(Duration::ZERO)
             } else if leads {
-                let heard = now.heartbeat.as_ref().and_then(|heard| heard.get(&id)?.as_ref());
-                heard.map(|at| at.elapsed()).or_else(|| self.contact.silence())
+                silence_of(&now, id).or_else(|| self.contact.silence())
             } else {
                 self.contact.silence().filter(|_| now.current_leader == Some(id))
             }
@@ -119,6 +122,13 @@ impl Cluster {
             is_cut_off.then_some("the leader is not heard")
         }
     }
+}
+
+/// For how long the leader, whose states these are, has not heard an instance; `None` if it never
+/// did, or does not lead.
+pub(super) fn silence_of(states: &RaftMetrics<TypeConfig>, id: u64) -> Option<Duration> {
+    let heard = states.heartbeat.as_ref()?.get(&id)?.as_ref()?;
+    Some(heard.elapsed())
 }
 
 fn role(state: ServerState) -> &'static str {

@@ -73,8 +73,7 @@ impl Config {
     /// others.
     pub fn founding(&self, raft_addr: Option<SocketAddr>) -> Founding {
         let InitialCluster(members) = &self.initial_cluster;
-        let is_only_me = members.keys().all(|id| *id == self.node_id);
-        if !is_only_me || (members.is_empty() && self.cluster_id.is_some()) {
+        if self.lists_others() || (members.is_empty() && self.cluster_id.is_some()) {
             return Founding::With(members.clone());
         }
         let listening = || raft_addr.map(|at| at.to_string()).unwrap_or_default();
@@ -84,10 +83,13 @@ impl Config {
 
     /// The cluster that an empty data directory is founded for; `None` for one of its own.
     pub fn founded_cluster(&self) -> Option<ClusterId> {
-        let InitialCluster(members) = &self.initial_cluster;
-        let is_only_me = members.keys().all(|id| *id == self.node_id);
         let derived = || ClusterId::derived_from(&self.initial_cluster.to_string());
-        self.cluster_id.or_else(|| (!is_only_me).then(derived))
+        self.cluster_id.or_else(|| self.lists_others().then(derived))
+    }
+
+    /// Whether the first members are more than this instance.
+    fn lists_others(&self) -> bool {
+        self.initial_cluster.0.keys().any(|id| *id != self.node_id)
     }
 
     /// The files for TLS between instances, if they are given.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cluster::{Cluster, ClusterError, found::Founding, proposer::ProposerError},
+    cluster::{Cluster, ClusterError, found::Founding, lives::GIVEN_UP, proposer::ProposerError},
     registry::{Command, Policy},
     server::{Outbox, Phase},
 };
@@ -31,8 +31,7 @@ impl Living {
     pub(super) async fn run(self, mut queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
         self.cluster.found(self.founding.clone(), &self.progress).await?;
         self.progress.send_replace("waiting for a leader".to_owned());
-        self.cluster.settle_address(&self.founding).await?;
-        self.cluster.settle_policy(self.policy).await?;
+        self.cluster.settle(&self.founding, self.policy).await?;
         loop {
             let life = self.cluster.begin_life().await?;
             self.outbox.begin(life.incarnation);
@@ -47,7 +46,7 @@ impl Living {
             let why = tokio::select! {
                 ended = self.cluster.proposer(life.incarnation).run(&mut queue) => match ended {
                     Ok(()) => return Ok(()),
-                    Err(ProposerError::Over) => "the others had given this instance up",
+                    Err(ProposerError::Over) => GIVEN_UP,
                     Err(ProposerError::Stopped(error)) => return Err(error.into()),
                 },
                 why = self.cluster.life_over(life) => why,

@@ -24,7 +24,7 @@ use super::{
     snapshot::{self, Loaded},
 };
 use crate::{
-    ids::{Incarnation, InstanceId},
+    ids::InstanceId,
     raft::{LogId, Member, Membership, SnapshotMeta, TypeConfig, Vote},
     registry::{Command, Image, Proposal, Registry},
 };
@@ -100,7 +100,7 @@ fn end_sessions(registry: &mut Registry) {
     let known = registry.image().meta.instances.iter();
     let commands = known.map(|(instance, known)| Command::Start {
         instance: *instance,
-        incarnation: Incarnation(known.incarnation.0 + 1),
+        incarnation: known.incarnation.next(),
     });
     let commands = commands.collect();
     registry.apply(&Proposal { at: registry.now(), batch: None, commands });

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -19,7 +19,7 @@ use super::{
     history::History,
     random::Random,
     site::Site,
-    support::{Client, Member, Service, eventually, told},
+    support::{Client, Member, Service, eventually, privileged::may_run, told},
 };
 
 /// Power cuts that lose nothing.
@@ -41,24 +41,6 @@ import fcntl, os, struct, sys
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587d, 2
 fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), EXT4_IOC_SHUTDOWN, struct.pack('I', NO_LOG_FLUSH))
 ";
-
-/// Whether this test may run; says aloud that it does not.
-fn may_run(test: &str, tools: &[&str]) -> bool {
-    let asked = std::env::var("EMNETCHAIN_PRIVILEGED").is_ok_and(|value| value == "1");
-    let missing = tools.iter().find(|tool| {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
-        !found.unwrap().status.success()
-    });
-    let reason = match (asked, missing) {
-        (true, None) => return true,
-        (true, Some(tool)) => format!("{tool} is not installed"),
-        (false, _) => "it needs root; run it with EMNETCHAIN_PRIVILEGED=1".to_owned(),
-    };
-    // Past the harness, which keeps the words of passing tests to itself.
-    let line = format!("SKIPPED {test}: {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
-    false
-}
 
 /// A file system of its own in a mount namespace of its own, which ends with this.
 struct Mount {
@@ -138,7 +120,7 @@ fn run(command: &[&str]) {
 
 #[test]
 fn a_full_file_system_ends_the_service_and_takes_nothing_back() {
-    if !may_run("a_full_file_system", &["unshare", "nsenter", "mount"]) {
+    if !may_run("a_full_file_system", "root", &["unshare", "nsenter", "mount"]) {
         return;
     }
     let mut random = Random::new("a_full_file_system");
@@ -155,7 +137,7 @@ fn a_full_file_system_ends_the_service_and_takes_nothing_back() {
 
 #[test]
 fn a_failing_call_ends_the_service_and_takes_nothing_back() {
-    if !may_run("a_failing_call", &["strace"]) {
+    if !may_run("a_failing_call", "root", &["strace"]) {
         return;
     }
     let mut random = Random::new("a_failing_call");
@@ -183,7 +165,7 @@ fn a_failing_call_ends_the_service_and_takes_nothing_back() {
 
 #[test]
 fn power_cuts_under_load_take_nothing_back() {
-    if !may_run("power_cuts", &["unshare", "nsenter", "mkfs.ext4", "python3"]) {
+    if !may_run("power_cuts", "root", &["unshare", "nsenter", "mkfs.ext4", "python3"]) {
         return;
     }
     let mut random = Random::new("power_cuts");
@@ -224,7 +206,7 @@ fn power_cuts_under_load_take_nothing_back() {
 /// The test above would be worth nothing if a service that does not sync passed it.
 #[test]
 fn a_service_that_does_not_sync_is_found_out() {
-    if !may_run("the canary", &["unshare", "nsenter", "mkfs.ext4", "python3", "cc"]) {
+    if !may_run("the canary", "root", &["unshare", "nsenter", "mkfs.ext4", "python3", "cc"]) {
         return;
     }
     let dir = TempDir::new().unwrap();

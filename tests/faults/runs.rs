@@ -1,10 +1,6 @@
 //! The runs: clients at work, and faults that happen to the cluster one after another.
 
-use std::{
-    io::Write,
-    process::Command,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use emnetchain::clock;
 
@@ -16,7 +12,7 @@ use super::{
     name::Name,
     net::wait_for_names,
     random::Random,
-    support::eventually,
+    support::{eventually, privileged::may_run},
 };
 
 /// Deadlines that do not pass during a run, so that only repairs may end a link.
@@ -50,24 +46,6 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this test may run; says aloud that it does not.
-fn may_run(test: &str) -> bool {
-    let asked = std::env::var("EMNETCHAIN_PRIVILEGED").is_ok_and(|value| value == "1");
-    let missing = ["ip", "nft", "dnsmasq"].iter().find(|tool| {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
-        !found.unwrap().status.success()
-    });
-    let reason = match (asked, missing) {
-        (true, None) => return true,
-        (true, Some(tool)) => format!("{tool} is not installed"),
-        (false, _) => "it needs root; run it with EMNETCHAIN_PRIVILEGED=1".to_owned(),
-    };
-    // Past the harness, which keeps the words of passing tests to itself.
-    let line = format!("SKIPPED {test}: {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
-    false
-}
-
 /// By how much a run is longer than in a test of every day.
 fn scale() -> usize {
     match std::env::var("EMNETCHAIN_FAULTS") {
@@ -86,7 +64,7 @@ struct Tally {
 }
 
 fn run(plan: &Plan) {
-    if !may_run(plan.name) {
+    if !may_run(plan.name, "root", &["ip", "nft", "dnsmasq"]) {
         return;
     }
     let _turn = turn();

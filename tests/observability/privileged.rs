@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    io::Write,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     process::Command,
@@ -18,30 +17,12 @@ use super::{
     crowd::Crowd,
     panels::{DASHBOARDS, queries},
     prometheus::{Prometheus, promtool, wait_for_all},
-    support::{Service, eventually},
+    support::{Service, eventually, privileged::may_run},
 };
-
-/// Whether this test may run; says aloud that it does not.
-pub(crate) fn may_run(test: &str, tools: &[&str]) -> bool {
-    let asked = std::env::var("EMNETCHAIN_PRIVILEGED").is_ok_and(|value| value == "1");
-    let missing = tools.iter().find(|tool| {
-        let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output();
-        !found.unwrap().status.success()
-    });
-    let reason = match (asked, missing) {
-        (true, None) => return true,
-        (true, Some(tool)) => format!("{tool} is not installed"),
-        (false, _) => "it needs packages; run it with EMNETCHAIN_PRIVILEGED=1".to_owned(),
-    };
-    // Past the harness, which keeps the words of passing tests to itself.
-    let line = format!("SKIPPED {test}: {reason}\n");
-    std::io::stderr().write_all(line.as_bytes()).expect("standard error is open");
-    false
-}
 
 #[test]
 fn privileged_promtool_finds_no_fault() {
-    if !may_run("privileged_promtool_finds_no_fault", &["promtool"]) {
+    if !may_run("privileged_promtool_finds_no_fault", "packages", &["promtool"]) {
         return;
     }
     promtool(&["check", "config", "--lint=all", "--lint-fatal", "prometheus.yml"], None);
@@ -51,7 +32,7 @@ fn privileged_promtool_finds_no_fault() {
 
 #[test]
 fn privileged_the_compose_file_is_well_formed() {
-    if !may_run("privileged_the_compose_file_is_well_formed", &["docker-compose"]) {
+    if !may_run("privileged_the_compose_file_is_well_formed", "packages", &["docker-compose"]) {
         return;
     }
     let page = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docker/compose.yml");
@@ -63,7 +44,7 @@ fn privileged_the_compose_file_is_well_formed() {
 #[test]
 fn privileged_every_panel_shows_something_and_the_right_alerts_fire() {
     let test = "privileged_every_panel_shows_something_and_the_right_alerts_fire";
-    if !may_run(test, &["prometheus", "promtool"]) {
+    if !may_run(test, "packages", &["prometheus", "promtool"]) {
         return;
     }
     let mut cluster = Cluster::start(&["--udp-addr", "127.0.0.1:0"]);

@@ -10,9 +10,8 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{
-    privileged::may_run,
-    support::{Client, Member, Service, chain, eventually, reconnect, repaired},
+use super::support::{
+    Client, Member, Service, chain, eventually, privileged::may_run, reconnect, repaired,
 };
 
 /// The most that `systemd-analyze security` may say, on its scale from 0 to 10.
@@ -28,7 +27,7 @@ fn output(program: &str, arguments: &[&str]) -> String {
 
 #[test]
 fn privileged_the_unit_exposes_little() {
-    if !may_run("privileged_the_unit_exposes_little", &["systemd-analyze"]) {
+    if !may_run("privileged_the_unit_exposes_little", "packages", &["systemd-analyze"]) {
         return;
     }
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd/emnetchain.service");
@@ -57,7 +56,7 @@ fn use_it(service: &Service) {
 /// What the image of `deploy/docker/Dockerfile` holds: the program and what it loads.
 #[test]
 fn privileged_the_program_needs_no_file_but_its_own() {
-    if !may_run("privileged_the_program_needs_no_file_but_its_own", &["bwrap", "ldd"]) {
+    if !may_run("privileged_the_program_needs_no_file_but_its_own", "packages", &["bwrap", "ldd"]) {
         return;
     }
     let (program, data) = (env!("CARGO_BIN_EXE_EMNetChain"), TempDir::new().unwrap());
@@ -86,7 +85,7 @@ fn privileged_the_program_needs_no_file_but_its_own() {
 #[test]
 fn privileged_the_unit_allows_every_system_call_it_makes() {
     let test = "privileged_the_unit_allows_every_system_call_it_makes";
-    if !may_run(test, &["systemd-analyze", "strace"]) {
+    if !may_run(test, "packages", &["systemd-analyze", "strace"]) {
         return;
     }
     let dir = TempDir::new().unwrap();

@@ -267,8 +267,8 @@ impl Process {
         let (progress, _shown) = watch::channel(String::new());
         let founding = Founding::With(self.shared.members.clone());
         let living = async {
-            cluster.found(founding, &progress).await.map_err(|error| text(&error))?;
-            cluster.settle_policy(self.shared.policy).await.map_err(|error| text(&error))?;
+            cluster.found(founding.clone(), &progress).await.map_err(|error| text(&error))?;
+            cluster.settle(&founding, self.shared.policy).await.map_err(|error| text(&error))?;
             loop {
                 let life = cluster.begin_life().await.map_err(|error| text(&error))?;
                 self.witness.open(Some(life.incarnation));

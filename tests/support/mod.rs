@@ -2,12 +2,7 @@
 //! whole service are made of. Ports are picked by the system, data lives in temporary folders,
 //! every wait has a bound, and every process is ended by the handle that started it.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    unused_imports,
-    reason = "each test program uses its own part"
-)]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -15,6 +10,7 @@
 )]
 
 mod chance;
+pub mod privileged;
 
 #[allow(unused_imports, reason = "not every test program leaves something to chance")]
 pub use chance::Chance;
