@@ -96,6 +96,7 @@ impl Registry {
     pub fn gathering(&self, serial: Serial, part: Part) -> Option<(Serial, Timestamp)> {
         let chain = self.index.chains.get(&self.client(serial)?.chain)?;
         let at = (serial, part);
+        chain.asks.get(&at)?;
         let facing = match part {
             Part::Head => chain.asks.range((Bound::Excluded(at), Bound::Unbounded)).next(),
             Part::Tail => chain.asks.range(..at).next_back(),
@@ -117,5 +118,58 @@ impl Registry {
             Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
         });
         callers.filter(|caller| caller.socket.endpoint() == socket).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ids::{
+            HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket, TailAddr,
+        },
+        registry::{Command, Proposal},
+    };
+
+    #[test]
+    fn two_that_ask_past_a_silent_one_are_told_until_when() {
+        let mut registry = Registry::default();
+        let socket = |client: u64, port| Socket::parse(&format!("10.0.0.{client}:{port}")).unwrap();
+        let source = "10.0.0.9".parse().unwrap();
+        let mut connection = 0;
+        let mut apply = |at, command: &dyn Fn(SessionId) -> Command| {
+            connection += 1;
+            let (instance, incarnation) = (InstanceId(1), Incarnation(0));
+            let session = SessionId { instance, incarnation, connection };
+            let commands = vec![command(session)];
+            registry.apply(&Proposal { at: Timestamp(at), batch: None, commands });
+        };
+        for client in 1..=5 {
+            apply(0, &|session| Command::Connect {
+                session,
+                source,
+                chain: ChainName::default(),
+                head: HeadAddr(socket(client, 1)),
+                tail: TailAddr(socket(client, 2)),
+            });
+        }
+        for (at, orphan) in [(10, socket(1, 1)), (20, socket(5, 2))] {
+            apply(at, &|session| Command::Reconnect {
+                session,
+                source,
+                id: RepairId(at.to_string().into()),
+                orphan: OrphanAddr(orphan.clone()),
+            });
+        }
+        // The second and the fourth were lost, and the third between them is silent.
+        let place = |client, port| registry.find(socket(client, port).endpoint()).unwrap();
+        let ((first, head), (last, tail)) = (place(1, 1), place(5, 2));
+        let until = Timestamp(20 + registry.policy().gather_ms);
+        assert_eq!(registry.gathering(first, head), Some((last, until)));
+        assert_eq!(registry.gathering(last, tail), Some((first, until)));
+        let (silent, tail) = place(3, 2);
+        assert_eq!(registry.gathering(silent, tail), None);
+        let shown = registry.window(&ChainName::default(), Place::From(Serial(0)), 9).unwrap();
+        assert_eq!((shown.clients.len(), shown.gaps), (3, vec![first, silent]));
     }
 }

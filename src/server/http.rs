@@ -327,8 +327,8 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
 }
 
 async fn nothing() -> Response {
-    let names = "there are /, /livez, /metrics, /readyz, /status and, under /api/v1/, chain, chains, \
-                 explain and cluster/...\n";
+    let names = "there are /, /livez, /metrics, /readyz, /status and, under /api/v1/, chain, \
+                 chains, explain and cluster/...\n";
     fresh((StatusCode::NOT_FOUND, names))
 }
 
