@@ -145,8 +145,10 @@ impl Instance {
         let readiness = watching.begin(&metrics, &mut background);
         if let Some(http) = http {
             let actor = operator::actor(&cluster, &phase, &metrics);
+            let backup = operator::backups(&cluster, &metrics);
             let watch = readiness.clone();
-            let sources = observe::http_sources(&cluster, &image, &metrics, watch, actor, token);
+            let sources =
+                observe::http_sources(&cluster, &image, &metrics, watch, actor, backup, token);
             background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
         }
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);

@@ -15,6 +15,7 @@ use crate::{
         http::{
             Chains, Digest, HttpSources, Member, Readiness, Status,
             admin::{Actor, AdminToken},
+            backup,
         },
     },
     storage::{self, ImageProgress},
@@ -140,6 +141,7 @@ pub(super) fn http_sources(
     metrics: &Metrics,
     readiness: watch::Receiver<Readiness>,
     actor: Actor,
+    backup: backup::Source,
     token: AdminToken,
 ) -> HttpSources {
     let refresh = {
@@ -164,6 +166,7 @@ pub(super) fn http_sources(
         status: Arc::new(status),
         digest: Arc::new(digest),
         actor,
+        backup,
         token,
     }
 }

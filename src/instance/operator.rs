@@ -1,6 +1,6 @@
 //! What operators can have this instance do while it runs.
 
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -15,7 +15,10 @@ use crate::{
     secrets::exposure,
     server::{
         Phase,
-        http::admin::{Action, Actor, AdminToken, Denied},
+        http::{
+            admin::{Action, Actor, AdminToken, Denied},
+            backup::{Backup, Source},
+        },
     },
 };
 
@@ -55,6 +58,35 @@ pub(super) fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &M
                 ChangeError::NoLeader => Denied::Unavailable(error.to_string()),
                 ChangeError::Refused(why) => Denied::Refused(why),
                 ChangeError::Unknown(_) => Denied::Unknown(error.to_string()),
+            })
+        })
+    })
+}
+
+/// Room on the disk that a backup's snapshot leaves to the raft log, in bytes.
+const ROOM_LEFT: i64 = 64 * 1024 * 1024;
+
+/// Makes backups of the registry for operators.
+pub(super) fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
+    let (cluster, metrics) = (cluster.clone(), metrics.clone());
+    Arc::new(move || {
+        let (cluster, metrics) = (cluster.clone(), metrics.clone());
+        Box::pin(async move {
+            // A disk that is full ends the instance, and a backup must not be what fills it.
+            let (free, last) = (metrics.disk_free.get(), metrics.snapshot_bytes.get());
+            if free > 0 && free < last.saturating_mul(2).saturating_add(ROOM_LEFT) {
+                return Err(Denied::Unavailable(format!(
+                    "the disk of this instance has only {free} bytes left, which is too little for \
+                     another snapshot; make room, or ask another instance"
+                )));
+            }
+            let file = cluster.backup().await;
+            let file = file.map_err(|error| Denied::Unavailable(error.to_string()))?;
+            Ok(Backup {
+                bytes: file.bytes(),
+                entry: file.meta().last_log_id.map_or(0, |last| last.index),
+                records: file.records(),
+                read_at: Arc::new(move |piece, at| file.file().read_exact_at(piece, at)),
             })
         })
     })

@@ -10,8 +10,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{FromRequest, State, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode, header},
+    extract::{FromRequest, FromRequestParts, State, rejection::JsonRejection},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -98,8 +98,28 @@ pub(super) fn routes() -> Router<HttpSources> {
         .route("/api/v1/cluster/transfer-leader", post(transfer_leader))
 }
 
+/// That a request may be made.
+pub(super) struct Permit;
+
+impl FromRequestParts<HttpSources> for Permit {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        sources: &HttpSources,
+    ) -> Result<Self, Response> {
+        let peer = parts.extensions.get::<Caller>();
+        if peer.is_some_and(|peer| sources.token.permits(peer.0, &parts.headers)) {
+            return Ok(Self);
+        }
+        let why = "this needs the header `Authorization: Bearer TOKEN` with the token of \
+                   --admin-token-file, or to come from the instance's own machine";
+        Err(answer(StatusCode::FORBIDDEN, Err(why.to_owned())))
+    }
+}
+
 /// The body of a request, if it may be made.
-struct Permitted<T>(T);
+pub(super) struct Permitted<T>(pub(super) T);
 
 impl<T> FromRequest<HttpSources> for Permitted<T>
 where
@@ -111,12 +131,9 @@ where
         request: axum::extract::Request,
         sources: &HttpSources,
     ) -> Result<Self, Response> {
-        let peer = request.extensions().get::<Caller>();
-        if !peer.is_some_and(|peer| sources.token.permits(peer.0, request.headers())) {
-            let why = "this needs the header `Authorization: Bearer TOKEN` with the token of \
-                       --admin-token-file, or to come from the instance's own machine";
-            return Err(answer(StatusCode::FORBIDDEN, Err(why.to_owned())));
-        }
+        let (mut parts, body) = request.into_parts();
+        Permit::from_request_parts(&mut parts, sources).await?;
+        let request = axum::extract::Request::from_parts(parts, body);
         let body = Json::from_request(request, sources).await;
         let body = body.map_err(|error| answer(error.status(), Err(error.body_text())))?;
         Ok(Self(body.0))
@@ -144,7 +161,7 @@ struct AnyMember {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 async fn add(
     State(sources): State<HttpSources>,
@@ -186,9 +203,15 @@ async fn act(sources: &HttpSources, action: Action) -> Response {
     tracing::info!(?action, outcome = ?done, "an operator's request");
     match done {
         Ok(done) => answer(StatusCode::OK, Ok(done)),
-        Err(Denied::Refused(why)) => answer(StatusCode::CONFLICT, Err(why)),
-        Err(Denied::Unavailable(why)) => answer(StatusCode::SERVICE_UNAVAILABLE, Err(why)),
-        Err(Denied::Unknown(why)) => answer(StatusCode::GATEWAY_TIMEOUT, Err(why)),
+        Err(denied) => deny(denied),
+    }
+}
+
+pub(super) fn deny(denied: Denied) -> Response {
+    match denied {
+        Denied::Refused(why) => answer(StatusCode::CONFLICT, Err(why)),
+        Denied::Unavailable(why) => answer(StatusCode::SERVICE_UNAVAILABLE, Err(why)),
+        Denied::Unknown(why) => answer(StatusCode::GATEWAY_TIMEOUT, Err(why)),
     }
 }
 
@@ -200,7 +223,7 @@ enum Sentence {
     Error(String),
 }
 
-fn answer(status: StatusCode, sentence: Result<String, String>) -> Response {
+pub(super) fn answer(status: StatusCode, sentence: Result<String, String>) -> Response {
     let sentence = sentence.map_or_else(Sentence::Error, Sentence::Done);
     fresh((status, Json(sentence)).into_response())
 }

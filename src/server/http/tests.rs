@@ -1,5 +1,7 @@
 //! The operators' HTTP over real connections on free ports.
 
+mod backups;
+
 use std::collections::BTreeMap;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,6 +64,7 @@ impl Bench {
                     }
                 })
             }),
+            backup: backups::source(),
             token: AdminToken(Some("secret".into())),
         };
         let mut task = JoinSet::new();
