@@ -41,7 +41,7 @@ use crate::{
     metrics::Metrics,
     registry::{Applied, Command},
     server::{Outbox, Phase, ServerError, http::Readiness},
-    storage::{ImageProgress, StorageError, Stores, fault},
+    storage::{ImageProgress, Stores, fault},
 };
 
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
@@ -344,7 +344,7 @@ async fn open_stores(
         Ok(Ok(stores)) => Ok(stores),
         Ok(Err(error)) => {
             tracing::error!("{}", error_chain(&error));
-            Err(exit_for(&error))
+            Err(Exit::of(&error))
         }
         Err(panic) => {
             tracing::error!("opening the data directory: {panic}");
@@ -376,11 +376,6 @@ async fn dispatch(
         outbox.dispatch(&applied.effects);
     }
     "the state machine ended".to_owned()
-}
-
-fn exit_for(error: &StorageError) -> Exit {
-    let known = [Exit::Usage, Exit::Disk].into_iter().find(|exit| *exit as u8 == error.exit_code());
-    known.unwrap_or(Exit::Data)
 }
 
 fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {

@@ -69,7 +69,8 @@ pub(super) fn run(
     }
 }
 
-fn instance(sources: &Sources) -> Result<Instance, String> {
+/// The instance that commands are for, by the settings.
+pub(super) fn instance(sources: &Sources) -> Result<Instance, String> {
     let address: HttpAddr = sources.read_key("http_addr").map_err(|faults| faults.to_string())?;
     let address: SocketAddr = match address {
         HttpAddr::At(address) => address,

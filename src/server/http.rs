@@ -37,9 +37,9 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    select,
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet, spawn_blocking, yield_now},
-    select,
     time,
 };
 use tracing::warn;
