@@ -144,11 +144,9 @@ impl Instance {
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
         if let Some(http) = http {
-            let actor = operator::actor(&cluster, &phase, &metrics);
-            let backup = operator::backups(&cluster, &metrics);
+            let powers = operator::Powers::new(&cluster, &phase, &metrics, token);
             let watch = readiness.clone();
-            let sources =
-                observe::http_sources(&cluster, &image, &metrics, watch, actor, backup, token);
+            let sources = observe::http_sources(&cluster, &image, &metrics, watch, powers);
             background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
         }
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);

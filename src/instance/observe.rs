@@ -5,18 +5,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use prometheus::IntGauge;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::gauges;
+use super::{gauges, operator::Powers};
 use crate::{
     cluster::Cluster,
     metrics::Metrics,
     registry::{Expiry, LinkedBy, Note, Totals},
     server::{
         Phase,
-        http::{
-            Chains, Digest, HttpSources, Member, Readiness, Status,
-            admin::{Actor, AdminToken},
-            backup,
-        },
+        http::{Chains, Digest, HttpSources, Member, Readiness, Status},
     },
     storage::{self, ImageProgress},
 };
@@ -140,9 +136,7 @@ pub(super) fn http_sources(
     image: &ImageProgress,
     metrics: &Metrics,
     readiness: watch::Receiver<Readiness>,
-    actor: Actor,
-    backup: backup::Source,
-    token: AdminToken,
+    Powers { actor, backup, token }: Powers,
 ) -> HttpSources {
     let refresh = {
         let (cluster, image, metrics) = (cluster.clone(), image.clone(), metrics.clone());

@@ -25,8 +25,27 @@ use crate::{
 /// The longest secret, in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
 
+/// What operators may have done, and who is one.
+pub(super) struct Powers {
+    pub(super) actor: Actor,
+    pub(super) backup: Source,
+    pub(super) token: AdminToken,
+}
+
+impl Powers {
+    /// Powers over this instance.
+    pub(super) fn new(
+        cluster: &Cluster,
+        phase: &watch::Sender<Phase>,
+        metrics: &Metrics,
+        token: AdminToken,
+    ) -> Self {
+        Self { actor: actor(cluster, phase, metrics), backup: backups(cluster, metrics), token }
+    }
+}
+
 /// Carries out what operators want.
-pub(super) fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> Actor {
+fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> Actor {
     let (cluster, phase, metrics) = (cluster.clone(), phase.clone(), metrics.clone());
     Arc::new(move |action| {
         let (cluster, phase, metrics) = (cluster.clone(), phase.clone(), metrics.clone());
@@ -67,7 +86,7 @@ pub(super) fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &M
 const ROOM_LEFT: i64 = 64 * 1024 * 1024;
 
 /// Makes backups of the registry for operators.
-pub(super) fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
+fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
     let (cluster, metrics) = (cluster.clone(), metrics.clone());
     Arc::new(move || {
         let (cluster, metrics) = (cluster.clone(), metrics.clone());

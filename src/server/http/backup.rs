@@ -2,9 +2,9 @@
 //! client's addresses and repair ids, so it takes what a change of the cluster takes
 //! ([`super::admin`]).
 //!
-//! One at a time, in pieces that are read from the disk as the reader takes them. Whoever takes none
-//! within the life of a connection is cut off. What has arrived is the reader's to check: when it
-//! has the file on its disk, it says so by `POST /api/v1/backup/kept`, and the metric tells that
+//! One at a time, in pieces that are read from the disk as the reader takes them. Whoever takes
+//! none within the life of a connection is cut off. What has arrived is the reader's to check: when
+//! it has the file on its disk, it says so by `POST /api/v1/backup/kept`, and the metric tells that
 //! there is a backup.
 
 use std::{io, sync::Arc, time::Duration};
@@ -52,8 +52,11 @@ pub struct Backup {
     /// How many records it holds.
     pub records: u64,
     /// Fills a buffer from a place in the file; it may block.
-    pub read_at: Arc<dyn Fn(&mut [u8], u64) -> io::Result<()> + Send + Sync>,
+    pub read_at: ReadAt,
 }
+
+/// Fills a buffer from a place in a file.
+pub type ReadAt = Arc<dyn Fn(&mut [u8], u64) -> io::Result<()> + Send + Sync>;
 
 impl std::fmt::Debug for Backup {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
