@@ -88,7 +88,8 @@ pub(crate) fn back_up(section: &Section) {
         .at("DIR", &cluster.data_dir(3));
     let held = ", 3 clients, 2 links, checksum ";
     assert!(section.run("EMNetChain backup chain.backup", &words).contains(held));
-    let daily = r#"EMNetChain backup "BACKUPS/chain-$(date +%F).backup" --http-addr B:9180 --admin-token-file TOKEN"#;
+    let daily = "EMNetChain backup \"BACKUPS/chain-$(date +%F).backup\" --http-addr B:9180 \
+                 --admin-token-file TOKEN";
     assert!(section.run(daily, &words).contains(held));
     assert_eq!(fs::read_dir(section.path("backups")).unwrap().count(), 1);
     assert!(cluster.at(2).metric("emnetchain_backup_timestamp_seconds") > 0.0);
@@ -157,7 +158,8 @@ pub(crate) fn replace(section: &Section) {
         let output = command.output().unwrap();
         output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
     };
-    let said = operate(&["add", &format!("4={}", free_address())]).expect("it is taken in");
+    let fourth = format!("4={}", free_address());
+    let said = eventually("it is taken in", || operate(&["add", &fourth]));
     let start: Vec<&str> = said.lines().last().unwrap().split_whitespace().collect();
     let fourth = Service::start(&section.path("fourth"), &start);
     eventually("it votes", || operate(&["promote", "4"]));
@@ -313,8 +315,8 @@ pub(crate) fn directory_refused(section: &Section) {
     let words = new_cluster(section).at("DIR", &dir);
     let checked = section.try_run("EMNetChain check --data-dir DIR", &words);
     assert_eq!(checked.status.code(), Some(78), "{checked:?}");
-    let newest =
-        r#"EMNetChain restore "$(ls DIR/snapshot/*.snap | tail -n 1)" --data-dir NEW --node-id 12"#;
+    let newest = "EMNetChain restore \"$(ls DIR/snapshot/*.snap | tail -n 1)\" --data-dir NEW \
+                  --node-id 12";
     section.run(newest, &words);
     let begin = BEGIN.replace("11", "12");
     let new = section.start(&begin, &words, &[]);
