@@ -22,11 +22,10 @@ pub(super) fn command() -> Command {
         .subcommand(with_settings(print));
     let serve = Command::new("serve").about("Serves until it is told to stop (the default)");
     let check = Command::new("check").about("Checks the data directory of a stopped instance");
-    let backup = Command::new("backup").about(BACKUP).arg(operand_arg(
-        "FILE",
-        true,
-        "The file to write; one that is there is not overwritten",
-    ));
+    let backup = Command::new("backup")
+        .about("Writes the registry of an instance, running or stopped, into a new file")
+        .long_about(BACKUP)
+        .arg(operand_arg("FILE", true, "The file to write; one that is there is not overwritten"));
     let restore = Command::new("restore")
         .about("Begins a new cluster with the registry of a backup, in a new data directory")
         .arg(operand_arg("FILE", true, "The backup, or a .snap file of a data directory"));

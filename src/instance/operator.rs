@@ -91,9 +91,7 @@ fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
     Arc::new(move || {
         let (cluster, metrics) = (cluster.clone(), metrics.clone());
         Box::pin(async move {
-            // A disk that is full ends the instance, and a backup must not be what fills it.
-            let (free, last) = (metrics.disk_free.get(), metrics.snapshot_bytes.get());
-            if free > 0 && free < last.saturating_mul(2).saturating_add(ROOM_LEFT) {
+            if let Some(free) = too_little_room(&metrics) {
                 return Err(Denied::Unavailable(format!(
                     "the disk of this instance has only {free} bytes left, which is too little for \
                      another snapshot; make room, or ask another instance"
@@ -109,6 +107,15 @@ fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
             })
         })
     })
+}
+
+/// The bytes that are left on the disk, if a backup's snapshot might take the last of them: a disk
+/// that is full ends the instance.
+fn too_little_room(metrics: &Metrics) -> Option<i64> {
+    // Until the system has told, there is no knowing.
+    let free = Some(metrics.disk_free.get()).filter(|free| *free > 0)?;
+    let snapshot = metrics.snapshot_bytes.get().saturating_mul(2);
+    (free < snapshot.saturating_add(ROOM_LEFT)).then_some(free)
 }
 
 /// Reads the operators' secret; logs what is wrong with the file, and what to do.
@@ -132,4 +139,21 @@ fn read_secret(path: &Path) -> Result<AdminToken, String> {
         return Err(named("it must hold one secret of ASCII characters".to_owned()));
     }
     Ok(AdminToken(Some(token.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_leaves_room_for_the_log() {
+        let metrics = Metrics::new();
+        let mebibyte = 1024 * 1024;
+        metrics.snapshot_bytes.set(100 * mebibyte);
+        assert_eq!(too_little_room(&metrics), None, "nobody has told yet");
+        metrics.disk_free.set(265 * mebibyte);
+        assert_eq!(too_little_room(&metrics), None);
+        metrics.disk_free.set(263 * mebibyte);
+        assert_eq!(too_little_room(&metrics), Some(263 * mebibyte));
+    }
 }
