@@ -4,9 +4,12 @@
 //!
 //! Whoever may write here can take the cluster apart, so a request must come from this machine or
 //! carry the operator's token. It must also say that it is JSON, which no web page can make a
-//! visitor's browser do unasked.
+//! visitor's browser do unasked, and without a token name this machine by its address.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
@@ -74,9 +77,21 @@ impl AdminToken {
         match (carried, &self.0) {
             (Some(carried), Some(token)) => is_equal(carried.as_bytes(), token.as_bytes()),
             (Some(_), None) => false,
-            (None, _) => peer.to_canonical().is_loopback(),
+            (None, _) => peer.to_canonical().is_loopback() && is_by_address(headers),
         }
     }
+}
+
+/// Whether a request names this machine by its address, or `localhost`. A web page whose own name
+/// leads here, by a trick of its name server, has a visitor's browser ask by that name.
+fn is_by_address(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    host.is_none_or(|host| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        name.eq_ignore_ascii_case("localhost")
+            || name.parse::<Ipv4Addr>().is_ok()
+            || host.starts_with('[')
+    })
 }
 
 /// Compares in a time that does not tell how much of it is right.
@@ -113,7 +128,8 @@ impl FromRequestParts<HttpSources> for Permit {
             return Ok(Self);
         }
         let why = "this needs the header `Authorization: Bearer TOKEN` with the token of \
-                   --admin-token-file, or to come from the instance's own machine";
+                   --admin-token-file, or to come from the instance's own machine and name it \
+                   by its address";
         Err(answer(StatusCode::FORBIDDEN, Err(why.to_owned())))
     }
 }
@@ -242,6 +258,13 @@ mod tests {
         for here in here {
             assert!(token.permits(here, &HeaderMap::new()));
             assert!(!token.permits(here, &with("Bearer wrong")), "a wrong token is an error");
+            let by = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+            for host in ["127.0.0.1:9180", "127.0.0.1", "[::1]:9180", "LocalHost:9180"] {
+                assert!(token.permits(here, &by(host)), "{host}");
+            }
+            for host in ["evil.example:9180", "localhost.evil.example", "127.0.0.1.evil", ""] {
+                assert!(!token.permits(here, &by(host)), "{host}");
+            }
         }
         assert!(!token.permits(elsewhere, &HeaderMap::new()));
         assert!(token.permits(elsewhere, &with("Bearer secret")));

@@ -141,7 +141,7 @@ async fn changes_are_made_by_post_with_json() {
         let mut stream = bench.connect().await;
         let length = body.len();
         let request = format!(
-            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -27,7 +27,7 @@ fn byte_at(place: u64) -> u8 {
 /// Asks for a backup, and reads the head of the answer.
 async fn ask(bench: &Bench, headers: &str) -> (TcpStream, String) {
     let mut stream = bench.connect().await;
-    let request = format!("GET /api/v1/backup HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    let request = format!("GET /api/v1/backup HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -67,7 +67,7 @@ async fn a_backup_is_handed_out_whole_and_told_when_it_is_kept() {
     let post = async |headers: &str| {
         let mut stream = bench.connect().await;
         let request = format!(
-            "POST /api/v1/backup/kept HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            "POST /api/v1/backup/kept HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-type: application/json\r\n{headers}content-length: 2\r\n\r\n{{}}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
