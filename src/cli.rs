@@ -261,7 +261,7 @@ fn refuse(lines: &str) -> Task {
 }
 
 /// Writes a line to standard error, where there are no logs.
-pub(crate) fn complain(line: &str) {
+pub fn complain(line: &str) {
     // A process that cannot even complain still ends with its exit code.
     drop(writeln!(io::stderr().lock(), "EMNetChain: {line}"));
 }

@@ -1,11 +1,17 @@
 //! Logs, on standard error: text for people or one JSON object per line for machines. What is
-//! logged can be changed while the process runs.
+//! logged can be changed while the process runs. A build with the feature `otlp` can also send the
+//! spans of requests to a collector.
+
+#[cfg(feature = "otlp")]
+mod otlp;
 
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
+
+use crate::ids::InstanceId;
 
 /// The levels, from silence to everything.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -58,10 +64,38 @@ impl LogLevel {
     }
 }
 
-/// Changes what is logged.
+/// Where traces are sent: a collector that takes OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpEndpoint(String);
+
+impl OtlpEndpoint {
+    /// Reads the address of a collector, such as `http://127.0.0.1:4318`.
+    ///
+    /// # Errors
+    /// If this build cannot send traces, or the text is no such address.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if !cfg!(feature = "otlp") {
+            return Err("this build sends no traces; make one with `cargo build --release \
+                        --features otlp`"
+                .to_owned());
+        }
+        let is_good = text.strip_prefix("http://").is_some_and(|host| !host.is_empty());
+        if !is_good || text.parse::<axum::http::Uri>().is_err() {
+            return Err(format!(
+                "{text:?} is no collector that can be reached; write http://HOST:PORT, and have one \
+                 on the same host if it is to go further with TLS"
+            ));
+        }
+        Ok(Self(text.trim_end_matches('/').to_owned()))
+    }
+}
+
+/// The logs and traces of this process.
 #[derive(Clone, Debug)]
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
+    #[cfg(feature = "otlp")]
+    traces: Option<otlp::Traces>,
 }
 
 impl LogHandle {
@@ -69,18 +103,43 @@ impl LogHandle {
     pub fn set_level(&self, level: &LogLevel) {
         self.filter.reload(level.filter()).expect("the logs live as long as the process");
     }
+
+    /// Sends the traces that are still to be sent, for a few seconds at the most.
+    pub fn finish(&self) {
+        #[cfg(feature = "otlp")]
+        self.traces.iter().for_each(otlp::Traces::finish);
+    }
 }
 
-/// Starts the logs of this process; to be called once.
-pub fn start(level: &LogLevel, format: LogFormat) -> LogHandle {
+/// Starts the logs and traces of this process; to be called once, within a tokio runtime.
+///
+/// # Errors
+/// If traces cannot be sent: why.
+pub fn start(
+    level: &LogLevel,
+    format: LogFormat,
+    traces: Option<(&OtlpEndpoint, InstanceId)>,
+) -> Result<LogHandle, String> {
     let (filter, handle) = reload::Layer::new(level.filter());
     let lines = fmt::layer().with_writer(io::stderr);
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.with_ansi(is_colourful()).boxed(),
     };
-    tracing_subscriber::registry().with(filter).with(lines).init();
-    LogHandle { filter: handle }
+    let all = tracing_subscriber::registry().with(lines.with_filter(filter));
+    #[cfg(feature = "otlp")]
+    {
+        let (layer, traces) = otlp::start(traces)?.unzip();
+        all.with(layer).init();
+        Ok(LogHandle { filter: handle, traces })
+    }
+    #[cfg(not(feature = "otlp"))]
+    {
+        // There is no endpoint in a build that cannot send to it.
+        let _: Option<(&OtlpEndpoint, InstanceId)> = traces;
+        all.init();
+        Ok(LogHandle { filter: handle })
+    }
 }
 
 /// Colours are for a person at a terminal who does not object (no-color.org).

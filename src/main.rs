@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use emnetchain::{
     cli::{self, Exit, Task},
+    config::{Config, Sources},
     instance::{self, offline},
     logging,
 };
@@ -14,24 +15,35 @@ fn main() -> ExitCode {
         Task::Backup { data_dir, file } => offline::backup(&data_dir, &file),
         Task::Check { data_dir } => offline::check(&data_dir),
         Task::Restore { file, data_dir, node } => offline::restore(&file, &data_dir, node),
-        Task::Serve { config, sources } => {
-            let logs = logging::start(&config.log_level, config.log_format);
-            run(instance::run(*config, sources, logs))
-        }
+        Task::Serve { config, sources } => serve(*config, sources),
     };
     exit.into()
 }
 
-/// Runs the instance to its end. A panic in it is a fault inside like any other.
-fn run(instance: impl Future<Output = Exit> + Send + 'static) -> Exit {
+/// Runs an instance to its end. A panic in it is a fault inside like any other.
+fn serve(config: Config, sources: Sources) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "the process cannot have threads");
+            cli::complain(&format!("the process cannot have threads: {error}"));
             return Exit::Internal;
         }
     };
+    let traces = config.otlp_endpoint.as_ref().map(|to| (to, config.node_id));
+    let logs = {
+        let _within = runtime.enter();
+        logging::start(&config.log_level, config.log_format, traces)
+    };
+    let logs = match logs {
+        Ok(logs) => logs,
+        Err(why) => {
+            cli::complain(&why);
+            return Exit::Usage;
+        }
+    };
+    let instance = instance::run(config, sources, logs.clone());
     let exit = runtime.block_on(async { tokio::spawn(instance).await }).unwrap_or(Exit::Internal);
+    logs.finish();
     // What the instance wanted to finish is finished; nothing else may hold up the end.
     runtime.shutdown_background();
     exit

@@ -232,6 +232,14 @@ fn a_bad_command_line_is_refused_with_one_line() {
         &["-chian-addr", "x"],
         "unknown argument --chian-addr; did you mean --chain-addr?",
     );
+    if !cfg!(feature = "otlp") {
+        assert_refused(
+            &[&chain[..], &["-dis-addr", "1.1.1.1:1", "--otlp-endpoint", "http://127.0.0.1:4318"]]
+                .concat(),
+            "--otlp-endpoint: this build sends no traces; make one with `cargo build --release \
+             --features otlp`",
+        );
+    }
     assert_refused(&["frobnicate"], "unknown command frobnicate; EMNetChain --help shows all");
     assert_refused(&["config"], "config needs a command: `config check` or `config print`");
     assert_refused(&["id", "extra"], "unknown argument extra; EMNetChain --help shows all");

@@ -24,7 +24,7 @@ pub use value::Value;
 
 use crate::{
     ids::InstanceId,
-    logging::{LogFormat, LogLevel},
+    logging::{LogFormat, LogLevel, OtlpEndpoint},
     registry::Policy,
     server::http::HttpAddr,
     storage::ClusterId,
@@ -195,6 +195,9 @@ settings! {
         @live log_level: LogLevel = Default("info");
         /// How it is logged, on standard error: `text` for people, `json` for machines.
         log_format: LogFormat = Default("text");
+        /// Where the spans of requests are sent, by OTLP over HTTP: `http://HOST:PORT`.
+        /// It takes a build with the feature `otlp`, and work for each request.
+        otlp_endpoint: Option<OtlpEndpoint> = Default("none");
         /// How long a stop may take (SIGTERM, SIGINT); what is not finished then is cut off.
         /// A second signal stops at once.
         shutdown_deadline: Duration = Default("10s"), Duration::ZERO..=hours(1);

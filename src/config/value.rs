@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, path::PathBuf
 
 use crate::{
     ids::InstanceId,
-    logging::{LogFormat, LogLevel},
+    logging::{LogFormat, LogLevel, OtlpEndpoint},
     server::http::HttpAddr,
     storage::ClusterId,
     wire::AddressPolicy,
@@ -105,6 +105,14 @@ impl Value for LogLevel {
 
     fn parse(text: &str) -> Result<Self, String> {
         Self::new(text)
+    }
+}
+
+impl Value for Option<OtlpEndpoint> {
+    const PLACEHOLDER: &'static str = "URL";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "none" { Ok(None) } else { OtlpEndpoint::new(text).map(Some) }
     }
 }
 

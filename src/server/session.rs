@@ -214,6 +214,7 @@ impl Session {
 
     /// Carries one order out.
     pub(super) async fn obey(&self, order: Order) -> Course {
+        tracing::trace!(?order, "obeys");
         match order {
             Order::Told(then) => {
                 if !self.flushed().await {
