@@ -1,5 +1,6 @@
 //! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
-//! for people and scripts, and changes of the cluster for those who may make them ([`admin`]).
+//! for scripts and a page for people (`page`), and changes of the cluster for those who may make
+//! them ([`admin`]).
 //!
 //! Nobody can keep it from answering for long: a request has a deadline, a connection has a life,
 //! and when there are too many connections the oldest gives way. Who has a question asks it at once
@@ -7,6 +8,7 @@
 
 pub mod admin;
 
+mod page;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,7 @@ use axum::{
     Extension, Json, Router,
     extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use hyper::server::conn::http1;
@@ -251,35 +253,14 @@ async fn answer(stream: TcpStream, router: Router, options: HttpOptions) {
 
 fn router(sources: HttpSources) -> Router {
     Router::new()
-        .route("/", get(index))
         .route("/livez", get(livez))
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .merge(admin::routes())
+        .merge(page::routes())
         .fallback(nothing)
         .with_state(sources)
-}
-
-/// The page for people: what there is to ask.
-const INDEX: &str = r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>EMNetChain</title>
-<h1>EMNetChain</h1>
-<ul>
-<li><a href="/status">/status</a>: how this instance is doing (JSON);
-<a href="/status?digest">/status?digest</a>: and a digest of its registry, which is the same on all
-instances that have applied the same entries</li>
-<li><a href="/metrics">/metrics</a>: figures for Prometheus</li>
-<li><a href="/livez">/livez</a>: 200 while the process works</li>
-<li><a href="/readyz">/readyz</a>: 200 while clients can be answered, or 503 and the reason</li>
-</ul>
-</html>
-"#;
-
-async fn index() -> Response {
-    fresh(Html(INDEX))
 }
 
 async fn livez() -> Response {
