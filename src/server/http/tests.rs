@@ -182,6 +182,27 @@ async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
 }
 
 #[tokio::test]
+async fn the_page_may_run_nothing_but_its_own_scripts() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    let page = bench.ask("GET /").await;
+    assert!(page.contains("content-type: text/html; charset=utf-8\r\n"), "{page}");
+    let parts = page.split('"').filter(|word| word.starts_with("page/"));
+    let paths: Vec<String> = parts.map(|part| format!("/{part}")).collect();
+    assert!(paths.len() >= 2, "{paths:?}");
+    for path in paths.iter().map(String::as_str).chain(["/", "/page/draw.js", "/page/words.js"]) {
+        let part = bench.ask(&format!("GET {path}")).await;
+        assert!(part.starts_with("HTTP/1.1 200 "), "{path}: {part}");
+        let policy = "content-security-policy: default-src 'none'; script-src 'self'; ";
+        for header in [policy, "x-content-type-options: nosniff\r\n", "cache-control: no-store"] {
+            assert!(part.contains(header), "{path} without {header}");
+        }
+        for markup in ["innerHTML", "outerHTML", "insertAdjacentHTML", "<style", " style=\""] {
+            assert!(!part.contains(markup), "{path} has {markup}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_request_that_does_not_arrive_in_time_is_cut_off() {
     let request_deadline = Duration::from_millis(200);
     let bench = Bench::start(HttpOptions { request_deadline, ..HttpOptions::default() }).await;

@@ -146,8 +146,8 @@ export function noChain(chain, why) {
   for (const id of ["begin", "end"]) sayOrHide(byId(id), "");
 }
 
-/** The window of a chain. */
-export function chain(chain, address) {
+/** The window of a chain; in it, the client that is explained is marked. */
+export function chain(chain, known) {
   chainTitle(chain.name);
   say(byId("summary"), [
     words.counted(chain.clients, "client"), words.counted(chain.links, "link"),
@@ -156,23 +156,23 @@ export function chain(chain, address) {
   map(chain);
   const rows = chain.window.map((client, at) => ({ client, next: chain.window[at + 1] ?? null }));
   each(byId("path"), rows, ({ client }) => client.serial, "client-row", (row, { client, next }) => {
-    clientCard(row, client, address);
+    clientCard(row, client, known?.client?.serial === client.serial ? known.part : null);
     join(row, client, next, chain.later);
   });
   sayOrHide(byId("begin"), beginWords(chain));
   sayOrHide(byId("end"), endWords(chain));
 }
 
-function clientCard(row, client, address) {
+function clientCard(row, client, foundPart) {
   say(row.querySelector(".serial"), `#${client.serial}`);
   for (const part of ["tail", "head"]) {
     const button = row.querySelector(`button.${part}`);
     say(button.querySelector("bdi"), client[part]);
     set(button, "value", client[part]);
     set(button, "title", `Explain ${client[part]}`);
-    button.classList.toggle("found", client[part] === address);
+    button.classList.toggle("found", part === foundPart);
   }
-  row.classList.toggle("found", client.head === address || client.tail === address);
+  row.classList.toggle("found", foundPart !== null);
   say(row.querySelector(".about"), `instance ${client.instance} · joined ${words.duration(client.joined_ms)} ago`);
 }
 
@@ -254,6 +254,7 @@ export function explanation(address, answer, refusal) {
 }
 
 function historyWords(events, history) {
+  if (history.since_ms === null) return "This instance remembers nothing yet.";
   const reach = `This instance remembers the last ${words.duration(history.since_ms)}.`;
   return events.length === 0 ? `Nothing of it is remembered. ${reach}` : reach;
 }

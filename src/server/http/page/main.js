@@ -30,14 +30,14 @@ const AT_REST = { chain: null, from: null, before: null, address: null, order: "
 
 function viewOf(fragment) {
   const given = new URLSearchParams(fragment.slice(1));
-  const order = given.get("order");
+  const [order, prefix] = [given.get("order"), given.get("prefix")];
   return {
     chain: given.get("chain"),
     from: given.get("from"),
     before: given.get("before"),
     address: given.get("address"),
-    order: ORDERS.includes(order) ? order : "size",
-    prefix: given.get("prefix"),
+    order: prefix !== null ? "name" : ORDERS.includes(order) ? order : "size", // only names have a beginning
+    prefix,
   };
 }
 
@@ -134,21 +134,21 @@ async function look() {
   const [chain, why] = await tryAsk("api/v1/chain", { name, limit: WINDOW_MAX, ...part });
   shown = chain;
   if (chain === null) draw.noChain(name, why);
-  else drawChain(chain, asked, found);
+  else drawChain(chain, asked, known, found !== null);
 }
 
-function drawChain(chain, asked, found) {
-  draw.chain(chain, asked.address);
+function drawChain(chain, asked, known, isSought) {
+  draw.chain(chain, known);
   if (asked !== view) return; // somebody has gone on meanwhile: the next window is what counts
-  if (found) reveal = [found.serial, ".card"];
+  if (isSought) reveal = [known.client.serial, ".card"];
   if (reveal !== null) draw.reveal(...reveal);
   reveal = null;
-  const first = chain.window[0]?.serial;
+  if (asked.chain === null || isSought) settle({ chain: chain.name });
+  const [first] = chain.window;
   const isShort = chain.earlier && !chain.later && chain.window.length < WINDOW_MAX / 2;
-  if (asked.chain === null || found) settle({ chain: chain.name });
   if (isShort && asked.from !== null) settle({ from: "newest", before: null });
   // From now on the window stays where it is, whoever leaves it.
-  else if (found || asked.before !== null) settle({ from: String(first), before: null });
+  else if (first && (isSought || asked.before !== null)) settle({ from: String(first.serial), before: null });
 }
 
 // ---- being fresh
@@ -239,9 +239,11 @@ byId("steps").addEventListener("click", ({ target }) => {
 
 byId("strip").addEventListener("input", ({ target }) => {
   lastGap = null;
-  settle({ from: String(Math.round(target.value)), before: null });
+  view = { ...view, from: String(Math.round(target.value)), before: null };
   lookNow();
 });
+// Not while it is dragged: browsers forbid to change the address line that often.
+byId("strip").addEventListener("change", () => settle({}));
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
