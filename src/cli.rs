@@ -7,6 +7,8 @@
 mod call;
 mod cluster;
 mod line;
+mod table;
+mod view;
 
 use std::{
     ffi::OsString,
@@ -143,15 +145,10 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         command if command.starts_with("cluster ") => {
             let command = command.trim_start_matches("cluster ");
             let operand = operand.as_ref().and_then(|text| text.to_str()).map(str::trim);
-            let done = cluster::run(command, operand, line::wants_json(matches), &sources);
-            Ok(Task::Nothing(match done {
-                Ok(()) => Exit::Clean,
-                Err(Failure::Usage(why)) => return Err(why),
-                Err(Failure::Instance(why)) => {
-                    complain(&why);
-                    Exit::Unavailable
-                }
-            }))
+            answered(cluster::run(command, operand, line::wants_json(matches), &sources))
+        }
+        command @ ("chain list" | "chain show" | "explain") => {
+            answered(view::run(command, matches, &sources))
         }
         _ => {
             if is_bare {
@@ -161,6 +158,18 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
             Ok(Task::Serve { config, sources })
         }
     }
+}
+
+/// How a command ends that a running instance answers.
+fn answered(answer: Result<(), Failure>) -> Result<Task, String> {
+    Ok(Task::Nothing(match answer {
+        Ok(()) => Exit::Clean,
+        Err(Failure::Usage(why)) => return Err(why),
+        Err(Failure::Instance(why)) => {
+            complain(&why);
+            Exit::Unavailable
+        }
+    }))
 }
 
 /// Moves the flags into the sources, from the outermost word to the innermost, and returns the

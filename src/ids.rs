@@ -39,6 +39,13 @@ pub struct SessionId {
     pub connection: u64,
 }
 
+/// The id of the request that came over it, for people: instance, life and connection.
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.instance.0, self.incarnation.0, self.connection)
+    }
+}
+
 /// Milliseconds of *log time*: it passes only while a leader stamps entries, it never goes back,
 /// and no wall clock has a say in it.
 #[derive(
@@ -55,6 +62,23 @@ impl Timestamp {
     /// How many milliseconds have passed since `earlier`; zero if it lies ahead.
     pub fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// So many milliseconds, for people: in the two largest units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Age(pub u64);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0 / 1000;
+        match seconds {
+            0 => write!(f, "{} ms", self.0),
+            1..60 => write!(f, "{seconds} s"),
+            60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
+            3600..86_400 => write!(f, "{} h {} min", seconds / 3600, seconds / 60 % 60),
+            _ => write!(f, "{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+        }
     }
 }
 

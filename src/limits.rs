@@ -61,3 +61,10 @@ pub const RPC_CONNECTIONS_MAX: usize = 256;
 /// Chains that have metrics of their own. Clients name chains, so their number is nobody's choice;
 /// Prometheus pays for each label.
 pub const CHAIN_LABELS_MAX: usize = 50;
+
+/// Things that happened of late and are remembered for `explain`; at some 120 bytes each, 8 MiB at
+/// the most.
+pub const HISTORY_EVENTS: usize = 65_536;
+
+/// Clients, chains or events that one answer of the operators' HTTP holds at the most.
+pub const VIEW_ITEMS_MAX: usize = 1000;

@@ -1,6 +1,11 @@
 //! One HTTP request to a running instance.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use axum::{
     body::{Body, to_bytes},
@@ -10,6 +15,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
+
+use crate::{
+    config::{Faults, Sources},
+    server::http::{DEFAULT_ADDR, HttpAddr},
+};
 
 /// How long an answer may take: longer than the service lets a change of the cluster take.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
@@ -25,14 +35,23 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// The instance at this address.
-    pub(super) fn new(address: SocketAddr, token_file: Option<&Path>) -> Result<Self, String> {
+    /// The instance that the settings name.
+    pub(super) fn of(sources: &Sources) -> Result<Self, String> {
+        let faults = |faults: Faults| faults.to_string();
+        let address = match sources.read_key("http_addr").map_err(faults)? {
+            HttpAddr::At(address) => address,
+            HttpAddr::Auto => DEFAULT_ADDR,
+            HttpAddr::Off => {
+                return Err("--http-addr is off; name that of an instance".to_owned());
+            }
+        };
+        let token_file: Option<PathBuf> = sources.read_key("admin_token_file").map_err(faults)?;
         let read = |path: &Path| {
             let text = fs::read_to_string(path)
                 .map_err(|error| format!("--admin-token-file {}: {error}", path.display()))?;
             Ok::<_, String>(text.trim().to_owned())
         };
-        Ok(Self { address, token: token_file.map(read).transpose()? })
+        Ok(Self { address, token: token_file.as_deref().map(read).transpose()? })
     }
 
     /// What it says to GET.

@@ -1,16 +1,15 @@
 //! `EMNetChain cluster ...`: looks at a running cluster and changes it, by the HTTP of one of its
 //! instances; and makes certificates for a new one.
 
-use std::{fmt::Write as _, net::SocketAddr, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{call::Instance, say};
+use super::{call::Instance, say, table::table};
 use crate::{
     cluster::tcp::certs::make_certs,
     config::{InitialCluster, Sources, parse_member},
     ids::InstanceId,
-    server::http::{DEFAULT_ADDR, HttpAddr},
     storage::ClusterId,
 };
 
@@ -33,7 +32,7 @@ pub(super) fn run(
     if command == "certs" {
         return certs(operand_text, sources).map_err(Failure::Usage);
     }
-    let instance = instance(sources).map_err(Failure::Usage)?;
+    let instance = Instance::of(sources).map_err(Failure::Usage)?;
     let get = |path: &str| instance.get(path).map_err(Failure::Instance);
     let post = |action: &str, body: Value| {
         let answer = instance.post(&format!("/api/v1/cluster/{action}"), &body);
@@ -67,18 +66,6 @@ pub(super) fn run(
         "drain" => post("drain", json!({})),
         promote_or_remove => post(promote_or_remove, json!({"id": number()?})),
     }
-}
-
-fn instance(sources: &Sources) -> Result<Instance, String> {
-    let address: HttpAddr = sources.read_key("http_addr").map_err(|faults| faults.to_string())?;
-    let address: SocketAddr = match address {
-        HttpAddr::At(address) => address,
-        HttpAddr::Auto => DEFAULT_ADDR,
-        HttpAddr::Off => return Err("--http-addr is off; name that of an instance".to_owned()),
-    };
-    let token: Option<std::path::PathBuf> =
-        sources.read_key("admin_token_file").map_err(|faults| faults.to_string())?;
-    Instance::new(address, token.as_deref())
 }
 
 fn sentence(answer: &Value) -> String {
@@ -135,15 +122,7 @@ fn page(status: &Value, with_cluster: bool) -> String {
             heard.unwrap_or_else(|| "-".to_owned()),
         ]
     });
-    let head = ["NODE", "ROLE", "ADDRESS", "LAG", "HEARD"].map(str::to_owned);
-    let rows: Vec<[String; 5]> = [head].into_iter().chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths = [0, 1, 2, 3, 4].map(width);
-    for row in &rows {
-        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        let _ = writeln!(page, "{}", line.trim_end());
-    }
+    page.push_str(&table(["NODE", "ROLE", "ADDRESS", "LAG", "HEARD"], rows.collect()));
     if leader.is_null() {
         page.push_str(
             "\nThere is no leader: nothing new is answered until a majority of the voters\n\

@@ -28,6 +28,9 @@ pub(super) fn command() -> Command {
     let restore = Command::new("restore")
         .about("Begins a new cluster with the registry of a backup, in a new data directory")
         .arg(operand_arg("FILE", true, "The backup, or a .snap file of a data directory"));
+    let explain = Command::new("explain")
+        .about("Says who a socket is linked to, since when, why, and what it waits for")
+        .arg(operand_arg("IP:PORT", true, "The head or the tail of a client"));
     let id = Command::new("id").about("Makes a repair id that nobody else has");
     with_settings(Command::new("EMNetChain"))
         .bin_name("EMNetChain")
@@ -38,17 +41,52 @@ pub(super) fn command() -> Command {
         .subcommand(with_settings(backup))
         .subcommand(with_settings(restore))
         .subcommand(with_settings(check))
+        .subcommand(chain())
+        .subcommand(with_keys(explain, &AT).arg(json()))
         .subcommand(cluster())
         .subcommand(config)
         .subcommand(id)
 }
 
+/// The keys of commands that a running instance answers.
+const AT: [&str; 2] = ["http_addr", "admin_token_file"];
+
+/// The commands that look at chains.
+fn chain() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).value_parser(value_parser!(OsString)).help(help)
+    };
+    let list = Command::new("list").about("Lists chains, the largest first");
+    let broken = Arg::new("broken")
+        .long("broken")
+        .action(ArgAction::SetTrue)
+        .help("Only chains in which neighbours are not linked, the most of them first");
+    let show = Command::new("show").about("Shows the clients of a chain, the oldest first");
+    let name = operand_arg("NAME", false, "Which chain [default: the one without a name]");
+    Command::new("chain")
+        .about("Shows chains as a running instance knows them")
+        .subcommand_required(true)
+        .subcommand(
+            with_keys(list, &AT)
+                .arg(broken)
+                .arg(option("limit", "COUNT", "How many at the most [default: 100]"))
+                .arg(json()),
+        )
+        .subcommand(
+            with_keys(show, &AT)
+                .arg(name)
+                .arg(option("at", "IP:PORT", "Around the client that owns this socket"))
+                .arg(option("from", "SERIAL", "From this client on [default: the oldest]"))
+                .arg(option("limit", "COUNT", "How many at the most [default: 50]"))
+                .arg(json()),
+        )
+}
+
 /// The commands that look at a running cluster or change it.
 fn cluster() -> Command {
-    let at = ["http_addr", "admin_token_file"];
     let named = |name, about| Command::new(name).about(about);
     let with = |command, required, placeholder, help| {
-        with_keys(command, &at).arg(operand_arg(placeholder, required, help))
+        with_keys(command, &AT).arg(operand_arg(placeholder, required, help))
     };
     let add = named("add", "Takes an instance in as a learner, or changes where it is reached");
     let promote = named("promote", "Lets a learner vote, once it has caught up");
@@ -62,14 +100,14 @@ fn cluster() -> Command {
         .about("Shows and changes the cluster of a running instance")
         .subcommand_required(true)
         .subcommand(
-            with_keys(named("status", "Shows the cluster as an instance sees it"), &at).arg(json()),
+            with_keys(named("status", "Shows the cluster as an instance sees it"), &AT).arg(json()),
         )
-        .subcommand(with_keys(named("members", "Lists the members"), &at).arg(json()))
+        .subcommand(with_keys(named("members", "Lists the members"), &AT).arg(json()))
         .subcommand(with(add, true, "ID=HOST:PORT", reached))
         .subcommand(with(promote, true, "ID", "The learner"))
         .subcommand(with(remove, true, "ID", "The instance"))
         .subcommand(with(transfer, false, "ID", leader))
-        .subcommand(with_keys(drain, &at))
+        .subcommand(with_keys(drain, &AT))
         .subcommand(with_keys(certs, &["initial_cluster", "cluster_id"]).arg(operand_arg(
             "DIR",
             true,
@@ -81,7 +119,7 @@ const OPERAND: &str = "operand";
 const JSON: &str = "json";
 
 /// Arguments that are no keys of the configuration.
-pub(super) const OWN: [&str; 2] = [OPERAND, JSON];
+pub(super) const OWN: [&str; 6] = [OPERAND, JSON, "at", "broken", "from", "limit"];
 
 /// What a command is about, if it was said.
 pub(super) fn operand(matches: &ArgMatches) -> Option<OsString> {
@@ -90,7 +128,18 @@ pub(super) fn operand(matches: &ArgMatches) -> Option<OsString> {
 
 /// Whether the answer shall be JSON.
 pub(super) fn wants_json(matches: &ArgMatches) -> bool {
-    innermost(matches).try_get_one::<bool>(JSON).ok().flatten().copied().unwrap_or(false)
+    is_set(matches, JSON)
+}
+
+/// The value of an option that is no key.
+pub(super) fn option(matches: &ArgMatches, name: &str) -> Option<String> {
+    let value = innermost(matches).try_get_one::<OsString>(name).ok().flatten();
+    value.map(|value| value.to_string_lossy().into_owned())
+}
+
+/// Whether a switch that is no key was given.
+pub(super) fn is_set(matches: &ArgMatches, name: &str) -> bool {
+    innermost(matches).try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
 
 fn innermost(matches: &ArgMatches) -> &ArgMatches {
@@ -134,6 +183,9 @@ Examples:
       The same from a file, checked before it is used.
   EMNetChain cluster status
       How it is doing; `curl http://127.0.0.1:9180/status` for scripts.
+  EMNetChain chain show
+  EMNetChain explain 203.0.113.7:4000
+      Who is linked to whom, and why not.
   EMNetChain backup chain.backup --data-dir ./emnetchain-data
   EMNetChain restore chain.backup --data-dir ./restored
       The registry of a stopped instance as one file, and a new instance that begins with it.
@@ -223,12 +275,15 @@ pub(super) fn fault(error: &clap::Error) -> String {
     } else if kind == ErrorKind::ArgumentConflict {
         format!("{argument} is given twice")
     } else if kind == ErrorKind::MissingRequiredArgument {
-        "a FILE is missing: `backup FILE` or `restore FILE`".to_owned()
+        let missing = told(ContextKind::InvalidArg).unwrap_or_default();
+        format!("{} is missing; {hint}", missing.trim_matches(['<', '>']))
     } else if kind == ErrorKind::MissingSubcommand {
         let text = error.render().to_string();
         if text.contains("cluster") {
             "cluster needs a command, such as `cluster status`; EMNetChain cluster --help"
                 .to_owned()
+        } else if text.contains("chain <") || text.contains("EMNetChain chain") {
+            "chain needs a command: `chain show` or `chain list`".to_owned()
         } else {
             "config needs a command: `config check` or `config print`".to_owned()
         }

@@ -33,6 +33,10 @@ const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long to wait while another change is being made.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a leader that is new, and has heard nobody yet, listens before it says who is away:
+/// many heartbeats.
+const LISTEN_MAX: Duration = Duration::from_secs(1);
+
 /// How long a new leader may take to appear.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
 
@@ -166,6 +170,7 @@ async fn promote(
         Some(true) => return Ok(format!("instance {id} votes already")),
         Some(false) => {}
     }
+    hear(raft, |heard| heard(id)).await;
     let lag = {
         let states = raft.metrics();
         let now = states.borrow_watched();
@@ -203,6 +208,7 @@ async fn remove(
         }
         Some(true) => {
             let rest: Vec<u64> = raft.voter_ids().filter(|voter| *voter != id).collect();
+            hear(raft, |heard| rest.iter().all(|voter| heard(*voter))).await;
             let heard = rest.iter().filter(|voter| is_heard(raft, **voter)).count();
             if 2 * heard <= rest.len() {
                 return Err(ChangeError::Refused(format!(
@@ -257,6 +263,21 @@ fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
     let known = now.replication.as_ref()?;
     let others = known.iter().filter(|(id, _)| **id != now.id && voters.contains(id));
     others.max_by_key(|(_, reached)| reached.as_ref().map(|at| at.index)).map(|(id, _)| *id)
+}
+
+/// Listens for a while until `enough` members are heard: somebody whom a new leader has not heard
+/// yet need not be away.
+async fn hear(
+    raft: &Raft<TypeConfig, StateMachine>,
+    enough: impl Fn(&dyn Fn(u64) -> bool) -> bool,
+) {
+    let listen = async {
+        while !enough(&|id| is_heard(raft, id)) {
+            sleep(PAUSE).await;
+        }
+    };
+    // Who is not heard by then is away, which the caller finds out for itself.
+    drop(timeout(LISTEN_MAX, listen).await);
 }
 
 /// Whether the leader has lately heard from a member.

@@ -9,7 +9,7 @@ use super::gauges;
 use crate::{
     cluster::Cluster,
     metrics::Metrics,
-    registry::{Expiry, LinkedBy, Note, Totals},
+    registry::{Asked, Ended, Forgotten, LinkedBy, Look, Note, Totals, What},
     server::{
         Phase,
         http::{
@@ -29,39 +29,44 @@ const LISTENERS: [&str; 4] = ["chain", "repair", "emnet", "http"];
 /// Counts what entries brought about.
 pub(super) fn count(notes: &[Note], metrics: &Metrics) {
     let seconds = |ms: u64| ms as f64 / 1000.0;
+    let expired = |what: &str| metrics.expired.with_label_values(&[what]).inc();
+    let repairs = |end: &str| metrics.repairs.with_label_values(&[end]).inc();
     for note in notes {
-        match note {
-            Note::Expired(what) => {
-                let label = match what {
-                    Expiry::Answer => "answer",
-                    Expiry::Ask => "ask",
-                    Expiry::Client => "client",
-                    Expiry::Peer => "peer",
-                    Expiry::Repair => "repair",
-                };
-                metrics.expired.with_label_values(&[label]).inc();
-                if *what == Expiry::Repair {
-                    metrics.repairs.with_label_values(&["expired"]).inc();
-                }
+        match note.what {
+            What::Ended(Ended::Expired(Asked::Connect)) => expired("ask"),
+            What::Ended(Ended::Expired(Asked::Reconnect)) => {
+                expired("repair");
+                repairs("expired");
             }
-            Note::Linked { by, waited_ms } => {
+            What::Forgotten(Forgotten::Answer) => expired("answer"),
+            What::Forgotten(Forgotten::Client) => expired("client"),
+            What::Forgotten(Forgotten::Peer) => expired("peer"),
+            What::Linked { by, waited_ms } => {
                 let label = match by {
                     LinkedBy::Gather => "gather",
                     LinkedBy::Join => "join",
                     LinkedBy::Repair => "repair",
                 };
                 metrics.links.with_label_values(&[label]).inc();
-                metrics.link_seconds.observe(seconds(*waited_ms));
-                if *by != LinkedBy::Join {
-                    metrics.repairs.with_label_values(&["linked"]).inc();
-                    metrics.repair_seconds.observe(seconds(*waited_ms));
+                metrics.link_seconds.observe(seconds(waited_ms));
+                if by != LinkedBy::Join {
+                    repairs("linked");
+                    metrics.repair_seconds.observe(seconds(waited_ms));
                 }
             }
-            Note::Paired { waited_ms } => {
-                metrics.repairs.with_label_values(&["paired"]).inc();
-                metrics.repair_seconds.observe(seconds(*waited_ms));
+            What::Paired { waited_ms } => {
+                repairs("paired");
+                metrics.repair_seconds.observe(seconds(waited_ms));
             }
-            Note::TakenOut => metrics.taken_out.inc(),
+            What::TakenOut(_) => metrics.taken_out.inc(),
+            // Sessions count what they are told, and nobody asked for the others in figures.
+            What::Asked(_)
+            | What::CameBack
+            | What::Detached
+            | What::Ended(Ended::HungUp | Ended::Superseded)
+            | What::Joined
+            | What::Parted
+            | What::Refused(_) => {}
         }
     }
 }
@@ -157,12 +162,17 @@ pub(super) fn http_sources(
             Digest { applied, digest: format!("{:016x}", storage::digest(&image)) }
         }
     };
+    let look = {
+        let view = cluster.view().clone();
+        move |show: &mut dyn FnMut(Look<'_>)| view.look(show)
+    };
     HttpSources {
         metrics: metrics.clone(),
         refresh: Arc::new(refresh),
         readiness,
         status: Arc::new(status),
         digest: Arc::new(digest),
+        look: Arc::new(look),
         actor,
         token,
     }
@@ -191,6 +201,7 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
         term: now.term,
         last_log_index: now.last_log_index,
         applied_index: now.applied_index,
+        trouble: None,
         members: members.collect(),
         chains: Chains {
             count: totals.chains,

@@ -1,8 +1,8 @@
 //! Asks: who waits to be told a partner, over which connection, and what happens when two meet.
 
 use super::{
-    Answer, Ask, AskRef, Client, Line, LinkedBy, Message, Note, Record, Registry, Request, Serial,
-    Side, Standing, Then, Why,
+    Answer, Ask, AskRef, Client, Ended, Line, LinkedBy, Message, Note, Record, Registry, Request,
+    Side, Standing, Then, What, Why,
 };
 use crate::ids::{Part, SessionId, Socket};
 
@@ -126,8 +126,13 @@ impl Registry {
             None if both_repair || !linked => of_a.ask.number > of_b.ask.number,
             None => matches!(a, AskRef::Side(_, Part::Head)),
         };
-        self.settle_party(&of_a, &of_b.socket, linked);
-        self.settle_party(&of_b, &of_a.socket, linked);
+        let by = match by {
+            LinkedBy::Gather => LinkedBy::Gather,
+            LinkedBy::Join | LinkedBy::Repair if joined => LinkedBy::Join,
+            LinkedBy::Join | LinkedBy::Repair => LinkedBy::Repair,
+        };
+        self.settle_party(&of_a, &of_b.socket, linked.then_some(by));
+        self.settle_party(&of_b, &of_a.socket, linked.then_some(by));
         let ordered = if a_first {
             [(&of_a, &of_b), (&of_b, &of_a)]
         } else {
@@ -136,13 +141,14 @@ impl Registry {
         for (party, partner) in ordered {
             self.tell_party(party, &partner.socket, told == Some(party.at));
         }
-        self.note(match (linked, by) {
-            (false, _) => Note::Paired { waited_ms },
-            (true, LinkedBy::Gather) => Note::Linked { by, waited_ms },
-            (true, LinkedBy::Join | LinkedBy::Repair) => {
-                let by = if joined { LinkedBy::Join } else { LinkedBy::Repair };
-                Note::Linked { by, waited_ms }
-            }
+        let newer = if of_a.ask.number > of_b.ask.number { &of_a } else { &of_b };
+        self.note(Note {
+            about: [&of_a, &of_b].map(|party| Some(party.socket.endpoint())),
+            session: Some(newer.ask.session),
+            what: match linked {
+                true => What::Linked { by, waited_ms },
+                false => What::Paired { waited_ms },
+            },
         });
     }
 
@@ -158,13 +164,15 @@ impl Registry {
     }
 
     /// The ask ends with a partner: the socket remembers it, and so does the repair id.
-    fn settle_party(&mut self, party: &Party, partner: &Socket, linked: bool) {
+    fn settle_party(&mut self, party: &Party, partner: &Socket, linked: Option<LinkedBy>) {
         let now = self.now();
         match party.at {
             AskRef::Side(serial, part) => self.edit_client(serial, |client| {
                 client.refreshed = now;
-                *client.side_mut(part) =
-                    if linked { Side::Linked } else { Side::Paired(partner.clone()) };
+                *client.side_mut(part) = match linked {
+                    Some(by) => Side::Linked { since: now, by },
+                    None => Side::Paired { partner: partner.clone(), since: now },
+                };
             }),
             AskRef::Caller(serial) => {
                 self.remove(serial);
@@ -202,16 +210,18 @@ impl Registry {
         }
     }
 
-    /// Ends an ask without a partner. An offer that may have been read stands: unless it was
-    /// `reset`, which says that nobody read it, the two become partners after all.
-    pub(super) fn withdraw(&mut self, at: AskRef, reset: bool) {
+    /// Ends an ask without a partner. An offer that may have been read stands: unless the client
+    /// hung up, which says that nobody read it, the two become partners after all.
+    pub(super) fn withdraw(&mut self, at: AskRef, why: Ended) {
         if let Some(offered) = self.index.offers.get(&at).copied() {
             return self.conclude(offered, at, Some(offered), LinkedBy::Repair);
         }
-        if let (false, Some(Line::Offered(partner))) = (reset, self.ask(at).map(|a| a.line.clone()))
+        if why != Ended::HungUp
+            && let Some(Line::Offered(partner)) = self.ask(at).map(|ask| ask.line.clone())
         {
             return self.conclude(at, partner, Some(at), LinkedBy::Repair);
         }
+        self.note_ask(at, What::Ended(why));
         match at {
             AskRef::Side(serial, part) => {
                 self.edit_client(serial, |client| *client.side_mut(part) = Side::Open);
@@ -229,7 +239,7 @@ impl Registry {
 
     pub(super) fn disconnect(&mut self, session: SessionId) {
         for at in self.index.asks_of(session) {
-            self.withdraw(at, true);
+            self.withdraw(at, Ended::HungUp);
         }
     }
 
@@ -249,6 +259,7 @@ impl Registry {
 
     /// The instance that held the ask is gone; its client has the resume grace to come back.
     pub(super) fn detach(&mut self, at: AskRef) {
+        self.note_ask(at, What::Detached);
         let grace_ends = self.now().plus_ms(self.policy().resume_grace_ms);
         self.edit_ask(at, |ask| {
             ask.until = ask.until.min(grace_ends);
@@ -256,6 +267,12 @@ impl Registry {
                 ask.line = Line::Detached;
             }
         });
+    }
+
+    fn note_ask(&mut self, at: AskRef, what: What) {
+        let about = [self.socket(at).map(Socket::endpoint), None];
+        let session = self.ask(at).map(|ask| ask.session);
+        self.note(Note { about, session, what });
     }
 
     fn socket(&self, at: AskRef) -> Option<&Socket> {
@@ -277,11 +294,6 @@ impl Registry {
             }
             (AskRef::Side(..) | AskRef::Caller(_), AskRef::Side(..) | AskRef::Caller(_)) => false,
         }
-    }
-
-    pub(super) fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
-        let chain = &self.client(serial)?.chain;
-        self.index.chains.get(chain)?.neighbour(serial, part)
     }
 }
 

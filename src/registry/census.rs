@@ -1,8 +1,6 @@
 //! The largest chains in figures, for whoever watches them. There may be millions of chains, and
 //! clients name them, so only a few are told apart.
 
-use std::cmp::Reverse;
-
 use super::{Registry, index::Chain};
 use crate::ids::ChainName;
 
@@ -28,6 +26,20 @@ pub struct ChainTotals {
     pub broken_links: u64,
 }
 
+/// In which order chains are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order<'a> {
+    /// Those with neighbours that are not linked, the most of them first.
+    Gaps,
+    /// Those whose names begin like this, by name.
+    Name {
+        /// How the names begin.
+        prefix: &'a str,
+    },
+    /// The largest first.
+    Size,
+}
+
 impl ChainTotals {
     /// What two have together.
     #[must_use]
@@ -39,41 +51,65 @@ impl ChainTotals {
             broken_links: self.broken_links + other.broken_links,
         }
     }
+
+    /// What is left without a part of it.
+    fn minus(self, part: Self) -> Self {
+        Self {
+            clients: self.clients - part.clients,
+            asks: self.asks - part.asks,
+            links: self.links - part.links,
+            broken_links: self.broken_links - part.broken_links,
+        }
+    }
 }
 
 impl Registry {
     /// The `named_max` largest chains, and what all others have together. Takes time in proportion
-    /// to the number of chains, not of clients.
+    /// to `named_max`.
     pub fn census(&self, named_max: usize) -> Census {
-        let mut chains: Vec<_> = self.index.chains.iter().collect();
-        let rank =
-            |(name, chain): &(&ChainName, &Chain)| (Reverse(chain.members.len()), (*name).clone());
-        let others = if chains.len() > named_max {
-            chains.select_nth_unstable_by_key(named_max, rank);
-            let others = chains.split_off(named_max);
-            Some(
-                others
-                    .iter()
-                    .map(|(_, chain)| chain.totals())
-                    .fold(<_>::default(), ChainTotals::plus),
-            )
-        } else {
-            None
+        let largest = self.chains(Order::Size, named_max);
+        let named = largest.iter().fold(ChainTotals::default(), |sum, (_, chain)| sum.plus(*chain));
+        let all = ChainTotals {
+            clients: self.index.members,
+            asks: self.index.asks,
+            links: self.index.members - self.index.loose,
+            broken_links: self.index.loose - self.index.chains.len() as u64,
         };
-        chains.sort_unstable_by_key(rank);
-        let largest = chains.into_iter().map(|(name, chain)| (name.clone(), chain.totals()));
-        Census { largest: largest.collect(), others }
+        let others = (self.index.chains.len() > named_max).then(|| all.minus(named));
+        Census { largest, others }
+    }
+
+    /// The first chains in some order.
+    pub fn chains(&self, order: Order<'_>, max: usize) -> Vec<(ChainName, ChainTotals)> {
+        let totals = |name: &ChainName| {
+            self.index.chains.get(name).map(|chain| (name.clone(), chain.totals()))
+        };
+        match order {
+            Order::Gaps => {
+                self.index.by_gaps.iter().filter_map(|(_, n)| totals(n)).take(max).collect()
+            }
+            Order::Name { prefix } => {
+                let first = ChainName(prefix.into());
+                let from = self.index.chains.range(first..);
+                from.take_while(|(name, _)| name.0.starts_with(prefix))
+                    .map(|(name, chain)| (name.clone(), chain.totals()))
+                    .take(max)
+                    .collect()
+            }
+            Order::Size => {
+                self.index.by_size.iter().filter_map(|(_, n)| totals(n)).take(max).collect()
+            }
+        }
     }
 }
 
 impl Chain {
-    fn totals(&self) -> ChainTotals {
-        let (members, links) = (self.members.len() as u64, self.links as u64);
+    pub(super) fn totals(&self) -> ChainTotals {
         ChainTotals {
-            clients: members,
+            clients: self.len(),
             asks: self.asks.len() as u64,
-            links,
-            broken_links: members.saturating_sub(1 + links),
+            links: self.len() - self.loose.len() as u64,
+            broken_links: self.gaps(),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
-    AskRef, Client, LinkedBy, Message, Note, Record, Refusal, Registry, Request, Serial, Side,
-    Standing, Then, Why,
+    AskRef, Cause, Client, LinkedBy, Message, Note, Record, Refusal, Registry, Request, Serial,
+    Side, Standing, Then, What, Why,
 };
 use crate::ids::{ChainName, HeadAddr, Part, SessionId, TailAddr};
 
@@ -17,11 +17,12 @@ impl Registry {
         head: &HeadAddr,
         tail: &TailAddr,
     ) {
+        let sockets = [Some(&head.0), Some(&tail.0)];
         let holders = [head.0.endpoint(), tail.0.endpoint()]
             .map(|endpoint| self.index.sockets.get(&endpoint).map(|(serial, _)| *serial));
         for holder in holders.into_iter().flatten() {
             if self.client(holder).is_some_and(|client| client.source != source) {
-                return self.refuse(session, Refusal::NotOwner);
+                return self.refuse(session, Refusal::NotOwner, sockets);
             }
         }
         if let Some(known) = holders[0].filter(|serial| {
@@ -37,14 +38,14 @@ impl Registry {
         let history: BTreeSet<Serial> = holders.into_iter().flatten().collect();
         let replaced = history.len() as u64;
         if self.index.clients - replaced >= self.policy().clients_max {
-            return self.refuse(session, Refusal::ClientsFull);
+            return self.refuse(session, Refusal::ClientsFull, sockets);
         }
         let bound = self.policy().clients_per_source_max;
         if self.index.holdings(source).is_some_and(|held| held.clients - replaced >= bound) {
-            return self.refuse(session, Refusal::SourceFull);
+            return self.refuse(session, Refusal::SourceFull, sockets);
         }
         for holder in history {
-            self.forget_client(holder);
+            self.forget_client(holder, Cause::Replaced, Some(session));
         }
         self.join(session, source, chain, head, tail);
     }
@@ -63,12 +64,20 @@ impl Registry {
             false => Side::Asking(Box::new(self.new_ask(session, Request::Connect))),
         };
         let head_side = Side::Asking(Box::new(self.new_ask(session, Request::Connect)));
+        let now = self.now();
+        self.note(Note {
+            about: [Some(head.0.endpoint()), Some(tail.0.endpoint())],
+            session: Some(session),
+            what: What::Joined,
+        });
         self.insert(Record::Client(Client {
             chain: chain.clone(),
             head: head.clone(),
             tail: tail.clone(),
             source,
-            refreshed: self.now(),
+            joined: now,
+            refreshed: now,
+            session,
             standing: Standing::Member,
             head_side,
             tail_side,
@@ -81,18 +90,18 @@ impl Registry {
             self.conclude_offer(AskRef::Side(serial, part));
         }
         let serial = self.back_in_path(serial);
-        let now = self.now();
-        self.edit_client(serial, |client| client.refreshed = now);
+        self.hear_from(serial, session);
+        self.note_client(serial, Some(session), What::CameBack);
         self.ask_where_open(serial, session);
         let mut told = Vec::new();
         for part in [Part::Tail, Part::Head] {
             let Some(client) = self.client(serial) else { continue };
             let partner = match client.side(part) {
-                Side::Linked => self
+                Side::Linked { .. } => self
                     .neighbour(serial, part)
                     .and_then(|neighbour| self.client(neighbour))
                     .map(|neighbour| neighbour.socket(part.opposite()).clone()),
-                Side::Paired(partner) => Some(partner.clone()),
+                Side::Paired { partner, .. } => Some(partner.clone()),
                 Side::Asking(_) => {
                     self.take_over(AskRef::Side(serial, part), session, Request::Connect);
                     None
@@ -127,16 +136,30 @@ impl Registry {
         let out = self.client(serial).filter(|client| client.standing == Standing::Out).cloned();
         let Some(client) = out else { return serial };
         self.remove(serial);
+        let now = self.now();
         self.insert(Record::Client(Client {
             standing: Standing::Member,
-            refreshed: self.now(),
+            joined: now,
+            refreshed: now,
             ..client
         }))
     }
 
+    /// A client is there: it has just asked.
+    pub(super) fn hear_from(&mut self, serial: Serial, session: SessionId) {
+        let now = self.now();
+        self.edit_client(serial, |client| (client.refreshed, client.session) = (now, session));
+    }
+
+    fn note_client(&mut self, serial: Serial, session: Option<SessionId>, what: What) {
+        let about = self.client(serial).map(Client::sockets).unwrap_or_default();
+        self.note(Note { about, session, what });
+    }
+
     /// Takes a client out of the path: its neighbours face each other across the gap. It is
-    /// remembered for the retention time, in case it was not dead after all.
-    pub(super) fn take_out(&mut self, serial: Serial) {
+    /// remembered for the retention time, in case it was not dead after all. `session` is the
+    /// connection whose request is the cause.
+    pub(super) fn take_out(&mut self, serial: Serial, cause: Cause, session: Option<SessionId>) {
         for part in [Part::Tail, Part::Head] {
             let at = AskRef::Side(serial, part);
             // A neighbour that was offered this client has been told it: that stands, and ends.
@@ -151,9 +174,14 @@ impl Registry {
             .collect();
         sessions.dedup();
         for part in [Part::Tail, Part::Head] {
-            if self.client(serial).is_some_and(|client| *client.side(part) == Side::Linked)
+            if self.client(serial).is_some_and(|client| client.side(part).is_linked())
                 && let Some(neighbour) = self.neighbour(serial, part)
             {
+                let ends = [(serial, part), (neighbour, part.opposite())];
+                let about = ends.map(|(serial, part)| {
+                    self.client(serial).map(|client| client.socket(part).endpoint())
+                });
+                self.note(Note { about, session, what: What::Parted });
                 self.edit_client(neighbour, |client| {
                     *client.side_mut(part.opposite()) = Side::Open
                 });
@@ -168,13 +196,18 @@ impl Registry {
         for session in sessions {
             self.release(session, Why::TakenOut);
         }
-        self.note(Note::TakenOut);
+        self.note_client(serial, session, What::TakenOut(cause));
     }
 
     /// Takes a client out for good.
-    pub(super) fn forget_client(&mut self, serial: Serial) {
+    pub(super) fn forget_client(
+        &mut self,
+        serial: Serial,
+        cause: Cause,
+        session: Option<SessionId>,
+    ) {
         if self.client(serial).is_some_and(|client| client.standing == Standing::Member) {
-            self.take_out(serial);
+            self.take_out(serial, cause, session);
         }
         self.remove(serial);
     }
@@ -270,7 +303,7 @@ impl Registry {
         let Some((right, Part::Tail)) = from_left.nth(1).copied() else { return };
         let silent: Vec<Serial> = path.members.range(Serial(left.0 + 1)..right).copied().collect();
         for serial in silent {
-            self.take_out(serial);
+            self.take_out(serial, Cause::Silent, None);
         }
         self.engage(
             AskRef::Side(left, Part::Head),

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{Part, PeerId, SessionId, Socket};
+use crate::ids::{Endpoint, Part, PeerId, RepairId, SessionId, Socket};
 
 /// What applying one proposal brought about.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub struct Applied {
     pub verdict: Verdict,
     /// What sessions must be told, in order.
     pub effects: Vec<Effect>,
-    /// What happened, for metrics and logs.
+    /// What happened, for metrics and for the history.
     pub notes: Vec<Note>,
 }
 
@@ -136,11 +136,33 @@ pub enum Refusal {
     SourceFull,
 }
 
-/// What happened, for metrics and logs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Note {
-    /// Something reached the end of its time.
-    Expired(Expiry),
+/// What happened, for metrics and for the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The sockets that it is about: the head and the tail of one client, the two that became
+    /// partners, or only one.
+    pub about: [Option<Endpoint>; 2],
+    /// The connection whose request brought it about, or whose ask it ended.
+    pub session: Option<SessionId>,
+    /// What happened.
+    pub what: What,
+}
+
+/// What can happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A socket lost its partner, and asks for another one with this id.
+    Asked(RepairId),
+    /// A client that is known already asks again.
+    CameBack,
+    /// The instance that held the connection is gone; the ask has the resume grace.
+    Detached,
+    /// An ask ended without a partner.
+    Ended(Ended),
+    /// Something was forgotten.
+    Forgotten(Forgotten),
+    /// A client joined its chain at the tip.
+    Joined,
     /// Two neighbours were linked.
     Linked {
         /// What brought them together.
@@ -148,28 +170,71 @@ pub enum Note {
         /// How long the earlier of the two asks had waited, in milliseconds of log time.
         waited_ms: u64,
     },
+    /// A link is over, for one of the two is taken out of the chain.
+    Parted,
     /// Two sockets that are not neighbours in any chain were paired by their common id.
     Paired {
         /// How long the first of the two had waited, in milliseconds of log time.
         waited_ms: u64,
     },
-    /// A client was taken out of its chain because a neighbour lost it or the gather window closed.
-    TakenOut,
+    /// A request changed nothing.
+    Refused(Refusal),
+    /// A client was taken out of its chain.
+    TakenOut(Cause),
 }
 
-/// What reached the end of its time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Expiry {
+/// Why an ask ended without a partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ended {
+    /// It reached the end of its time.
+    Expired(Asked),
+    /// The client closed or lost its connection.
+    HungUp,
+    /// The same client asked in another way.
+    Superseded,
+}
+
+impl From<Ended> for Why {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Expired(_) => Self::Expired,
+            Ended::HungUp => Self::Answered, // nobody is there to be told
+            Ended::Superseded => Self::Superseded,
+        }
+    }
+}
+
+/// How a socket asked, without the particulars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Asked {
+    /// By CONNECT.
+    Connect,
+    /// By RECONNECT.
+    Reconnect,
+}
+
+/// What was kept for a time, and is kept no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Forgotten {
     /// An answer that was kept for a caller who would ask again.
     Answer,
-    /// An ask by CONNECT that found no neighbour.
-    Ask,
     /// A client that nobody refreshed, or that was taken out and did not come back.
     Client,
     /// An EMNet entry.
     Peer,
-    /// An ask by RECONNECT that found no partner.
-    Repair,
+}
+
+/// Why a client was taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// It was not heard of for the retention time.
+    Forgotten,
+    /// A neighbour reported that it lost it.
+    Lost,
+    /// Its owner uses one of its sockets in another pair.
+    Replaced,
+    /// It kept silent for the gather window while clients before and after it asked.
+    Silent,
 }
 
 /// What brought two neighbours together.

@@ -3,12 +3,13 @@
 //! drift from the records and can be rebuilt from them at any time.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
 use super::{
-    Answer, Ask, AskRef, Caller, Client, Image, Line, Peer, Policy, Record, Request, Serial, Side,
+    Answer, Ask, AskRef, Caller, Client, Image, Line, Peer, Policy, Record, Request, Serial,
     Standing,
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Timestamp, is_local};
@@ -19,7 +20,7 @@ enum Key {
     Socket(Endpoint, Part),
     Member(ChainName),
     Ask(ChainName, Part),
-    Link(ChainName),
+    Loose(ChainName),
     Session(SessionId, AskRef),
     Waiting(RepairId, AskRef),
     Caller(IpAddr),
@@ -48,9 +49,12 @@ pub(super) struct Chain {
     pub(super) members: BTreeSet<Serial>,
     /// The asking sockets in path order: a client's tail comes before its head.
     pub(super) asks: BTreeSet<(Serial, Part)>,
-    /// How many neighbours are linked.
-    pub(super) links: usize,
+    /// The clients whose heads are not linked; the last one is always among them.
+    pub(super) loose: BTreeSet<Serial>,
 }
+
+/// Chains by how much there is of something in them, the most first.
+pub(super) type Ranking = BTreeSet<(Reverse<u64>, ChainName)>;
 
 /// What one source address has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +70,10 @@ pub(super) struct Holdings {
 pub(super) struct Index {
     pub(super) sockets: BTreeMap<Endpoint, (Serial, Part)>,
     pub(super) chains: BTreeMap<ChainName, Chain>,
+    /// All chains by their clients.
+    pub(super) by_size: Ranking,
+    /// The chains with neighbours that are not linked, by how many.
+    pub(super) by_gaps: Ranking,
     pub(super) sessions: BTreeSet<(SessionId, AskRef)>,
     pub(super) waiting: BTreeSet<(RepairId, AskRef)>,
     pub(super) answers: BTreeMap<(RepairId, Endpoint, IpAddr), Serial>,
@@ -80,7 +88,9 @@ pub(super) struct Index {
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     pub(super) clients: u64,
     pub(super) members: u64,
-    pub(super) links: u64,
+    pub(super) loose: u64,
+    /// Asks of clients.
+    pub(super) asks: u64,
     /// Places whose surroundings changed since they were last settled.
     pub(super) unsettled: BTreeSet<(ChainName, Serial)>,
     /// Asks that can be matched with more or with less than when they were last settled, though
@@ -110,6 +120,12 @@ impl Index {
         }
         index.sockets = sockets.into_iter().collect();
         index.timers = timers.into_iter().collect();
+        for (name, chain) in &index.chains {
+            index.by_size.insert((Reverse(chain.len()), name.clone()));
+            if chain.gaps() > 0 {
+                index.by_gaps.insert((Reverse(chain.gaps()), name.clone()));
+            }
+        }
         // A registry at rest is settled.
         index.unsettled_asks = index.offers.iter().flat_map(|(to, from)| [*to, *from]).collect();
         for (name, chain) in &index.chains {
@@ -134,6 +150,22 @@ impl Index {
     }
 
     fn replace(&mut self, serial: Serial, old: &[Key], new: &[Key]) {
+        // A client stays in its chain.
+        let chain = old.iter().chain(new).find_map(|key| match key {
+            Key::Member(chain) => Some(chain),
+            Key::Socket(..)
+            | Key::Ask(..)
+            | Key::Loose(_)
+            | Key::Session(..)
+            | Key::Waiting(..)
+            | Key::Caller(_)
+            | Key::Owner(_)
+            | Key::Answer(..)
+            | Key::Offer(..)
+            | Key::Peer(_)
+            | Key::Timer(..) => None,
+        });
+        let before = chain.map(|name| self.ranks(name));
         for key in old.iter().filter(|key| !new.contains(key)) {
             self.remove(serial, key);
             self.unsettle(serial, key);
@@ -142,12 +174,34 @@ impl Index {
             self.add(serial, key);
             self.unsettle(serial, key);
         }
+        if let (Some(name), Some(before)) = (chain, before) {
+            self.rank(name, before);
+        }
+    }
+
+    /// How much a chain counts in each ranking; nothing in those that it is not in.
+    fn ranks(&self, name: &ChainName) -> [u64; 2] {
+        self.chains.get(name).map(|chain| [chain.len(), chain.gaps()]).unwrap_or_default()
+    }
+
+    /// Follows a chain that counted for `before`.
+    fn rank(&mut self, name: &ChainName, before: [u64; 2]) {
+        let now = self.ranks(name);
+        let rankings = [&mut self.by_size, &mut self.by_gaps];
+        for ((ranking, before), now) in rankings.into_iter().zip(before).zip(now) {
+            if before != now {
+                ranking.remove(&(Reverse(before), name.clone()));
+                if now > 0 {
+                    ranking.insert((Reverse(now), name.clone()));
+                }
+            }
+        }
     }
 
     /// Notes what has to be settled again because this key came or went.
     fn unsettle(&mut self, serial: Serial, key: &Key) {
         match key {
-            Key::Member(chain) | Key::Ask(chain, _) | Key::Link(chain) => {
+            Key::Member(chain) | Key::Ask(chain, _) | Key::Loose(chain) => {
                 self.unsettled.insert((chain.clone(), serial));
             }
             Key::Waiting(id, _) => {
@@ -175,10 +229,11 @@ impl Index {
             }
             Key::Ask(chain, part) => {
                 self.chain_mut(chain).asks.insert((serial, *part));
+                self.asks += 1;
             }
-            Key::Link(chain) => {
-                self.chain_mut(chain).links += 1;
-                self.links += 1;
+            Key::Loose(chain) => {
+                self.chain_mut(chain).loose.insert(serial);
+                self.loose += 1;
             }
             Key::Session(session, ask) => {
                 self.sessions.insert((*session, *ask));
@@ -218,10 +273,11 @@ impl Index {
             }
             Key::Ask(chain, part) => {
                 self.chain_mut(chain).asks.remove(&(serial, *part));
+                self.asks -= 1;
             }
-            Key::Link(chain) => {
-                self.chain_mut(chain).links -= 1;
-                self.links -= 1;
+            Key::Loose(chain) => {
+                self.chain_mut(chain).loose.remove(&serial);
+                self.loose -= 1;
             }
             Key::Session(session, ask) => {
                 self.sessions.remove(&(*session, *ask));
@@ -306,6 +362,16 @@ impl Index {
 }
 
 impl Chain {
+    /// How many clients are in the path.
+    pub(super) fn len(&self) -> u64 {
+        self.members.len() as u64
+    }
+
+    /// How many neighbours are not linked.
+    pub(super) fn gaps(&self) -> u64 {
+        (self.loose.len() as u64).saturating_sub(1)
+    }
+
     /// The neighbour that a client's socket faces.
     pub(super) fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
         match part {
@@ -338,9 +404,9 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
     let member = client.standing == Standing::Member;
     if member {
         keys.push(Key::Member(client.chain.clone()));
-    }
-    if client.head_side == Side::Linked {
-        keys.push(Key::Link(client.chain.clone()));
+        if !client.head_side.is_linked() {
+            keys.push(Key::Loose(client.chain.clone()));
+        }
     }
     let mut asks = false;
     for part in [Part::Tail, Part::Head] {

@@ -1,7 +1,7 @@
 //! The promises of the registry as a check over all of it. It costs time in proportion to the
 //! registry, so the service runs it when it opens an image, and the tests after every command.
 
-use super::{Index, Line, Record, Registry, Serial, Side, Standing};
+use super::{Index, Line, Record, Registry, Serial, Standing};
 use std::collections::BTreeMap;
 
 use crate::ids::{ChainName, Part};
@@ -61,9 +61,9 @@ impl Registry {
             require(idle, "a client taken out has no partner and no ask", serial)?;
             if client.standing == Standing::Member {
                 let linked = linked.entry(&client.chain).or_default();
-                let meets = (client.tail_side == Side::Linked) == *linked;
+                let meets = client.tail_side.is_linked() == *linked;
                 require(meets, "links are symmetric", serial)?;
-                *linked = client.head_side == Side::Linked;
+                *linked = client.head_side.is_linked();
             }
         }
         if linked.into_values().any(|linked| linked) {

@@ -39,6 +39,7 @@ mod census;
 mod chain;
 mod command;
 mod effect;
+mod history;
 mod index;
 mod invariant;
 mod peers;
@@ -49,10 +50,15 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+mod window;
 
-pub use census::{Census, ChainTotals};
+pub use census::{Census, ChainTotals, Order};
 pub use command::{BatchId, Command, Proposal};
-pub use effect::{Applied, Effect, Expiry, LinkedBy, Message, Note, Refusal, Then, Verdict, Why};
+pub use effect::{
+    Applied, Asked, Cause, Effect, Ended, Forgotten, LinkedBy, Message, Note, Refusal, Then,
+    Verdict, What, Why,
+};
+pub use history::{Event, History, Look};
 pub use invariant::Violation;
 pub use policy::Policy;
 pub use record::{
@@ -60,10 +66,11 @@ pub use record::{
     Standing,
 };
 pub use table::{Serial, Table};
+pub use window::{Place, Window};
 
 use std::collections::BTreeSet;
 
-use crate::ids::{Incarnation, InstanceId, SessionId, Timestamp};
+use crate::ids::{Incarnation, InstanceId, SessionId, Socket, Timestamp};
 use index::Index;
 
 /// All chains, repairs and EMNet entries.
@@ -185,8 +192,8 @@ impl Registry {
             clients: self.index.clients,
             chains,
             asks: self.index.sessions.len() as u64,
-            links: self.index.links,
-            broken_links: members - chains - self.index.links,
+            links: members - self.index.loose,
+            broken_links: self.index.loose - chains,
             repairs_pending: self.index.waiting.len() as u64,
             peers: self.index.peers.len() as u64,
         }
@@ -267,13 +274,6 @@ impl Registry {
         self.changed.insert(serial);
     }
 
-    fn client(&self, serial: Serial) -> Option<&Client> {
-        match self.image.records.get(serial)? {
-            Record::Client(client) => Some(client),
-            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
-        }
-    }
-
     fn edit_client(&mut self, serial: Serial, change: impl FnOnce(&mut Client)) {
         self.edit(serial, |record| match record {
             Record::Client(client) => change(client),
@@ -289,7 +289,12 @@ impl Registry {
         self.applied.effects.push(Effect::Release { session, why });
     }
 
-    fn refuse(&mut self, session: SessionId, why: Refusal) {
+    fn refuse(&mut self, session: SessionId, why: Refusal, sockets: [Option<&Socket>; 2]) {
+        self.note(Note {
+            about: sockets.map(|socket| socket.map(Socket::endpoint)),
+            session: Some(session),
+            what: What::Refused(why),
+        });
         self.applied.effects.push(Effect::Refuse { session, why });
     }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Policy, Serial, Table};
+use super::{LinkedBy, Policy, Serial, Table};
 use crate::ids::{
     ChainName, Endpoint, HeadAddr, Incarnation, InstanceId, Part, PeerId, RepairId, SessionId,
     Socket, TailAddr, Timestamp,
@@ -35,8 +35,12 @@ pub struct Client {
     pub tail: TailAddr,
     /// The source address that owns it.
     pub source: IpAddr,
+    /// When it took its place in the path.
+    pub joined: Timestamp,
     /// When it was last heard of.
     pub refreshed: Timestamp,
+    /// The connection over which it last asked.
+    pub session: SessionId,
     /// Whether it is in the chain's path.
     pub standing: Standing,
     /// What its head is doing.
@@ -62,9 +66,19 @@ pub enum Side {
     /// It waits to be told its partner; few do, so the others need not have room for it.
     Asking(Box<Ask>),
     /// It is linked with the facing socket of the neighbour in the path.
-    Linked,
+    Linked {
+        /// Since when.
+        since: Timestamp,
+        /// What brought them together.
+        by: LinkedBy,
+    },
     /// It was paired by a repair id with a socket that is not its neighbour.
-    Paired(Socket),
+    Paired {
+        /// That socket.
+        partner: Socket,
+        /// Since when.
+        since: Timestamp,
+    },
 }
 
 /// A socket that waits to be told its partner.
@@ -209,6 +223,16 @@ impl Client {
         }
     }
 
+    /// Its head and its tail, as a [`super::Note`] is about them.
+    pub(super) fn sockets(&self) -> [Option<Endpoint>; 2] {
+        [Some(self.head.0.endpoint()), Some(self.tail.0.endpoint())]
+    }
+
+    /// Whether it is in the path of this chain.
+    pub fn is_member_of(&self, chain: &ChainName) -> bool {
+        self.standing == Standing::Member && self.chain == *chain
+    }
+
     /// Whether neither socket has a partner or asks for one.
     pub fn is_idle(&self) -> bool {
         self.head_side == Side::Open && self.tail_side == Side::Open
@@ -220,7 +244,12 @@ impl Side {
     pub fn ask(&self) -> Option<&Ask> {
         match self {
             Self::Asking(ask) => Some(ask),
-            Self::Open | Self::Linked | Self::Paired(_) => None,
+            Self::Open | Self::Linked { .. } | Self::Paired { .. } => None,
         }
+    }
+
+    /// Whether it is linked with its neighbour.
+    pub fn is_linked(&self) -> bool {
+        matches!(self, Self::Linked { .. })
     }
 }

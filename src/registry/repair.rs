@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    AskRef, Caller, LinkedBy, Message, Record, Refusal, Registry, Request, Serial, Side, Then, Why,
+    AskRef, Caller, Cause, Ended, LinkedBy, Message, Note, Record, Refusal, Registry, Request,
+    Serial, Side, Then, What,
 };
 use crate::ids::{Part, RepairId, SessionId, Socket};
 
@@ -19,16 +20,20 @@ impl Registry {
             self.client(*serial).is_some_and(|client| client.source == source)
         });
         if let Some((serial, _)) = owned {
-            let now = self.now();
-            self.edit_client(serial, |client| client.refreshed = now);
+            self.hear_from(serial, session);
             // It may have begun to wait before it joined its chain.
             if let Some((before, _)) = self.caller(id, orphan).filter(|(_, of)| *of == source) {
-                self.give_up(before, Why::Superseded);
+                self.give_up(before, Ended::Superseded);
             }
         }
         if let Some(partner) = self.answer_again(source, id, orphan, owned) {
             return self.tell(session, Message::Repair { ip: partner }, Then::Close);
         }
+        self.note(Note {
+            about: [Some(orphan.endpoint()), None],
+            session: Some(session),
+            what: What::Asked(id.clone()),
+        });
         match owned {
             Some((serial, part)) => self.repair(serial, part, session, id),
             None => self.call(session, source, id, orphan),
@@ -70,13 +75,13 @@ impl Registry {
     }
 
     /// The partner of a client's socket, if it has one.
-    pub(super) fn partner(&self, serial: Serial, part: Part) -> Option<&Socket> {
+    pub fn partner(&self, serial: Serial, part: Part) -> Option<&Socket> {
         match self.client(serial)?.side(part) {
-            Side::Linked => {
+            Side::Linked { .. } => {
                 let neighbour = self.neighbour(serial, part)?;
                 Some(self.client(neighbour)?.socket(part.opposite()))
             }
-            Side::Paired(partner) => Some(partner),
+            Side::Paired { partner, .. } => Some(partner),
             Side::Open | Side::Asking(_) => None,
         }
     }
@@ -84,9 +89,9 @@ impl Registry {
     /// A socket of a chain lost its partner: the partner leaves the path, and the socket asks.
     fn repair(&mut self, serial: Serial, part: Part, session: SessionId, id: &RepairId) {
         let serial = self.back_in_path(serial);
-        let linked = self.client(serial).is_some_and(|client| *client.side(part) == Side::Linked);
+        let linked = self.client(serial).is_some_and(|client| client.side(part).is_linked());
         if linked && let Some(lost) = self.neighbour(serial, part) {
-            self.take_out(lost);
+            self.take_out(lost, Cause::Lost, Some(session));
         }
         let at = AskRef::Side(serial, part);
         let request = Request::Reconnect(id.clone());
@@ -103,15 +108,15 @@ impl Registry {
             Some((at, owner)) if owner == source => {
                 return self.take_over(at, session, Request::Reconnect(id.clone()));
             }
-            Some(_) => return self.refuse(session, Refusal::NotOwner),
+            Some(_) => return self.refuse(session, Refusal::NotOwner, [Some(orphan), None]),
             None => {}
         }
         if self.index.waiting.len() as u64 >= self.policy().repairs_max {
-            return self.refuse(session, Refusal::RepairsFull);
+            return self.refuse(session, Refusal::RepairsFull, [Some(orphan), None]);
         }
         let bound = self.policy().repairs_per_source_max;
         if self.index.holdings(source).is_some_and(|held| held.callers >= bound) {
-            return self.refuse(session, Refusal::SourceFull);
+            return self.refuse(session, Refusal::SourceFull, [Some(orphan), None]);
         }
         let ask = self.new_ask(session, Request::Reconnect(id.clone()));
         self.insert(Record::Caller(Caller { socket: orphan.clone(), source, ask }));
@@ -151,12 +156,12 @@ impl Registry {
     }
 
     /// An ask ends without a partner, unless an offer stands.
-    pub(super) fn give_up(&mut self, at: AskRef, why: Why) {
+    pub(super) fn give_up(&mut self, at: AskRef, why: Ended) {
         let Some(session) = self.ask(at).map(|ask| ask.session) else { return };
         let unanswered = !self.is_engaged(at);
-        self.withdraw(at, false);
+        self.withdraw(at, why);
         if unanswered && !self.index.holds_asks(session) {
-            self.release(session, why);
+            self.release(session, why.into());
         }
     }
 }

@@ -116,7 +116,7 @@ impl Script {
                 let gap = if linked { "=" } else { " " };
                 let short = head.split('.').next().unwrap_or_default();
                 let _ = write!(text, "{gap}{tail_asks}{short}{head_asks}");
-                linked = client.head_side == Side::Linked;
+                linked = client.head_side.is_linked();
             }
             text.push('\n');
         }

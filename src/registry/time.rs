@@ -1,6 +1,9 @@
 //! Log time: deadlines that pass, and instances that begin a new life.
 
-use super::{Expiry, Note, Record, Registry, Request, Why, index::Timer};
+use super::{
+    AskRef, Asked, Cause, Ended, Forgotten, Note, Record, Registry, Request, Serial, What,
+    index::Timer,
+};
 use crate::ids::{Incarnation, InstanceId, SessionId, Timestamp};
 
 impl Registry {
@@ -11,45 +14,40 @@ impl Registry {
             && deadline <= now
         {
             self.image.meta.now = self.now().max(deadline);
-            let expiry = self.expiry(timer);
             match timer {
-                Timer::Ask(ask) => self.give_up(ask, Why::Expired),
+                Timer::Ask(ask) => self.expire(ask),
                 Timer::Forget(serial) => self.forget(serial),
                 Timer::Gather(left) => self.gather(left),
-            }
-            if let Some(expiry) = expiry {
-                self.note(Note::Expired(expiry));
             }
             self.settle();
         }
         self.image.meta.now = now;
     }
 
-    /// What a deadline ends, if it ends anything: an ask that has found its partner is concluded.
-    fn expiry(&self, timer: Timer) -> Option<Expiry> {
-        match timer {
-            Timer::Ask(at) if self.is_engaged(at) => None,
-            Timer::Ask(at) => Some(match self.ask(at)?.request {
-                Request::Connect => Expiry::Ask,
-                Request::Reconnect(_) => Expiry::Repair,
-            }),
-            Timer::Forget(serial) => Some(match self.image.records.get(serial)? {
-                Record::Client(_) => Expiry::Client,
-                Record::Caller(_) => Expiry::Repair,
-                Record::Answer(_) => Expiry::Answer,
-                Record::Peer(_) => Expiry::Peer,
-            }),
-            Timer::Gather(_) => None,
-        }
+    /// An ask reaches the end of its time.
+    fn expire(&mut self, at: AskRef) {
+        let asked = match self.ask(at).map(|ask| &ask.request) {
+            Some(Request::Connect) => Asked::Connect,
+            Some(Request::Reconnect(_)) => Asked::Reconnect,
+            None => return,
+        };
+        self.give_up(at, Ended::Expired(asked));
     }
 
-    fn forget(&mut self, serial: super::Serial) {
-        match self.image.records.get(serial) {
-            Some(Record::Client(_)) => self.forget_client(serial),
-            Some(Record::Caller(_) | Record::Answer(_) | Record::Peer(_)) | None => {
-                self.remove(serial);
+    /// A record reaches the end of its time.
+    fn forget(&mut self, serial: Serial) {
+        let (about, what) = match self.image.records.get(serial) {
+            Some(Record::Client(client)) => {
+                let about = client.sockets();
+                self.forget_client(serial, Cause::Forgotten, None);
+                (about, Forgotten::Client)
             }
-        }
+            Some(Record::Answer(answer)) => ([Some(answer.socket), None], Forgotten::Answer),
+            Some(Record::Peer(_)) => ([None, None], Forgotten::Peer),
+            Some(Record::Caller(_)) | None => return, // an ask ends by itself
+        };
+        self.remove(serial);
+        self.note(Note { about, session: None, what: What::Forgotten(what) });
     }
 
     /// A new life of an instance begins: whatever its earlier lives held is detached.

@@ -8,6 +8,9 @@
 
 pub mod admin;
 
+mod chains;
+mod client;
+mod explain;
 mod page;
 mod status;
 #[cfg(test)]
@@ -41,6 +44,7 @@ use tokio::{
 };
 use tracing::warn;
 
+pub use chains::Looker;
 pub use status::{Chains, Digest, Member, Status};
 
 use super::options::Shares;
@@ -101,6 +105,8 @@ pub struct HttpSources {
     pub status: Arc<dyn Fn() -> Status + Send + Sync>,
     /// Makes a digest of the registry; it may take seconds, and runs where that does no harm.
     pub digest: Arc<dyn Fn() -> Digest + Send + Sync>,
+    /// Shows the registry.
+    pub look: Looker,
     /// Does what operators want done.
     pub actor: admin::Actor,
     /// What they must show to have it done.
@@ -258,6 +264,8 @@ fn router(sources: HttpSources) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .merge(admin::routes())
+        .merge(chains::routes())
+        .merge(explain::routes())
         .merge(page::routes())
         .fallback(nothing)
         .with_state(sources)
@@ -292,11 +300,16 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
         }
         Some(_) | None => None,
     };
-    fresh(Json(Status { registry, ..(sources.status)() }))
+    let trouble = match &*sources.readiness.borrow() {
+        Readiness::NotReady(why) => Some(why.clone()),
+        Readiness::Ready => None,
+    };
+    fresh(Json(Status { registry, trouble, ..(sources.status)() }))
 }
 
 async fn nothing() -> Response {
-    let names = "there are /, /livez, /metrics, /readyz, /status and /api/v1/cluster/...\n";
+    let names = "there are /, /livez, /metrics, /readyz, /status and, under /api/v1/, chain, \
+                 chains, explain and cluster/...\n";
     fresh((StatusCode::NOT_FOUND, names))
 }
 

@@ -16,6 +16,7 @@ use tokio::{
     task::{JoinError, JoinSet, yield_now},
     time::{sleep, timeout},
 };
+use tracing::Instrument as _;
 
 use super::{
     Phase, Protocol, ServerError, ServerOptions,
@@ -133,6 +134,8 @@ impl Acceptor {
         };
         let seat = self.outbox.enter(&line);
         let edge = Arc::clone(&self.edge);
+        // The id is the one that `explain` tells; addresses are for those who debug.
+        let span = tracing::debug_span!("request", id = %seat.session(), server = name, %peer);
         let mut session = Session {
             edge,
             protocol: self.protocol,
@@ -142,7 +145,7 @@ impl Acceptor {
             permit,
             _counted: Counted::new(metrics.connections.with_label_values(&[name])),
         };
-        sessions.spawn(async move { session.run().await });
+        sessions.spawn(async move { session.run().await }.instrument(span));
     }
 
     async fn pause(&self, shortage: &mut Shortage, error: &io::Error) {

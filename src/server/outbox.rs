@@ -52,6 +52,7 @@ impl Outbox {
     pub fn dispatch(&self, effects: &[Effect]) {
         for effect in effects {
             let Some(line) = self.line(effect.session()) else { continue };
+            tracing::trace!(request = %effect.session(), ?effect, "answers");
             match effect {
                 Effect::Tell { message, then, .. } => {
                     if line.tell(&encode(message), *then).is_err() {
@@ -60,6 +61,7 @@ impl Outbox {
                 }
                 Effect::Release { .. } => line.order(Order::Release),
                 Effect::Refuse { why, .. } => {
+                    tracing::debug!(request = %effect.session(), ?why, "refused");
                     Rejection::Refused(*why).count(&self.metrics);
                     line.order(Order::Refused);
                 }

@@ -289,6 +289,7 @@ impl Session {
 
     /// Hands a command to the proposer, and waits while its queue is full. False if it is gone.
     pub(super) fn submit(&self, command: Command) -> impl Future<Output = bool> {
+        tracing::trace!(?command, "asks");
         let sending = Box::pin(self.edge.commands.send(command)); // a waiting session has no room
         async { sending.await.is_ok() }
     }
@@ -298,8 +299,8 @@ impl Session {
     }
 
     pub(super) fn reject(&self, rejection: Rejection) {
-        let (server, reason) = (self.protocol.as_str(), rejection.as_str());
-        tracing::debug!(peer = %self.peer, server, reason, "rejected");
+        let reason = rejection.as_str();
+        tracing::debug!(reason, "rejected");
         rejection.count(&self.edge.metrics);
     }
 }

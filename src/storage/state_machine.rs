@@ -14,6 +14,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
 use futures_util::{Stream, StreamExt as _};
@@ -34,9 +35,10 @@ use super::{
 use crate::{
     clock,
     ids::Timestamp,
+    limits::HISTORY_EVENTS,
     metrics::Metrics,
     raft::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
-    registry::{Applied, Image, Registry, Verdict},
+    registry::{Applied, History, Image, Look, Registry, Verdict},
     runtime::spawn_blocking,
 };
 
@@ -71,7 +73,7 @@ impl StateMachineOptions {
 /// The registry under openraft.
 #[derive(Debug)]
 pub struct StateMachine {
-    registry: Arc<Mutex<Registry>>,
+    replica: Arc<Mutex<Replica>>,
     at: SnapshotMeta,
     image: ImageQueue,
     progress: ImageProgress,
@@ -84,10 +86,25 @@ pub struct StateMachine {
     options: StateMachineOptions,
 }
 
+/// The registry after some entry, and what is known beside it.
+#[derive(Debug)]
+struct Replica {
+    registry: Registry,
+    history: History,
+    /// When the last entry was applied here.
+    applied_at: Instant,
+}
+
+impl Replica {
+    fn new(registry: Registry) -> Self {
+        Self { registry, history: History::new(HISTORY_EVENTS), applied_at: clock::now() }
+    }
+}
+
 /// The registry as others see it: always as it was after some entry.
 #[derive(Clone, Debug)]
 pub struct RegistryView {
-    registry: Arc<Mutex<Registry>>,
+    replica: Arc<Mutex<Replica>>,
     deadline: watch::Receiver<Option<Timestamp>>,
     /// The entry that it is as of; changed with the registry.
     applied: Arc<AtomicU64>,
@@ -98,7 +115,19 @@ impl RegistryView {
     /// Looks at the registry. Entries wait meanwhile, so be quick; for a long look take a clone
     /// of [`Registry::image`], which is cheap.
     pub fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
-        look(&lock(&self.registry))
+        look(&lock(&self.replica).registry)
+    }
+
+    /// Looks at the registry and at what happened of late. Entries wait meanwhile.
+    pub fn look<T>(&self, look: impl FnOnce(Look<'_>) -> T) -> T {
+        let replica = lock(&self.replica);
+        let since = clock::now().duration_since(replica.applied_at).as_millis();
+        look(Look {
+            registry: &replica.registry,
+            history: &replica.history,
+            entry: self.applied.load(Ordering::Acquire),
+            now: replica.registry.now().plus_ms(u64::try_from(since).unwrap_or(u64::MAX)),
+        })
     }
 
     /// A copy of the registry, and the index of the entry that it is as of. It is cheap to make.
@@ -151,17 +180,17 @@ impl StateMachine {
             show_snapshot(&options.metrics, &file);
         }
         let (deadline, watch) = watch::channel(registry.next_deadline());
-        let registry = Arc::new(Mutex::new(registry));
+        let replica = Arc::new(Mutex::new(Replica::new(registry)));
         let applied = Arc::new(AtomicU64::new(index_of(&at)));
         let installed = Arc::default();
         let view = RegistryView {
-            registry: Arc::clone(&registry),
+            replica: Arc::clone(&replica),
             deadline: watch,
             applied: Arc::clone(&applied),
             installed: Arc::clone(&installed),
         };
         let machine = Self {
-            registry,
+            replica,
             at,
             image: queue,
             progress: progress.clone(),
@@ -199,9 +228,12 @@ impl StateMachine {
 
     /// The part that needs the lock.
     fn advance(&mut self, entry: Entry) -> (Step, Applied) {
-        let mut registry = lock(&self.registry);
+        let mut replica = lock(&self.replica);
+        let Replica { registry, history, applied_at } = &mut *replica;
         let log_id = entry.log_id;
-        let applied = apply_to(&mut registry, &mut self.at, entry);
+        let applied = apply_to(registry, &mut self.at, entry);
+        history.record(registry.now(), log_id.index, &applied.notes);
+        *applied_at = clock::now();
         let members = &self.at.last_membership;
         let changed = registry.take_changed();
         let image = registry.image();
@@ -214,7 +246,7 @@ impl StateMachine {
             meta: image.meta.clone(),
         };
         self.applied.store(index_of(&self.at), Ordering::Release);
-        publish_deadline(&self.deadline, &registry);
+        publish_deadline(&self.deadline, registry);
         (step, applied)
     }
 
@@ -226,10 +258,11 @@ impl StateMachine {
         let (at, image) = (snapshot.meta().clone(), registry.image().clone());
         tracing::info!(entry = gauge_of(&at), records = snapshot.records(), "snapshot installed");
         {
-            let mut slot = lock(&self.registry);
-            *slot = registry;
+            let mut replica = lock(&self.replica);
+            // What happened before is the history of another registry.
+            *replica = Replica::new(registry);
             self.applied.store(index_of(&at), Ordering::Release);
-            publish_deadline(&self.deadline, &slot);
+            publish_deadline(&self.deadline, &replica.registry);
             self.installed.fetch_add(1, Ordering::Release);
         }
         self.options.metrics.raft_applied_index.set(gauge_of(&at));
@@ -264,7 +297,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         SnapshotBuilder {
-            image: lock(&self.registry).image().clone(),
+            image: lock(&self.replica).registry.image().clone(),
             at: self.at.clone(),
             snapshots: self.snapshots.clone(),
             metrics: self.options.metrics.clone(),
@@ -331,8 +364,8 @@ fn as_openraft(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
 
 /// Between entries the registry is whole, whatever happened to a thread that looked at it; and a
 /// panic *while* it is applied to ends the task that applies.
-fn lock(registry: &Mutex<Registry>) -> MutexGuard<'_, Registry> {
-    registry.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(replica: &Mutex<Replica>) -> MutexGuard<'_, Replica> {
+    replica.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn publish_deadline(deadline: &watch::Sender<Option<Timestamp>>, registry: &Registry) {

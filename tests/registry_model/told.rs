@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use emnetchain::{
     ids::{ChainName, Endpoint, Part, RepairId, SessionId, Timestamp},
-    registry::{Applied, Command, Effect, Message, Note, Policy, Then, Why},
+    registry::{Applied, Command, Effect, Ended, Message, Note, Policy, Then, What, Why},
 };
 
 /// A socket as one source address speaks of it; one of no client speaks under an id.
@@ -298,8 +298,10 @@ impl Told {
     /// Whether more clients may have been taken out than the command says.
     fn unsure(&self, seen: Seen<'_>, explained: usize) -> bool {
         let notes = &seen.applied.notes;
-        let taken_out = notes.iter().filter(|note| **note == Note::TakenOut).count();
-        let has_expired = notes.iter().any(|note| matches!(note, Note::Expired(_)));
+        let is_over =
+            |note: &&Note| matches!(note.what, What::Ended(Ended::Expired(_)) | What::Forgotten(_));
+        let taken_out = notes.iter().filter(|note| matches!(note.what, What::TakenOut(_))).count();
+        let has_expired = notes.iter().any(|note| is_over(&note));
         taken_out > if seen.since < seen.now { 0 } else { explained } || has_expired
     }
 

@@ -3,7 +3,7 @@
 
 use emnetchain::{
     ids::Part,
-    registry::{Client, Record, Side, Standing},
+    registry::{Client, Record, Standing},
 };
 
 use crate::{oracle::image_digest, people::Person, world::World};
@@ -66,7 +66,7 @@ impl World {
             if !(left.alive && right.alive) {
                 return Err(format!("the dead are in the path {what}"));
             }
-            if *a.side(Part::Head) != Side::Linked {
+            if !a.side(Part::Head).is_linked() {
                 return Err(format!("no link {what}: {:?}", a.head_side));
             }
             let knows = left.told_head == Some(right.tail.endpoint())

@@ -13,7 +13,7 @@ use std::{
 use emnetchain::{
     ids::{Incarnation, InstanceId, SessionId},
     raft::{Entry, LogId, Vote},
-    registry::{Applied, Command, Effect, LinkedBy, Note, Proposal, Record, Registry, Verdict},
+    registry::{Applied, Command, Effect, Note, Proposal, Record, Registry, Verdict, What},
 };
 use openraft::{EntryPayload, vote::RaftLeaderId as _};
 
@@ -274,11 +274,7 @@ impl State {
     }
 
     fn count_links(&mut self, applied: &Applied) {
-        let is_link = |note: &&Note| match note {
-            Note::Linked { by: LinkedBy::Gather | LinkedBy::Join | LinkedBy::Repair, .. }
-            | Note::Paired { .. } => true,
-            Note::Expired(_) | Note::TakenOut => false,
-        };
+        let is_link = |note: &&Note| matches!(note.what, What::Linked { .. } | What::Paired { .. });
         self.figures.links += applied.notes.iter().filter(is_link).count() as u64;
     }
 

@@ -25,6 +25,8 @@ pub struct Status {
     pub last_log_index: u64,
     /// The last entry that is applied here.
     pub applied_index: u64,
+    /// Why clients cannot be answered now, as `/readyz` says it; nothing if they can.
+    pub trouble: Option<String>,
     /// All members, by number.
     pub members: Vec<Member>,
     /// The chains, in figures.

@@ -1,5 +1,7 @@
 //! The operators' HTTP over real connections on free ports.
 
+mod views;
+
 use std::collections::BTreeMap;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -33,6 +35,7 @@ impl Bench {
             term: 7,
             last_log_index: 9,
             applied_index: 8,
+            trouble: None,
             members: vec![Member {
                 node: InstanceId(2),
                 address: String::new(),
@@ -51,6 +54,7 @@ impl Bench {
             readiness: receiver,
             status,
             digest,
+            look: views::looker(),
             actor: Arc::new(|action| {
                 Box::pin(async move {
                     match &action {
@@ -122,6 +126,7 @@ async fn status_is_json_of_a_fixed_shape() {
     let expected = r#"{"version":"1.2.3","cluster":"c1","node":2,"role":"follower","leader":null,"#
         .to_owned()
         + r#""term":7,"last_log_index":9,"applied_index":8,"#
+        + r#""trouble":"no leader","#
         + r#""members":[{"node":2,"address":"","voter":true,"lag":null,"silent_ms":null}],"#
         + r#""chains":{"count":1,"clients":3,"asks":2,"links":2,"broken_links":0,"#
         + r#""repairs_pending":0},"connections":{"chain":3}}"#;

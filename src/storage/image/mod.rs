@@ -51,7 +51,7 @@ use crate::{
 };
 
 /// The layout of keys and values above.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// The largest value; from some 12 KiB on sled would move a page into `blobs/`.
 const VALUE_BYTES_MAX: usize = 4096;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 const MAGIC: &[u8; 8] = b"EMNETSNP";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A frame of records is closed once it has this size, so that reading and sending go in steps.
 const FRAME_BYTES_TARGET: usize = 256 * 1024;

@@ -166,10 +166,12 @@ fn record(random: &mut Random) -> Record {
             head: HeadAddr(socket(random)),
             tail: TailAddr(socket(random)),
             source,
+            joined: until,
             refreshed: until,
+            session,
             standing: Standing::Member,
             head_side: Side::Asking(Box::new(ask)),
-            tail_side: Side::Paired(socket(random)),
+            tail_side: Side::Paired { partner: socket(random), since: until },
         }),
     }
 }

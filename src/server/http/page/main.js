@@ -110,8 +110,7 @@ let troubleSince = null; // since when the instance says that it does not serve
 async function look() {
   const asked = view;
   const status = await ask("status");
-  status.ready ??= null;
-  const isInTrouble = status.leader === null || status.ready !== null;
+  const isInTrouble = status.leader === null || status.trouble !== null;
   troubleSince = isInTrouble ? troubleSince ?? clock() : null;
   draw.status(status, troubleSince);
 

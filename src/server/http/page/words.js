@@ -89,10 +89,10 @@ export function stateWords(status) {
         "reaches each other. What is shown is what this instance knew last, and may be old.",
     };
   }
-  if (status.ready !== null) {
+  if (status.trouble !== null) {
     return {
       tone: "bad",
-      line: `Not serving · ${status.ready}`,
+      line: `Not serving · ${status.trouble}`,
       trouble: "Nobody who asks this instance is answered now. What is shown is what it knew last, and may be old.",
     };
   }

@@ -1,0 +1,152 @@
+//! `/api/v1/explain?address=IP:PORT`: who is linked to whom, since when and why, and what is it
+//! waiting for? In words for people, and in figures for scripts.
+
+mod words;
+
+use axum::{
+    Router,
+    extract::{Query, State, rejection::QueryRejection},
+    response::Response,
+    routing::get,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    HttpSources,
+    chains::{answer, socket},
+    client::{Ask, Client},
+};
+use crate::{
+    ids::{Endpoint, Part, Socket},
+    registry::{Event, Look, What},
+};
+
+/// The most events that are told.
+const EVENTS_MAX: usize = 100;
+
+pub(super) fn routes() -> Router<HttpSources> {
+    Router::new().route("/api/v1/explain", get(explain))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    address: String,
+}
+
+/// All that is known of a socket.
+#[derive(Debug, Serialize)]
+struct Explanation {
+    address: String,
+    part: Option<&'static str>,
+    client: Option<Client>,
+    /// Its waits by RECONNECT, if no chain knows it.
+    waits: Vec<Ask>,
+    says: Vec<String>,
+    events: Vec<Told>,
+    history: Remembered,
+}
+
+/// One thing that happened.
+#[derive(Debug, Serialize)]
+struct Told {
+    ago_ms: u64,
+    entry: u64,
+    request: Option<String>,
+    text: String,
+}
+
+/// How far this instance remembers.
+#[derive(Debug, Serialize)]
+struct Remembered {
+    events: usize,
+    capacity: usize,
+    since_ms: Option<u64>,
+}
+
+async fn explain(
+    State(sources): State<HttpSources>,
+    query: Result<Query<Question>, QueryRejection>,
+) -> Response {
+    answer(query, |question: Question| {
+        let socket = socket(&question.address)?;
+        Ok(sources.see(|look| Explanation::of(look, &socket)))
+    })
+}
+
+impl Explanation {
+    fn of(look: Look<'_>, socket: &Socket) -> Self {
+        let endpoint = socket.endpoint();
+        let found = look.registry.find(endpoint);
+        let client = found.and_then(|(serial, _)| Client::of(look, serial));
+        let callers = match found {
+            Some(_) => Vec::new(),
+            None => look.registry.callers(endpoint),
+        };
+        let own = Own::of(look, endpoint);
+        let events = look.history.about(&own.sockets(), EVENTS_MAX);
+        let says = match found {
+            Some((serial, part)) => words::of_client(look, serial, part, &events),
+            None if callers.is_empty() => vec![words::of_stranger(socket)],
+            None => callers.iter().map(|caller| words::of_caller(look.now, caller)).collect(),
+        };
+        let (remembered, capacity) = look.history.room();
+        Self {
+            address: socket.to_string(),
+            part: found.map(|(_, part)| part.as_str()),
+            client,
+            waits: callers.iter().map(|caller| Ask::of(look.now, &caller.ask)).collect(),
+            says,
+            events: events.into_iter().map(|event| Told::of(look, &own, event)).collect(),
+            history: Remembered {
+                events: remembered,
+                capacity,
+                since_ms: look.history.since().map(|since| look.now.ms_since(since)),
+            },
+        }
+    }
+}
+
+impl Told {
+    fn of(look: Look<'_>, own: &Own, event: &Event) -> Self {
+        Self {
+            ago_ms: look.now.ms_since(event.at),
+            entry: event.entry,
+            request: event.note.session.map(|session| session.to_string()),
+            text: words::of_note(own, &event.note),
+        }
+    }
+}
+
+/// The sockets of the client that somebody asks about, or the one socket if there is no more.
+struct Own(Vec<(Endpoint, Option<Part>)>);
+
+impl Own {
+    fn of(look: Look<'_>, socket: Endpoint) -> Self {
+        let parts = [Part::Head, Part::Tail];
+        if let Some(client) =
+            look.registry.find(socket).and_then(|(serial, _)| look.registry.client(serial))
+        {
+            let own = parts.map(|part| (client.socket(part).endpoint(), Some(part)));
+            return Self(own.to_vec());
+        }
+        // Of a client that is gone its last joining tells both.
+        let events = look.history.about(&[socket], usize::MAX);
+        match events.iter().rev().find(|event| event.note.what == What::Joined) {
+            Some(joining) => {
+                let sockets = joining.note.about.iter().flatten().copied();
+                Self(sockets.zip(parts.map(Some)).collect())
+            }
+            None => Self(vec![(socket, None)]),
+        }
+    }
+
+    fn sockets(&self) -> Vec<Endpoint> {
+        self.0.iter().map(|(socket, _)| *socket).collect()
+    }
+
+    /// Which part a socket is, if it is one of them.
+    fn part(&self, socket: Endpoint) -> Option<Option<Part>> {
+        self.0.iter().find(|(own, _)| *own == socket).map(|(_, part)| *part)
+    }
+}
