@@ -160,7 +160,6 @@ fn privileged_a_long_chain_is_shown_in_part_and_searched() {
 
     // The strip, the buttons and the keys lead anywhere.
     browser.click("[data-go=newest]");
-    browser.until_text("#end", &[]);
     browser.until(
         "return document.querySelector('.client:last-child .head').value",
         &json!(sockets(count - 1).0),
@@ -196,7 +195,7 @@ fn privileged_a_long_chain_is_shown_in_part_and_searched() {
         let neighbour = "return document.querySelector('.client.found').previousElementSibling
             .querySelector('.head').value";
         let neighbour = browser.run(neighbour).as_str().unwrap().to_owned();
-        waiting.push(Client::say(service.repair(), reconnect("lost", &neighbour)));
+        waiting.push(Client::say(service.repair(), reconnect(&dead, &neighbour)));
         browser.until_text(".client[data-kind=gap]", &[&neighbour]);
     }
     browser.click("#close");

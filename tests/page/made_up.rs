@@ -98,6 +98,58 @@ fn privileged_each_state_of_a_gap_has_its_words() {
 }
 
 #[test]
+fn privileged_each_state_of_a_cluster_has_its_words() {
+    if !may_look("privileged_each_state_of_a_cluster_has_its_words") {
+        return;
+    }
+    let (_dir, _service, stage) = begin();
+    let members = [
+        member(1, true, Some(0), Some(120)),
+        member(2, true, Some(0), Some(0)),
+        member(3, true, Some(77), Some(65_000)),
+        member(4, false, Some(1), Some(10)),
+    ];
+    stage.play("status", 200, status("leader", json!(2), Value::Null, &members));
+    let browser = Browser::open(&stage.url());
+    browser
+        .until_text("#state", &["▲", "Serving · leader is this instance · 3 of 4 members heard"]);
+    browser.until_text("#members", &["leader", "this one", "77", "1 min 5 s ago", "learner"]);
+    browser.assert_readable_everywhere("silent-member");
+
+    let unknown = [1, 2, 3].map(|node| member(node, true, None, None));
+    let why = json!("the cluster has no leader");
+    stage.play("status", 200, status("candidate", Value::Null, why, &unknown));
+    browser.until_text("#state", &["✕", "No leader · nobody is answered now"]);
+    browser.until_text("#trouble", &["no leader", "may be old", "since"]);
+    browser.until_text("#members", &["voter", "candidate", "?"]);
+    browser.assert_readable_everywhere("election");
+
+    let learner = [member(1, true, None, Some(80)), member(2, false, None, None)];
+    stage.play("status", 200, status("learner", json!(1), Value::Null, &learner));
+    browser.until_text("#state", &["●", "Serving · leader is instance 1, and is heard"]);
+    browser.until_text("#lag-note", &["see the page of instance 1"]);
+    browser.until("return document.getElementById('trouble').hidden", &json!(true));
+    stage.play("status", 503, json!({ "error": "too much to do" }));
+    browser.until_text("#stale", &["No answer since"]);
+}
+
+fn member(node: u64, voter: bool, lag: Option<u64>, silent_ms: Option<u64>) -> Value {
+    let address = format!("node-{node}.emnetchain.example.org:7000");
+    json!({ "node": node, "address": address, "voter": voter, "lag": lag, "silent_ms": silent_ms })
+}
+
+/// The status of instance 2.
+fn status(role: &str, leader: Value, trouble: Value, members: &[Value]) -> Value {
+    json!({
+        "version": "0.2.0", "cluster": "ab", "node": 2, "role": role, "leader": leader, "term": 7,
+        "last_log_index": 9, "applied_index": 8, "trouble": trouble, "members": members,
+        "chains": { "count": 1, "clients": 1, "asks": 1, "links": 0, "broken_links": 0,
+                    "repairs_pending": 0 },
+        "connections": {},
+    })
+}
+
+#[test]
 fn privileged_many_chains_are_listed_in_part_and_searched_by_name() {
     if !may_look("privileged_many_chains_are_listed_in_part_and_searched_by_name") {
         return;

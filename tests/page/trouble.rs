@@ -41,8 +41,9 @@ fn privileged_a_cluster_without_a_leader_is_told() {
     drop(tip);
     cluster.kill(lost);
     cluster.kill(leader);
-    browser.until_text("#state", &["No leader", "nobody is answered now"]);
-    browser.until_text("#trouble", &["may be old", "since"]);
+    browser.until_text("#state", &["Not serving", "the leader is not heard"]);
+    browser.until_text("#trouble", &["Nobody who asks", "may be old", "since"]);
+    browser.until_text("#members", &["leader, not heard"]);
     browser.until("return document.title.startsWith('⚠')", &json!(true));
     // What it knew is still there, and the instance itself answers.
     browser.until_text("#path", &[&members[0].head()]);

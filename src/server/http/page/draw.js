@@ -17,7 +17,7 @@ function show(node, isShown) {
 /** Shows a text in a node, and the node only if there is one. */
 function sayOrHide(node, text) {
   show(node, Boolean(text));
-  say(node, text ?? "");
+  say(node, text || "");
 }
 
 function set(node, name, value) {
@@ -94,8 +94,8 @@ function members(status) {
     say(row.querySelector(".heard"), heardWords(member, isThis));
     row.classList.toggle("warn", member.silent_ms !== null && !words.isHeard(member));
   });
-  const isLeader = status.role === "leader";
-  sayOrHide(byId("lag-note"), isLeader || status.leader === null ? "" :
+  const isLeaderElsewhere = status.role !== "leader" && status.leader !== null && status.trouble === null;
+  sayOrHide(byId("lag-note"), isLeaderElsewhere &&
     `Only the leader knows who lags and who is heard: see the page of instance ${status.leader}.`);
 }
 

@@ -66,7 +66,7 @@ export function gapWords(head, tail) {
 
 /** What a member is to the cluster. */
 export function roleWords(member, status) {
-  if (member.node === status.leader) return "leader";
+  if (member.node === status.leader) return isHeard(member) ? "leader" : "leader, not heard";
   if (!member.voter) return "learner, no vote";
   return member.node === status.node ? status.role : status.leader === null ? "voter" : "follower";
 }
