@@ -73,7 +73,7 @@ export function freshness(pulse, since) {
 
 function figures({ chains, applied_index: applied }) {
   const all = [
-    ["chains", chains.count], ["clients", chains.clients], ["links", chains.links],
+    ["chains", chains.count], ["clients known", chains.clients], ["links", chains.links],
     ["waiting", chains.asks], ["gaps", chains.broken_links], ["repairs", chains.repairs_pending],
     ["entries applied", applied],
   ];

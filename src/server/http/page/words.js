@@ -2,17 +2,17 @@
 
 const UNITS = [["day", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1000]];
 
-/** A time as people say it, in its two largest units at most: "3 min 20 s". */
+/** A time as people say it: "3 min 20 s", but "12 min", for a restless second unit tells nothing then. */
 export function duration(ms) {
   const first = UNITS.findIndex(([, size]) => ms >= size);
   if (first < 0) return "< 1 s";
   const [name, size] = UNITS[first];
   const whole = Math.floor(ms / size);
-  const unit = name === "day" && whole !== 1 ? "days" : name;
-  const [restName, restSize] = UNITS[first + 1] ?? [];
-  const rest = restSize ? Math.floor((ms % size) / restSize) : 0;
-  // The second unit of a long time only makes a restless page.
-  return `${whole} ${unit}` + (rest > 0 && whole < 10 && name !== "day" ? ` ${rest} ${restName}` : "");
+  if (name === "day") return counted(whole, name);
+  if (whole >= 10 || name === "s") return `${Math.round(ms / size)} ${name}`;
+  const [restName, restSize] = UNITS[first + 1];
+  const rest = Math.floor((ms % size) / restSize);
+  return `${whole} ${name}` + (rest > 0 ? ` ${rest} ${restName}` : "");
 }
 
 export const count = (number) => number.toLocaleString("en");
