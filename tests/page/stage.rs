@@ -7,11 +7,15 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use serde_json::Value;
 
 use super::support::{Client, Service};
+
+/// How long an answer takes, as on a way to somewhere else: questions at one time would meet.
+const WAY: Duration = Duration::from_millis(20);
 
 /// The proxy; it ends with the test program.
 pub(crate) struct Stage {
@@ -87,6 +91,7 @@ impl Play {
         let Some(query) = path.strip_prefix("/below/a/path/") else { return };
         let is_question = query.starts_with("status") || query.starts_with("api/");
         self.begins(query, is_question);
+        thread::sleep(WAY);
         let answer = self.answer(query);
         self.heard.lock().unwrap().at_once -= usize::from(is_question);
         // The browser may have lost interest.
