@@ -38,7 +38,8 @@ const FAINT: &str = "
         }
         return 'white';
     };
-    const hasText = (node) => [...node.childNodes].some((it) => it.nodeType === 3 && it.data.trim());
+    const isText = (node) => node.nodeType === Node.TEXT_NODE && node.data.trim();
+    const hasText = (node) => [...node.childNodes].some(isText);
     return [...document.body.querySelectorAll('*')]
         .filter((node) => node.checkVisibility() && hasText(node) && !node.closest(':disabled'))
         .map((node) => {

@@ -118,9 +118,14 @@ export function list(answer, view, hrefOf) {
     say(row.querySelector(".size"), words.counted(chain.clients, "client"));
     sayOrHide(row.querySelector(".gaps"), chain.broken_links ? words.counted(chain.broken_links, "gap") : "");
   });
-  const shown = answer.chains.length;
-  sayOrHide(byId("list-note"), answer.more ? `${words.count(shown)} of ${words.count(answer.total)}; find others by name`
-    : shown > 0 ? "" : view.order === "broken" ? "No chain is broken." : view.prefix ? "No name begins so." : "There is no chain yet.");
+  sayOrHide(byId("list-note"), listNote(answer, view));
+}
+
+function listNote({ chains, more, total }, view) {
+  if (more) return `${words.count(chains.length)} of ${words.count(total)}; find others by name`;
+  if (chains.length > 0) return "";
+  if (view.prefix !== null) return "No name begins so.";
+  return view.order === "broken" ? "No chain is broken." : "There is no chain yet.";
 }
 
 /** A chain's name; the one without a name must not be mistaken for one that is called so. */
@@ -173,7 +178,8 @@ function clientCard(row, client, foundPart) {
     button.classList.toggle("found", part === foundPart);
   }
   row.classList.toggle("found", foundPart !== null);
-  say(row.querySelector(".about"), `instance ${client.instance} · joined ${words.duration(client.joined_ms)} ago`);
+  const since = words.duration(client.joined_ms);
+  say(row.querySelector(".about"), `instance ${client.instance} · joined ${since} ago`);
 }
 
 /** What is between a client's head and the tail of the next one, or after the last one. */
@@ -182,10 +188,19 @@ function join(row, client, next, isLater) {
   const tail = next?.tail_side ?? null;
   const kind = kindOfJoin(head, next, isLater);
   set(row, "data-kind", kind);
-  const what = { link: words.linkWords, gap: () => words.gapWords(head, tail), tip: words.tipWords, cut: () => "" };
-  say(row.querySelector(".what"), what[kind](head));
-  side(row.querySelector(".side.head"), kind === "gap" || (kind === "tip" && head.state !== "open") ? head : null);
+  const isSaid = kind === "gap" || (kind === "tip" && head.state !== "open");
+  say(row.querySelector(".what"), joinWords(kind, head, tail));
+  side(row.querySelector(".side.head"), isSaid ? head : null);
   side(row.querySelector(".side.tail"), kind === "gap" ? tail : null);
+}
+
+function joinWords(kind, head, tail) {
+  switch (kind) {
+    case "link": return words.linkWords(head);
+    case "gap": return words.gapWords(head, tail);
+    case "tip": return words.tipWords(head);
+    default: return ""; // cut off by the window's edge
+  }
 }
 
 function kindOfJoin(head, next, isLater) {
@@ -219,7 +234,8 @@ function map(chain) {
   show(byId("steps"), isPart || chain.gaps.length > 0);
   const span = Math.max(1, chain.last - chain.first);
   const place = (serial) => (1000 * (serial - chain.first)) / span;
-  const [begin, end] = [chain.window[0], chain.window.at(-1)].map((client) => place(client?.serial ?? chain.first));
+  const first = chain.window[0]?.serial ?? chain.first;
+  const [begin, end] = [place(first), place(chain.window.at(-1)?.serial ?? first)];
   set(byId("window"), "x", begin);
   set(byId("window"), "width", Math.max(4, end - begin));
   set(byId("gaps"), "d", chain.gaps.map((serial) => `M${place(serial).toFixed(1)} 0v10`).join(""));
@@ -227,13 +243,13 @@ function map(chain) {
   set(strip, "min", chain.first);
   set(strip, "max", chain.last);
   // Whoever drags it is not to be disturbed.
-  if (!strip.matches(":active")) strip.value = chain.window[0]?.serial ?? chain.first;
-  set(strip, "aria-valuetext", `client #${chain.window[0]?.serial ?? chain.first}`);
-  const steps = { oldest: chain.earlier, earlier: chain.earlier, later: chain.later, newest: chain.later, gap: chain.gaps.length > 0 };
-  for (const [step, isPossible] of Object.entries(steps)) {
-    const button = byId("steps").querySelector(`[data-go=${step}]`);
-    button.disabled = !isPossible;
-    show(button, isPart || step === "gap");
+  if (!strip.matches(":active")) strip.value = first;
+  set(strip, "aria-valuetext", `client #${first}`);
+  const { earlier, later } = chain;
+  const possible = { oldest: earlier, earlier, later, newest: later, gap: chain.gaps.length > 0 };
+  for (const button of byId("steps").children) {
+    button.disabled = !possible[button.dataset.go];
+    show(button, isPart || button.dataset.go === "gap");
   }
 }
 

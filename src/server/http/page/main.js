@@ -36,14 +36,15 @@ function viewOf(fragment) {
     from: given.get("from"),
     before: given.get("before"),
     address: given.get("address"),
-    order: prefix !== null ? "name" : ORDERS.includes(order) ? order : "size", // only names have a beginning
+    // Only names have a beginning.
+    order: prefix !== null ? "name" : ORDERS.includes(order) ? order : "size",
     prefix,
   };
 }
 
 function fragmentOf(view) {
-  const said = Object.entries(view).filter(([key, value]) => value !== null && !(key === "order" && value === "size"));
-  return `#${new URLSearchParams(said)}`;
+  const isSaid = ([key, value]) => value !== AT_REST[key];
+  return `#${new URLSearchParams(Object.entries(view).filter(isSaid))}`;
 }
 
 let view = viewOf(location.hash);
@@ -122,7 +123,8 @@ async function look() {
   const isSought = asked.address !== null && asked.from === null && asked.before === null;
   const found = isSought && known?.client?.standing === "member" ? known.client : null;
   const name = found?.chain ?? asked.chain ?? list.chains[0]?.name ?? null;
-  draw.list(list, { ...asked, chain: name }, (chain) => fragmentOf({ ...AT_REST, order: asked.order, prefix: asked.prefix, chain }));
+  const { order, prefix } = asked;
+  draw.list(list, { ...asked, chain: name }, (chain) => fragmentOf({ ...AT_REST, order, prefix, chain }));
   if (name === null) {
     shown = null;
     draw.noChain(null, status.chains.count > 0 ? "Choose one from the list."
@@ -160,9 +162,10 @@ let isFailing = false;
 
 function drawFreshness() {
   const isStale = isFailing || (dueAt !== null && Date.now() > dueAt);
-  const since = answeredAt === null ? "It has not answered since this page was opened."
-    : `No answer since ${clock(new Date(answeredAt))}. What is shown is from then; this page goes on asking.`;
-  draw.freshness(isStale || answeredAt === null ? "" : `live, ${clock(new Date(answeredAt))}`, isStale ? since : null);
+  const at = answeredAt === null ? null : clock(new Date(answeredAt));
+  const since = at === null ? "It has not answered since this page was opened."
+    : `No answer since ${at}. What is shown is from then; this page goes on asking.`;
+  draw.freshness(isStale || at === null ? "" : `live, ${at}`, isStale ? since : null);
 }
 
 let wake = null, isWanted = false;
@@ -204,7 +207,8 @@ async function watch() {
   }
 }
 
-const pauseAfter = (failures) => (failures === 1 ? 0 : Math.min(PAUSE_MAX_MS, PAUSE_MS * 2 ** (failures - 2)));
+const pauseAfter = (failures) =>
+  failures === 1 ? 0 : Math.min(PAUSE_MAX_MS, PAUSE_MS * 2 ** (failures - 2));
 
 /** A page must not keep an instance busy: it asks a tenth of the time at most. */
 const pauseAfterAnswer = (took) => Math.min(PAUSE_MAX_MS, Math.max(PAUSE_MS, 9 * took));

@@ -39,8 +39,12 @@ const WAYS = {
 export function sideWords(side) {
   switch (side.state) {
     case "asking":
-      return `waits for ${duration(side.since_ms)}, ${duration(side.left_ms)} left · ${side.by} through ` +
-        `instance ${side.instance} · ${LINES[side.line] ?? side.line}` + (side.id === null ? "" : " · repair id");
+      return [
+        `waits for ${duration(side.since_ms)}, ${duration(side.left_ms)} left`,
+        `${side.by} through instance ${side.instance}`,
+        LINES[side.line] ?? side.line,
+        ...(side.id === null ? [] : ["repair id"]), // which follows
+      ].join(" · ");
     case "linked":
       return `is linked with ${side.partner}`;
     case "paired":
@@ -93,7 +97,8 @@ export function stateWords(status) {
     return {
       tone: "bad",
       line: `Not serving · ${status.trouble}`,
-      trouble: "Nobody who asks this instance is answered now. What is shown is what it knew last, and may be old.",
+      trouble: "Nobody who asks this instance is answered now. " +
+        "What is shown is what it knew last, and may be old.",
     };
   }
   const { members } = status;
