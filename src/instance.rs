@@ -8,6 +8,7 @@ mod listeners;
 mod observe;
 pub mod offline;
 mod operator;
+mod reload;
 mod signals;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -23,7 +24,8 @@ use tokio::{
 use self::{
     life::Living,
     listeners::{Banner, Listeners},
-    signals::{Asked, Reload, Signals},
+    reload::{Live, Reload},
+    signals::{Asked, Signals},
 };
 use crate::{
     cli::Exit,
@@ -40,7 +42,10 @@ use crate::{
     logging::LogHandle,
     metrics::Metrics,
     registry::{Applied, Command},
-    server::{Outbox, Phase, ServerError, http::Readiness},
+    server::{
+        Outbox, Phase, ServerError,
+        http::{HttpServer, HttpSources, Readiness},
+    },
     storage::{ImageProgress, StorageError, Stores, fault},
 };
 
@@ -60,10 +65,16 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
             return Exit::Internal;
         }
     };
-    let reload = Reload { sources, logs };
+    let (reload, live) = match Reload::new(config, sources, logs) {
+        Ok(all) => all,
+        Err(why) => {
+            tracing::error!("{why}");
+            return Exit::Usage;
+        }
+    };
     tokio::select! {
-        started = Instance::start(&config) => match started {
-            Ok(instance) => instance.run(&config, &mut signals, &reload).await,
+        started = Instance::start(reload.config(), live) => match started {
+            Ok(instance) => instance.run(reload, &mut signals).await,
             Err(exit) => exit,
         },
         // While it starts, there is nothing to drain.
@@ -104,11 +115,10 @@ struct Instance {
 }
 
 impl Instance {
-    async fn start(config: &Config) -> Result<Self, Exit> {
+    async fn start(config: &Config, live: Live) -> Result<Self, Exit> {
         let metrics = Metrics::new();
         observe::tell_build(&metrics);
-        let listeners = listeners::bind(config).await?;
-        let token = operator::read_token(config.admin_token_file.as_deref())?;
+        let listeners = listeners::bind(config, live.options).await?;
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
@@ -143,14 +153,13 @@ impl Instance {
         keep(&mut background, &cluster, server, service);
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
-        if let Some(http) = http {
-            let actor = operator::actor(&cluster, &phase, &metrics);
-            let watch = readiness.clone();
-            let sources = observe::http_sources(&cluster, &image, &metrics, watch, actor, token);
-            background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
-        }
+        let actor = operator::actor(&cluster, &phase, &metrics);
+        let watch = readiness.clone();
+        let sources = observe::http_sources(&cluster, &image, &metrics, watch, actor, live.token);
+        serve_http(&mut background, http, sources);
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
+        background.spawn(reload::follow(cluster.clone(), founding.clone(), live.policy));
         let living = Living {
             cluster: cluster.clone(),
             outbox: Arc::clone(&outbox),
@@ -178,7 +187,7 @@ impl Instance {
     }
 
     /// Serves until it is told to stop or something fails.
-    async fn run(mut self, config: &Config, signals: &mut Signals, reload: &Reload) -> Exit {
+    async fn run(mut self, mut reload: Reload, signals: &mut Signals) -> Exit {
         let mut readiness = self.readiness.clone();
         let failure = loop {
             // Others may be waiting for this one's banner before they start, so it waits for none.
@@ -200,7 +209,7 @@ impl Instance {
                 exit
             }
             None => tokio::select! {
-                exit = self.stop(config.shutdown_deadline) => exit,
+                exit = self.stop(reload.config().shutdown_deadline) => exit,
                 () = signals.stop() => {
                     tracing::warn!("stopping at once");
                     Exit::Clean
@@ -314,6 +323,13 @@ fn keep(
             let Err(error) = server.run(service).await;
             error_chain(&error)
         });
+    }
+}
+
+/// Answers operators, if they have an address to ask at.
+fn serve_http(background: &mut JoinSet<String>, http: Option<HttpServer>, sources: HttpSources) {
+    if let Some(http) = http {
+        background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
     }
 }
 

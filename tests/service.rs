@@ -5,6 +5,7 @@ mod support;
 
 use std::{fs, net::UdpSocket};
 
+use serde_json::Value;
 use support::{Client, Member, PATIENCE, Service, chain, eventually, reconnect, repaired, told};
 use tempfile::TempDir;
 
@@ -63,7 +64,7 @@ fn the_figures_agree_with_what_happened() {
     ];
     expect_figures(&service, &figures);
     let (code, status) = service.get("/status");
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let status: Value = serde_json::from_str(&status).unwrap();
     let expected = serde_json::json!({
         "count": 1, "clients": 5, "asks": 2, "links": 2, "broken_links": 1, "repairs_pending": 1
     });
@@ -138,7 +139,7 @@ fn a_stop_closes_every_client_in_order_and_loses_none() {
 }
 
 #[test]
-fn a_hangup_signal_reads_the_log_level_again() {
+fn a_hangup_signal_reads_the_configuration_again() {
     let dir = TempDir::new().unwrap();
     let config = dir.path().join("emnetchain.toml");
     fs::write(&config, "log_level = \"info\"\n").unwrap();
@@ -160,13 +161,37 @@ fn a_hangup_signal_reads_the_log_level_again() {
     junk();
     assert_eq!(times("DEBUG"), 0);
     fs::write(&config, "log_level = \"debug\"\n").unwrap();
-    hang_up_until("the log level was read again");
+    hang_up_until("the configuration was read again changed=\"log_level\"");
     junk();
     eventually("more is logged", || (times("DEBUG") > 0).then_some(()));
 
+    // Limits of the edge and settings of the registry hold from now on; others need a restart.
+    let mut patient = Client::connect(service.chain());
+    let text =
+        "ask_max = \"77s\"\nfirst_message_deadline = \"150ms\"\nshutdown_deadline = \"1s\"\n";
+    fs::write(&config, text).unwrap();
+    hang_up_until("these were changed as well, and need a restart keys=\"shutdown_deadline\"");
+    assert_eq!(times("changed=\"log_level first_message_deadline ask_max\""), 1);
+    let overdue = Client::connect(service.chain());
+    expect_figures(&service, &[("rejected_total{reason=\"overdue\"}", 1.0)]);
+    drop(overdue);
+    patient.expect_silence();
+    let left_ms = |member: Member| {
+        let path = format!("/api/v1/explain?address={}", member.head());
+        let explained: Value = serde_json::from_str(&service.get(&path).1).unwrap();
+        explained["client"]["head_side"]["left_ms"].as_u64()
+    };
+    let mut members = (0..).map(Member);
+    eventually("a newcomer may wait no longer than that", || {
+        let newcomer = members.next()?;
+        let _client = Client::say(service.chain(), newcomer.connect());
+        let left = eventually("it waits", || left_ms(newcomer));
+        (left <= 77_000).then_some(())
+    });
+
     // A slip in the file changes nothing and ends nothing.
     fs::write(&config, "log_level = \"loud\"\n").unwrap();
-    hang_up_until("the log level stays as it is");
+    hang_up_until("the configuration stays as it is");
     assert_eq!(service.get("/readyz").0, 200);
 }
 

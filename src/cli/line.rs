@@ -217,7 +217,7 @@ fn with_keys(command: Command, names: &[&str]) -> Command {
 }
 
 fn flag(key: &'static Key) -> Arg {
-    let meaning: Vec<&str> = key.help.lines().map(str::trim).collect();
+    let meaning: Vec<&str> = key.meaning().collect();
     let preset = match key.preset {
         Preset::Default(text) => format!("[default: {text}]"),
         Preset::Required(text) => format!("It must be given. [example: {text}]"),

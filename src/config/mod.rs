@@ -55,11 +55,28 @@ pub struct Key {
     pub placeholder: &'static str,
     /// Whether the flag alone, without a value, says `true`.
     pub is_switch: bool,
+    /// Whether a running instance takes a new value when it gets SIGHUP.
+    pub is_live: bool,
     /// What holds when it is not given.
     pub preset: Preset,
 }
 
+/// The keys whose values a new configuration changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Those that hold from now on.
+    pub adopted: Vec<&'static str>,
+    /// Those that need a restart.
+    pub postponed: Vec<&'static str>,
+}
+
 impl Key {
+    /// Its meaning, line by line, for people.
+    pub fn meaning(&self) -> impl Iterator<Item = &'static str> {
+        let live = self.is_live.then_some("SIGHUP reads it again.");
+        self.help.lines().map(str::trim).chain(live)
+    }
+
     /// The long flag, without its dashes.
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
@@ -72,10 +89,12 @@ impl Key {
 }
 
 /// Declares the configuration, the table of its keys and how it is read, from one list:
-/// `name: type = preset, the values allowed;`
+/// `name: type = preset, the values allowed;`, with `@live` before it if a running instance can
+/// take a new value.
 macro_rules! settings {
     ($($section:literal {
-        $($(#[doc = $help:literal])+ $name:ident: $type:ty = $preset:expr $(, $range:expr)?;)+
+        $($(#[doc = $help:literal])+
+        $(@$live:ident)? $name:ident: $type:ty = $preset:expr $(, $range:expr)?;)+
     })+) => {
         /// The whole configuration of one instance, valid.
         #[derive(Clone, Debug)]
@@ -91,6 +110,7 @@ macro_rules! settings {
                 help: concat!($($help, "\n"),+),
                 placeholder: <$type as Value>::PLACEHOLDER,
                 is_switch: <$type as Value>::IS_SWITCH,
+                is_live: !stringify!($($live)?).is_empty(),
                 preset: $preset,
             },)+)+];
 
@@ -102,6 +122,21 @@ macro_rules! settings {
                     Ok(value)
                 });)+)+
                 Some(Self { $($($name: $name?,)+)+ })
+            }
+
+            /// Takes over what a running instance can, and tells what differs.
+            pub fn adopt(&mut self, new: Self) -> Changes {
+                let mut changes = Changes::default();
+                $($(if self.$name != new.$name {
+                    let key = Self::key(stringify!($name)).expect("it is a key");
+                    if key.is_live {
+                        self.$name = new.$name;
+                        changes.adopted.push(key.name);
+                    } else {
+                        changes.postponed.push(key.name);
+                    }
+                })+)+
+                changes
             }
         }
     };
@@ -125,7 +160,7 @@ settings! {
         http_addr: HttpAddr = Default("auto");
         /// A file with the secret that a change by HTTP must carry, unless it comes from this
         /// machine; readable by its owner only. `none`: no other machine changes anything.
-        admin_token_file: Option<PathBuf> = Default("none");
+        @live admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {
         /// The directory that holds everything the instance must not forget.
@@ -156,8 +191,8 @@ settings! {
     }
     "Running" {
         /// What is logged: error, warn, info, debug or trace, for the service itself.
-        /// Parts can be told apart: `info,emnetchain::cluster=debug`. SIGHUP reads it again.
-        log_level: LogLevel = Default("info");
+        /// Parts can be told apart: `info,emnetchain::cluster=debug`.
+        @live log_level: LogLevel = Default("info");
         /// How it is logged, on standard error: `text` for people, `json` for machines.
         log_format: LogFormat = Default("text");
         /// How long a stop may take (SIGTERM, SIGINT); what is not finished then is cut off.
@@ -168,51 +203,52 @@ settings! {
         /// Which addresses a client may announce. `auto`: a public client its own only, clients
         /// on loopback and private networks any. `source-ip`: everybody their own only.
         /// `any`: everybody any, so that one client can point others at a stranger.
-        address_policy: AddressPolicy = Default("auto");
+        @live address_policy: AddressPolicy = Default("auto");
         /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
         /// of the files that the process may open, if that is less.
-        connections_max: Option<usize> = Default("auto");
+        @live connections_max: Option<usize> = Default("auto");
         /// Client connections at one time from one public address (IPv6: from one /64).
-        connections_per_address_max: usize = Default("256"), 1..=10_000_000;
+        @live connections_per_address_max: usize = Default("256"), 1..=10_000_000;
         /// Connections that have not made a request yet; beyond it, the oldest is closed.
-        silent_connections_max: usize = Default("4096"), 1..=10_000_000;
+        @live silent_connections_max: usize = Default("4096"), 1..=10_000_000;
         /// How long a new connection may take until its first request is complete.
-        first_message_deadline: Duration = Default("60s"), Duration::from_millis(100)..=hours(1);
+        @live first_message_deadline: Duration =
+            Default("60s"), Duration::from_millis(100)..=hours(1);
         /// How long an EMNet connection may be idle between two requests.
-        idle_deadline: Duration = Default("10min"), seconds(1)..=days(1);
+        @live idle_deadline: Duration = Default("10min"), seconds(1)..=days(1);
         /// How long a client may take to accept an answer before its connection is closed.
         /// The answer is kept: a client that comes back is told again.
-        write_deadline: Duration = Default("5s"), Duration::from_millis(100)..=hours(1);
+        @live write_deadline: Duration = Default("5s"), Duration::from_millis(100)..=hours(1);
     }
     "Datagrams" {
         /// Datagrams answered in a second, over all senders; more are dropped in silence.
-        udp_answers_max: u32 = Default("20000"), 1..=10_000_000;
+        @live udp_answers_max: u32 = Default("20000"), 1..=10_000_000;
         /// Datagrams answered in a second to one sender (IPv6: to one /64).
-        udp_answers_per_address_max: u32 = Default("10"), 1..=10_000_000;
+        @live udp_answers_per_address_max: u32 = Default("10"), 1..=10_000_000;
         /// Datagrams that a sender which kept quiet may send at once.
-        udp_burst_per_address_max: u32 = Default("50"), 1..=10_000_000;
+        @live udp_burst_per_address_max: u32 = Default("50"), 1..=10_000_000;
     }
     "Registry" {
         /// How long the places of clients are kept open for them when their instance died.
-        resume_grace: Duration = Default("10s"), Duration::ZERO..=hours(24);
+        @live resume_grace: Duration = Default("10s"), Duration::ZERO..=hours(24);
         /// How long silent clients between two that ask for each other have to speak up.
-        gather: Duration = Default("5s"), Duration::ZERO..=hours(24);
+        @live gather: Duration = Default("5s"), Duration::ZERO..=hours(24);
         /// The longest that a client may wait for a neighbour.
-        ask_max: Duration = Default("24h"), seconds(1)..=days(3650);
+        @live ask_max: Duration = Default("24h"), seconds(1)..=days(3650);
         /// How long finished repair ids, lost clients and EMNet entries are remembered.
-        retention: Duration = Default("10min"), seconds(1)..=days(3650);
+        @live retention: Duration = Default("10min"), seconds(1)..=days(3650);
         /// How long a client that nobody refreshes is remembered; 0 for ever.
-        client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);
+        @live client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);
         /// Clients remembered, over all chains.
-        clients_max: u64 = Default("2000000"), 1..=1_000_000_000;
+        @live clients_max: u64 = Default("2000000"), 1..=1_000_000_000;
         /// Clients remembered of one public source address.
-        clients_per_source_max: u64 = Default("4096"), 1..=1_000_000_000;
+        @live clients_per_source_max: u64 = Default("4096"), 1..=1_000_000_000;
         /// Repair ids that wait or are remembered as finished.
-        repairs_max: u64 = Default("200000"), 1..=1_000_000_000;
+        @live repairs_max: u64 = Default("200000"), 1..=1_000_000_000;
         /// Repair ids that one public source address may have waiting.
-        repairs_per_source_max: u64 = Default("1024"), 1..=1_000_000_000;
+        @live repairs_per_source_max: u64 = Default("1024"), 1..=1_000_000_000;
         /// EMNet entries kept; there are a million ids, and a free one must be found quickly.
-        peers_max: u64 = Default("200000"), 1..=900_000;
+        @live peers_max: u64 = Default("200000"), 1..=900_000;
     }
 }
 
@@ -282,6 +318,19 @@ mod tests {
         {
             assert!(told.iter().any(|line| line.starts_with(name)), "{name} in {told:#?}");
         }
+    }
+
+    #[test]
+    fn a_running_instance_takes_over_what_it_can() {
+        let with = |more: &[(&str, &str)]| from_flags(&[&ADDRS, more].concat()).unwrap();
+        let mut config = with(&[]);
+        let new = with(&[("gather", "9s"), ("connections_max", "77"), ("node_id", "3")]);
+        let changes = config.adopt(new.clone());
+        assert_eq!(changes.adopted, ["connections_max", "gather"]);
+        assert_eq!(changes.postponed, ["node_id"]);
+        assert_eq!((config.gather, config.node_id), (Duration::from_secs(9), InstanceId(1)));
+        let again = Changes { postponed: vec!["node_id"], ..Changes::default() };
+        assert_eq!(config.adopt(new), again, "it still needs a restart");
     }
 
     #[test]

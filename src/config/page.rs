@@ -24,8 +24,8 @@ pub(super) fn page(given: &Given) -> String {
             write!(text, "\n\n## {section}\n").expect(MEMORY);
         }
         text.push('\n');
-        for line in key.help.lines() {
-            writeln!(text, "# {}", line.trim()).expect(MEMORY);
+        for line in key.meaning() {
+            writeln!(text, "# {line}").expect(MEMORY);
         }
         text.push_str(&line(key, given));
     }

@@ -9,7 +9,7 @@ use crate::{
     cli::{self, Exit},
     config::Config,
     server::{
-        Addresses, ServerError, ServerOptions, Servers,
+        Addresses, LiveOptions, ServerError, ServerOptions, Servers,
         http::{HttpOptions, HttpServer},
     },
 };
@@ -22,14 +22,14 @@ pub(super) struct Listeners {
 }
 
 /// Binds every listener, or none.
-pub(super) async fn bind(config: &Config) -> Result<Listeners, Exit> {
+pub(super) async fn bind(config: &Config, options: LiveOptions) -> Result<Listeners, Exit> {
     let wanted = Addresses {
         chain: config.chain_addr,
         repair: config.dis_addr,
         emnet: config.emnet_addr,
         reflector: config.udp_addr,
     };
-    let servers = Servers::bind(&wanted, server_options(config)).map_err(|error| {
+    let servers = Servers::bind(&wanted, options).map_err(|error| {
         let flag = match &error {
             ServerError::Bind { server, .. } => flag_of(server),
             ServerError::Accept { .. } | ServerError::Session { .. } => "",
@@ -98,7 +98,8 @@ fn flag_of(server: &str) -> &'static str {
     }
 }
 
-fn server_options(config: &Config) -> ServerOptions {
+/// The limits of the edge that a configuration sets.
+pub(super) fn server_options(config: &Config) -> ServerOptions {
     let defaults = ServerOptions::default();
     ServerOptions {
         connections_max: config.connections_max.unwrap_or(defaults.connections_max),

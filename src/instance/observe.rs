@@ -145,7 +145,7 @@ pub(super) fn http_sources(
     metrics: &Metrics,
     readiness: watch::Receiver<Readiness>,
     actor: Actor,
-    token: AdminToken,
+    token: watch::Receiver<AdminToken>,
 ) -> HttpSources {
     let refresh = {
         let (cluster, image, metrics) = (cluster.clone(), image.clone(), metrics.clone());

@@ -5,7 +5,6 @@ use std::{path::Path, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
-    cli::Exit,
     cluster::{
         Cluster,
         admin::{Change, ChangeError},
@@ -60,16 +59,12 @@ pub(super) fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &M
     })
 }
 
-/// Reads the operators' secret; logs what is wrong with the file, and what to do.
-pub(super) fn read_token(path: Option<&Path>) -> Result<AdminToken, Exit> {
+/// Reads the operators' secret.
+///
+/// # Errors
+/// What is wrong with the file, and what to do.
+pub(super) fn read_secret(path: Option<&Path>) -> Result<AdminToken, String> {
     let Some(path) = path else { return Ok(AdminToken::default()) };
-    read_secret(path).map_err(|why| {
-        tracing::error!("{why}");
-        Exit::Usage
-    })
-}
-
-fn read_secret(path: &Path) -> Result<AdminToken, String> {
     let named = |why: String| format!("--admin-token-file {}: {why}", path.display());
     let unreadable = |error: std::io::Error| named(error.to_string());
     if let Some(mode) = exposure(&std::fs::metadata(path).map_err(unreadable)?) {

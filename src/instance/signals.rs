@@ -2,32 +2,6 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{cluster::tcp::Security, config::Sources, logging::LogHandle};
-
-/// What SIGHUP does.
-pub(super) struct Reload {
-    pub(super) sources: Sources,
-    pub(super) logs: LogHandle,
-}
-
-impl Reload {
-    pub(super) fn carry_out(&self, security: Option<&Security>) {
-        match self.sources.read() {
-            Ok(config) => {
-                self.logs.set_level(&config.log_level);
-                tracing::info!("the log level was read again");
-            }
-            Err(faults) => tracing::error!("the log level stays as it is: {faults}"),
-        }
-        if let Some(Security::Tls(tls)) = security {
-            match tls.reload() {
-                Ok(()) => tracing::info!("the certificates were read again"),
-                Err(error) => tracing::error!("the certificates stay as they are: {error}"),
-            }
-        }
-    }
-}
-
 /// What a signal asks for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {

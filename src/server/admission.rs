@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Rejection, ServerOptions,
+    LiveOptions, Rejection,
     line::{Line, Order},
 };
 use crate::{ids::is_local, metrics::Metrics};
@@ -19,10 +19,7 @@ use crate::{ids::is_local, metrics::Metrics};
 /// Counts the connections of all listeners that share it.
 #[derive(Debug)]
 pub(super) struct Admission {
-    connections_max: usize,
-    per_address_max: usize,
-    local_limited: bool,
-    silent_max: usize,
+    options: LiveOptions,
     metrics: Metrics,
     state: Mutex<State>,
 }
@@ -57,15 +54,8 @@ impl Source {
 }
 
 impl Admission {
-    pub(super) fn new(options: &ServerOptions, metrics: Metrics) -> Self {
-        Self {
-            connections_max: options.connections_max,
-            per_address_max: options.connections_per_address_max,
-            local_limited: options.local_addresses_limited,
-            silent_max: options.silent_max,
-            metrics,
-            state: Mutex::default(),
-        }
+    pub(super) fn new(options: LiveOptions, metrics: Metrics) -> Self {
+        Self { options, metrics, state: Mutex::default() }
     }
 
     /// Gives a new connection its place; it begins silent.
@@ -75,11 +65,16 @@ impl Admission {
         line: &Arc<Line>,
     ) -> Result<Permit, Rejection> {
         let mut state = self.state();
-        let source = (self.local_limited || !is_local(from)).then(|| Source::of(from));
-        if source.is_some_and(|source| state.from(source) >= self.per_address_max) {
+        let (limited, per_address_max, connections_max) = {
+            let now = self.options.borrow();
+            let limited = now.local_addresses_limited || !is_local(from);
+            (limited, now.connections_per_address_max, now.connections_max)
+        };
+        let source = limited.then(|| Source::of(from));
+        if source.is_some_and(|source| state.from(source) >= per_address_max) {
             return Err(Rejection::AddressFull);
         }
-        if state.placed >= self.connections_max && !self.close_oldest_silent(&mut state) {
+        if state.placed >= connections_max && !self.close_oldest_silent(&mut state) {
             return Err(Rejection::ConnectionsFull);
         }
         state.placed += 1;
@@ -96,9 +91,8 @@ impl Admission {
     }
 
     fn fall_silent(&self, state: &mut State, line: &Arc<Line>) -> Arrival {
-        if state.silent.len() >= self.silent_max {
-            self.close_oldest_silent(state);
-        }
+        let silent_max = self.options.borrow().silent_max;
+        while state.silent.len() >= silent_max && self.close_oldest_silent(state) {}
         state.arrivals += 1;
         let arrival = Arrival(state.arrivals);
         state.silent.insert(arrival, Arc::clone(line));

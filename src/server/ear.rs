@@ -48,7 +48,7 @@ impl Session {
     /// with silence.
     fn next_request(&self, ear: &mut Ear) -> Option<Request> {
         let sender = Sender { session: self.session(), source: self.peer.ip() };
-        let policy = self.edge.options.address_policy;
+        let policy = self.edge.options.borrow().address_policy;
         while let Some(decoded) = ear.next_object() {
             let request = decoded.map_err(Rejection::Wire).and_then(|object| match self.protocol {
                 Protocol::Chain => chain::command(&object, sender, policy).map(Request::Command),

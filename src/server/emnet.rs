@@ -36,13 +36,13 @@ impl Session {
     /// Request and answer take turns, until the client has had enough or says no more.
     pub(super) async fn run_by_turns(&mut self) {
         let mut ear = Ear::new(self.protocol);
-        let mut deadline = self.edge.options.first_message_deadline;
+        let mut deadline = self.edge.options.borrow().first_message_deadline;
         while let Some(request) = self.hear(&mut ear, deadline).await {
             consume_budget().await; // requests in one packet take turns with other clients'
             if !self.permit.heard() {
                 return;
             }
-            deadline = self.edge.options.idle_deadline;
+            deadline = self.edge.options.borrow().idle_deadline;
             match request {
                 Request::Command(command) => {
                     if !self.submit(command).await {

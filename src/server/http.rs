@@ -110,7 +110,7 @@ pub struct HttpSources {
     /// Does what operators want done.
     pub actor: admin::Actor,
     /// What they must show to have it done.
-    pub token: admin::AdminToken,
+    pub token: watch::Receiver<admin::AdminToken>,
 }
 
 impl std::fmt::Debug for HttpSources {

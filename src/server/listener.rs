@@ -91,7 +91,8 @@ impl Acceptor {
         }
         outbox.stop_all();
         // Who has not said goodbye by then is cut off as the set is dropped.
-        timeout(edge.options.stop_deadline, all_ended(&mut sessions)).await.unwrap_or(Ok(()))
+        let deadline = edge.options.borrow().stop_deadline;
+        timeout(deadline, all_ended(&mut sessions)).await.unwrap_or(Ok(()))
     }
 
     async fn accept_all(&mut self, sessions: &mut JoinSet<()>) -> Result<(), ServerError> {

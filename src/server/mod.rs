@@ -41,7 +41,7 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-pub use options::{Addresses, ServerOptions};
+pub use options::{Addresses, LiveOptions, ServerOptions};
 pub use outbox::Outbox;
 
 use admission::Admission;
@@ -103,7 +103,7 @@ pub enum ServerError {
 /// All listeners of the edge, bound and not yet serving.
 #[derive(Debug)]
 pub struct Servers {
-    options: ServerOptions,
+    options: LiveOptions,
     addresses: Addresses,
     acceptors: Vec<(Protocol, TcpListener)>,
     reflector: Option<UdpSocket>,
@@ -114,11 +114,12 @@ impl Servers {
     ///
     /// # Errors
     /// If an address is taken, not ours or forbidden.
-    pub fn bind(wanted: &Addresses, options: ServerOptions) -> Result<Self, ServerError> {
+    pub fn bind(wanted: &Addresses, options: LiveOptions) -> Result<Self, ServerError> {
         let Shares { clients, .. } = Shares::of_this_process();
-        if options.connections_max > clients {
+        let allowed = options.borrow().connections_max;
+        if allowed > clients {
             tracing::warn!(
-                allowed = options.connections_max,
+                allowed,
                 room = clients,
                 "more connections are allowed than there are descriptors for; if clients take \
                  those of the disk, the instance stops"
@@ -126,7 +127,7 @@ impl Servers {
         }
         let tcp = |protocol: Protocol, address| {
             let failed = |source| ServerError::Bind { server: protocol.as_str(), address, source };
-            let listener = listener::bind(address, &options).map_err(failed)?;
+            let listener = listener::bind(address, &options.borrow()).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             Ok::<_, ServerError>((bound, (protocol, listener)))
         };
@@ -164,14 +165,15 @@ impl Servers {
     ) -> JoinSet<Result<(), ServerError>> {
         let mut tasks = JoinSet::new();
         if let (Some(socket), Some(address)) = (self.reflector, self.addresses.reflector) {
-            let reflector = Reflector::new(socket, address, &self.options, metrics.clone());
+            let options = self.options.clone();
+            let reflector = Reflector::new(socket, address, options, metrics.clone());
             let phase = phase.clone();
             tasks.spawn(async move {
                 reflector.run(phase).await;
                 Ok(())
             });
         }
-        let admission = Arc::new(Admission::new(&self.options, metrics.clone()));
+        let admission = Arc::new(Admission::new(self.options.clone(), metrics.clone()));
         let edge = Arc::new(Edge { commands, options: self.options, metrics: metrics.clone() });
         for (protocol, listener) in self.acceptors {
             let acceptor = Acceptor {

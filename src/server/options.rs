@@ -3,6 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use tokio::sync::watch;
+
 use crate::wire::AddressPolicy;
 
 /// Where to listen. Port 0 picks a free one.
@@ -56,6 +58,10 @@ pub struct ServerOptions {
     /// Datagrams answered per second in all.
     pub datagrams_in_all: u32,
 }
+
+/// The options in force; an operator may change them while the servers run. What a listener is
+/// bound with stays.
+pub type LiveOptions = watch::Receiver<ServerOptions>;
 
 impl Default for ServerOptions {
     fn default() -> Self {

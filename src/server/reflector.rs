@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use socket2::{Domain, Protocol as Transport, Socket, Type};
 use tokio::{net::UdpSocket, select, sync::watch, time::sleep};
 
-use super::{Phase, ServerOptions, listener::reached, ratelimit::RateLimit};
+use super::{LiveOptions, Phase, listener::reached, ratelimit::RateLimit};
 use crate::{clock, ids::Endpoint, metrics::Metrics, wire::reflector::answer};
 
 /// Bytes of a datagram that are looked at; a longer one is no STUN message and no address.
@@ -33,6 +33,7 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
 pub(super) struct Reflector {
     socket: UdpSocket,
     address: SocketAddr,
+    options: LiveOptions,
     limit: RateLimit,
     metrics: Metrics,
 }
@@ -41,10 +42,11 @@ impl Reflector {
     pub(super) fn new(
         socket: UdpSocket,
         address: SocketAddr,
-        options: &ServerOptions,
+        options: LiveOptions,
         metrics: Metrics,
     ) -> Self {
-        Self { socket, address, limit: RateLimit::new(options, clock::now()), metrics }
+        let limit = RateLimit::new(&options.borrow(), clock::now());
+        Self { socket, address, options, limit, metrics }
     }
 
     /// Answers until the instance stops.
@@ -54,6 +56,10 @@ impl Reflector {
             select! {
                 biased;
                 () = reached(&mut phase, Phase::Stopping) => return,
+                Ok(()) = self.options.changed() => {
+                    let now = self.options.borrow_and_update();
+                    self.limit = RateLimit::new(&now, clock::now());
+                }
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((length, from)) => self.reflect(&buffer[..length], from),
                     Err(error) => {
@@ -100,14 +106,15 @@ impl Reflector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::ServerOptions;
 
     #[tokio::test]
     async fn a_datagram_from_its_own_address_gets_no_answer() {
-        let options = ServerOptions::default();
+        let (_sender, options) = watch::channel(ServerOptions::default());
         for (bound, forged) in [("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "127.0.0.1")] {
             let socket = bind(bound.parse().unwrap()).unwrap();
             let address = socket.local_addr().unwrap();
-            let mut reflector = Reflector::new(socket, address, &options, Metrics::new());
+            let mut reflector = Reflector::new(socket, address, options.clone(), Metrics::new());
             reflector.reflect(b"x", SocketAddr::new(forged.parse().unwrap(), address.port()));
             let dropped = &reflector.metrics.udp_dropped;
             assert_eq!(dropped.with_label_values(&["own_address"]).get(), 1);

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    Protocol, Rejection, Request, ServerOptions,
+    LiveOptions, Protocol, Rejection, Request,
     admission::Permit,
     ear::{Ear, Received, readable, receive},
     line::{Line, Order},
@@ -46,7 +46,7 @@ const CONFIRM_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 #[derive(Debug)]
 pub(super) struct Edge {
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) options: ServerOptions,
+    pub(super) options: LiveOptions,
     pub(super) metrics: Metrics,
 }
 
@@ -142,7 +142,7 @@ impl Session {
     /// Hears the one request; the buffers live only here.
     async fn hear_first(&self) -> Option<Command> {
         let mut ear = Ear::new(self.protocol);
-        let deadline = self.edge.options.first_message_deadline;
+        let deadline = self.edge.options.borrow().first_message_deadline;
         match self.hear(&mut ear, deadline).await? {
             Request::Command(command) => Some(command),
             Request::Answer(_) => None, // only EMNet answers on the spot
@@ -233,7 +233,8 @@ impl Session {
 
     /// Whether the socket has taken all that was told, in time.
     async fn flushed(&self) -> bool {
-        match timeout(self.edge.options.write_deadline, self.line.flush()).await {
+        let deadline = self.edge.options.borrow().write_deadline;
+        match timeout(deadline, self.line.flush()).await {
             Ok(result) => result.is_ok(),
             Err(_) => {
                 self.reject(Rejection::SlowReader);
@@ -256,7 +257,8 @@ impl Session {
             }
             Ok::<_, io::Error>(true)
         };
-        match timeout(self.edge.options.user_timeout, look).await {
+        let deadline = self.edge.options.borrow().user_timeout;
+        match timeout(deadline, look).await {
             Ok(Ok(true)) => {
                 self.submit(Command::Delivered { session: self.session() }).await;
                 Course::On
@@ -283,7 +285,8 @@ impl Session {
                 }
             }
         };
-        let _ = timeout(self.edge.options.linger_deadline, drain).await;
+        let deadline = self.edge.options.borrow().linger_deadline;
+        let _ = timeout(deadline, drain).await;
         Course::Over
     }
 

@@ -112,7 +112,7 @@ where
         sources: &HttpSources,
     ) -> Result<Self, Response> {
         let peer = request.extensions().get::<Caller>();
-        if !peer.is_some_and(|peer| sources.token.permits(peer.0, request.headers())) {
+        if !peer.is_some_and(|peer| sources.token.borrow().permits(peer.0, request.headers())) {
             let why = "this needs the header `Authorization: Bearer TOKEN` with the token of \
                        --admin-token-file, or to come from the instance's own machine";
             return Err(answer(StatusCode::FORBIDDEN, Err(why.to_owned())));

@@ -17,6 +17,7 @@ struct Bench {
     address: SocketAddr,
     metrics: Metrics,
     readiness: watch::Sender<Readiness>,
+    secret: watch::Sender<AdminToken>,
     _task: JoinSet<()>,
 }
 
@@ -48,6 +49,7 @@ impl Bench {
             registry: None,
         });
         let digest = Arc::new(|| Digest { applied: 8, digest: "00ff".to_owned() });
+        let (secret, token) = watch::channel(AdminToken(Some("secret".into())));
         let sources = HttpSources {
             metrics: metrics.clone(),
             refresh: Arc::new(|| {}),
@@ -66,11 +68,11 @@ impl Bench {
                     }
                 })
             }),
-            token: AdminToken(Some("secret".into())),
+            token,
         };
         let mut task = JoinSet::new();
         task.spawn(server.serve(sources));
-        Self { address, metrics, readiness, _task: task }
+        Self { address, metrics, readiness, secret, _task: task }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -169,6 +171,8 @@ async fn changes_are_made_by_post_with_json() {
     assert_eq!(post("drain", &wrong, "{}").await.0, "403");
     let right = format!("{json}authorization: Bearer secret\r\n");
     assert_eq!(post("drain", &right, "{}").await.0, "200");
+    bench.secret.send_replace(AdminToken(Some("another".into())));
+    assert_eq!(post("drain", &right, "{}").await.0, "403", "it was changed meanwhile");
 }
 
 #[tokio::test]

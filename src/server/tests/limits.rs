@@ -31,6 +31,35 @@ fn is_pending(error: &io::Error) -> bool {
 }
 
 #[tokio::test]
+async fn limits_may_change_while_clients_wait() {
+    let mut bench = Bench::start(ServerOptions::default());
+    let (_first, _) = bench.waiting().await;
+    let mut silent = [bench.chain().await, bench.chain().await];
+    bench.options.send_modify(|options| (options.connections_max, options.silent_max) = (2, 1));
+    let (_second, _) = bench.waiting().await;
+    for client in &mut silent {
+        assert_eq!(rest(client).await, b"", "the second waiting client takes the last place");
+    }
+    assert_eq!(rest(&mut bench.chain().await).await, b"");
+    bench.options.send_modify(|options| options.connections_max = 3);
+    bench.waiting().await;
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    udp.connect(bench.addresses.reflector.unwrap()).await.unwrap();
+    let asked = async || {
+        udp.send(b"?").await.unwrap();
+        timeout(PATIENCE, udp.recv(&mut [0; 64])).await.unwrap().unwrap()
+    };
+    asked().await;
+    bench.options.send_modify(|options| options.datagrams_in_all = 10);
+    asked().await; // a new rule begins with all its tokens
+    let dropped = bench.metrics.udp_dropped.with_label_values(&["rate"]);
+    for _ in 0..100 {
+        udp.send(b"?").await.unwrap();
+    }
+    eventually("more are too many", || dropped.get() > 0).await;
+}
+
+#[tokio::test]
 async fn when_full_a_silent_connection_makes_room_but_a_waiting_one_does_not() {
     let options = ServerOptions { connections_max: 3, ..ServerOptions::default() };
     let mut bench = Bench::start(options);

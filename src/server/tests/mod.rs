@@ -40,6 +40,7 @@ struct Bench {
     outbox: Arc<Outbox>,
     metrics: Metrics,
     phase: watch::Sender<Phase>,
+    options: watch::Sender<ServerOptions>,
     tasks: JoinSet<Result<(), ServerError>>,
 }
 
@@ -47,7 +48,8 @@ impl Bench {
     fn start(options: ServerOptions) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let wanted = Addresses { chain: any, repair: any, emnet: Some(any), reflector: Some(any) };
-        let servers = Servers::bind(&wanted, options).unwrap();
+        let (options, live) = watch::channel(options);
+        let servers = Servers::bind(&wanted, live).unwrap();
         let addresses = servers.addresses();
         let metrics = Metrics::new();
         let outbox = Arc::new(Outbox::new(InstanceId(1), metrics.clone()));
@@ -55,7 +57,7 @@ impl Bench {
         let (sender, commands) = mpsc::channel(1024);
         let (phase, seen) = watch::channel(Phase::Serving);
         let tasks = servers.serve(sender, &outbox, &metrics, &seen);
-        Self { addresses, commands, outbox, metrics, phase, tasks }
+        Self { addresses, commands, outbox, metrics, phase, options, tasks }
     }
 
     async fn chain(&self) -> TcpStream {

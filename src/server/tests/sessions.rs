@@ -328,6 +328,7 @@ async fn what_cannot_be_bound_is_named() {
     let bench = Bench::start(ServerOptions::default());
     let taken = bench.addresses.repair;
     let wanted = Addresses { chain: "127.0.0.1:0".parse().unwrap(), ..bench.addresses };
-    let error = Servers::bind(&wanted, ServerOptions::default()).unwrap_err();
+    let (_options, live) = watch::channel(ServerOptions::default());
+    let error = Servers::bind(&wanted, live).unwrap_err();
     assert_eq!(error.to_string(), format!("the repair server cannot listen on {taken}"));
 }

@@ -1,0 +1,102 @@
+//! What a running instance reads again when it gets SIGHUP: its configuration, as far as it can
+//! take new values, its certificates and the operators' secret. Whatever is at fault is said, and
+//! leaves everything as it was.
+
+use tokio::sync::watch;
+
+use super::{listeners::server_options, operator::read_secret};
+use crate::{
+    cluster::{Cluster, found::Founding, tcp::Security},
+    config::{Changes, Config, Sources},
+    logging::LogHandle,
+    registry::Policy,
+    server::{LiveOptions, ServerOptions, http::admin::AdminToken},
+};
+
+/// Reads again what can be read again.
+pub(super) struct Reload {
+    sources: Sources,
+    logs: LogHandle,
+    /// What is in force.
+    config: Config,
+    options: watch::Sender<ServerOptions>,
+    policy: watch::Sender<Policy>,
+    token: watch::Sender<AdminToken>,
+}
+
+/// Where the parts of an instance see what is in force.
+pub(super) struct Live {
+    pub(super) options: LiveOptions,
+    pub(super) policy: watch::Receiver<Policy>,
+    pub(super) token: watch::Receiver<AdminToken>,
+}
+
+impl Reload {
+    /// What this configuration puts into force.
+    ///
+    /// # Errors
+    /// If the operators' secret cannot be used: one line that says why.
+    pub(super) fn new(
+        config: Config,
+        sources: Sources,
+        logs: LogHandle,
+    ) -> Result<(Self, Live), String> {
+        let token = read_secret(config.admin_token_file.as_deref())?;
+        let (options, live_options) = watch::channel(server_options(&config));
+        let (policy, live_policy) = watch::channel(config.policy());
+        let (token, live_token) = watch::channel(token);
+        let live = Live { options: live_options, policy: live_policy, token: live_token };
+        Ok((Self { sources, logs, config, options, policy, token }, live))
+    }
+
+    /// The configuration in force.
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Does what SIGHUP asks for.
+    pub(super) fn carry_out(&mut self, security: Option<&Security>) {
+        match self.read() {
+            Ok(Changes { adopted, postponed }) => {
+                tracing::info!(changed = adopted.join(" "), "the configuration was read again");
+                if !postponed.is_empty() {
+                    let keys = postponed.join(" ");
+                    tracing::warn!(keys, "these were changed as well, and need a restart");
+                }
+            }
+            Err(why) => tracing::error!("the configuration stays as it is: {why}"),
+        }
+        if let Some(Security::Tls(tls)) = security {
+            match tls.reload() {
+                Ok(()) => tracing::info!("the certificates were read again"),
+                Err(error) => tracing::error!("the certificates stay as they are: {error}"),
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Changes, String> {
+        let new = self.sources.read().map_err(|faults| faults.to_string())?;
+        let token = read_secret(new.admin_token_file.as_deref())?;
+        let changes = self.config.adopt(new);
+        self.logs.set_level(&self.config.log_level);
+        self.options.send_replace(server_options(&self.config));
+        self.policy.send_replace(self.config.policy());
+        self.token.send_replace(token);
+        Ok(changes)
+    }
+}
+
+/// Has the registry follow the settings of this instance; the cluster takes the latest of any.
+pub(super) async fn follow(
+    cluster: Cluster,
+    founding: Founding,
+    mut policy: watch::Receiver<Policy>,
+) -> String {
+    while policy.changed().await.is_ok() {
+        let new = *policy.borrow_and_update();
+        if let Err(error) = cluster.settle(&founding, new).await {
+            return error.to_string();
+        }
+    }
+    "nobody reads the configuration any more".to_owned()
+}
