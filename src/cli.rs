@@ -4,6 +4,7 @@
 //! ever. Whatever is at fault is said in one line for each fault on standard error, and nothing
 //! has started then. Arguments that the seed would have ignored are refused, for they are slips.
 
+mod backup;
 mod call;
 mod cluster;
 mod line;
@@ -25,6 +26,7 @@ use self::cluster::Failure;
 use crate::{
     config::{Config, Faults, Sources},
     ids::InstanceId,
+    storage::StorageError,
 };
 
 /// How the process ends.
@@ -47,6 +49,14 @@ pub enum Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// How a process ends that stops because of this.
+    pub(crate) fn of(error: &StorageError) -> Self {
+        let known = [Self::Usage, Self::Disk].into_iter();
+        known.into_iter().find(|exit| *exit as u8 == error.exit_code()).unwrap_or(Self::Data)
     }
 }
 
@@ -119,6 +129,9 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
     let file = || operand.clone().map(PathBuf::from).expect("it is refused without");
     let faults = |faults: Faults| faults.to_string();
     match words.join(" ").as_str() {
+        "backup" if !sources.is_flag(Config::key("data_dir").expect("it is a key")) => {
+            Ok(Task::Nothing(backup::run(&file(), &sources)))
+        }
         "backup" => {
             let data_dir = sources.read_key("data_dir").map_err(faults)?;
             Ok(Task::Backup { data_dir, file: file() })

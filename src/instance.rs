@@ -46,7 +46,7 @@ use crate::{
         Outbox, Phase, ServerError,
         http::{HttpServer, HttpSources, Readiness},
     },
-    storage::{ImageProgress, StorageError, Stores, fault},
+    storage::{ImageProgress, Stores, fault},
 };
 
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
@@ -153,9 +153,9 @@ impl Instance {
         keep(&mut background, &cluster, server, service);
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
-        let actor = operator::actor(&cluster, &phase, &metrics);
+        let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
         let watch = readiness.clone();
-        let sources = observe::http_sources(&cluster, &image, &metrics, watch, actor, live.token);
+        let sources = observe::http_sources(&cluster, &image, &metrics, watch, powers);
         serve_http(&mut background, http, sources);
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
@@ -358,7 +358,7 @@ async fn open_stores(
         Ok(Ok(stores)) => Ok(stores),
         Ok(Err(error)) => {
             tracing::error!("{}", error_chain(&error));
-            Err(exit_for(&error))
+            Err(Exit::of(&error))
         }
         Err(panic) => {
             tracing::error!("opening the data directory: {panic}");
@@ -390,11 +390,6 @@ async fn dispatch(
         outbox.dispatch(&applied.effects);
     }
     "the state machine ended".to_owned()
-}
-
-fn exit_for(error: &StorageError) -> Exit {
-    let known = [Exit::Usage, Exit::Disk].into_iter().find(|exit| *exit as u8 == error.exit_code());
-    known.unwrap_or(Exit::Data)
 }
 
 fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {

@@ -188,6 +188,9 @@ metrics! {
     snapshots: IntCounterVec = "emnetchain_snapshots_total" ["origin"];
     /// Seconds that building a snapshot took.
     snapshot_seconds: Histogram = "emnetchain_snapshot_seconds";
+    /// Unix time at which somebody last had a whole backup of this instance on a disk, by
+    /// `EMNetChain backup`; 0 if that was not since its start.
+    backup_timestamp: IntGauge = "emnetchain_backup_timestamp_seconds";
     /// Bytes that are free for this process where the data directory lies.
     disk_free: IntGauge = "emnetchain_disk_free_bytes";
     /// Bytes of the whole disk or volume where the data directory lies.

@@ -110,7 +110,7 @@ fn what_cannot_be_done_is_refused() {
     let [old, new, file] = ["old", "new", "it.backup"].map(|name| room.path().join(name));
     let mut service = Service::start(&old, &[]);
     drop(chain(&service, &[Member(0), Member(1)]));
-    refused(&run("backup", &file, &old, &[]), 78, &["old", "stop that one", "newest .snap file"]);
+    refused(&run("backup", &file, &old, &[]), 78, &["old", "stop that one", "leave out --data"]);
     service.kill();
     refused(&run("backup", &file, &room.path().join("no"), &[]), 78, &["identity.json"]);
     done(&run("backup", &file, &old, &[]));

@@ -9,9 +9,10 @@ use std::{
 
 use axum::{
     body::{Body, to_bytes},
-    http::{Method, Request, StatusCode, header},
+    http::{Method, Request, Response, StatusCode, header},
 };
-use hyper::client::conn::http1;
+use futures_util::StreamExt as _;
+use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::{net::TcpStream, time::timeout};
@@ -23,6 +24,9 @@ use crate::{
 
 /// How long an answer may take: longer than the service lets a change of the cluster take.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// How long a download may pause.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The longest answer, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -65,8 +69,57 @@ impl Instance {
     }
 
     fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("the process cannot wait: {error}"))?;
+        let request = self.request(method, path, body)?;
+        let asking = self.ask(request, ANSWER_MAX, async |answer| self.read(answer).await);
+        runtime()?.block_on(asking)
+    }
+
+    /// Has what it sends to GET taken piece by piece, however much it is. It may take
+    /// `answer_max` to begin; when `stop` ends, so does this.
+    pub(super) fn download<E: From<String>>(
+        &self,
+        path: &str,
+        answer_max: Duration,
+        stop: impl Future<Output = String>,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let request = self.request(Method::GET, path, None)?;
+        let read = async |answer: Response<Body>| {
+            if answer.status() != StatusCode::OK {
+                return Ok(self.read(answer).await.map(drop)?);
+            }
+            let all = answer.body().size_hint().exact().unwrap_or(0);
+            let (mut body, mut taken) = (answer.into_body().into_data_stream(), 0);
+            let broken = |taken: u64, why: &str| {
+                format!("{} broke off after {taken} of {all} bytes: {why}", self.address)
+            };
+            loop {
+                let piece = timeout(PAUSE_MAX, body.next()).await;
+                match piece.map_err(|_| broken(taken, "nothing comes any more"))? {
+                    Some(piece) => {
+                        let piece = piece.map_err(|error| broken(taken, &error.to_string()))?;
+                        take(&piece)?;
+                        taken += piece.len() as u64;
+                    }
+                    None if taken < all => Err(broken(taken, "the connection was closed"))?,
+                    None => return Ok(()),
+                }
+            }
+        };
+        runtime()?.block_on(async {
+            tokio::select! {
+                done = self.ask(request, answer_max, read) => done,
+                why = stop => Err(why.into()),
+            }
+        })
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Request<Body>, String> {
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let mut request = Request::builder()
             .method(method)
@@ -76,10 +129,44 @@ impl Instance {
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let request = request.body(body).map_err(|error| error.to_string())?;
-        let asked = runtime.block_on(async { timeout(ANSWER_MAX, self.ask(request)).await });
-        let (status, body) = asked
-            .map_err(|_| format!("the instance at {} does not answer in time", self.address))??;
+        request.body(body).map_err(|error| error.to_string())
+    }
+
+    /// Sends a request, and has the answer read by `read`.
+    async fn ask<T, E: From<String>>(
+        &self,
+        request: Request<Body>,
+        answer_max: Duration,
+        read: impl AsyncFnOnce(Response<Body>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let unreachable = |error: std::io::Error| {
+            format!(
+                "no instance answers at {}: {error}; start it, or name another by --http-addr",
+                self.address
+            )
+        };
+        let late = |_| self.late();
+        let stream = timeout(answer_max, TcpStream::connect(self.address)).await.map_err(late)?;
+        let stream = TokioIo::new(stream.map_err(unreachable)?);
+        let broken = |error: hyper::Error| format!("{}: {error}", self.address);
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
+        let asking = async {
+            let answer = timeout(answer_max, sender.send_request(request)).await.map_err(late)?;
+            read(answer.map_err(broken)?.map(Body::new)).await
+        };
+        tokio::pin!(asking);
+        tokio::select! {
+            answer = &mut asking => answer,
+            // Whoever waits for its bytes is told why there are no more.
+            _ = connection => asking.await,
+        }
+    }
+
+    /// What an answer in JSON says.
+    async fn read(&self, answer: Response<Body>) -> Result<Value, String> {
+        let status = answer.status();
+        let body = timeout(ANSWER_MAX, to_bytes(answer.into_body(), ANSWER_BYTES_MAX)).await;
+        let body = body.map_err(|_| self.late())?.map_err(|error| error.to_string())?;
         let value: Value = serde_json::from_slice(&body).map_err(|_| {
             format!("{} answers, but it is no EMNetChain instance of this version", self.address)
         })?;
@@ -90,30 +177,12 @@ impl Instance {
         }
     }
 
-    async fn ask(&self, request: Request<Body>) -> Result<(StatusCode, Vec<u8>), String> {
-        let unreachable = |error: std::io::Error| {
-            format!(
-                "no instance answers at {}: {error}; start it, or name another by --http-addr",
-                self.address
-            )
-        };
-        let stream = TcpStream::connect(self.address).await.map_err(unreachable)?;
-        let broken = |error: hyper::Error| format!("{}: {error}", self.address);
-        let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let asking = async {
-            let answer = sender.send_request(request).await.map_err(broken)?;
-            let status = answer.status();
-            let body = to_bytes(Body::new(answer.into_body()), ANSWER_BYTES_MAX).await;
-            Ok((status, body.map_err(|error| error.to_string())?.to_vec()))
-        };
-        tokio::pin!(asking);
-        tokio::select! {
-            answer = &mut asking => answer,
-            ended = connection => match ended {
-                Ok(()) => asking.await,
-                Err(error) => Err(broken(error)),
-            },
-        }
+    fn late(&self) -> String {
+        format!("the instance at {} does not answer in time", self.address)
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| format!("the process cannot wait: {error}"))
 }

@@ -23,7 +23,8 @@ pub(super) fn command() -> Command {
     let serve = Command::new("serve").about("Serves until it is told to stop (the default)");
     let check = Command::new("check").about("Checks the data directory of a stopped instance");
     let backup = Command::new("backup")
-        .about("Writes the registry of a stopped instance into a new file")
+        .about("Writes the registry of an instance, running or stopped, into a new file")
+        .long_about(BACKUP)
         .arg(operand_arg("FILE", true, "The file to write; one that is there is not overwritten"));
     let restore = Command::new("restore")
         .about("Begins a new cluster with the registry of a backup, in a new data directory")
@@ -166,6 +167,11 @@ const ABOUT: &str = "\
 EMNetChain tells programs across the internet their neighbours in a chain, mends the chain when
 one of them leaves, and forgets nothing when it stops.";
 
+const BACKUP: &str = "\
+Writes the registry into a new file. Asks the running instance at --http-addr, which goes on
+serving; with --data-dir on the command line, reads that directory of a stopped instance instead
+(the environment and the file do not count for that)";
+
 const AFTER_HELP: &str = "\
 Every flag may have one dash or two and its value after a space or `=`, in any order. It is also
 an environment variable (--chain-addr is EMNETCHAIN_CHAIN_ADDR) and a key of the TOML file
@@ -186,9 +192,9 @@ Examples:
   EMNetChain chain show
   EMNetChain explain 203.0.113.7:4000
       Who is linked to whom, and why not.
-  EMNetChain backup chain.backup --data-dir ./emnetchain-data
+  EMNetChain backup chain.backup
   EMNetChain restore chain.backup --data-dir ./restored
-      The registry of a stopped instance as one file, and a new instance that begins with it.
+      The registry of the running instance as one file, and a new instance that begins with it.
 
 Exit codes:
    0  stopped as asked

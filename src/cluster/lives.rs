@@ -169,10 +169,11 @@ impl Cluster {
         holding.into_iter().filter(|(id, _)| *id != self.instance && is_lost(*id)).collect()
     }
 
-    /// Waits until everything is applied here that was written before.
-    async fn catch_up(&self) -> Result<(), ClusterError> {
+    /// Waits until everything is applied here that was written before. Returns an entry behind it.
+    pub(super) async fn catch_up(&self) -> Result<u64, ClusterError> {
         let written = self.insist(Command::Tick).await?;
-        self.applied(written.index).await
+        self.applied(written.index).await?;
+        Ok(written.index)
     }
 
     /// Writes a command that may be repeated, until it is written.

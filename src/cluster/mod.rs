@@ -6,14 +6,16 @@
 //! log short. What commands bring about comes out of the state machine, on every instance, as
 //! [`crate::registry::Applied`].
 //!
-//! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed, and
-//! [`lives`] how the clients of an instance that died are set free.
+//! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed,
+//! [`lives`] how the clients of an instance that died are set free, and [`backup`] how the registry
+//! is taken out of it while it serves.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
 //! openraft's requests into that form.
 
 pub mod admin;
+pub mod backup;
 pub mod clock;
 pub mod contact;
 pub mod found;

@@ -158,8 +158,8 @@ settings! {
         /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
         /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
         http_addr: HttpAddr = Default("auto");
-        /// A file with the secret that a change by HTTP must carry, unless it comes from this
-        /// machine; readable by its owner only. `none`: no other machine changes anything.
+        /// A file with the secret that who changes the cluster or takes a backup by HTTP must
+        /// show, unless on this machine; readable by its owner only. `none`: no other machine may.
         @live admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {

@@ -5,17 +5,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use prometheus::IntGauge;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
-use super::gauges;
+use super::{gauges, operator::Powers};
 use crate::{
     cluster::Cluster,
     metrics::Metrics,
     registry::{Asked, Ended, Forgotten, LinkedBy, Look, Note, Totals, What},
     server::{
         Phase,
-        http::{
-            Chains, Digest, HttpSources, Member, Readiness, Status,
-            admin::{Actor, AdminToken},
-        },
+        http::{Chains, Digest, HttpSources, Member, Readiness, Status},
     },
     storage::{self, ImageProgress},
 };
@@ -144,8 +141,7 @@ pub(super) fn http_sources(
     image: &ImageProgress,
     metrics: &Metrics,
     readiness: watch::Receiver<Readiness>,
-    actor: Actor,
-    token: watch::Receiver<AdminToken>,
+    Powers { actor, backup, token }: Powers,
 ) -> HttpSources {
     let refresh = {
         let (cluster, image, metrics) = (cluster.clone(), image.clone(), metrics.clone());
@@ -174,6 +170,7 @@ pub(super) fn http_sources(
         digest: Arc::new(digest),
         look: Arc::new(look),
         actor,
+        backup,
         token,
     }
 }

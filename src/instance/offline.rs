@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::{error_chain, exit_for};
+use super::error_chain;
 use crate::{
     cli::{self, Exit},
     ids::InstanceId,
@@ -31,13 +31,11 @@ pub fn backup(data_dir: &Path, file: &Path) -> Exit {
             Exit::Clean
         }
         Err(error @ StorageError::Locked { .. }) => {
-            let snapshots = data_dir.join("snapshot");
-            let instead = "which is a backup as well, a little older";
             cli::complain(&format!(
-                "{error}, or copy the newest .snap file in {}, {instead}",
-                snapshots.display()
+                "{error}; or leave out --data-dir, and the instance that runs is asked, at \
+                 --http-addr"
             ));
-            exit_for(&error)
+            Exit::of(&error)
         }
         Err(error) => refuse(&error),
     }
@@ -57,5 +55,5 @@ pub fn restore(file: &Path, data_dir: &Path, node: InstanceId) -> Exit {
 
 fn refuse(error: &StorageError) -> Exit {
     cli::complain(&error_chain(error));
-    exit_for(error)
+    Exit::of(error)
 }

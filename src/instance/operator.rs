@@ -1,6 +1,6 @@
 //! What operators can have this instance do while it runs.
 
-use std::{path::Path, sync::Arc};
+use std::{os::unix::fs::FileExt as _, path::Path, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -14,15 +14,37 @@ use crate::{
     secrets::exposure,
     server::{
         Phase,
-        http::admin::{Action, Actor, AdminToken, Denied},
+        http::{
+            admin::{Action, Actor, AdminToken, Denied},
+            backup::{Backup, Source},
+        },
     },
 };
 
 /// The longest secret, in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
 
+/// What operators may have done, and who is one.
+pub(super) struct Powers {
+    pub(super) actor: Actor,
+    pub(super) backup: Source,
+    pub(super) token: watch::Receiver<AdminToken>,
+}
+
+impl Powers {
+    /// Powers over this instance.
+    pub(super) fn new(
+        cluster: &Cluster,
+        phase: &watch::Sender<Phase>,
+        metrics: &Metrics,
+        token: watch::Receiver<AdminToken>,
+    ) -> Self {
+        Self { actor: actor(cluster, phase, metrics), backup: backups(cluster, metrics), token }
+    }
+}
+
 /// Carries out what operators want.
-pub(super) fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> Actor {
+fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> Actor {
     let (cluster, phase, metrics) = (cluster.clone(), phase.clone(), metrics.clone());
     Arc::new(move |action| {
         let (cluster, phase, metrics) = (cluster.clone(), phase.clone(), metrics.clone());
@@ -59,6 +81,42 @@ pub(super) fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &M
     })
 }
 
+/// Room on the disk that a backup's snapshot leaves to the raft log, in bytes.
+const ROOM_LEFT: i64 = 64 * 1024 * 1024;
+
+/// Makes backups of the registry for operators.
+fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
+    let (cluster, metrics) = (cluster.clone(), metrics.clone());
+    Arc::new(move || {
+        let (cluster, metrics) = (cluster.clone(), metrics.clone());
+        Box::pin(async move {
+            if let Some(free) = too_little_room(&metrics) {
+                return Err(Denied::Unavailable(format!(
+                    "the disk of this instance has only {free} bytes left, which is too little for \
+                     another snapshot; make room, or ask another instance"
+                )));
+            }
+            let file = cluster.backup().await;
+            let file = file.map_err(|error| Denied::Unavailable(error.to_string()))?;
+            Ok(Backup {
+                bytes: file.bytes(),
+                entry: file.meta().last_log_id.map_or(0, |last| last.index),
+                records: file.records(),
+                read_at: Arc::new(move |piece, at| file.file().read_exact_at(piece, at)),
+            })
+        })
+    })
+}
+
+/// The bytes that are left on the disk, if a backup's snapshot might take the last of them: a disk
+/// that is full ends the instance.
+fn too_little_room(metrics: &Metrics) -> Option<i64> {
+    // Until the system has told, there is no knowing.
+    let free = Some(metrics.disk_free.get()).filter(|free| *free > 0)?;
+    let snapshot = metrics.snapshot_bytes.get().saturating_mul(2);
+    (free < snapshot.saturating_add(ROOM_LEFT)).then_some(free)
+}
+
 /// Reads the operators' secret.
 ///
 /// # Errors
@@ -76,4 +134,21 @@ pub(super) fn read_secret(path: Option<&Path>) -> Result<AdminToken, String> {
         return Err(named("it must hold one secret of ASCII characters".to_owned()));
     }
     Ok(AdminToken(Some(token.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_leaves_room_for_the_log() {
+        let metrics = Metrics::new();
+        let mebibyte = 1024 * 1024;
+        metrics.snapshot_bytes.set(100 * mebibyte);
+        assert_eq!(too_little_room(&metrics), None, "nobody has told yet");
+        metrics.disk_free.set(265 * mebibyte);
+        assert_eq!(too_little_room(&metrics), None);
+        metrics.disk_free.set(263 * mebibyte);
+        assert_eq!(too_little_room(&metrics), Some(263 * mebibyte));
+    }
 }

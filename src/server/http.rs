@@ -1,16 +1,19 @@
 //! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
-//! for scripts and a page for people (`page`), and changes of the cluster for those who may make
-//! them ([`admin`]).
+//! for scripts and a page for people (`page`), and changes of the cluster ([`admin`]) and backups
+//! ([`backup`]) for those who may have them.
 //!
 //! Nobody can keep it from answering for long: a request has a deadline, a connection has a life,
 //! and when there are too many connections the oldest gives way. Who has a question asks it at once
-//! and is answered within milliseconds, so in a flood the oldest is one that came only to stay.
+//! and is answered within milliseconds, so in a flood the oldest is one that came only to stay. The
+//! exception is a backup, which takes as long as it takes, and of which there is one at a time.
 
 pub mod admin;
+pub mod backup;
 
 mod chains;
 mod client;
 mod explain;
+mod life;
 mod page;
 mod status;
 #[cfg(test)]
@@ -38,6 +41,7 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
+    select,
     sync::{Semaphore, watch},
     task::{AbortHandle, JoinSet, spawn_blocking, yield_now},
     time,
@@ -47,6 +51,7 @@ use tracing::warn;
 pub use chains::Looker;
 pub use status::{Chains, Digest, Member, Status};
 
+use self::life::Life;
 use super::options::Shares;
 use crate::metrics::Metrics;
 
@@ -69,7 +74,7 @@ pub enum HttpAddr {
 pub struct HttpOptions {
     /// How long a request may take to arrive, and a kept connection to bring the next one.
     pub request_deadline: Duration,
-    /// How long a connection lives in all, however busy.
+    /// How long a connection lives in all, however busy; one that hands out a backup lives on.
     pub connection_life_max: Duration,
     /// Connections at one time; one more closes the oldest. By default 128, or an eighth of the
     /// descriptors that the process may open if that is less.
@@ -109,6 +114,8 @@ pub struct HttpSources {
     pub look: Looker,
     /// Does what operators want done.
     pub actor: admin::Actor,
+    /// Makes backups.
+    pub backup: backup::Source,
     /// What they must show to have it done.
     pub token: watch::Receiver<admin::AdminToken>,
 }
@@ -182,8 +189,10 @@ impl HttpServer {
             connections.make_room(self.options.connections_max);
             let gauge = Gauge::raise(&metrics);
             let caller = Extension(admin::Caller(peer.ip()));
-            let answer = answer(stream, router.clone().layer(caller), self.options);
-            connections.add(async move {
+            let life = Life::new(self.options.connection_life_max);
+            let router = router.clone().layer(caller).layer(Extension(life.clone()));
+            let answer = answer(stream, router, life.clone(), self.options);
+            connections.add(life, async move {
                 answer.await;
                 drop(gauge);
             });
@@ -209,23 +218,24 @@ async fn bind_default() -> io::Result<TcpListener> {
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    by_age: VecDeque<AbortHandle>,
+    by_age: VecDeque<(AbortHandle, Life)>,
 }
 
 impl Connections {
     /// Closes the oldest connection if there is no room for one more.
     fn make_room(&mut self, connections_max: usize) {
         while self.tasks.try_join_next().is_some() {}
-        self.by_age.retain(|task| !task.is_finished());
+        self.by_age.retain(|(task, _)| !task.is_finished());
         if self.by_age.len() >= connections_max
-            && let Some(oldest) = self.by_age.pop_front()
+            && let Some(oldest) = self.by_age.iter().position(|(_, life)| !life.is_kept())
+            && let Some((task, _)) = self.by_age.remove(oldest)
         {
-            oldest.abort();
+            task.abort();
         }
     }
 
-    fn add(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        self.by_age.push_back(self.tasks.spawn(connection));
+    fn add(&mut self, life: Life, connection: impl Future<Output = ()> + Send + 'static) {
+        self.by_age.push_back((self.tasks.spawn(connection), life));
     }
 }
 
@@ -247,14 +257,17 @@ impl Drop for Gauge {
 }
 
 /// Answers the requests of one connection within its life.
-async fn answer(stream: TcpStream, router: Router, options: HttpOptions) {
+async fn answer(stream: TcpStream, router: Router, life: Life, options: HttpOptions) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(options.request_deadline)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     // Neither a client that goes away nor one that takes too long is worth a log line.
-    drop(time::timeout(options.connection_life_max, connection).await);
+    select! {
+        ended = connection => drop(ended),
+        () = life.over() => {}
+    }
 }
 
 fn router(sources: HttpSources) -> Router {
@@ -264,6 +277,7 @@ fn router(sources: HttpSources) -> Router {
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .merge(admin::routes())
+        .merge(backup::routes())
         .merge(chains::routes())
         .merge(explain::routes())
         .merge(page::routes())
@@ -308,8 +322,8 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
 }
 
 async fn nothing() -> Response {
-    let names = "there are /, /livez, /metrics, /readyz, /status and, under /api/v1/, chain, \
-                 chains, explain and cluster/...\n";
+    let names = "there are /, /livez, /metrics, /readyz, /status and, under /api/v1/, backup, \
+                 chain, chains, cluster/... and explain\n";
     fresh((StatusCode::NOT_FOUND, names))
 }
 

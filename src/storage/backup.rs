@@ -1,24 +1,31 @@
-//! The registry of a stopped instance as one file, which a new cluster can be founded with. The
-//! file is a snapshot like those in `snapshot/`, checksums and all.
+//! The registry as one file, which a new cluster can be founded with. The file is a snapshot like
+//! those in `snapshot/`, checksums and all. A running instance hands one out ([`BackupDraft`] takes
+//! it); that of a stopped one is gathered here.
 //!
-//! *Every* entry of the raft log goes into it, also those of which this instance does not know
-//! whether a majority had them. One that a client was answered for may be among them: after the
-//! loss of a majority nobody is left to ask. If none had been answered for, applying it is what
-//! raft would have been free to do as well.
+//! Of a stopped instance *every* entry of the raft log goes into it, also those of which this
+//! instance does not know whether a majority had them. One that a client was answered for may be
+//! among them: after the loss of a majority nobody is left to ask. If none had been answered for,
+//! applying it is what raft would have been free to do as well.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    fs::File,
+    io::Write as _,
+    path::{Path, PathBuf},
+};
 
 use super::{
     LogStore, StorageError,
     check::{self, ImageCopy},
+    error::Unusable,
     files, identity,
     image::{Found, Intact},
-    snapshot::{self, Survey},
+    snapshot::{self, Contents, Survey},
     state_machine::apply_to,
 };
 use crate::{
     raft::SnapshotMeta,
-    registry::{Registry, Totals},
+    registry::{Record, Registry, Totals},
 };
 
 /// What a backup holds. [`fmt::Display`] prints it on one line.
@@ -26,8 +33,10 @@ use crate::{
 pub struct Backup {
     /// The last entry that it covers.
     pub applied: Option<u64>,
-    /// How much of everything there is.
-    pub totals: Totals,
+    /// How many clients it holds, including those taken out and not yet forgotten.
+    pub clients: u64,
+    /// How many links.
+    pub links: u64,
     /// The checksum over all of it.
     pub check: u32,
 }
@@ -35,7 +44,25 @@ pub struct Backup {
 impl Backup {
     pub(super) fn new(registry: &Registry, at: &SnapshotMeta, check: u32) -> Self {
         let applied = at.last_log_id.map(|last| last.index);
-        Self { applied, totals: registry.totals(), check }
+        let Totals { clients, links, .. } = registry.totals();
+        Self { applied, clients, links, check }
+    }
+
+    /// Reads a whole file, checks its checksums, and counts what it holds, record by record: it may
+    /// be larger than memory.
+    fn survey(file: &File) -> Result<Self, Unusable> {
+        let (mut clients, mut links) = (0, 0);
+        let Contents { header, check, .. } = snapshot::verify(file, |records| {
+            for (_, record) in records {
+                if let Record::Client(client) = record {
+                    clients += 1;
+                    // A link belongs to the earlier of the two.
+                    links += u64::from(client.head_side.is_linked());
+                }
+            }
+        })?;
+        let applied = header.at.last_log_id.map(|last| last.index);
+        Ok(Self { applied, clients, links, check })
     }
 }
 
@@ -45,8 +72,61 @@ impl fmt::Display for Backup {
             Some(entry) => write!(f, "entries through {entry}, ")?,
             None => f.write_str("no entries, ")?,
         }
-        let Totals { clients, links, .. } = self.totals;
-        write!(f, "{clients} clients, {links} links, checksum {:08x}", self.check)
+        let Self { clients, links, check, .. } = self;
+        write!(f, "{clients} clients, {links} links, checksum {check:08x}")
+    }
+}
+
+/// A backup that is arriving. It gets its name when all of it is there, checked and on the disk;
+/// until then, and if that never comes, there is a file under another name, which goes with this.
+#[derive(Debug)]
+pub struct BackupDraft {
+    to: PathBuf,
+    path: PathBuf,
+    file: File,
+}
+
+impl BackupDraft {
+    /// Begins a file that shall be `to`.
+    ///
+    /// # Errors
+    /// If `to` is there already, or the disk fails.
+    pub fn create(to: &Path) -> Result<Self, StorageError> {
+        files::refuse_existing(to)?;
+        let mut name = to.as_os_str().to_owned();
+        name.push(format!(".{}.new", std::process::id()));
+        let path = PathBuf::from(name);
+        let file = files::create_new_file(&path)?;
+        Ok(Self { to: to.to_path_buf(), path, file })
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// If the disk fails or is full.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
+        self.file.write_all(bytes).map_err(files::failed("write", &self.path))?;
+        Ok(())
+    }
+
+    /// Makes the file durable, checks all of it as it is read back, and gives it its name.
+    ///
+    /// # Errors
+    /// If it is not whole, a file of that name was made meanwhile, or the disk fails.
+    pub fn finish(self) -> Result<Backup, StorageError> {
+        self.file.sync_all().map_err(files::failed("sync", &self.path))?;
+        let file = File::open(&self.path).map_err(files::failed("open", &self.path))?;
+        let way_out = "it did not arrive as it was sent, and is not kept; ask again";
+        let found = Backup::survey(&file).map_err(|bad| bad.refusal(&self.to, way_out))?;
+        files::rename_new(&self.path, &self.to)?;
+        Ok(found)
+    }
+}
+
+impl Drop for BackupDraft {
+    fn drop(&mut self) {
+        // It is gone already if it got its name; what cannot be removed is no backup by its name.
+        drop(files::remove(&self.path));
     }
 }
 

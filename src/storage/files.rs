@@ -8,6 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+
 use super::{StorageError, fault::DiskFault};
 
 /// Names the operation and the path of an IO error.
@@ -33,12 +38,38 @@ pub(super) fn create_new_file(path: &Path) -> Result<File, StorageError> {
     let mut options = OpenOptions::new();
     match options.write(true).create_new(true).mode(0o600).open(path) {
         Ok(file) => Ok(file),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let what = "is there already, and nothing is overwritten; name another file";
-            Err(StorageError::Unfit { path: path.to_path_buf(), what })
-        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(is_there(path)),
         Err(error) => Err(failed("create", path)(error).into()),
     }
+}
+
+/// Refuses a name that is taken.
+pub(super) fn refuse_existing(path: &Path) -> Result<(), StorageError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(is_there(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("read", path)(error).into()),
+    }
+}
+
+fn is_there(path: &Path) -> StorageError {
+    let what = "is there already, and nothing is overwritten; name another file";
+    StorageError::Unfit { path: path.to_path_buf(), what }
+}
+
+/// Renames to a name that nobody has, and makes it durable.
+pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), StorageError> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Err(is_there(to)),
+        // Some file systems, those of a network above all, cannot do both in one.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            refuse_existing(to)?;
+            fs::rename(from, to).map_err(failed("rename", from))?;
+        }
+        Err(error) => return Err(failed("rename", from)(error.into()).into()),
+    }
+    Ok(sync_dir(parent(to))?)
 }
 
 /// Makes the names in a directory durable.

@@ -48,7 +48,7 @@ mod wal;
 #[cfg(test)]
 mod tests;
 
-pub use backup::{Backup, backup};
+pub use backup::{Backup, BackupDraft, backup};
 pub use check::{CheckReport, Finding, check};
 pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};

@@ -7,7 +7,7 @@ use emnetchain::config::{Config, InitialCluster, Value};
 use super::{read, words};
 
 /// Flags that are no keys of the configuration.
-const OTHER_FLAGS: [&str; 3] = ["config", "help", "json"];
+const OTHER_FLAGS: [&str; 4] = ["config", "help", "json", "version"];
 
 /// Read by the tests alone.
 const OF_TESTS: &str = "EMNETCHAIN_PRIVILEGED";

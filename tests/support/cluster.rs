@@ -72,7 +72,8 @@ impl Cluster {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
-    fn certificates(&self) -> PathBuf {
+    /// Where its certificates are.
+    pub fn certificates(&self) -> PathBuf {
         self.dir.path().join("certificates")
     }
 
@@ -138,6 +139,11 @@ impl Cluster {
     /// Takes an instance out, to be ended by whoever has it.
     pub fn take(&mut self, id: usize) -> Service {
         self.instances[id - 1].take().expect("it runs")
+    }
+
+    /// Takes an instance back that was started elsewhere.
+    pub fn put(&mut self, id: usize, service: Service) {
+        self.instances[id - 1] = Some(service);
     }
 
     /// `/status` of an instance.

@@ -105,7 +105,18 @@ impl Service {
         data_dir: &Path,
         arguments: Vec<String>,
     ) -> Result<Self, (ExitStatus, String)> {
-        let mut child = command_at(addresses, wrapper, data_dir, &arguments)
+        let command = command_at(addresses, wrapper, data_dir, &arguments);
+        Self::try_start_as(command, data_dir, arguments)
+    }
+
+    /// Starts the service by a command of the test's own. It can be started again only if the
+    /// arguments are those of [`Self::try_start`].
+    pub fn try_start_as(
+        mut command: Command,
+        data_dir: &Path,
+        arguments: Vec<String>,
+    ) -> Result<Self, (ExitStatus, String)> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -4,14 +4,17 @@
 //!
 //! Whoever may write here can take the cluster apart, so a request must come from this machine or
 //! carry the operator's token. It must also say that it is JSON, which no web page can make a
-//! visitor's browser do unasked.
+//! visitor's browser do unasked, and without a token name this machine by its address.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
-    extract::{FromRequest, State, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode, header},
+    extract::{FromRequest, FromRequestParts, State, rejection::JsonRejection},
+    http::{HeaderMap, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -74,9 +77,21 @@ impl AdminToken {
         match (carried, &self.0) {
             (Some(carried), Some(token)) => is_equal(carried.as_bytes(), token.as_bytes()),
             (Some(_), None) => false,
-            (None, _) => peer.to_canonical().is_loopback(),
+            (None, _) => peer.to_canonical().is_loopback() && is_by_address(headers),
         }
     }
+}
+
+/// Whether a request names this machine by its address, or `localhost`. A web page whose own name
+/// leads here, by a trick of its name server, has a visitor's browser ask by that name.
+fn is_by_address(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
+    host.is_none_or(|host| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        name.eq_ignore_ascii_case("localhost")
+            || name.parse::<Ipv4Addr>().is_ok()
+            || host.starts_with('[')
+    })
 }
 
 /// Compares in a time that does not tell how much of it is right.
@@ -98,8 +113,29 @@ pub(super) fn routes() -> Router<HttpSources> {
         .route("/api/v1/cluster/transfer-leader", post(transfer_leader))
 }
 
+/// That a request may be made.
+pub(super) struct Permit;
+
+impl FromRequestParts<HttpSources> for Permit {
+    type Rejection = Response;
+
+    async fn from_request_parts(
+        parts: &mut Parts,
+        sources: &HttpSources,
+    ) -> Result<Self, Response> {
+        let peer = parts.extensions.get::<Caller>();
+        if peer.is_some_and(|peer| sources.token.borrow().permits(peer.0, &parts.headers)) {
+            return Ok(Self);
+        }
+        let why = "this needs the header `Authorization: Bearer TOKEN` with the token of \
+                   --admin-token-file, or to come from the instance's own machine and name it \
+                   by its address";
+        Err(answer(StatusCode::FORBIDDEN, Err(why.to_owned())))
+    }
+}
+
 /// The body of a request, if it may be made.
-struct Permitted<T>(T);
+pub(super) struct Permitted<T>(pub(super) T);
 
 impl<T> FromRequest<HttpSources> for Permitted<T>
 where
@@ -111,12 +147,9 @@ where
         request: axum::extract::Request,
         sources: &HttpSources,
     ) -> Result<Self, Response> {
-        let peer = request.extensions().get::<Caller>();
-        if !peer.is_some_and(|peer| sources.token.borrow().permits(peer.0, request.headers())) {
-            let why = "this needs the header `Authorization: Bearer TOKEN` with the token of \
-                       --admin-token-file, or to come from the instance's own machine";
-            return Err(answer(StatusCode::FORBIDDEN, Err(why.to_owned())));
-        }
+        let (mut parts, body) = request.into_parts();
+        Permit::from_request_parts(&mut parts, sources).await?;
+        let request = axum::extract::Request::from_parts(parts, body);
         let body = Json::from_request(request, sources).await;
         let body = body.map_err(|error| answer(error.status(), Err(error.body_text())))?;
         Ok(Self(body.0))
@@ -144,7 +177,7 @@ struct AnyMember {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 async fn add(
     State(sources): State<HttpSources>,
@@ -186,9 +219,15 @@ async fn act(sources: &HttpSources, action: Action) -> Response {
     tracing::info!(?action, outcome = ?done, "an operator's request");
     match done {
         Ok(done) => answer(StatusCode::OK, Ok(done)),
-        Err(Denied::Refused(why)) => answer(StatusCode::CONFLICT, Err(why)),
-        Err(Denied::Unavailable(why)) => answer(StatusCode::SERVICE_UNAVAILABLE, Err(why)),
-        Err(Denied::Unknown(why)) => answer(StatusCode::GATEWAY_TIMEOUT, Err(why)),
+        Err(denied) => deny(denied),
+    }
+}
+
+pub(super) fn deny(denied: Denied) -> Response {
+    match denied {
+        Denied::Refused(why) => answer(StatusCode::CONFLICT, Err(why)),
+        Denied::Unavailable(why) => answer(StatusCode::SERVICE_UNAVAILABLE, Err(why)),
+        Denied::Unknown(why) => answer(StatusCode::GATEWAY_TIMEOUT, Err(why)),
     }
 }
 
@@ -200,7 +239,7 @@ enum Sentence {
     Error(String),
 }
 
-fn answer(status: StatusCode, sentence: Result<String, String>) -> Response {
+pub(super) fn answer(status: StatusCode, sentence: Result<String, String>) -> Response {
     let sentence = sentence.map_or_else(Sentence::Error, Sentence::Done);
     fresh((status, Json(sentence)).into_response())
 }
@@ -219,6 +258,13 @@ mod tests {
         for here in here {
             assert!(token.permits(here, &HeaderMap::new()));
             assert!(!token.permits(here, &with("Bearer wrong")), "a wrong token is an error");
+            let by = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+            for host in ["127.0.0.1:9180", "127.0.0.1", "[::1]:9180", "LocalHost:9180"] {
+                assert!(token.permits(here, &by(host)), "{host}");
+            }
+            for host in ["evil.example:9180", "localhost.evil.example", "127.0.0.1.evil", ""] {
+                assert!(!token.permits(here, &by(host)), "{host}");
+            }
         }
         assert!(!token.permits(elsewhere, &HeaderMap::new()));
         assert!(token.permits(elsewhere, &with("Bearer secret")));

@@ -1,5 +1,6 @@
 //! The operators' HTTP over real connections on free ports.
 
+mod backups;
 mod views;
 
 use std::collections::BTreeMap;
@@ -68,6 +69,7 @@ impl Bench {
                     }
                 })
             }),
+            backup: backups::source(),
             token,
         };
         let mut task = JoinSet::new();
@@ -145,7 +147,7 @@ async fn changes_are_made_by_post_with_json() {
         let mut stream = bench.connect().await;
         let length = body.len();
         let request = format!(
-            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
              content-length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -7,7 +7,7 @@
 
 mod format;
 
-pub(super) use format::Header;
+pub(super) use format::{Contents, Header};
 
 use std::{
     fs::File,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     raft::SnapshotMeta,
-    registry::{Image, Record, Registry, Table},
+    registry::{Image, Record, Registry, Serial, Table},
 };
 
 /// What to do about a snapshot that was sent and is damaged.
@@ -127,6 +127,15 @@ pub(super) fn load(file: &File, cluster: Option<ClusterId>) -> Result<Loaded, Un
     let registry =
         Registry::from_image(image).map_err(|error| Unusable::Damaged(error.to_string()))?;
     Ok(Loaded { registry, at: found.header.at, check: found.check })
+}
+
+/// Reads all of a file of any cluster, checks its checksums, and hands its records over on the way,
+/// many at a time. They count for nothing if an error follows.
+pub(super) fn verify(
+    file: &File,
+    take: impl FnMut(Vec<(Serial, Record)>),
+) -> Result<Contents, Unusable> {
+    format::read(&mut BufReader::new(file), None, take)
 }
 
 /// Writes a registry into an empty file, which is not synced yet; returns the checksum over it.

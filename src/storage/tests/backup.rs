@@ -91,7 +91,7 @@ async fn entries_that_only_the_log_has_are_in_the_backup() {
         let file = room.path().join(format!("{applied}.backup"));
         let backup = storage::backup(dir.path(), &file).unwrap();
         assert_eq!(backup.applied, Some(ENTRIES - 1));
-        assert_eq!((backup.totals.clients, backup.totals.links), (ENTRIES - 4, ENTRIES - 5));
+        assert_eq!((backup.clients, backup.links), (ENTRIES - 4, ENTRIES - 5));
         assert!(contents(dir.path()) == before, "a backup changes nothing");
         let bytes = fs::read(&file).unwrap();
         let error = storage::backup(dir.path(), &file).unwrap_err();
@@ -103,6 +103,36 @@ async fn entries_that_only_the_log_has_are_in_the_backup() {
         assert_eq!(restored.backup, backup);
         assert_founded(&new).await;
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_arrives_is_counted_as_it_was_made_or_leaves_nothing() {
+    let room = tempfile::tempdir().unwrap();
+    let dir = directory(ENTRIES).await;
+    let [sent, taken] = ["sent", "taken"].map(|name| room.path().join(name));
+    let made = storage::backup(dir.path(), &sent).unwrap();
+    let bytes = fs::read(&sent).unwrap();
+    let receive = |bytes: &[u8]| {
+        let mut draft = storage::BackupDraft::create(&taken)?;
+        bytes.chunks(100).try_for_each(|some| draft.write(some))?;
+        draft.finish()
+    };
+    for cut in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        let error = receive(&bytes[..cut]).unwrap_err();
+        assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+    }
+    assert_eq!(fs::read_dir(room.path()).unwrap().count(), 1, "nothing is left of those");
+    assert_eq!(receive(&bytes).unwrap(), made);
+    assert_eq!(fs::read(&taken).unwrap(), bytes);
+    // One that is there stays as it is, even if it came later.
+    assert!(matches!(receive(&bytes), Err(StorageError::Unfit { .. })));
+    fs::remove_file(&taken).unwrap();
+    let mut late = storage::BackupDraft::create(&taken).unwrap();
+    late.write(&bytes).unwrap();
+    fs::write(&taken, "somebody's letters").unwrap();
+    assert!(matches!(late.finish(), Err(StorageError::Unfit { .. })));
+    assert_eq!(fs::read(&taken).unwrap(), b"somebody's letters");
+    assert_eq!(fs::read_dir(room.path()).unwrap().count(), 2);
 }
 
 /// A start finds everything, nobody else as a member, and no old session that would be waited for.

@@ -1,0 +1,82 @@
+//! `EMNetChain backup FILE`: asks a running instance for its registry, and keeps it in a file.
+
+use std::path::Path;
+
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, call::Instance, complain, say};
+use crate::{
+    config::Sources,
+    server::http::backup::PREPARATION_MAX,
+    storage::{BackupDraft, StorageError},
+};
+
+/// Why there is no backup.
+enum Failure {
+    /// What was asked for cannot be meant like this.
+    Usage(String),
+    /// The instance did not hand it out, or not all of it.
+    Instance(String),
+    /// What was to be written, or what arrived, is at fault.
+    File(StorageError),
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self::Instance(why)
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        Self::File(error)
+    }
+}
+
+/// Has the instance make a backup, and writes it into a new file.
+pub(super) fn run(file: &Path, sources: &Sources) -> Exit {
+    let (why, exit) = match receive(file, sources) {
+        Ok(line) => {
+            say(&line);
+            return Exit::Clean;
+        }
+        Err(Failure::Usage(why)) => (why, Exit::Usage),
+        Err(Failure::Instance(why)) => (why, Exit::Unavailable),
+        Err(Failure::File(error)) => {
+            let exit = Exit::of(&error);
+            (error.to_string(), exit)
+        }
+    };
+    complain(&format!("{why}; no backup was made"));
+    exit
+}
+
+fn receive(file: &Path, sources: &Sources) -> Result<String, Failure> {
+    let instance = Instance::of(sources).map_err(Failure::Usage)?;
+    let mut draft = BackupDraft::create(file)?;
+    instance.download("/api/v1/backup", PREPARATION_MAX, stopped(), |piece| {
+        Ok::<_, Failure>(draft.write(piece)?)
+    })?;
+    let backup = draft.finish()?;
+    // The file is whole, whether the instance learns of it or not.
+    if let Err(why) = instance.post("/api/v1/backup/kept", &json!({})) {
+        complain(&format!("the metric of the last backup stays as it was: {why}"));
+    }
+    Ok(format!("{}: {backup}\n", file.display()))
+}
+
+/// Waits until the process is told to stop, so that it leaves no draft behind.
+async fn stopped() -> String {
+    if let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        return "it was told to stop".to_owned();
+    }
+    // Without signals it is stopped as any program is.
+    std::future::pending().await
+}

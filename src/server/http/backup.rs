@@ -1,0 +1,147 @@
+//! `GET /api/v1/backup`: the whole registry as one file, while the instance serves. It holds every
+//! client's addresses and repair ids, so it takes what a change of the cluster takes
+//! ([`super::admin`]).
+//!
+//! One at a time, in pieces that are read from the disk as the reader takes them. Whoever takes
+//! none within the life of a connection is cut off. What has arrived is the reader's to check: when
+//! it has the file on its disk, it says so by `POST /api/v1/backup/kept`, and the metric tells that
+//! there is a backup.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    extract::State,
+    http::{HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use futures_util::{Stream, future::BoxFuture, stream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::spawn_blocking,
+};
+
+use super::{
+    HttpSources,
+    admin::{Denied, Nothing, Permit, Permitted, answer, deny},
+    fresh,
+    life::{Kept, Life},
+};
+use crate::clock;
+
+/// How long it may take until the first byte. The instance gives up before that.
+pub const PREPARATION_MAX: Duration = Duration::from_secs(330);
+
+/// Bytes that are in memory at one time.
+const PIECE_BYTES: usize = 256 * 1024;
+
+/// The entry through which a backup goes.
+const ENTRY: HeaderName = HeaderName::from_static("emnetchain-entry");
+
+/// The records that it holds.
+const RECORDS: HeaderName = HeaderName::from_static("emnetchain-records");
+
+/// A file that can be handed out.
+pub struct Backup {
+    /// Its length.
+    pub bytes: u64,
+    /// The last entry that it covers.
+    pub entry: u64,
+    /// How many records it holds.
+    pub records: u64,
+    /// Fills a buffer from a place in the file; it may block.
+    pub read_at: ReadAt,
+}
+
+/// Fills a buffer from a place in a file.
+pub type ReadAt = Arc<dyn Fn(&mut [u8], u64) -> io::Result<()> + Send + Sync>;
+
+impl std::fmt::Debug for Backup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backup").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+/// Makes a backup of everything that was answered before it was asked.
+pub type Source = Arc<dyn Fn() -> BoxFuture<'static, Result<Backup, Denied>> + Send + Sync>;
+
+/// One backup at a time.
+#[derive(Clone)]
+struct Turn(Arc<Semaphore>);
+
+pub(super) fn routes() -> Router<HttpSources> {
+    Router::new()
+        .route("/api/v1/backup", get(hand_out))
+        .route("/api/v1/backup/kept", post(keep))
+        .layer(Extension(Turn(Arc::new(Semaphore::new(1)))))
+}
+
+async fn hand_out(
+    _: Permit,
+    State(sources): State<HttpSources>,
+    Extension(life): Extension<Life>,
+    Extension(Turn(turn)): Extension<Turn>,
+) -> Response {
+    let Ok(turn) = turn.try_acquire_owned() else {
+        let why = "this instance is handing out another backup; ask again when that is done";
+        return deny(Denied::Unavailable(why.to_owned()));
+    };
+    let life = life.keep();
+    life.renew_for(PREPARATION_MAX);
+    let backup = match (sources.backup)().await {
+        Ok(backup) => backup,
+        Err(why) => {
+            tracing::warn!(?why, "an operator is denied a backup");
+            return deny(why);
+        }
+    };
+    let Backup { bytes, entry, records, .. } = backup;
+    tracing::info!(bytes, entry, records, "a backup is handed out");
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, bytes.to_string()),
+        // The next backup does not wait for a reader that keeps the connection.
+        (header::CONNECTION, "close".to_owned()),
+        (ENTRY, entry.to_string()),
+        (RECORDS, records.to_string()),
+    ];
+    fresh((headers, Body::from_stream(pieces(backup, Held { life, _turn: turn }))).into_response())
+}
+
+/// What a backup holds while it is handed out.
+struct Held {
+    life: Kept,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// The bytes of the file; the last piece sets everything free.
+fn pieces(backup: Backup, held: Held) -> impl Stream<Item = io::Result<Vec<u8>>> {
+    let Backup { bytes, read_at, .. } = backup;
+    stream::try_unfold((0, Some(held)), move |(at, held)| {
+        let read_at = Arc::clone(&read_at);
+        async move {
+            let Some(held) = held.filter(|_| at < bytes) else { return Ok(None) };
+            held.life.renew();
+            let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(PIECE_BYTES);
+            let read = spawn_blocking(move || {
+                let mut piece = vec![0; length];
+                read_at(&mut piece, at).map(|()| piece)
+            });
+            let piece = read.await.map_err(io::Error::other)??;
+            let next = at + length as u64;
+            Ok(Some((piece, (next, (next < bytes).then_some(held)))))
+        }
+    })
+}
+
+/// Somebody has a whole backup of this instance on a disk.
+async fn keep(
+    State(sources): State<HttpSources>,
+    Permitted(Nothing {}): Permitted<Nothing>,
+) -> Response {
+    let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
+    sources.metrics.backup_timestamp.set(now);
+    answer(StatusCode::OK, Ok("the backup is known to be kept".to_owned()))
+}
