@@ -1,6 +1,6 @@
 //! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
-//! for people and scripts, and changes of the cluster ([`admin`]) and backups ([`backup`]) for
-//! those who may have them.
+//! for scripts and a page for people (`page`), and changes of the cluster ([`admin`]) and backups
+//! ([`backup`]) for those who may have them.
 //!
 //! Nobody can keep it from answering for long: a request has a deadline, a connection has a life,
 //! and when there are too many connections the oldest gives way. Who has a question asks it at once
@@ -14,6 +14,7 @@ mod chains;
 mod client;
 mod explain;
 mod life;
+mod page;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,7 @@ use axum::{
     Extension, Json, Router,
     extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
     routing::get,
 };
 use hyper::server::conn::http1;
@@ -271,7 +272,6 @@ async fn answer(stream: TcpStream, router: Router, life: Life, options: HttpOpti
 
 fn router(sources: HttpSources) -> Router {
     Router::new()
-        .route("/", get(index))
         .route("/livez", get(livez))
         .route("/metrics", get(metrics))
         .route("/readyz", get(readyz))
@@ -280,29 +280,9 @@ fn router(sources: HttpSources) -> Router {
         .merge(backup::routes())
         .merge(chains::routes())
         .merge(explain::routes())
+        .merge(page::routes())
         .fallback(nothing)
         .with_state(sources)
-}
-
-/// The page for people: what there is to ask.
-const INDEX: &str = r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>EMNetChain</title>
-<h1>EMNetChain</h1>
-<ul>
-<li><a href="/status">/status</a>: how this instance is doing (JSON);
-<a href="/status?digest">/status?digest</a>: and a digest of its registry, which is the same on all
-instances that have applied the same entries</li>
-<li><a href="/metrics">/metrics</a>: figures for Prometheus</li>
-<li><a href="/livez">/livez</a>: 200 while the process works</li>
-<li><a href="/readyz">/readyz</a>: 200 while clients can be answered, or 503 and the reason</li>
-</ul>
-</html>
-"#;
-
-async fn index() -> Response {
-    fresh(Html(INDEX))
 }
 
 async fn livez() -> Response {

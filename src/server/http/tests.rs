@@ -186,10 +186,31 @@ async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
         assert!(answer.contains("allow: GET,HEAD\r\n"), "{answer}");
         let head = bench.ask(&format!("HEAD {path}")).await;
         assert!(head.contains("content-length: ") && head.ends_with("\r\n\r\n"), "{head}");
-        assert!(path == "/" || bench.ask("GET /").await.contains(&format!("href=\"{path}\"")));
+        assert!(path == "/" || bench.ask("GET /").await.contains(&format!(">{path}</a>")));
     }
     let answer = bench.ask("GET /nothing").await;
     assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("/readyz"), "{answer}");
+}
+
+#[tokio::test]
+async fn the_page_may_run_nothing_but_its_own_scripts() {
+    let bench = Bench::start(HttpOptions::default()).await;
+    let page = bench.ask("GET /").await;
+    assert!(page.contains("content-type: text/html; charset=utf-8\r\n"), "{page}");
+    let parts = page.split('"').filter(|word| word.starts_with("page/"));
+    let paths: Vec<String> = parts.map(|part| format!("/{part}")).collect();
+    assert!(paths.len() >= 2, "{paths:?}");
+    for path in paths.iter().map(String::as_str).chain(["/", "/page/draw.js", "/page/words.js"]) {
+        let part = bench.ask(&format!("GET {path}")).await;
+        assert!(part.starts_with("HTTP/1.1 200 "), "{path}: {part}");
+        let policy = "content-security-policy: default-src 'none'; script-src 'self'; ";
+        for header in [policy, "x-content-type-options: nosniff\r\n", "cache-control: no-store"] {
+            assert!(part.contains(header), "{path} without {header}");
+        }
+        for markup in ["innerHTML", "outerHTML", "insertAdjacentHTML", "<style", " style=\""] {
+            assert!(!part.contains(markup), "{path} has {markup}");
+        }
+    }
 }
 
 #[tokio::test]
