@@ -82,8 +82,8 @@ impl OtlpEndpoint {
         let is_good = text.strip_prefix("http://").is_some_and(|host| !host.is_empty());
         if !is_good || text.parse::<axum::http::Uri>().is_err() {
             return Err(format!(
-                "{text:?} is no collector that can be reached; write http://HOST:PORT, and have one \
-                 on the same host if it is to go further with TLS"
+                "{text:?} is no collector that can be reached; write http://HOST:PORT, of one on \
+                 the same host if traces go further by TLS"
             ));
         }
         Ok(Self(text.trim_end_matches('/').to_owned()))

@@ -87,6 +87,13 @@ fn page(status: &Value, with_cluster: bool) -> String {
         let lines = [
             ("cluster", text(&status["cluster"])),
             ("instance", format!("{} ({})", text(&status["node"]), text(&status["role"]))),
+            (
+                "state",
+                match status["trouble"].as_str() {
+                    Some(why) => format!("not serving: {why}"),
+                    None => "serving".to_owned(),
+                },
+            ),
             ("leader", if leader.is_null() { "none".to_owned() } else { text(leader) }),
             ("term", text(&status["term"])),
             ("applied", format!("{} of {}", status["applied_index"], status["last_log_index"])),
@@ -123,10 +130,11 @@ fn page(status: &Value, with_cluster: bool) -> String {
         ]
     });
     page.push_str(&table(["NODE", "ROLE", "ADDRESS", "LAG", "HEARD"], rows.collect()));
-    if leader.is_null() {
-        page.push_str(
-            "\nThere is no leader: nothing new is answered until a majority of the voters\n\
-             runs and reaches each other.\n",
+    if let Some(why) = status["trouble"].as_str() {
+        let _ = writeln!(
+            page,
+            "\nThis instance answers no client now: {why}. While no majority of the voters runs\n\
+             and reaches each other, no instance does; nothing that was answered is lost."
         );
     } else if with_cluster && *leader != status["node"] {
         let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");

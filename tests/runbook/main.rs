@@ -30,6 +30,7 @@ macro_rules! scenarios {
 scenarios! {
     start_and_stop = "Runbook";
     first_look = "First look";
+    look_at_chains = "Who is linked to whom";
     back_up = "Back up";
     restore = "Restore";
     add = "Add an instance";

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::
 use super::{
     page::{Section, Words},
     replicas::{Cluster, chain_through, read_status, tls_flags},
-    support::{Client, Member, Service, chain, eventually, free_address, told},
+    support::{Client, Member, Service, chain, eventually, free_address, reconnect, told},
 };
 
 const START: &str = "EMNetChain --config emnetchain.toml";
@@ -73,6 +73,23 @@ pub(crate) fn first_look(section: &Section) {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["node"], 1);
     assert!(status.starts_with(&format!("cluster   {}\n", json["cluster"].as_str().unwrap())));
+}
+
+pub(crate) fn look_at_chains(section: &Section) {
+    let members = members(5);
+    let cluster = Cluster::start(&[]);
+    let _tip = chain_through(&members, || cluster.at(2));
+    let mut orphan = Client::say(cluster.at(1).repair(), reconnect("7", &members[1].head()));
+    orphan.expect_silence();
+    let words = Words::of(&cluster).and("IP:PORT", members[1].head());
+    let list = section.run("EMNetChain chain list --broken", &words);
+    assert!(list.contains("\ndefault  4"), "{list}");
+    let show = section.run("EMNetChain chain show", &words);
+    assert!(show.contains("BROKEN: asks for") && show.contains(&members[4].head()), "{show}");
+    let around = section.run("EMNetChain chain show --at IP:PORT --limit 5", &words);
+    assert!(around.contains("*  ") && around.contains(&members[0].tail()), "{around}");
+    let explained = section.run("EMNetChain explain IP:PORT", &words);
+    assert!(explained.contains("RECONNECT with id \"7\"") && explained.contains("REQUEST"));
 }
 
 pub(crate) fn back_up(section: &Section) {
