@@ -25,7 +25,9 @@ fn privileged_promtool_finds_no_fault() {
     if !may_run("privileged_promtool_finds_no_fault", "packages", &["promtool"]) {
         return;
     }
-    promtool(&["check", "config", "--lint=all", "--lint-fatal", "prometheus.yml"], None);
+    for page in ["prometheus.yml", "local.yml"] {
+        promtool(&["check", "config", "--lint=all", "--lint-fatal", page], None);
+    }
     promtool(&["check", "rules", "--lint=all", "--lint-fatal", "rules.yml"], None);
     promtool(&["test", "rules", "tests.yml"], None);
 }
