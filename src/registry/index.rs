@@ -23,7 +23,7 @@ enum Key {
     Loose(ChainName),
     Session(SessionId, AskRef),
     Waiting(RepairId, AskRef),
-    Caller(IpAddr),
+    Caller(IpAddr, Endpoint),
     Owner(IpAddr),
     Answer(RepairId, Endpoint, IpAddr),
     Offer(AskRef, AskRef),
@@ -76,6 +76,8 @@ pub(super) struct Index {
     pub(super) by_gaps: Ranking,
     pub(super) sessions: BTreeSet<(SessionId, AskRef)>,
     pub(super) waiting: BTreeSet<(RepairId, AskRef)>,
+    /// Sockets that no chain knows, and their waits.
+    pub(super) callers: BTreeSet<(Endpoint, Serial)>,
     pub(super) answers: BTreeMap<(RepairId, Endpoint, IpAddr), Serial>,
     /// The answers from the oldest to the newest.
     pub(super) answers_by_age: BTreeSet<Serial>,
@@ -158,7 +160,7 @@ impl Index {
             | Key::Loose(_)
             | Key::Session(..)
             | Key::Waiting(..)
-            | Key::Caller(_)
+            | Key::Caller(..)
             | Key::Owner(_)
             | Key::Answer(..)
             | Key::Offer(..)
@@ -210,7 +212,7 @@ impl Index {
             Key::Offer(to, from) => self.unsettled_asks.extend([*to, *from]),
             Key::Socket(..)
             | Key::Session(..)
-            | Key::Caller(_)
+            | Key::Caller(..)
             | Key::Owner(_)
             | Key::Answer(..)
             | Key::Peer(_)
@@ -241,7 +243,10 @@ impl Index {
             Key::Waiting(id, ask) => {
                 self.waiting.insert((id.clone(), *ask));
             }
-            Key::Caller(source) => self.sources.entry(*source).or_default().callers += 1,
+            Key::Caller(source, socket) => {
+                self.sources.entry(*source).or_default().callers += 1;
+                self.callers.insert((*socket, serial));
+            }
             Key::Owner(source) => {
                 self.sources.entry(*source).or_default().clients += 1;
                 self.clients += 1;
@@ -285,7 +290,10 @@ impl Index {
             Key::Waiting(id, ask) => {
                 self.waiting.remove(&(id.clone(), *ask));
             }
-            Key::Caller(source) => self.release_source(*source, |held| held.callers -= 1),
+            Key::Caller(source, socket) => {
+                self.release_source(*source, |held| held.callers -= 1);
+                self.callers.remove(&(*socket, serial));
+            }
             Key::Owner(source) => {
                 self.release_source(*source, |held| held.clients -= 1);
                 self.clients -= 1;
@@ -428,7 +436,7 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
 }
 
 fn caller_keys(serial: Serial, caller: &Caller) -> Vec<Key> {
-    let mut keys = vec![Key::Caller(caller.source)];
+    let mut keys = vec![Key::Caller(caller.source, caller.socket.endpoint())];
     push_ask_keys(&mut keys, AskRef::Caller(serial), &caller.ask);
     keys
 }

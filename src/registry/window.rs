@@ -3,7 +3,7 @@
 
 use std::ops::Bound;
 
-use super::{AskRef, Caller, ChainTotals, Client, Record, Registry, Serial};
+use super::{Caller, ChainTotals, Client, Record, Registry, Serial};
 use crate::ids::{ChainName, Endpoint, Part, Timestamp};
 
 /// How many gaps a window tells of.
@@ -106,18 +106,16 @@ impl Registry {
         self.index.gathers.get(&left).map(|at| (*facing, *at))
     }
 
-    /// The waits of a socket that no chain knows. Takes time in proportion to the repair ids that
-    /// wait.
+    /// The waits of a socket that no chain knows.
     pub fn callers(&self, socket: Endpoint) -> Vec<&Caller> {
-        let waiting = self.index.waiting.iter().filter_map(|(_, at)| match at {
-            AskRef::Caller(serial) => self.image.records.get(*serial),
-            AskRef::Side(..) => None,
-        });
-        let callers = waiting.filter_map(|record| match record {
+        let waits = self.index.callers.range((socket, Serial(0))..);
+        let waits = waits.take_while(|(of, _)| *of == socket);
+        let records = waits.filter_map(|(_, serial)| self.image.records.get(*serial));
+        let callers = records.filter_map(|record| match record {
             Record::Caller(caller) => Some(caller),
             Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
         });
-        callers.filter(|caller| caller.socket.endpoint() == socket).collect()
+        callers.collect()
     }
 }
 

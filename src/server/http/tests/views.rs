@@ -69,6 +69,7 @@ fn story() -> Story {
     story.connect("blue", 12);
     story.connect("blush", 21);
     story.reconnect("10.0.0.2:1", "<b>");
+    story.reconnect("10.0.0.77:1", "x");
     story
 }
 
@@ -134,11 +135,11 @@ async fn a_window_is_moved_over_a_chain() {
     assert_eq!((&all["first"], &all["last"]), (&json!(serials[0]), &json!(serials[3])));
     assert_eq!(all["gaps"], json!([serials[1]]));
     let linked = json!({
-        "state": "linked", "partner": "10.0.0.2:2", "since_ms": 7500, "by": "join"
+        "state": "linked", "partner": "10.0.0.2:2", "since_ms": 8500, "by": "join"
     });
     assert_eq!(all["window"][0]["head_side"], linked);
     let asking = json!({
-        "state": "asking", "since_ms": 500, "left_ms": 86_399_500, "instance": 1,
+        "state": "asking", "since_ms": 1500, "left_ms": 86_398_500, "instance": 1,
         "request": "1-4-9", "by": "RECONNECT", "id": "<b>", "line": "open"
     });
     assert_eq!(all["window"][1]["head_side"], asking);
@@ -198,7 +199,7 @@ async fn a_socket_is_explained() {
         "10.0.0.2:2",
         &[
             "10.0.0.2:2 is the tail of a client in chain default",
-            "Its tail has been linked with 10.0.0.1:1 for 7 s: the later of the two joined",
+            "Its tail has been linked with 10.0.0.1:1 for 8 s: the later of the two joined",
             "Its neighbour 10.0.0.4:2 does not ask: they are linked as soon as it does",
         ],
         &[
@@ -210,7 +211,7 @@ async fn a_socket_is_explained() {
         ],
     )
     .await;
-    let asked = json!({"ago_ms": 500, "entry": 9, "request": "1-4-9",
+    let asked = json!({"ago_ms": 1500, "entry": 9, "request": "1-4-9",
         "text": "its head asked for a new partner by RECONNECT with id \"<b>\""});
     assert_eq!(second["events"][3], asked);
     explained(
@@ -232,5 +233,9 @@ async fn a_socket_is_explained() {
         &[joined],
     )
     .await;
+    let waits = ["It has waited for 500 ms by RECONNECT with id \"x\" (request 2-4-10"];
+    let asked = ["it asked for a new partner by RECONNECT with id \"x\""];
+    let stranger = explained("10.0.0.77:1", &waits, &asked).await;
+    assert_eq!(stranger["waits"][0]["id"], "x");
     explained("10.0.0.99:1", &["No chain knows 10.0.0.99:1, and it does not wait"], &[]).await;
 }
