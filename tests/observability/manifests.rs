@@ -7,12 +7,13 @@ use emnetchain::config::{Config, InitialCluster, Value};
 use super::{read, words};
 
 /// Flags that are no keys of the configuration.
-const OTHER_FLAGS: [&str; 4] = ["config", "help", "json", "version"];
+const OTHER_FLAGS: [&str; 8] =
+    ["at", "broken", "config", "from", "help", "json", "limit", "version"];
 
 /// Read by the tests alone.
 const OF_TESTS: &str = "EMNETCHAIN_PRIVILEGED";
 
-/// Every file of `deploy/`, by its name there.
+/// Every file of `deploy/` that is text, by its name there.
 fn pages() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     let (mut folders, mut pages) = (vec![root.clone()], Vec::new());
@@ -21,7 +22,7 @@ fn pages() -> Vec<(String, String)> {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
-            } else {
+            } else if path.extension().is_none_or(|extension| extension != "png") {
                 let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
                 pages.push((name, fs::read_to_string(path).unwrap()));
             }
