@@ -58,6 +58,7 @@ pub struct Service {
     arguments: Vec<String>,
     banners: Vec<(String, SocketAddr)>,
     log: Arc<Mutex<String>>,
+    log_reader: thread::JoinHandle<()>,
 }
 
 impl Service {
@@ -144,7 +145,8 @@ impl Service {
             let (name, address) = line.split_once(" Server listening on ").expect("a banner");
             banners.push((name.to_owned(), address.parse().expect("a bound address")));
         }
-        Ok(Self { child, data_dir: data_dir.to_owned(), arguments, banners, log })
+        let data_dir = data_dir.to_owned();
+        Ok(Self { child, data_dir, arguments, banners, log, log_reader })
     }
 
     /// The address in a banner line, by the server's name.
@@ -181,6 +183,7 @@ impl Service {
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");
         let status = self.child.wait().expect("it can be waited for");
+        self.hear_out();
         assert_eq!(status.signal(), Some(9), "it ended by itself:\n{}", self.log());
     }
 
@@ -213,7 +216,19 @@ impl Service {
 
     /// Waits for it to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
-        eventually("the service ends", || self.child.try_wait().expect("it can be waited for"))
+        let ended = || self.child.try_wait().expect("it can be waited for");
+        let status = eventually("the service ends", ended);
+        self.hear_out();
+        status
+    }
+
+    /// Waits until all is read that an ended process has logged. What it was started through may
+    /// hold the pipe open for longer, and has nothing to say.
+    fn hear_out(&self) {
+        let deadline = clock::now() + Duration::from_secs(2);
+        while !self.log_reader.is_finished() && clock::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Its exit status, if it ends by itself within a time.
