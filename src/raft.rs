@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    ids::StoreId,
     registry::{Proposal, Verdict},
     runtime::Runtime,
 };
@@ -36,6 +37,16 @@ pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>
 pub struct Member {
     /// `host:port` of its raft listener; the host is resolved at each connect.
     pub raft_addr: String,
+    /// The store that bears this number; `None` for a learner that was not promoted yet. It is
+    /// written once: a member whose disk is lost comes back under another number.
+    pub store: Option<StoreId>,
+}
+
+impl Member {
+    /// A member that is reached at `raft_addr`, whose store is not known yet.
+    pub fn at(raft_addr: impl Into<String>) -> Self {
+        Self { raft_addr: raft_addr.into(), store: None }
+    }
 }
 
 impl fmt::Display for Proposal {

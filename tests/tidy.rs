@@ -62,7 +62,7 @@ fn each_layer_knows_only_those_below_it() {
         ("wire", &["ids", "limits", "registry"]),
         ("runtime", &[]),
         ("secrets", &[]),
-        ("raft", &["registry", "runtime"]),
+        ("raft", &["ids", "registry", "runtime"]),
         ("storage", &["clock", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
         (
             "cluster",

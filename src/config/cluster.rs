@@ -65,7 +65,7 @@ pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     if !(is_port && is_host) {
         return Err(wrong());
     }
-    Ok((InstanceId(id), Member { raft_addr: raft_addr.to_owned() }))
+    Ok((InstanceId(id), Member::at(raft_addr)))
 }
 
 impl Config {
@@ -78,7 +78,7 @@ impl Config {
         }
         let listening = || raft_addr.map(|at| at.to_string()).unwrap_or_default();
         let listed = members.get(&self.node_id).cloned();
-        Founding::Alone(listed.unwrap_or_else(|| Member { raft_addr: listening() }))
+        Founding::Alone(listed.unwrap_or_else(|| Member::at(listening())))
     }
 
     /// The cluster that an empty data directory is founded for; `None` for one of its own.
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(joining.founded_cluster(), first.founded_cluster());
         let alone = read(&[raft]).unwrap();
         assert_eq!(alone.founded_cluster(), None);
-        let reached = Member { raft_addr: "127.0.0.1:3".to_owned() };
+        let reached = Member::at("127.0.0.1:3");
         assert_eq!(alone.founding(alone.raft_addr), Founding::Alone(reached));
     }
 

@@ -138,7 +138,7 @@ mod tests {
     fn a_leader_tells_of_the_others_and_a_former_leader_does_not() {
         let metrics = Metrics::new();
         let member = |lag, silence: Option<u64>| ClusterMember {
-            member: Member { raft_addr: String::new() },
+            member: Member::default(),
             voter: true,
             lag,
             silence: silence.map(Duration::from_secs),

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Policy;
+use super::{Policy, Rules};
 use crate::ids::{
-    ChainName, HeadAddr, Incarnation, InstanceId, OrphanAddr, PeerId, RepairId, SessionId,
-    TailAddr, Timestamp,
+    ChainName, HeadAddr, HistoryId, Incarnation, InstanceId, OrphanAddr, PeerId, RepairId,
+    SessionId, TailAddr, Timestamp,
 };
 
 /// One raft entry's worth of commands, applied together and in order.
@@ -105,6 +105,16 @@ pub enum Command {
     },
     /// Nothing but the passing of time.
     Tick,
+    /// The first leader names the history; ignored if it has a name.
+    Found {
+        /// The name, drawn at random.
+        history: HistoryId,
+    },
+    /// From the next entry on these rules hold; ignored if they are not newer.
+    Raise {
+        /// The rules.
+        rules: Rules,
+    },
 }
 
 impl Command {
@@ -118,7 +128,11 @@ impl Command {
             | Self::Disconnect { session }
             | Self::HalfClose { session }
             | Self::Reconnect { session, .. } => Some(*session),
-            Self::SetPolicy(_) | Self::Start { .. } | Self::Tick => None,
+            Self::Found { .. }
+            | Self::Raise { .. }
+            | Self::SetPolicy(_)
+            | Self::Start { .. }
+            | Self::Tick => None,
         }
     }
 }

@@ -62,15 +62,15 @@ pub use history::{Event, History, Look};
 pub use invariant::Violation;
 pub use policy::Policy;
 pub use record::{
-    Answer, Ask, AskRef, Caller, Client, Image, Instance, Line, Meta, Peer, Record, Request, Side,
-    Standing,
+    Answer, Ask, AskRef, Caller, Client, Image, Instance, Line, Meta, Peer, Record, Request, Rules,
+    Side, Standing,
 };
 pub use table::{Serial, Table};
 pub use window::{Place, Window};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ids::{Incarnation, InstanceId, SessionId, Socket, Timestamp};
+use crate::ids::{HistoryId, Incarnation, InstanceId, SessionId, Socket, StoreId, Timestamp};
 use index::Index;
 
 /// All chains, repairs and EMNet entries.
@@ -233,7 +233,46 @@ impl Registry {
             Command::SetPolicy(policy) => self.set_policy(*policy),
             Command::Start { instance, incarnation } => self.start(*instance, *incarnation),
             Command::Tick => {}
+            Command::Found { history } => drop(self.image.meta.history.get_or_insert(*history)),
+            Command::Raise { rules } => {
+                self.image.meta.rules = self.image.meta.rules.max(*rules);
+            }
         }
+    }
+
+    /// Takes note of the cluster's members as an entry has made them: the numbers that were ever
+    /// in use, and the store of each.
+    pub fn members_changed(
+        &mut self,
+        entry: u64,
+        members: impl IntoIterator<Item = (InstanceId, Option<StoreId>)>,
+    ) {
+        let members: BTreeMap<_, _> = members.into_iter().collect();
+        for (instance, store) in &members {
+            let known = self.image.meta.instances.entry(*instance).or_default();
+            known.store = known.store.or(*store);
+            known.removed_by = None;
+        }
+        for (instance, known) in &mut self.image.meta.instances {
+            if !members.contains_key(instance) {
+                known.removed_by.get_or_insert(entry);
+            }
+        }
+    }
+
+    /// What is known of an instance; `None` if no entry ever named its number.
+    pub fn instance(&self, instance: InstanceId) -> Option<&Instance> {
+        self.image.meta.instances.get(&instance)
+    }
+
+    /// The history; `None` until the first leader has named it.
+    pub fn history(&self) -> Option<HistoryId> {
+        self.image.meta.history
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> Rules {
+        self.image.meta.rules
     }
 
     fn set_policy(&mut self, policy: Policy) {

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{LinkedBy, Policy, Serial, Table};
 use crate::ids::{
-    ChainName, Endpoint, HeadAddr, Incarnation, InstanceId, Part, PeerId, RepairId, SessionId,
-    Socket, TailAddr, Timestamp,
+    ChainName, Endpoint, HeadAddr, HistoryId, Incarnation, InstanceId, Part, PeerId, RepairId,
+    SessionId, Socket, StoreId, TailAddr, Timestamp,
 };
 
 /// One thing that the registry knows.
@@ -178,6 +178,10 @@ pub struct Meta {
     pub policy: Policy,
     /// What is known of each instance.
     pub instances: BTreeMap<InstanceId, Instance>,
+    /// The history; `None` until the first leader has drawn it.
+    pub history: Option<HistoryId>,
+    /// The rules version by which entries are applied.
+    pub rules: Rules,
 }
 
 /// What the registry knows of an instance.
@@ -187,6 +191,28 @@ pub struct Instance {
     pub incarnation: Incarnation,
     /// Its batches are applied up to this number.
     pub batches_through: u64,
+    /// The store that bears the number, since an entry said so; it never changes again.
+    pub store: Option<StoreId>,
+    /// The entry that removed it from the cluster; the number is not used again.
+    pub removed_by: Option<u64>,
+}
+
+/// A version of the rules by which entries are applied. It is the cluster's, not a binary's: every
+/// replica applies an entry by the rules in force at that entry, whatever else it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rules(pub u32);
+
+impl Rules {
+    /// The first version that the log knows of; version 0.2.0 had no such number.
+    pub const FIRST: Self = Self(2);
+    /// The newest version that this binary can apply.
+    pub const NEWEST: Self = Self(2);
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self::FIRST
+    }
 }
 
 /// A registry at rest: what a snapshot holds, and what the image on disk holds.

@@ -56,7 +56,7 @@ impl Registry {
         if incarnation <= known.incarnation {
             return;
         }
-        *known = super::Instance { incarnation, ..super::Instance::default() };
+        (known.incarnation, known.batches_through) = (incarnation, 0);
         let first = SessionId { instance, incarnation: Incarnation(0), connection: 0 };
         let asks: Vec<_> = self
             .index

@@ -29,6 +29,7 @@ use super::{
     },
 };
 use crate::{
+    ids::StoreId,
     raft::{Entry, LogId, TypeConfig, Vote},
     runtime::spawn_blocking,
 };
@@ -89,6 +90,11 @@ impl LogStore {
     /// The last entry, or the last purged one if there is none.
     pub fn last(&self) -> Option<LogId> {
         self.reader.shared.lock().last
+    }
+
+    /// The store that this log makes of its directory.
+    pub fn store(&self) -> StoreId {
+        self.wal.store
     }
 
     pub(super) fn open_on(

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     clock,
-    ids::Timestamp,
+    ids::{InstanceId, Timestamp},
     limits::HISTORY_EVENTS,
     metrics::Metrics,
     raft::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
@@ -352,6 +352,8 @@ pub(super) fn apply_to(registry: &mut Registry, at: &mut SnapshotMeta, entry: En
         EntryPayload::Blank => Applied::default(),
         EntryPayload::Normal(proposal) => registry.apply(&proposal),
         EntryPayload::Membership(members) => {
+            let named = members.nodes().map(|(id, member)| (InstanceId(*id), member.store));
+            registry.members_changed(entry.log_id.index, named);
             at.last_membership = Membership::new(Some(entry.log_id), members);
             Applied::default()
         }

@@ -204,7 +204,7 @@ impl Model {
             }
             Command::SetPolicy(policy) => self.policy = *policy,
             Command::Start { instance, incarnation } => self.start(*instance, *incarnation),
-            Command::Tick => {}
+            Command::Found { .. } | Command::Raise { .. } | Command::Tick => {}
         }
     }
 

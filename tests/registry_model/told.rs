@@ -131,6 +131,8 @@ impl Told {
                 | Command::HalfClose { .. }
                 | Command::SetPolicy(_)
                 | Command::Start { .. }
+                | Command::Found { .. }
+                | Command::Raise { .. }
                 | Command::Tick => {}
             }
         }

@@ -327,6 +327,8 @@ fn request_of(command: &Command) -> Option<(SessionId, &'static str)> {
         Command::Reconnect { session, .. } => Some((*session, "reconnect")),
         Command::Delivered { .. }
         | Command::Disconnect { .. }
+        | Command::Found { .. }
+        | Command::Raise { .. }
         | Command::SetPolicy(_)
         | Command::Start { .. }
         | Command::Tick => None,

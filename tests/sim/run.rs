@@ -87,7 +87,7 @@ fn build(mut chance: Chance, planted: Planted, root: &Path) -> World {
     let post = Post::default();
     let oracle = Oracle::new(disks.clone(), post.clone());
     let network = Network::new(chance.fork());
-    let member = |id: &InstanceId| Member { raft_addr: format!("instance-{}:1", id.0) };
+    let member = |id: &InstanceId| Member::at(format!("instance-{}:1", id.0));
     let shared = Shared {
         network: network.clone(),
         oracle: oracle.clone(),

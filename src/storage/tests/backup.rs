@@ -79,7 +79,7 @@ fn contents(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
 }
 
 fn member() -> Member {
-    Member { raft_addr: "here:1".into() }
+    Member::at("here:1")
 }
 
 #[tokio::test]

@@ -57,6 +57,7 @@ use self::{
 };
 use super::fault::{DiskFault, FaultReporter};
 use crate::{
+    ids::StoreId,
     metrics::Metrics,
     raft::{LogId, Vote},
 };
@@ -192,6 +193,8 @@ impl Default for Sizes {
 #[derive(Debug)]
 pub(super) struct Wal {
     pub(super) shared: Arc<Shared>,
+    /// Drawn at random when the log was made.
+    pub(super) store: StoreId,
     queue: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
 }
@@ -228,6 +231,7 @@ impl Wal {
         }
         metrics.log_bytes.set(i64::try_from(log.bytes()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared::new(log, seal));
+        let store = StoreId(u128::from_be_bytes(state.store));
         let (queue, jobs) = mpsc::channel();
         let writer = Writer {
             disk,
@@ -249,7 +253,7 @@ impl Wal {
             path: dir,
             source,
         })?;
-        Ok(Self { shared, queue: Some(queue), thread: Some(thread) })
+        Ok(Self { shared, store, queue: Some(queue), thread: Some(thread) })
     }
 
     /// Queues a job. If the thread has ended, the job is dropped, which answers it with an error.

@@ -82,7 +82,7 @@ async fn without_tls_nothing_leaves_this_machine_unless_that_is_wanted() {
         assert!(matches!(chosen, Security::Insecure), "{outside}");
     }
     let transport = TcpTransport::new(name(1), Security::Loopback, Metrics::new());
-    let member = Member { raft_addr: "192.0.2.7:7000".to_owned() };
+    let member = Member::at("192.0.2.7:7000");
     let error = transport.connect(InstanceId(2), &member, Lane::Calls).await.err().unwrap();
     assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
 }

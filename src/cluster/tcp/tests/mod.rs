@@ -145,7 +145,7 @@ impl Transport for Routed {
         lane: Lane,
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
         let raft_addr = self.addresses.lock().unwrap().get(&target).cloned().unwrap_or_default();
-        self.tcp.connect(target, &Member { raft_addr }, lane)
+        self.tcp.connect(target, &Member::at(raft_addr), lane)
     }
 }
 
