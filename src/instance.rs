@@ -122,7 +122,7 @@ impl Instance {
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
-        let Stores { log, machine, view, image, cluster, snapshot_dir } = stores;
+        let Stores { log, machine, view, image, cluster, inbox } = stores;
 
         let mut background = JoinSet::new();
         let outbox = Arc::new(Outbox::new(config.node_id, metrics.clone()));
@@ -134,7 +134,7 @@ impl Instance {
             cluster,
             instance: config.node_id,
             transport: transport(me, security.as_ref(), &metrics),
-            snapshot_dir,
+            inbox,
             log_bounds: LogBounds::default(),
             metrics: metrics.clone(),
         };

@@ -16,6 +16,10 @@
 //! - [`instance`]: one running process, made of all of these from a [`config`] that [`cli`]
 //!   reads; it speaks to its operator by [`logging`].
 
+#[cfg(test)]
+// A file that unit tests share with the simulator names this crate as the simulator does.
+extern crate self as emnetchain;
+
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -10,7 +10,7 @@ use std::{cell::Cell, future::Future, io, time::Duration};
 
 use openraft::{OptionalSend, async_runtime::AsyncRuntime};
 use openraft_rt_tokio::TokioRuntime;
-use rand::{SeedableRng as _, rngs::SmallRng};
+use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 thread_local! {
     /// The next seed, on the thread of a simulation.
@@ -22,6 +22,32 @@ pub fn follow_seed(seed: u64) {
     SEED.set(Some(seed));
 }
 
+/// Whether chance on this thread follows a seed: then this is the one thread of a simulation, and
+/// nothing may block it or run beside it.
+pub fn follows_seed() -> bool {
+    SEED.get().is_some()
+}
+
+/// Draws the next seed, if chance on this thread follows one.
+fn next_seed() -> Option<u64> {
+    let seed = SEED.get()?;
+    SEED.set(Some(seed.wrapping_add(1)));
+    Some(seed)
+}
+
+/// Draws a random number: the system's, or one that follows from the seed.
+///
+/// # Errors
+/// If the system has no random numbers to give.
+pub fn random() -> io::Result<u128> {
+    let mut bytes = [0; 16];
+    match next_seed() {
+        Some(seed) => SmallRng::seed_from_u64(seed).fill_bytes(&mut bytes),
+        None => getrandom::fill(&mut bytes)?,
+    }
+    Ok(u128::from_be_bytes(bytes))
+}
+
 /// Runs work that may block where it may.
 ///
 /// # Errors
@@ -29,7 +55,7 @@ pub fn follow_seed(seed: u64) {
 pub async fn spawn_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
-    if SEED.get().is_some() {
+    if follows_seed() {
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
@@ -88,11 +114,8 @@ impl AsyncRuntime for Runtime {
     }
 
     fn thread_rng() -> SmallRng {
-        match SEED.get() {
-            Some(seed) => {
-                SEED.set(Some(seed.wrapping_add(1)));
-                SmallRng::seed_from_u64(seed)
-            }
+        match next_seed() {
+            Some(seed) => SmallRng::seed_from_u64(seed),
             None => SmallRng::from_rng(&mut rand::rng()),
         }
     }

@@ -1,6 +1,6 @@
 //! This instance as a member of the cluster: raft, and what it needs around it.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use openraft::{
     Config, Raft, ServerState, SnapshotPolicy, async_runtime::WatchReceiver,
@@ -21,7 +21,7 @@ use crate::{
     ids::{Incarnation, InstanceId},
     metrics::Metrics,
     raft::TypeConfig,
-    storage::{ClusterId, RegistryView, StateMachine},
+    storage::{ClusterId, RegistryView, SnapshotInbox, StateMachine},
 };
 
 /// What an instance needs to be a member.
@@ -33,7 +33,7 @@ pub struct ClusterOptions {
     /// How it reaches the others.
     pub transport: Arc<dyn Transport>,
     /// Where snapshots are received.
-    pub snapshot_dir: PathBuf,
+    pub inbox: SnapshotInbox,
     /// How long the log grows.
     pub log_bounds: LogBounds,
     /// The service's metrics.
@@ -112,8 +112,7 @@ impl Cluster {
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
-        let ClusterOptions { cluster, instance, transport, snapshot_dir, log_bounds, metrics } =
-            options;
+        let ClusterOptions { cluster, instance, transport, inbox, log_bounds, metrics } = options;
         let network = Network::new(transport);
         let raft =
             Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
@@ -125,7 +124,7 @@ impl Cluster {
             raft: raft.clone(),
             proposals: Arc::new(local.clone()),
             cluster,
-            snapshot_dir,
+            inbox,
             view: view.clone(),
             contact: contact.clone(),
             gate: gate.clone(),

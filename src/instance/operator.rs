@@ -1,6 +1,6 @@
 //! What operators can have this instance do while it runs.
 
-use std::{os::unix::fs::FileExt as _, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -102,7 +102,7 @@ fn backups(cluster: &Cluster, metrics: &Metrics) -> Source {
                 bytes: file.bytes(),
                 entry: file.meta().last_log_id.map_or(0, |last| last.index),
                 records: file.records(),
-                read_at: Arc::new(move |piece, at| file.file().read_exact_at(piece, at)),
+                read_at: Arc::new(move |piece, at| file.read_at(piece, at)),
             })
         })
     })

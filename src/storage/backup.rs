@@ -8,15 +8,20 @@
 //! applying it is what raft would have been free to do as well.
 
 use std::{
-    fmt,
-    fs::File,
-    io::Write as _,
+    fmt, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
 };
 
 use super::{
     LogStore, StorageError,
     check::{self, ImageCopy},
+    disk::{Access, Disk as _, DiskFile, RealDisk},
     error::Unusable,
     files, identity,
     image::{Found, Intact},
@@ -50,7 +55,7 @@ impl Backup {
 
     /// Reads a whole file, checks its checksums, and counts what it holds, record by record: it may
     /// be larger than memory.
-    fn survey(file: &File) -> Result<Self, Unusable> {
+    fn survey(file: &dyn DiskFile) -> Result<Self, Unusable> {
         let (mut clients, mut links) = (0, 0);
         let Contents { header, check, .. } = snapshot::verify(file, |records| {
             for (_, record) in records {
@@ -83,7 +88,8 @@ impl fmt::Display for Backup {
 pub struct BackupDraft {
     to: PathBuf,
     path: PathBuf,
-    file: File,
+    file: Arc<dyn DiskFile>,
+    bytes: u64,
 }
 
 impl BackupDraft {
@@ -92,12 +98,12 @@ impl BackupDraft {
     /// # Errors
     /// If `to` is there already, or the disk fails.
     pub fn create(to: &Path) -> Result<Self, StorageError> {
-        files::refuse_existing(to)?;
+        refuse_existing(to)?;
         let mut name = to.as_os_str().to_owned();
         name.push(format!(".{}.new", std::process::id()));
         let path = PathBuf::from(name);
-        let file = files::create_new_file(&path)?;
-        Ok(Self { to: to.to_path_buf(), path, file })
+        let file = files::create_new(&RealDisk, &path)?;
+        Ok(Self { to: to.to_path_buf(), path, file, bytes: 0 })
     }
 
     /// Takes the next bytes.
@@ -105,7 +111,8 @@ impl BackupDraft {
     /// # Errors
     /// If the disk fails or is full.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), StorageError> {
-        self.file.write_all(bytes).map_err(files::failed("write", &self.path))?;
+        self.file.write_at(bytes, self.bytes)?;
+        self.bytes += bytes.len() as u64;
         Ok(())
     }
 
@@ -114,11 +121,11 @@ impl BackupDraft {
     /// # Errors
     /// If it is not whole, a file of that name was made meanwhile, or the disk fails.
     pub fn finish(self) -> Result<Backup, StorageError> {
-        self.file.sync_all().map_err(files::failed("sync", &self.path))?;
-        let file = File::open(&self.path).map_err(files::failed("open", &self.path))?;
+        self.file.sync()?;
+        let file = RealDisk.open(&self.path, Access::Read)?;
         let way_out = "it did not arrive as it was sent, and is not kept; ask again";
-        let found = Backup::survey(&file).map_err(|bad| bad.refusal(&self.to, way_out))?;
-        files::rename_new(&self.path, &self.to)?;
+        let found = Backup::survey(&*file).map_err(|bad| bad.refusal(&self.to, way_out))?;
+        rename_new(&self.path, &self.to)?;
         Ok(found)
     }
 }
@@ -126,8 +133,32 @@ impl BackupDraft {
 impl Drop for BackupDraft {
     fn drop(&mut self) {
         // It is gone already if it got its name; what cannot be removed is no backup by its name.
-        drop(files::remove(&self.path));
+        drop(RealDisk.remove(&self.path));
     }
+}
+
+/// Refuses a name that is taken.
+fn refuse_existing(path: &Path) -> Result<(), StorageError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Err(files::is_there(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(files::failed("read", path)(error).into()),
+    }
+}
+
+/// Renames to a name that is free, and makes it durable.
+fn rename_new(from: &Path, to: &Path) -> Result<(), StorageError> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Err(files::is_there(to)),
+        // Some file systems, those of a network above all, cannot do both in one.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            refuse_existing(to)?;
+            RealDisk.rename(from, to)?;
+        }
+        Err(error) => return Err(files::failed("rename", from)(error.into()).into()),
+    }
+    Ok(RealDisk.sync_dir(files::parent(to))?)
 }
 
 /// Writes the registry of a stopped instance into a new file, and changes nothing in its data
@@ -137,7 +168,7 @@ impl Drop for BackupDraft {
 /// If a process uses the directory, its registry cannot be restored, or the file is there already.
 pub fn backup(data_dir: &Path, to: &Path) -> Result<Backup, StorageError> {
     let (_lock, identity) = check::hold(data_dir)?;
-    let file = files::create_new_file(to)?;
+    let file = files::create_new(&RealDisk, to)?;
     let write = || {
         let (registry, at) = gather(data_dir, identity.cluster)?;
         let image = registry.image();
@@ -146,12 +177,12 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Backup, StorageError> {
             at: at.clone(),
             meta: image.meta.clone(),
         };
-        let check = snapshot::fill(&file, to, &header, &image.records)?;
-        file.sync_all().map_err(files::failed("sync", to))?;
-        files::sync_dir(files::parent(to))?;
+        let check = snapshot::fill(&*file, &header, &image.records)?;
+        file.sync()?;
+        RealDisk.sync_dir(files::parent(to))?;
         Ok(Backup::new(&registry, &at, check))
     };
-    write().inspect_err(|_| drop(files::remove(to)))
+    write().inspect_err(|_| drop(RealDisk.remove(to)))
 }
 
 /// The registry as image or snapshot have it, whichever is newer, and then the log.
@@ -160,7 +191,7 @@ fn gather(
     cluster: identity::ClusterId,
 ) -> Result<(Registry, SnapshotMeta), StorageError> {
     let log_dir = identity::raft_dir(data_dir);
-    let log = LogStore::open_offline(&log_dir, cluster.0.to_be_bytes())?;
+    let log = LogStore::open_offline(&RealDisk, &log_dir, cluster.0.to_be_bytes())?;
     let (mut registry, mut at) = match ImageCopy::open(data_dir, cluster)?.found {
         Found::Intact(intact) => {
             let Intact { registry, at, .. } = *intact;
@@ -168,7 +199,7 @@ fn gather(
         }
         Found::Absent | Found::Damaged(_) | Found::Hung => <_>::default(),
     };
-    let Survey { intact, .. } = snapshot::survey(data_dir, cluster)?;
+    let Survey { intact, .. } = snapshot::survey(&RealDisk, data_dir, cluster)?;
     if let Some(file) = intact.filter(|file| file.meta().last_log_id > at.last_log_id) {
         registry = file.restore()?;
         at = file.meta().clone();

@@ -1,17 +1,19 @@
 //! Looks into a data directory that no process uses, and changes nothing in it.
 
 use std::{
-    fmt, fs, io,
+    fmt,
     path::{Path, PathBuf},
 };
 
 use super::{
-    LogError, LogStore, LogSummary, StorageError, files,
+    LogError, LogStore, LogSummary, StorageError,
+    disk::{Disk as _, RealDisk},
+    files,
     identity::{self, ClusterId, DirLock, Identity},
-    image::{self, Found},
+    image::{self, Found, ImageStore as _, SledStore, tree},
     snapshot::{self, Survey},
 };
-use crate::raft::LogId;
+use crate::{raft::LogId, runtime};
 
 /// What a data directory holds. [`fmt::Display`] prints a line for each part.
 #[derive(Debug)]
@@ -139,12 +141,13 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
 
 /// Locks a data directory that is there, and says whose it is.
 pub(super) fn hold(data_dir: &Path) -> Result<(Option<DirLock>, Identity), StorageError> {
-    let lock = DirLock::take_existing(data_dir)?;
-    let identity = identity::read_identity(data_dir)?.ok_or_else(|| StorageError::Damaged {
-        path: data_dir.to_path_buf(),
-        what: "no identity.json: this is no data directory, or it has lost its identity".into(),
-        way_out: identity::WAY_OUT,
-    })?;
+    let lock = DirLock::take_existing(&RealDisk, data_dir)?;
+    let identity =
+        identity::read_identity(&RealDisk, data_dir)?.ok_or_else(|| StorageError::Damaged {
+            path: data_dir.to_path_buf(),
+            what: "no identity.json: this is no data directory, or it has lost its identity".into(),
+            way_out: identity::WAY_OUT,
+        })?;
     Ok((lock, identity))
 }
 
@@ -153,7 +156,7 @@ fn check_log(
     identity: Identity,
 ) -> Result<Result<Option<LogSummary>, LogError>, StorageError> {
     let dir = identity::raft_dir(data_dir);
-    if !identity.initialised && files::list(&dir)?.is_empty() {
+    if !identity.initialised && RealDisk.names(&dir)?.is_empty() {
         return Ok(Ok(None));
     }
     match LogStore::check(&dir, identity.cluster.0.to_be_bytes()) {
@@ -168,9 +171,11 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
     let copy = ImageCopy::open(data_dir, cluster)?;
     Ok(match copy.found {
         Found::Absent => Finding::Absent,
-        Found::Intact(intact) => {
-            Finding::Intact { path, applied: intact.at.last_log_id, records: intact.disk.records() }
-        }
+        Found::Intact(intact) => Finding::Intact {
+            path,
+            applied: intact.at.last_log_id,
+            records: intact.image.records(),
+        },
         Found::Damaged(what) => Finding::Damaged { path, what },
         Found::Hung => Finding::Damaged { path, what: "sled did not open it in time".into() },
     })
@@ -189,9 +194,9 @@ impl ImageCopy {
         let scratch = Scratch::new()?;
         let copy = scratch.0.join("registry");
         if path.exists() {
-            copy_dir(&path, &copy)?;
+            tree::copy(&path, &copy)?;
         }
-        let found = image::open(&copy, cluster, &image::Options::default());
+        let found = SledStore::new(&copy, cluster, image::Options::default()).open();
         Ok(Self { found: found.map_err(|error| in_place(error, &path))?, _scratch: scratch })
     }
 }
@@ -211,7 +216,7 @@ fn in_place(error: StorageError, original: &Path) -> StorageError {
 }
 
 fn check_snapshot(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageError> {
-    let Survey { intact, damaged } = snapshot::survey(data_dir, cluster)?;
+    let Survey { intact, damaged } = snapshot::survey(&RealDisk, data_dir, cluster)?;
     Ok(match (intact, damaged.into_iter().next()) {
         (_, Some((path, what))) => Finding::Damaged { path, what },
         (Some(file), None) => Finding::Intact {
@@ -229,32 +234,17 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Self, StorageError> {
         let base = std::env::temp_dir();
-        let random = getrandom::u64().map_err(io::Error::from);
-        let random = random.map_err(files::failed("draw a name in", &base))?;
-        let path = base.join(format!("emnetchain-check-{random:016x}"));
-        files::create_dir(&path)?;
+        let random = runtime::random().map_err(files::failed("draw a name in", &base))?;
+        let path = base.join(format!("emnetchain-check-{random:032x}"));
+        RealDisk.create_dir(&path)?;
         Ok(Self(path))
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(fault) = files::remove(&self.0) {
+        if let Err(fault) = tree::remove(&self.0) {
             tracing::warn!(%fault, "a temporary copy is left behind");
         }
     }
-}
-
-/// Copies a directory and what is in it.
-pub(super) fn copy_dir(from: &Path, to: &Path) -> Result<(), StorageError> {
-    files::create_dir(to)?;
-    for path in files::list(from)? {
-        let target = to.join(path.file_name().expect("a listed path has a name"));
-        if path.is_dir() {
-            copy_dir(&path, &target)?;
-        } else {
-            fs::copy(&path, &target).map_err(files::failed("copy", &path))?;
-        }
-    }
-    Ok(())
 }

@@ -98,6 +98,13 @@ pub(super) enum Unusable {
     Io(io::Error),
 }
 
+impl From<DiskFault> for Unusable {
+    /// [`Self::damage`] names the file again.
+    fn from(fault: DiskFault) -> Self {
+        Self::Io(fault.source)
+    }
+}
+
 impl Unusable {
     /// Parts damage, which another source may heal, from what must end the start.
     ///

@@ -1,19 +1,17 @@
-//! The few things that this layer does with files and directories: private modes, writes that a
-//! power cut cannot tear, and an error that names the file.
+//! The few things that this layer does with files beyond the calls of a [`Disk`]: writes that a
+//! power cut cannot tear, reading and writing in sequence, and an error that names the file.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
-    io::Errno,
+use super::{
+    StorageError,
+    disk::{Access, Disk, DiskFile},
+    fault::DiskFault,
 };
-
-use super::{StorageError, fault::DiskFault};
 
 /// Names the operation and the path of an IO error.
 pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskFault {
@@ -21,80 +19,55 @@ pub(super) fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Er
     move |source| DiskFault { operation, path, source }
 }
 
-/// Creates a directory and its parents, for the owner alone; nothing happens if it is there.
-pub(super) fn create_dir(path: &Path) -> Result<(), DiskFault> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))
+/// Reads a whole file; `None` if it does not exist.
+pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Vec<u8>>, DiskFault> {
+    let file = match disk.open(path, Access::Read) {
+        Ok(file) => file,
+        Err(fault) if fault.source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(fault) => return Err(fault),
+    };
+    let mut bytes = Vec::new();
+    Cursor::new(&*file)?.read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Ok(Some(bytes))
 }
 
-/// Creates or empties a file for writing, for the owner alone.
-pub(super) fn create_file(path: &Path) -> Result<File, DiskFault> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map_err(failed("create", path))
+/// Makes an empty file, in place of one that may be left from an interrupted try.
+pub(super) fn create_draft(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, DiskFault> {
+    disk.remove(path)?;
+    disk.create(path)
 }
 
-/// Creates a file for writing, for the owner alone; one that is there is left alone.
-pub(super) fn create_new_file(path: &Path) -> Result<File, StorageError> {
-    let mut options = OpenOptions::new();
-    match options.write(true).create_new(true).mode(0o600).open(path) {
-        Ok(file) => Ok(file),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(is_there(path)),
-        Err(error) => Err(failed("create", path)(error).into()),
-    }
+/// Makes a file for the user; one that is there is left alone.
+pub(super) fn create_new(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
+    disk.create(path).map_err(|fault| match fault.source.kind() {
+        io::ErrorKind::AlreadyExists => is_there(path),
+        _ => fault.into(),
+    })
 }
 
-/// Refuses a name that is taken.
-pub(super) fn refuse_existing(path: &Path) -> Result<(), StorageError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Err(is_there(path)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed("read", path)(error).into()),
-    }
-}
-
-fn is_there(path: &Path) -> StorageError {
+/// The refusal of a name that is taken.
+pub(super) fn is_there(path: &Path) -> StorageError {
     let what = "is there already, and nothing is overwritten; name another file";
     StorageError::Unfit { path: path.to_path_buf(), what }
 }
 
-/// Renames to a name that nobody has, and makes it durable.
-pub(super) fn rename_new(from: &Path, to: &Path) -> Result<(), StorageError> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Err(is_there(to)),
-        // Some file systems, those of a network above all, cannot do both in one.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            refuse_existing(to)?;
-            fs::rename(from, to).map_err(failed("rename", from))?;
-        }
-        Err(error) => return Err(failed("rename", from)(error.into()).into()),
-    }
-    Ok(sync_dir(parent(to))?)
-}
-
-/// Makes the names in a directory durable.
-pub(super) fn sync_dir(path: &Path) -> Result<(), DiskFault> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
-}
-
 /// Writes a whole file so that after a crash it holds either the old bytes or the new ones.
-pub(super) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), DiskFault> {
+pub(super) fn write_atomically(
+    disk: &dyn Disk,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<(), DiskFault> {
     let draft = draft_of(path);
-    let mut file = create_file(&draft)?;
-    file.write_all(bytes).map_err(failed("write", &draft))?;
-    publish(&file, &draft, path)
-}
-
-/// Makes a finished draft durable and gives it its name.
-pub(super) fn publish(file: &File, draft: &Path, path: &Path) -> Result<(), DiskFault> {
-    file.sync_all().map_err(failed("sync", draft))?;
-    rename(draft, path)
+    let file = create_draft(disk, &draft)?;
+    file.write_at(bytes, 0)?;
+    file.sync()?;
+    rename(disk, &draft, path)
 }
 
 /// Renames, and makes the new name durable.
-pub(super) fn rename(from: &Path, to: &Path) -> Result<(), DiskFault> {
-    fs::rename(from, to).map_err(failed("rename", from))?;
-    sync_dir(parent(to))
+pub(super) fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), DiskFault> {
+    disk.rename(from, to)?;
+    disk.sync_dir(parent(to))
 }
 
 /// The name under which a file is written before it is whole.
@@ -112,39 +85,46 @@ pub(super) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// What a directory holds, sorted; nothing if it does not exist.
-pub(super) fn list(path: &Path) -> Result<Vec<PathBuf>, DiskFault> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed("list", path)(error)),
-    };
-    let mut paths = entries
-        .map(|entry| entry.map(|entry| entry.path()))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(failed("list", path))?;
-    paths.sort();
-    Ok(paths)
+/// The paths of what a directory holds, sorted; none if it does not exist.
+pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, DiskFault> {
+    Ok(disk.names(dir)?.iter().map(|name| dir.join(name)).collect())
 }
 
-/// Removes a file or a whole directory; nothing happens if it is not there.
-pub(super) fn remove(path: &Path) -> Result<(), DiskFault> {
-    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
-        Ok(()) | Err(_) => Ok(()),
+/// Reads a file from its beginning to its end, or writes one from its beginning on. Its errors do
+/// not name the file, for the caller knows more of what it does with it.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    file: &'a dyn DiskFile,
+    at: u64,
+    size: u64,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor at the beginning.
+    pub(super) fn new(file: &'a dyn DiskFile) -> Result<Self, DiskFault> {
+        Ok(Self { file, at: 0, size: file.size()? })
     }
 }
 
-/// Takes everybody else's rights away, from a directory and all that it holds.
-pub(super) fn make_private(path: &Path) -> Result<(), DiskFault> {
-    let is_dir = path.is_dir();
-    let mode = if is_dir { 0o700 } else { 0o600 };
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("protect", path))?;
-    if is_dir {
-        for inner in list(path)? {
-            make_private(&inner)?;
-        }
+impl Read for Cursor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.size - self.at).unwrap_or(usize::MAX);
+        let length = buffer.len().min(left);
+        self.file.read_at(&mut buffer[..length], self.at).map_err(|fault| fault.source)?;
+        self.at += length as u64;
+        Ok(length)
     }
-    Ok(())
+}
+
+impl Write for Cursor<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(bytes, self.at).map_err(|fault| fault.source)?;
+        self.at += bytes.len() as u64;
+        self.size = self.size.max(self.at);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

@@ -9,18 +9,21 @@
 //! log is refused, for it has lost votes. The file carries a checksum of its own.
 
 use std::{
-    fmt,
-    fs::{File, OpenOptions, TryLockError},
-    io,
-    os::unix::fs::OpenOptionsExt as _,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{StorageError, fault::DiskFault, files};
-use crate::ids::InstanceId;
+use super::{
+    SnapshotInbox, StorageError,
+    disk::{Access, Disk, DiskLock, RealDisk},
+    fault::DiskFault,
+    files,
+    image::ImageStore,
+};
+use crate::{ids::InstanceId, runtime};
 
 /// The layout of the data directory that this version reads and writes.
 const FORMAT: u32 = 1;
@@ -42,9 +45,7 @@ pub struct ClusterId(pub u128);
 impl ClusterId {
     /// The id of a new cluster.
     pub(super) fn random() -> Result<Self, io::Error> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)?;
-        Ok(Self(u128::from_be_bytes(bytes)))
+        runtime::random().map(Self)
     }
 
     /// The id that follows from a text: the same for all that begin with the same one (FNV-1a).
@@ -76,6 +77,7 @@ pub struct Identity {
 /// A locked data directory, known to be this node's.
 #[derive(Debug)]
 pub struct DataDir {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     identity: Identity,
     lock: DirLock,
@@ -83,9 +85,7 @@ pub struct DataDir {
 
 /// Holds the lock on a data directory; whoever may still write into it keeps a clone.
 #[derive(Clone, Debug)]
-pub(super) struct DirLock {
-    _file: Arc<File>,
-}
+pub(super) struct DirLock(#[expect(dead_code, reason = "its drop counts")] DiskLock);
 
 impl DataDir {
     /// Locks the directory, creates it if need be, and makes sure that it belongs to `node`. A new
@@ -99,15 +99,22 @@ impl DataDir {
         node: InstanceId,
         cluster: Option<ClusterId>,
     ) -> Result<Self, StorageError> {
-        if !path.is_dir() {
-            let named = |fault| DiskFault { operation: "create the data directory", ..fault };
-            files::create_dir(path).map_err(named)?;
-            files::sync_dir(files::parent(path))?;
-        }
-        let lock = DirLock::take(path)?;
-        let identity = match read_identity(path)? {
+        Self::open_on(Arc::new(RealDisk), path, node, cluster)
+    }
+
+    /// Does the same on another disk.
+    pub(super) fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        node: InstanceId,
+        cluster: Option<ClusterId>,
+    ) -> Result<Self, StorageError> {
+        let named = |fault| DiskFault { operation: "create the data directory", ..fault };
+        disk.create_dir(path).map_err(named)?;
+        let lock = DirLock::take(&*disk, path)?;
+        let identity = match read_identity(&*disk, path)? {
             Some(identity) => identity,
-            None => found_identity(path, node, cluster)?,
+            None => found_identity(&*disk, path, node, cluster)?,
         };
         if identity.node != node {
             return Err(StorageError::Foreign {
@@ -116,8 +123,8 @@ impl DataDir {
                 expected: format!("node {}", node.0),
             });
         }
-        let dir = Self { path: path.to_path_buf(), identity, lock };
-        if identity.initialised && files::list(&dir.raft_dir())?.is_empty() {
+        let dir = Self { disk, path: path.to_path_buf(), identity, lock };
+        if identity.initialised && dir.disk.names(&dir.raft_dir())?.is_empty() {
             return Err(StorageError::Damaged {
                 path: dir.raft_dir(),
                 what: "the raft log is missing, and with it votes that were given".into(),
@@ -130,6 +137,21 @@ impl DataDir {
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The disk that it is on.
+    pub(super) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// The place of the registry's image.
+    pub(super) fn image_store(&self) -> Arc<dyn ImageStore> {
+        self.disk.image_store(&self.registry_dir(), self.cluster_id())
+    }
+
+    /// The place where snapshots of other instances arrive.
+    pub fn inbox(&self) -> SnapshotInbox {
+        SnapshotInbox::new(Arc::clone(&self.disk), self.snapshot_dir(), self.cluster_id())
     }
 
     /// The cluster that the directory belongs to.
@@ -171,7 +193,7 @@ impl DataDir {
     pub(super) fn mark_initialised(&mut self) -> Result<(), StorageError> {
         if self.is_new() {
             self.identity.initialised = true;
-            write_identity(&self.path, self.identity)?;
+            write_identity(&*self.disk, &self.path, self.identity)?;
         }
         Ok(())
     }
@@ -179,34 +201,25 @@ impl DataDir {
 
 impl DirLock {
     /// Locks a directory against all other processes.
-    pub(super) fn take(directory: &Path) -> Result<Self, StorageError> {
-        let path = directory.join(LOCK_FILE);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(files::failed("open", &path))?;
-        Self::lock(file, directory)
+    pub(super) fn take(disk: &dyn Disk, directory: &Path) -> Result<Self, StorageError> {
+        Self::locked(disk.lock(&directory.join(LOCK_FILE), Access::Write)?, directory)
     }
 
-    /// Locks a directory without making anything in it; `None` if nobody ever locked it.
-    pub(super) fn take_existing(directory: &Path) -> Result<Option<Self>, StorageError> {
-        let path = directory.join(LOCK_FILE);
-        match File::open(&path) {
-            Ok(file) => Self::lock(file, directory).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(files::failed("open", &path)(error).into()),
+    /// Locks a directory without making anything in it; `None` if it was never locked.
+    pub(super) fn take_existing(
+        disk: &dyn Disk,
+        directory: &Path,
+    ) -> Result<Option<Self>, StorageError> {
+        match disk.lock(&directory.join(LOCK_FILE), Access::Read) {
+            Ok(lock) => Self::locked(lock, directory).map(Some),
+            Err(fault) if fault.source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(fault) => Err(fault.into()),
         }
     }
 
-    fn lock(file: File, directory: &Path) -> Result<Self, StorageError> {
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: Arc::new(file) }),
-            Err(TryLockError::WouldBlock) => {
-                Err(StorageError::Locked { directory: directory.to_path_buf() })
-            }
-            Err(TryLockError::Error(error)) => {
-                Err(files::failed("lock", &directory.join(LOCK_FILE))(error).into())
-            }
-        }
+    fn locked(lock: Option<DiskLock>, directory: &Path) -> Result<Self, StorageError> {
+        let held = || StorageError::Locked { directory: directory.to_path_buf() };
+        lock.map(Self).ok_or_else(held)
     }
 }
 
@@ -227,12 +240,13 @@ pub(super) fn snapshot_dir(path: &Path) -> PathBuf {
 
 /// Founds the identity of an empty directory.
 fn found_identity(
+    disk: &dyn Disk,
     path: &Path,
     node: InstanceId,
     cluster: Option<ClusterId>,
 ) -> Result<Identity, StorageError> {
     for name in [RAFT_DIR, REGISTRY_DIR, SNAPSHOT_DIR] {
-        if !files::list(&path.join(name))?.is_empty() {
+        if !disk.names(&path.join(name))?.is_empty() {
             return Err(StorageError::Damaged {
                 path: path.join(IDENTITY_FILE),
                 what: format!("the file is missing, though {name}/ holds data"),
@@ -245,7 +259,7 @@ fn found_identity(
         None => ClusterId::random().map_err(files::failed("draw a cluster id for", path))?,
     };
     let identity = Identity { cluster, node, initialised: false };
-    write_identity(path, identity)?;
+    write_identity(disk, path, identity)?;
     Ok(identity)
 }
 
@@ -268,13 +282,12 @@ impl IdentityFile {
 }
 
 /// Reads the identity of a directory; `None` if the file does not exist.
-pub(super) fn read_identity(directory: &Path) -> Result<Option<Identity>, StorageError> {
+pub(super) fn read_identity(
+    disk: &dyn Disk,
+    directory: &Path,
+) -> Result<Option<Identity>, StorageError> {
     let path = directory.join(IDENTITY_FILE);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(files::failed("read", &path)(error).into()),
-    };
+    let Some(bytes) = files::read(disk, &path)? else { return Ok(None) };
     parse_identity(&bytes).map(Some).map_err(|what| StorageError::Damaged {
         path,
         what,
@@ -301,7 +314,11 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, String> {
 }
 
 /// Says whose a directory is.
-pub(super) fn write_identity(directory: &Path, identity: Identity) -> Result<(), StorageError> {
+pub(super) fn write_identity(
+    disk: &dyn Disk,
+    directory: &Path,
+    identity: Identity,
+) -> Result<(), StorageError> {
     let mut file = IdentityFile {
         format: FORMAT,
         cluster: identity.cluster.to_string(),
@@ -312,7 +329,7 @@ pub(super) fn write_identity(directory: &Path, identity: Identity) -> Result<(),
     file.check = file.expected_check();
     let mut text = serde_json::to_vec_pretty(&file).expect("plain fields encode into memory");
     text.push(b'\n');
-    Ok(files::write_atomically(&directory.join(IDENTITY_FILE), &text)?)
+    Ok(files::write_atomically(disk, &directory.join(IDENTITY_FILE), &text)?)
 }
 
 #[cfg(test)]

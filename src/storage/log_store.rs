@@ -22,11 +22,9 @@ use tokio::sync::oneshot;
 
 pub use super::wal::{LogError, LogOptions, LogSummary};
 use super::{
+    disk::{Disk, RealDisk},
     fault::{DiskFault, FaultReporter},
-    wal::{
-        self, Append, Beginning, Disk, Done, Encoded, Flushed, Job, OfflineLog, RealDisk, Shared,
-        Sizes, Wal,
-    },
+    wal::{self, Append, Beginning, Done, Encoded, Flushed, Job, OfflineLog, Shared, Sizes, Wal},
 };
 use crate::{
     ids::StoreId,
@@ -64,22 +62,27 @@ impl LogStore {
     /// # Errors
     /// The same; also if there is no log.
     pub fn check(dir: &Path, cluster_id: [u8; 16]) -> Result<LogSummary, LogError> {
-        Ok(Self::open_offline(dir, cluster_id)?.summary())
+        Ok(Self::open_offline(&RealDisk, dir, cluster_id)?.summary())
     }
 
     /// Opens a log to read it, and leaves it as it is.
-    pub(super) fn open_offline(dir: &Path, cluster_id: [u8; 16]) -> Result<OfflineLog, LogError> {
-        OfflineLog::open(&RealDisk, dir, cluster_id)
+    pub(super) fn open_offline(
+        disk: &dyn Disk,
+        dir: &Path,
+        cluster_id: [u8; 16],
+    ) -> Result<OfflineLog, LogError> {
+        OfflineLog::open(disk, dir, cluster_id)
     }
 
     /// Makes a log that begins behind `purged`, with this vote given.
     pub(super) fn found(
+        disk: &dyn Disk,
         dir: &Path,
         cluster_id: [u8; 16],
         vote: Vote,
         purged: Option<LogId>,
     ) -> Result<(), LogError> {
-        wal::create(&RealDisk, dir, cluster_id, Beginning { vote: Some(vote), purged })
+        wal::create(disk, dir, cluster_id, Beginning { vote: Some(vote), purged })
     }
 
     /// The last entry purged.

@@ -34,6 +34,7 @@ pub mod fault;
 
 mod backup;
 mod check;
+mod disk;
 mod error;
 mod files;
 mod identity;
@@ -44,22 +45,30 @@ mod snapshot;
 mod start;
 mod state_machine;
 mod wal;
+mod worker;
 
+#[cfg(test)]
+#[path = "../../tests/support/sim_disk.rs"]
+mod sim_disk;
+#[cfg(test)]
+#[path = "../../tests/support/sim_image.rs"]
+mod sim_image;
 #[cfg(test)]
 mod tests;
 
 pub use backup::{Backup, BackupDraft, backup};
 pub use check::{CheckReport, Finding, check};
+pub use disk::{Access, Disk, DiskFile, DiskLock, RealDisk};
 pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};
-pub use image::{ImageProgress, digest};
+pub use image::{Found, ImageProgress, ImageStore, Intact, OpenImage, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
 pub use restore::{Restoration, restore};
-pub use snapshot::SnapshotFile;
+pub use snapshot::{SnapshotDraft, SnapshotFile, SnapshotInbox};
 pub use start::LogEnds;
 pub use state_machine::{RegistryView, SnapshotBuilder, StateMachine, StateMachineOptions};
 
-use std::path::{Path, PathBuf};
+use std::{path::Path, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -79,8 +88,8 @@ pub struct Stores {
     pub image: ImageProgress,
     /// The cluster that the directory belongs to.
     pub cluster: ClusterId,
-    /// Where snapshots live.
-    pub snapshot_dir: PathBuf,
+    /// The place where snapshots of other instances arrive.
+    pub inbox: SnapshotInbox,
 }
 
 impl Stores {
@@ -98,18 +107,35 @@ impl Stores {
         metrics: &Metrics,
         faults: &FaultReporter,
     ) -> Result<Self, StorageError> {
-        let mut dir = DataDir::open(path, node, cluster)?;
-        let log = LogStore::open(LogOptions {
+        Self::open_on(Arc::new(RealDisk), path, node, cluster, effects, metrics, faults)
+    }
+
+    /// Does the same on another disk, such as that of a simulation.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        path: &Path,
+        node: InstanceId,
+        cluster: Option<ClusterId>,
+        effects: mpsc::Sender<Applied>,
+        metrics: &Metrics,
+        faults: &FaultReporter,
+    ) -> Result<Self, StorageError> {
+        let mut dir = DataDir::open_on(Arc::clone(&disk), path, node, cluster)?;
+        let options = LogOptions {
             dir: dir.raft_dir(),
             cluster_id: dir.cluster_id().0.to_be_bytes(),
             expect_existing: !dir.is_new(),
             metrics: metrics.clone(),
             faults: faults.clone(),
-        })?;
+        };
+        let log = LogStore::open_on(disk, options, wal::Sizes::default())?;
         let ends = LogEnds { purged: log.purged(), last: log.last() };
         let options = StateMachineOptions::new(effects, metrics.clone(), faults.clone());
         let (machine, view, image) = StateMachine::open(&mut dir, ends, options)?;
-        let (cluster, snapshot_dir) = (dir.cluster_id(), dir.snapshot_dir());
-        Ok(Self { log, machine, view, image, cluster, snapshot_dir })
+        let (cluster, inbox) = (dir.cluster_id(), dir.inbox());
+        Ok(Self { log, machine, view, image, cluster, inbox })
     }
 }

@@ -10,16 +10,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    fs::File,
-    io,
+    fmt, io,
     path::{Path, PathBuf},
 };
 
 use openraft::{type_config::alias::CommittedLeaderIdOf, vote::RaftLeaderId as _};
 
 use super::{
-    Backup, ClusterId, Identity, LogStore, StorageError, files,
+    Backup, ClusterId, Identity, LogStore, StorageError,
+    disk::{Access, Disk, RealDisk},
+    files,
     identity::{self, DirLock},
     snapshot::{self, Loaded},
 };
@@ -59,27 +59,26 @@ pub fn restore(
     node: InstanceId,
     member: Member,
 ) -> Result<Restoration, StorageError> {
-    let Loaded { mut registry, at, check } = read(from)?;
+    let Loaded { mut registry, at, check } = read(&RealDisk, from)?;
     let backup = Backup::new(&registry, &at, check);
     let (at, vote) = founding(at.last_log_id, node, member);
     end_sessions(&mut registry);
     let cluster = ClusterId::random().map_err(files::failed("draw a cluster id for", data_dir))?;
     let identity = Identity { cluster, node, initialised: true };
-    found(data_dir, identity, &at, vote, registry.image())?;
+    found(&RealDisk, data_dir, identity, &at, vote, registry.image())?;
     Ok(Restoration { data_dir: data_dir.to_path_buf(), identity, backup })
 }
 
-fn read(path: &Path) -> Result<Loaded, StorageError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+fn read(disk: &dyn Disk, path: &Path) -> Result<Loaded, StorageError> {
+    let file = disk.open(path, Access::Read).map_err(|fault| match fault.source.kind() {
+        io::ErrorKind::NotFound => {
             let what = "there is no such file; name a backup";
-            return Err(StorageError::Unfit { path: path.to_path_buf(), what });
+            StorageError::Unfit { path: path.to_path_buf(), what }
         }
-        Err(error) => return Err(files::failed("open", path)(error).into()),
-    };
+        _ => fault.into(),
+    })?;
     let way_out = "nothing is restored from it; name another backup";
-    snapshot::load(&file, None).map_err(|unusable| unusable.refusal(path, way_out))
+    snapshot::load(&*file, None).map_err(|unusable| unusable.refusal(path, way_out))
 }
 
 /// The entry that stands for the restoration, and the vote of the term that it begins.
@@ -108,32 +107,35 @@ fn end_sessions(registry: &mut Registry) {
 
 /// Makes a data directory that holds this registry, and a raft log that begins behind it.
 fn found(
+    disk: &dyn Disk,
     dir: &Path,
     identity: Identity,
     at: &SnapshotMeta,
     vote: Vote,
     image: &Image,
 ) -> Result<(), StorageError> {
-    if !dir.exists() {
-        files::create_dir(dir)?;
-        files::sync_dir(files::parent(dir))?;
-    }
-    if !dir.is_dir() || !files::list(dir)?.is_empty() {
+    let not_empty = || {
         let what = "is not empty, and nothing is overwritten; name a new directory by --data-dir";
-        return Err(StorageError::Unfit { path: dir.to_path_buf(), what });
+        StorageError::Unfit { path: dir.to_path_buf(), what }
+    };
+    match disk.names(dir) {
+        Ok(names) if names.is_empty() => disk.create_dir(dir)?,
+        Err(fault) if fault.source.kind() != io::ErrorKind::NotADirectory => {
+            return Err(fault.into());
+        }
+        Ok(_) | Err(_) => return Err(not_empty()),
     }
-    let _lock = DirLock::take(dir)?;
+    let _lock = DirLock::take(disk, dir)?;
     let snapshots = identity::snapshot_dir(dir);
-    files::create_dir(&snapshots)?;
-    let path = snapshot::path_of(&snapshots, at);
-    let file = files::create_new_file(&path)?;
+    disk.create_dir(&snapshots)?;
+    let file = files::create_new(disk, &snapshot::path_of(&snapshots, at))?;
     let header =
         snapshot::Header { cluster: identity.cluster, at: at.clone(), meta: image.meta.clone() };
-    snapshot::fill(&file, &path, &header, &image.records)?;
-    file.sync_all().map_err(files::failed("sync", &path))?;
-    files::sync_dir(&snapshots)?;
+    snapshot::fill(&*file, &header, &image.records)?;
+    file.sync()?;
+    disk.sync_dir(&snapshots)?;
     let cluster_id = identity.cluster.0.to_be_bytes();
-    LogStore::found(&identity::raft_dir(dir), cluster_id, vote, at.last_log_id)?;
-    files::sync_dir(dir)?;
-    identity::write_identity(dir, identity)
+    LogStore::found(disk, &identity::raft_dir(dir), cluster_id, vote, at.last_log_id)?;
+    disk.sync_dir(dir)?;
+    identity::write_identity(disk, dir, identity)
 }

@@ -7,15 +7,11 @@
 //! Nothing is moved or written before the choice is made: a start that is refused leaves the
 //! directory as it was.
 
-use std::{
-    panic::resume_unwind,
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{panic::resume_unwind, path::PathBuf, thread};
 
 use super::{
-    DataDir, StorageError, files, identity,
-    image::{self, DiskImage, Found, Intact},
+    DataDir, StorageError, identity,
+    image::{Found, ImageStore, Intact, OpenImage},
     snapshot::{self, SnapshotDir, SnapshotFile, Survey},
 };
 use crate::{
@@ -40,7 +36,7 @@ pub(super) struct Restored {
     /// Its log position.
     pub(super) at: SnapshotMeta,
     /// The image it came from; without one a new image must be written.
-    pub(super) disk: Option<DiskImage>,
+    pub(super) image: Option<Box<dyn OpenImage>>,
     /// The snapshots.
     pub(super) snapshots: SnapshotDir,
 }
@@ -54,19 +50,19 @@ struct Sources {
     snapshot_faults: Vec<(PathBuf, String)>,
 }
 
-/// Chooses a source, heals what can be healed, and says so in the log. Without options, no image is
+/// Chooses a source, heals what can be healed, and says so in the log. Without a store, no image is
 /// looked for.
 pub(super) fn restore(
     dir: &DataDir,
     log: LogEnds,
-    options: Option<&image::Options>,
+    images: Option<&dyn ImageStore>,
 ) -> Result<Restored, StorageError> {
-    let sources = find(dir, options)?;
+    let sources = find(dir, images)?;
     let offered = sources.snapshot.clone();
     let snapshot_faults = sources.snapshot_faults.clone();
-    let (registry, at, disk) = choose(dir, log, sources)?;
+    let (registry, at, image) = choose(dir, log, images, sources)?;
     for (path, fault) in snapshot_faults {
-        let aside = snapshot::set_aside(&path)?;
+        let aside = snapshot::set_aside(&**dir.disk(), &path)?;
         tracing::warn!(path = %path.display(), %fault, moved_to = %aside.display(),
             "a snapshot is damaged; a new one will be written");
     }
@@ -82,18 +78,18 @@ pub(super) fn restore(
     if begins.is_some() && snapshots.current().is_none() {
         tracing::warn!("no snapshot connects with the raft log; a new one will be written");
     }
-    files::remove(&image::superseded(&dir.registry_dir()))?;
-    Ok(Restored { registry, at, disk, snapshots })
+    if let Some(images) = images {
+        images.remove_superseded()?;
+    }
+    Ok(Restored { registry, at, image, snapshots })
 }
 
-fn find(dir: &DataDir, options: Option<&image::Options>) -> Result<Sources, StorageError> {
+fn find(dir: &DataDir, images: Option<&dyn ImageStore>) -> Result<Sources, StorageError> {
     let path = dir.registry_dir();
-    let open = || match options {
-        Some(options) => image::open(&path, dir.cluster_id(), options),
-        None => Ok(Found::Absent),
-    };
+    let open = || images.map_or(Ok(Found::Absent), ImageStore::open);
+    let survey = || snapshot::survey(&**dir.disk(), dir.path(), dir.cluster_id());
     let (found, survey) = thread::scope(|scope| {
-        let survey = scope.spawn(|| snapshot::survey(dir.path(), dir.cluster_id()));
+        let survey = scope.spawn(survey);
         (open(), survey.join())
     });
     let Survey { intact, damaged } = survey.unwrap_or_else(|panic| resume_unwind(panic))?;
@@ -103,7 +99,7 @@ fn find(dir: &DataDir, options: Option<&image::Options>) -> Result<Sources, Stor
         Found::Damaged(fault) => (None, Some(fault)),
         Found::Hung => {
             // sled still has its hands on the files, so this process cannot go on.
-            let aside = set_image_aside(&path)?;
+            let aside = images.map_or(Ok(path.clone()), ImageStore::set_aside)?;
             return Err(StorageError::Damaged {
                 path,
                 what: format!("sled did not open it in time; it is now {}", aside.display()),
@@ -133,9 +129,14 @@ fn accept_short_log(dir: &DataDir, log: LogEnds, at: &SnapshotMeta) -> Result<()
     Ok(())
 }
 
-type Chosen = (Registry, SnapshotMeta, Option<DiskImage>);
+type Chosen = (Registry, SnapshotMeta, Option<Box<dyn OpenImage>>);
 
-fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, StorageError> {
+fn choose(
+    dir: &DataDir,
+    log: LogEnds,
+    images: Option<&dyn ImageStore>,
+    sources: Sources,
+) -> Result<Chosen, StorageError> {
     let Sources { mut image, image_fault, snapshot, snapshot_faults } = sources;
     let refusal = || refuse(dir, log, image_fault.as_deref(), &snapshot_faults);
     let purged = index(log.purged);
@@ -146,7 +147,7 @@ fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, Stora
         return Err(refusal());
     }
     if let Some(intact) = image.take_if(|_| image_at == best) {
-        return Ok((intact.registry, intact.at, Some(intact.disk)));
+        return Ok((intact.registry, intact.at, Some(intact.image)));
     }
     let (restored, at) = match &snapshot {
         Some(file) => (file.restore()?, file.meta().clone()),
@@ -155,8 +156,8 @@ fn choose(dir: &DataDir, log: LogEnds, sources: Sources) -> Result<Chosen, Stora
     // The image will be replaced; sled must let go of its files first.
     drop(image);
     let registry = dir.registry_dir();
-    if let Some(fault) = image_fault {
-        let aside = set_image_aside(&registry)?;
+    if let Some((fault, images)) = image_fault.zip(images) {
+        let aside = images.set_aside()?;
         tracing::warn!(path = %registry.display(), %fault, moved_to = %aside.display(),
             "the image is damaged; it is rebuilt");
     } else if image_at.is_some() {
@@ -194,25 +195,6 @@ fn refuse(
         what.push_str(&format!("; {}: missing or too old", dir.snapshot_dir().display()));
     }
     StorageError::Damaged { path: dir.path().to_path_buf(), what, way_out: identity::WAY_OUT }
-}
-
-/// Moves a damaged image out of the way, for whoever wants to look into it; one is kept.
-fn set_image_aside(registry: &Path) -> Result<PathBuf, StorageError> {
-    let mut number = 1;
-    let mut older = Vec::new();
-    for path in files::list(files::parent(registry))? {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(old) = name.strip_prefix("registry.bad-") {
-            number = number.max(old.parse::<u64>().map_or(1, |old| old.saturating_add(1)));
-            older.push(path);
-        }
-    }
-    let aside = registry.with_extension(format!("bad-{number}"));
-    files::rename(registry, &aside)?;
-    for path in older {
-        files::remove(&path)?;
-    }
-    Ok(aside)
 }
 
 fn index(log_id: Option<LogId>) -> Option<u64> {

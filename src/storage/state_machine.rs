@@ -52,20 +52,20 @@ pub struct StateMachineOptions {
     pub metrics: Metrics,
     /// Told when the disk fails.
     pub faults: FaultReporter,
-    /// How the image is kept; `None` if there is none.
-    pub(super) image: Option<image::Options>,
+    /// Whether an image is kept.
+    has_image: bool,
 }
 
 impl StateMachineOptions {
     /// The service's options.
     pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
-        Self { effects, metrics, faults, image: Some(image::Options::default()) }
+        Self { effects, metrics, faults, has_image: true }
     }
 
     /// Without an image on disk: the registry comes back from the last snapshot and the log. It
     /// needs no thread, so a simulation can have many.
     pub fn without_image(mut self) -> Self {
-        self.image = None;
+        self.has_image = false;
         self
     }
 }
@@ -158,15 +158,16 @@ impl StateMachine {
         log: LogEnds,
         options: StateMachineOptions,
     ) -> Result<(Self, RegistryView, ImageProgress), StorageError> {
-        let Restored { registry, at, disk, snapshots } =
-            start::restore(dir, log, options.image.as_ref())?;
-        let (queue, progress) = match &options.image {
-            Some(image) => {
-                let anew = disk.is_none().then(|| registry.image().clone());
+        let store = options.has_image.then(|| dir.image_store());
+        let Restored { registry, at, image, snapshots } =
+            start::restore(dir, log, store.as_deref())?;
+        let (queue, progress) = match store {
+            Some(store) => {
+                let anew = image.is_none().then(|| registry.image().clone());
                 let (at, meta) = (at.clone(), registry.image().meta.clone());
-                let begin = image::Start { disk, at: at.clone(), meta };
+                let begin = image::Start { store, image, at: at.clone(), meta };
                 let (metrics, faults) = (&options.metrics, &options.faults);
-                let (queue, progress) = image::spawn(dir, begin, image.clone(), metrics, faults)?;
+                let (queue, progress) = image::spawn(dir, begin, metrics, faults)?;
                 if let Some(image) = anew {
                     queue.send_first(Work::Replace { image, at });
                 }
@@ -253,6 +254,7 @@ impl StateMachine {
     /// Puts a registry that was received in the place of ours.
     async fn install(&mut self, snapshot: SnapshotFile) -> io::Result<()> {
         let (snapshots, received) = (self.snapshots.clone(), snapshot.clone());
+        snapshots.wait().await;
         let adopted = spawn_blocking(move || snapshots.adopt(&received)).await?;
         let registry = adopted.map_err(|error| report(&self.options.faults, error))?;
         let (at, image) = (snapshot.meta().clone(), registry.image().clone());
@@ -336,6 +338,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, SnapshotFile>, io::Error> {
         let began = clock::now();
         let (snapshots, at, image) = (self.snapshots.clone(), self.at.clone(), self.image.clone());
+        snapshots.wait().await;
         let written = spawn_blocking(move || snapshots.write(&at, &image)).await?;
         let file = written.map_err(|fault| self.faults.report(fault))?;
         self.metrics.snapshot_seconds.observe((clock::now() - began).as_secs_f64());
@@ -393,9 +396,7 @@ fn index_of(at: &SnapshotMeta) -> u64 {
 
 fn show_snapshot(metrics: &Metrics, file: &SnapshotFile) {
     metrics.snapshot_bytes.set(signed(file.bytes()));
-    let written = file.file().metadata().and_then(|about| about.modified()).ok();
-    let since_1970 = written.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-    metrics.snapshot_timestamp.set(since_1970.map_or(0, |time| signed(time.as_secs())));
+    metrics.snapshot_timestamp.set(signed(file.written_at()));
 }
 
 fn gauge_of(at: &SnapshotMeta) -> i64 {

@@ -234,9 +234,9 @@ impl Process {
             fs::create_dir_all(dir.raft_dir()).unwrap();
             fs::write(dir.raft_dir().join("log"), "elsewhere").unwrap();
             let (machine, view, _) = StateMachine::open(&mut dir, ends, options)?;
-            Ok((machine, view, dir.snapshot_dir()))
+            Ok((machine, view, dir.inbox()))
         });
-        let (machine, view, snapshot_dir) = opened.map_err(|error| {
+        let (machine, view, inbox) = opened.map_err(|error| {
             let failure = format!("S6: a store opens again after a crash: {error}");
             self.shared.oracle.fail(failure.clone());
             failure
@@ -246,7 +246,7 @@ impl Process {
             cluster: CLUSTER,
             instance: self.id,
             transport: self.shared.network.transport(self.id),
-            snapshot_dir,
+            inbox,
             log_bounds: LOG_BOUNDS,
             metrics,
         };

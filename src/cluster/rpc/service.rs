@@ -4,7 +4,7 @@
 //! Whoever is at the other end speaks for itself only: a vote, an entry or a batch in another's
 //! name ends the connection.
 
-use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{
     StreamExt as _,
@@ -36,7 +36,7 @@ use crate::{
     metrics::Metrics,
     raft::TypeConfig,
     registry::Registry,
-    storage::{ClusterId, RegistryView, StateMachine},
+    storage::{ClusterId, RegistryView, SnapshotInbox, StateMachine},
 };
 
 /// Requests of one connection that are worked on; beyond it, no more are read.
@@ -55,10 +55,10 @@ pub struct ServiceOptions {
     pub raft: Raft<TypeConfig, StateMachine>,
     /// Writes what other instances propose, if this one leads; it must not pass them on.
     pub proposals: Arc<dyn Writer>,
-    /// The cluster whose snapshots are taken.
+    /// The cluster that this instance belongs to.
     pub cluster: ClusterId,
-    /// Where snapshots are received; see [`crate::storage::SnapshotFile::received`].
-    pub snapshot_dir: PathBuf,
+    /// Where snapshots are received.
+    pub inbox: SnapshotInbox,
     /// The registry as it is applied here.
     pub view: RegistryView,
     /// Told whenever the leader is heard.

@@ -5,14 +5,7 @@
 //! checked as a whole before raft sees it, and is removed unless it became the snapshot. The
 //! sender's cancellation is the end of the connection.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use openraft::{Raft, raft::SnapshotResponse, storage::Snapshot, vote::RaftLeaderId as _};
 use tokio::{
@@ -32,7 +25,7 @@ use crate::{
     limits::SNAPSHOT_BYTES_MAX,
     raft::{TypeConfig, Vote},
     runtime::spawn_blocking,
-    storage::{ClusterId, SnapshotFile, StateMachine},
+    storage::{SnapshotDraft, SnapshotFile, SnapshotInbox, StateMachine},
 };
 
 /// Bytes of the file in one frame.
@@ -65,9 +58,8 @@ pub async fn send(
     while at < bytes {
         let file = snapshot.clone();
         let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(CHUNK_BYTES);
-        let read = spawn_blocking(move || {
-            frame::encode_raw(0, length, |body| file.file().read_exact_at(body, at))
-        });
+        let read =
+            spawn_blocking(move || frame::encode_raw(0, length, |body| file.read_at(body, at)));
         let chunk = read.await.map_err(|_| CallError::Lost)?.map_err(unreadable)?;
         write_out(&mut stream, &mut out).await.map_err(lost)?;
         out = chunk;
@@ -101,10 +93,10 @@ pub(super) async fn receive(
     if bytes > SNAPSHOT_BYTES_MAX {
         return Err(FrameError::Length(usize::try_from(bytes).unwrap_or(usize::MAX)).into());
     }
-    let (raft, cluster) = (service.0.raft.clone(), service.0.cluster);
-    let response = match fill(&service.0.snapshot_dir, peer, bytes, &mut frames).await {
+    let raft = service.0.raft.clone();
+    let response = match fill(&service.0.inbox, peer, bytes, &mut frames).await {
         // Raft must find the draft until it has done with it, whatever becomes of the connection.
-        Ok(draft) => match tokio::spawn(install(raft, cluster, draft, vote)).await {
+        Ok(draft) => match tokio::spawn(install(raft, draft, vote)).await {
             Ok(response) => response,
             Err(_) => return Err(ServeError::Stopped),
         },
@@ -130,13 +122,12 @@ impl From<io::Error> for Unfilled {
 }
 
 async fn fill(
-    dir: &Path,
+    inbox: &SnapshotInbox,
     peer: InstanceId,
     bytes: u64,
     frames: &mut FrameReader<impl AsyncRead + Unpin>,
-) -> Result<Draft, Unfilled> {
-    let path = Draft::path_in(dir, peer);
-    let mut draft = in_background(move || Draft::create(path)).await?;
+) -> Result<SnapshotDraft, Unfilled> {
+    let mut draft = inbox.begin(peer).await?;
     let mut at = 0;
     while at < bytes {
         let next = timeout(CHUNK_WAIT_MAX, frames.next()).await;
@@ -148,58 +139,19 @@ async fn fill(
         if chunk.is_empty() || chunk.len() > CHUNK_BYTES_MAX || length > bytes - at {
             return Err(Unfilled::Connection(FrameError::Length(chunk.len())));
         }
-        draft = in_background(move || draft.file.write_all(&chunk).map(|()| draft)).await?;
+        draft = draft.write(chunk).await?;
         at += length;
     }
     Ok(draft)
 }
 
-/// Runs work on a file where it may block.
-async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    spawn_blocking(work).await?
-}
-
-/// A snapshot that is arriving. The file is removed with it, unless it was renamed meanwhile.
-struct Draft {
-    path: PathBuf,
-    file: File,
-}
-
-impl Draft {
-    /// A name that no other draft has, and that says to the next start that it is one.
-    fn path_in(dir: &Path, peer: InstanceId) -> PathBuf {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        dir.join(format!("from-{}-{number}.new", peer.0))
-    }
-
-    fn create(path: PathBuf) -> io::Result<Self> {
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Self { path, file })
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // It is gone already if it became the snapshot; what cannot be removed now is removed at
-        // the next start.
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
 async fn install(
     raft: Raft<TypeConfig, StateMachine>,
-    cluster: ClusterId,
-    draft: Draft,
+    draft: SnapshotDraft,
     vote: Vote,
 ) -> Response {
-    let path = draft.path.clone();
-    let checked = spawn_blocking(move || SnapshotFile::received(&path, cluster)).await;
-    let snapshot = match checked {
-        Ok(Ok(snapshot)) => snapshot,
-        Ok(Err(error)) => return Response::Failed(error.to_string()),
+    let snapshot = match draft.check().await {
+        Ok(snapshot) => snapshot,
         Err(error) => return Response::Failed(error.to_string()),
     };
     let meta = snapshot.meta().clone();

@@ -23,14 +23,16 @@
 
 mod digest;
 mod open;
+mod store;
+pub(super) mod tree;
 mod writer;
 
 use digest::Tally;
 
 pub use digest::digest;
-pub(super) use open::{Found, Intact, open};
+pub use store::{Found, ImageStore, Intact, OpenImage};
 pub use writer::ImageProgress;
-pub(super) use writer::{ImageQueue, Start, Step, Work, show_lag, spawn, superseded};
+pub(super) use writer::{ImageQueue, Start, Step, Work, show_lag, spawn};
 
 use std::{
     collections::BTreeMap,
@@ -44,7 +46,13 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{fault::DiskFault, files, identity::ClusterId};
+use super::{
+    StorageError,
+    disk::{Disk as _, RealDisk},
+    fault::DiskFault,
+    files::{self, failed},
+    identity::ClusterId,
+};
 use crate::{
     raft::SnapshotMeta,
     registry::{Meta, Record, Serial},
@@ -101,8 +109,69 @@ struct Stamp {
     tally: Tally,
 }
 
-/// An open image. Only the writer thread has one.
-pub(super) struct DiskImage {
+/// The directory in which sled keeps the image.
+#[derive(Clone, Debug)]
+pub(super) struct SledStore {
+    path: PathBuf,
+    cluster: ClusterId,
+    options: Options,
+}
+
+impl SledStore {
+    /// The image of a cluster's registry in a directory.
+    pub(super) fn new(path: &Path, cluster: ClusterId, options: Options) -> Self {
+        Self { path: path.to_path_buf(), cluster, options }
+    }
+
+    /// Where the old image lies while a new one is written.
+    fn superseded(&self) -> PathBuf {
+        self.path.with_extension("old")
+    }
+}
+
+impl ImageStore for SledStore {
+    fn open(&self) -> Result<Found, StorageError> {
+        open::open(self)
+    }
+
+    /// Until the first stamp is written the new image counts as damaged.
+    fn replace(&self) -> Result<Box<dyn OpenImage>, DiskFault> {
+        let old = self.superseded();
+        tree::remove(&old)?;
+        if self.path.exists() {
+            files::rename(&RealDisk, &self.path, &old)?;
+        }
+        RealDisk.create_dir(&self.path)?;
+        let db = sled_config(&self.path).open().map_err(into_io);
+        let db = db.map_err(failed("open", &self.path))?;
+        Ok(Box::new(DiskImage::around(db, self)?))
+    }
+
+    fn remove_superseded(&self) -> Result<(), DiskFault> {
+        tree::remove(&self.superseded())
+    }
+
+    fn set_aside(&self) -> Result<PathBuf, DiskFault> {
+        let mut number = 1;
+        let mut older = Vec::new();
+        for path in files::list(&RealDisk, files::parent(&self.path))? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Some(old) = name.strip_prefix("registry.bad-") {
+                number = number.max(old.parse::<u64>().map_or(1, |old| old.saturating_add(1)));
+                older.push(path);
+            }
+        }
+        let aside = self.path.with_extension(format!("bad-{number}"));
+        files::rename(&RealDisk, &self.path, &aside)?;
+        for path in older {
+            tree::remove(&path)?;
+        }
+        Ok(aside)
+    }
+}
+
+/// An image that is open in sled.
+struct DiskImage {
     db: sled::Db,
     /// Our own handle on sled's data file.
     data: File,
@@ -116,50 +185,7 @@ pub(super) struct DiskImage {
     stamp_pieces: u16,
 }
 
-impl fmt::Debug for DiskImage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DiskImage").field("path", &self.path).finish_non_exhaustive()
-    }
-}
-
-impl DiskImage {
-    /// Begins an image in a directory that does not exist. Until the first stamp is written it
-    /// counts as none.
-    fn create(path: &Path, cluster: ClusterId, options: &Options) -> Result<Self, DiskFault> {
-        files::create_dir(path)?;
-        let db = sled_config(path).open().map_err(into_io).map_err(files::failed("open", path))?;
-        Self::around(db, path, cluster, options)
-    }
-
-    /// Takes an opened sled over: private modes, durable names, our own handle.
-    fn around(
-        db: sled::Db,
-        path: &Path,
-        cluster: ClusterId,
-        options: &Options,
-    ) -> Result<Self, DiskFault> {
-        files::make_private(path)?;
-        files::sync_dir(path)?;
-        files::sync_dir(files::parent(path))?;
-        let data_path = path.join("db");
-        let mut data = File::options();
-        let data = data.read(true).write(true).open(&data_path);
-        Ok(Self {
-            db,
-            data: data.map_err(files::failed("open", &data_path))?,
-            path: path.to_path_buf(),
-            cluster,
-            sync: Arc::clone(&options.sync),
-            tally: Tally::default(),
-            next_serial: Serial(0),
-            stamp_pieces: 0,
-        })
-    }
-
-    /// Writes records (`None` removes one) and, with them, the stamp of the registry that they
-    /// make complete. Without a stamp the image counts as none until one follows.
-    ///
-    /// The caller stops at the first error: the tally may already be ahead of the tree.
+impl OpenImage for DiskImage {
     fn write(
         &mut self,
         changes: &BTreeMap<Serial, Option<Record>>,
@@ -172,7 +198,46 @@ impl DiskImage {
         if let Some((at, meta)) = stamp {
             self.stamp(&mut batch, at, meta);
         }
-        self.db.apply_batch(batch).map_err(into_io).map_err(files::failed("write", &self.path))
+        self.db.apply_batch(batch).map_err(into_io).map_err(failed("write", &self.path))
+    }
+
+    /// sled hands its buffers to the kernel, and our own sync sends them through the disk's cache.
+    /// Without it a power cut loses everything since the file system's last commit, and sled does
+    /// not notice.
+    fn flush(&mut self) -> Result<(), DiskFault> {
+        self.db.flush().map_err(into_io).map_err(failed("flush", &self.path))?;
+        (self.sync)(&self.data).map_err(failed("sync", &self.path))
+    }
+
+    fn records(&self) -> u64 {
+        self.tally.records
+    }
+
+    fn bytes(&self) -> u64 {
+        self.data.metadata().map(|metadata| metadata.len()).unwrap_or_default()
+    }
+}
+
+impl DiskImage {
+    /// Takes an opened sled over: private modes, durable names, our own handle.
+    fn around(db: sled::Db, store: &SledStore) -> Result<Self, DiskFault> {
+        let SledStore { path, cluster, options } = store;
+        tree::make_private(path)?;
+        RealDisk.sync_dir(path)?;
+        RealDisk.sync_dir(files::parent(path))?;
+        let data_path = path.join("db");
+        let mut data = File::options();
+        let data = data.read(true).write(true).open(&data_path);
+        Ok(Self {
+            db,
+            data: data.map_err(failed("open", &data_path))?,
+            path: path.clone(),
+            cluster: *cluster,
+            sync: Arc::clone(&options.sync),
+            tally: Tally::default(),
+            next_serial: Serial(0),
+            stamp_pieces: 0,
+        })
     }
 
     fn change(
@@ -184,7 +249,7 @@ impl DiskImage {
         let key = record_key(serial);
         if serial < self.next_serial {
             let old = self.db.get(key).map_err(into_io);
-            if let Some(old) = old.map_err(files::failed("read", &self.path))? {
+            if let Some(old) = old.map_err(failed("read", &self.path))? {
                 self.tally.remove(&key, &old);
             }
         }
@@ -220,24 +285,6 @@ impl DiskImage {
             batch.remove(&stamp_key(stale));
         }
         self.stamp_pieces = pieces;
-    }
-
-    /// Makes durable all that was written: sled hands its buffers to the kernel, and our own
-    /// sync sends them through the disk's cache. Without it a power cut loses everything since
-    /// the file system's last commit, and sled does not notice.
-    fn flush(&self) -> Result<(), DiskFault> {
-        self.db.flush().map_err(into_io).map_err(files::failed("flush", &self.path))?;
-        (self.sync)(&self.data).map_err(files::failed("sync", &self.path))
-    }
-
-    /// How many records it holds.
-    pub(super) fn records(&self) -> u64 {
-        self.tally.records
-    }
-
-    /// Bytes of the data file.
-    fn bytes(&self) -> u64 {
-        self.data.metadata().map(|metadata| metadata.len()).unwrap_or_default()
     }
 }
 

@@ -14,13 +14,12 @@ use std::{
 };
 
 use super::{
-    ClusterId, DiskImage, FORMAT, Options, RECORD_PREFIX, STAMP_PREFIX, Stamp, Tally, into_io,
-    record_key, sled_config,
+    DiskImage, FORMAT, Found, Intact, RECORD_PREFIX, STAMP_PREFIX, SledStore, Stamp, Tally,
+    into_io, record_key, sled_config,
 };
 use crate::{
-    raft::SnapshotMeta,
     registry::{Image, Record, Registry, Serial, Table},
-    storage::{StorageError, error::Unusable, files},
+    storage::{StorageError, disk::RealDisk, error::Unusable, files},
 };
 
 const THREAD_NAME: &str = "image-open";
@@ -28,54 +27,24 @@ const THREAD_NAME: &str = "image-open";
 /// Parts of an image that are read at once; more than these wait for each other in sled.
 const SCANS_MAX: usize = 8;
 
-/// What was found where an image should be.
-#[derive(Debug)]
-pub(in crate::storage) enum Found {
-    /// No directory.
-    Absent,
-    /// An image that agrees with its stamp.
-    Intact(Box<Intact>),
-    /// Something else; the text says what.
-    Damaged(String),
-    /// sled did not come back in time. Its thread still holds the files.
-    Hung,
-}
-
-/// An image that agrees with its stamp.
-#[derive(Debug)]
-pub(in crate::storage) struct Intact {
-    /// For the writer thread.
-    pub(in crate::storage) disk: DiskImage,
-    /// The log position that it stands for.
-    pub(in crate::storage) at: SnapshotMeta,
-    /// The registry at that position.
-    pub(in crate::storage) registry: Registry,
-}
-
-/// Opens the image in `path`, reads all of it and compares it with its stamp.
-///
-/// # Errors
-/// If it is another cluster's, or the system refused to open it.
-pub(in crate::storage) fn open(
-    path: &Path,
-    cluster: ClusterId,
-    options: &Options,
-) -> Result<Found, StorageError> {
+/// Opens an image, reads all of it and compares it with its stamp.
+pub(super) fn open(store: &SledStore) -> Result<Found, StorageError> {
+    let path = &store.path;
     if !path.exists() {
         return Ok(Found::Absent);
     }
     keep_panics_quiet();
     let (sender, receiver) = mpsc::channel();
-    let (owned_path, owned_options) = (path.to_path_buf(), options.clone());
+    let owned = store.clone();
     thread::Builder::new()
         .name(THREAD_NAME.into())
         .spawn(move || {
-            let load = || load(&owned_path, cluster, &owned_options);
+            let load = || load(&owned);
             // The receiver may have given up; then nobody needs the answer.
             let _ = sender.send(panic::catch_unwind(AssertUnwindSafe(load)));
         })
         .map_err(files::failed("start a thread to open", path))?;
-    Ok(match receiver.recv_timeout(options.open_deadline) {
+    Ok(match receiver.recv_timeout(store.options.open_deadline) {
         Ok(Ok(Ok(intact))) => Found::Intact(Box::new(intact)),
         Ok(Ok(Err(unusable))) => Found::Damaged(unusable.damage(path)?),
         Ok(Err(panic)) => Found::Damaged(format!("sled panicked: {}", panic_text(&*panic))),
@@ -83,10 +52,12 @@ pub(in crate::storage) fn open(
     })
 }
 
-fn load(path: &Path, cluster: ClusterId, options: &Options) -> Result<Intact, Unusable> {
+fn load(store: &SledStore) -> Result<Intact, Unusable> {
+    let (path, cluster) = (&store.path, store.cluster);
     await_release(path).map_err(Unusable::Io)?;
     let db = sled_config(path).open().map_err(unusable)?;
-    let blobs = files::list(&path.join("blobs")).map_err(|fault| Unusable::Io(fault.source))?;
+    let blobs =
+        files::list(&RealDisk, &path.join("blobs")).map_err(|fault| Unusable::Io(fault.source))?;
     if !blobs.is_empty() {
         return Err(Unusable::Damaged("blobs/ holds files, which are never synced".into()));
     }
@@ -103,12 +74,11 @@ fn load(path: &Path, cluster: ClusterId, options: &Options) -> Result<Intact, Un
     let image = Image { meta: stamp.meta, records: scan.records };
     let registry =
         Registry::from_image(image).map_err(|error| Unusable::Damaged(error.to_string()))?;
-    let mut disk = DiskImage::around(db, path, cluster, options)
-        .map_err(|fault| Unusable::Io(fault.source))?;
-    disk.tally = scan.tally;
-    disk.next_serial = scan.next_serial;
-    disk.stamp_pieces = stamp_pieces;
-    Ok(Intact { disk, at: stamp.at, registry })
+    let mut image = DiskImage::around(db, store).map_err(|fault| Unusable::Io(fault.source))?;
+    image.tally = scan.tally;
+    image.next_serial = scan.next_serial;
+    image.stamp_pieces = stamp_pieces;
+    Ok(Intact { image: Box::new(image), at: stamp.at, registry })
 }
 
 /// sled's threads may hold its data file a moment longer than its owner did, and sled takes a held
@@ -158,7 +128,7 @@ fn scan(db: &sled::Db) -> Result<Scan, Unusable> {
 /// Cuts the keys into ranges with about as many records each. The stamp sorts behind all records,
 /// so all of it is in the last.
 fn ranges(db: &sled::Db, parts: u64) -> Result<Vec<Range>, Unusable> {
-    let number = |pair: sled::Result<Option<(sled::IVec, sled::IVec)>>| {
+    let number = |pair: sled::Result<Option<(sled::IVec, sled::IVec)>>| -> Result<u64, Unusable> {
         let pair = pair.map_err(unusable)?;
         let serial = pair.and_then(|(key, _)| key.get(1..)?.try_into().ok());
         Ok(serial.map_or(0, u64::from_be_bytes))

@@ -1,4 +1,4 @@
-//! The thread that writes the image behind the registry. It follows the log in order: changes of
+//! The writer of the image behind the registry. It follows the log in order: changes of
 //! whole entries are gathered, the later of two changes of a record replacing the earlier, until
 //! they fill a batch or a flush is due; so every batch leaves the registry as it was after some
 //! entry. Batches are small because sled pays for large ones with memory, and flushes are frequent
@@ -7,28 +7,28 @@
 use std::{
     collections::BTreeMap,
     io, mem,
+    ops::ControlFlow,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
-    sync::{
-        Arc,
-        mpsc::{self, RecvTimeoutError},
-    },
-    thread,
+    sync::{Arc, mpsc::Receiver},
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{ClusterId, DiskImage, Options, open::panic_text};
+use super::{ImageStore, OpenImage, open::panic_text};
 use crate::{
     clock,
     metrics::Metrics,
     raft::{LogId, Membership, SnapshotMeta},
     registry::{Image, Meta, Record, Serial},
     storage::{
+        disk::Disk,
         fault::{DiskFault, FaultReporter},
         files,
         identity::{DataDir, DirLock},
+        worker::{self, Queue, Worker},
     },
 };
 
@@ -41,7 +41,7 @@ const QUEUE_RECORDS_MAX: u32 = 65_536;
 /// How long a change may be in memory only.
 const FLUSH_EVERY: Duration = Duration::from_millis(150);
 
-/// What the thread is told to do.
+/// What the writer is told to do.
 #[derive(Debug)]
 pub(in crate::storage) enum Work {
     /// An entry was applied.
@@ -80,11 +80,11 @@ impl Work {
     }
 }
 
-/// The sending side. Its drop ends the thread, once all that was sent is durable.
+/// The sending side. Its drop ends the writer, once all that was sent is durable.
 #[derive(Debug)]
 pub(in crate::storage) struct ImageQueue {
     /// `None` if no image is kept.
-    sender: Option<mpsc::Sender<Queued>>,
+    queue: Option<Queue<Queued>>,
     room: Arc<Semaphore>,
 }
 
@@ -100,28 +100,28 @@ impl ImageQueue {
     pub(in crate::storage) fn nowhere() -> (Self, ImageProgress) {
         let (_, watch) = watch::channel(None);
         let room = Arc::new(Semaphore::new(0));
-        (Self { sender: None, room }, ImageProgress(watch))
+        (Self { queue: None, room }, ImageProgress(watch))
     }
 
     /// Hands work over; waits while the thread is too far behind.
     ///
     /// # Errors
-    /// If the thread has ended because the disk failed.
+    /// If the writer has ended because the disk failed.
     pub(in crate::storage) async fn send(&self, work: Work) -> io::Result<()> {
-        let Some(sender) = &self.sender else { return Ok(()) };
+        let Some(queue) = &self.queue else { return Ok(()) };
         let ended = || io::Error::other("the image's writer has ended");
         let place = Arc::clone(&self.room).acquire_many_owned(work.weight()).await;
         let queued = Queued { work, _place: place.map_err(|_| ended())? };
-        sender.send(queued).map_err(|_| ended())
+        queue.send(queued).map_err(|_| ended())
     }
 
     /// Hands the first work over, for which there always is room.
     pub(in crate::storage) fn send_first(&self, work: Work) {
-        let Some(sender) = &self.sender else { return };
+        let Some(queue) = &self.queue else { return };
         let place = Arc::clone(&self.room).try_acquire_many_owned(work.weight());
         let place = place.expect("the queue is empty before the first work");
         // If the thread has ended already it has reported why, and the next send says so.
-        let _ = sender.send(Queued { work, _place: place });
+        let _ = queue.send(Queued { work, _place: place });
     }
 }
 
@@ -147,39 +147,41 @@ impl ImageProgress {
     }
 }
 
-/// What the thread starts from.
+/// What the writer starts from.
 #[derive(Debug)]
 pub(in crate::storage) struct Start {
+    /// Where the image is.
+    pub(in crate::storage) store: Arc<dyn ImageStore>,
     /// The image; without one, [`Work::Replace`] must come first.
-    pub(in crate::storage) disk: Option<DiskImage>,
+    pub(in crate::storage) image: Option<Box<dyn OpenImage>>,
     /// The log position of the registry.
     pub(in crate::storage) at: SnapshotMeta,
     /// The values beside its records.
     pub(in crate::storage) meta: Meta,
 }
 
-/// Starts the thread.
+/// Starts the writer.
 ///
 /// # Errors
 /// If the system has no thread to give.
 pub(in crate::storage) fn spawn(
     dir: &DataDir,
     start: Start,
-    options: Options,
     metrics: &Metrics,
     faults: &FaultReporter,
 ) -> Result<(ImageQueue, ImageProgress), DiskFault> {
     let path = dir.registry_dir();
-    let (sender, receiver) = mpsc::channel();
     let room = Arc::new(Semaphore::new(QUEUE_RECORDS_MAX as usize));
-    let durable = start.disk.is_some().then_some(start.at.last_log_id).flatten();
+    let durable = start.image.is_some().then_some(start.at.last_log_id).flatten();
     let (progress, watch) = watch::channel(durable);
     let writer = Writer {
-        disk: start.disk,
+        image: start.image,
+        store: start.store,
         path: path.clone(),
-        cluster: dir.cluster_id(),
-        options,
+        disk: Arc::clone(dir.disk()),
         metrics: metrics.clone(),
+        faults: faults.clone(),
+        room: Arc::clone(&room),
         at: start.at,
         meta: start.meta,
         pending: BTreeMap::new(),
@@ -187,39 +189,68 @@ pub(in crate::storage) fn spawn(
         _lock: dir.lock(),
         progress,
     };
-    let queue = ImageQueue { sender: Some(sender), room: Arc::clone(&room) };
-    let faults = faults.clone();
-    thread::Builder::new()
-        .name("image-writer".into())
-        .spawn(move || writer.run(&receiver, &room, &faults))
-        .map_err(files::failed("start the writer of", &path))?;
-    Ok((queue, ImageProgress(watch)))
+    let (queue, _) = worker::start(writer, files::failed("start the writer of", &path))?;
+    Ok((ImageQueue { queue: Some(queue), room }, ImageProgress(watch)))
 }
 
 /// The order of the fields counts, for they are dropped in it: sled closes its files, then the
-/// directory is free for others, and then whoever waits for the end is told.
+/// directory is free for others, and then those that wait for the end are told.
 struct Writer {
-    disk: Option<DiskImage>,
+    image: Option<Box<dyn OpenImage>>,
+    store: Arc<dyn ImageStore>,
     path: PathBuf,
-    cluster: ClusterId,
-    options: Options,
+    disk: Arc<dyn Disk>,
     metrics: Metrics,
+    faults: FaultReporter,
+    room: Arc<Semaphore>,
     at: SnapshotMeta,
     meta: Meta,
     /// What changed since the last batch.
     pending: BTreeMap<Serial, Option<Record>>,
     /// When the first change came that is not yet durable.
     dirty_since: Option<Instant>,
-    /// Nobody else may open the directory while this thread writes into it.
+    /// Nobody else may open the directory while this one writes into it.
     _lock: DirLock,
     progress: watch::Sender<Option<LogId>>,
 }
 
+impl Worker for Writer {
+    type Job = Queued;
+    const NAME: &str = "image-writer";
+
+    fn work(&mut self, job: Queued, behind: &Receiver<Queued>) -> ControlFlow<()> {
+        self.attempt(|writer| {
+            let mut next = Ok(job);
+            while let Ok(Queued { work, _place }) = next {
+                match work {
+                    Work::Step(step) => writer.follow(step)?,
+                    Work::Replace { image, at } => writer.replace(&image, at)?,
+                }
+                next = behind.try_recv();
+            }
+            Ok(())
+        })
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.dirty_since.map(|since| since + FLUSH_EVERY)
+    }
+
+    fn idle(&mut self) -> ControlFlow<()> {
+        self.attempt(Self::flush)
+    }
+
+    fn pause(&self) -> Option<BoxFuture<'static, ()>> {
+        self.disk.pause(&self.path)
+    }
+}
+
 impl Writer {
-    fn run(mut self, queue: &mpsc::Receiver<Queued>, room: &Semaphore, faults: &FaultReporter) {
-        let followed = panic::catch_unwind(AssertUnwindSafe(|| self.follow(queue)));
-        let fault = match followed {
-            Ok(Ok(())) => return,
+    /// Does something with the image; the first failure is the end. sled may panic.
+    fn attempt(&mut self, job: impl FnOnce(&mut Self) -> Result<(), DiskFault>) -> ControlFlow<()> {
+        let done = panic::catch_unwind(AssertUnwindSafe(|| job(self)));
+        let fault = match done {
+            Ok(Ok(())) => return ControlFlow::Continue(()),
             Ok(Err(fault)) => fault,
             Err(panic) => {
                 let source = io::Error::other(panic_text(&*panic).to_owned());
@@ -227,39 +258,23 @@ impl Writer {
             }
         };
         tracing::error!(%fault, "the image cannot be written");
-        faults.report(fault);
-        room.close();
+        self.faults.report(fault);
+        self.room.close();
         // sled would sync once more in its drop, and panic if that fails as well.
-        mem::forget(self.disk.take());
+        mem::forget(self.image.take());
+        ControlFlow::Break(())
     }
 
-    /// Works until all senders are gone, and leaves everything durable.
-    fn follow(&mut self, queue: &mpsc::Receiver<Queued>) -> Result<(), DiskFault> {
-        loop {
-            match self.next(queue) {
-                Ok(Queued { work: Work::Step(step), .. }) => self.gather(step),
-                Ok(Queued { work: Work::Replace { image, at }, .. }) => self.replace(&image, at)?,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.flush(),
-            }
-            if self.pending.len() >= BATCH_RECORDS {
-                self.write()?;
-            }
-            if self.dirty_since.is_some_and(|since| clock::now() >= since + FLUSH_EVERY) {
-                self.flush()?;
-            }
+    /// Takes what an entry changed.
+    fn follow(&mut self, step: Step) -> Result<(), DiskFault> {
+        self.gather(step);
+        if self.pending.len() >= BATCH_RECORDS {
+            self.write()?;
         }
-    }
-
-    /// The next work, or a time-out when a flush is due.
-    fn next(&self, queue: &mpsc::Receiver<Queued>) -> Result<Queued, RecvTimeoutError> {
-        match self.dirty_since {
-            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(since) => {
-                let due = since + FLUSH_EVERY;
-                queue.recv_timeout(due.saturating_duration_since(clock::now()))
-            }
+        if self.due().is_some_and(|due| clock::now() >= due) {
+            self.flush()?;
         }
+        Ok(())
     }
 
     fn gather(&mut self, step: Step) {
@@ -273,8 +288,8 @@ impl Writer {
     }
 
     fn write(&mut self) -> Result<(), DiskFault> {
-        let disk = self.disk.as_mut().expect("a start without an image begins with Replace");
-        disk.write(&self.pending, Some((&self.at, &self.meta)))?;
+        let image = self.image.as_mut().expect("a start without an image begins with Replace");
+        image.write(&self.pending, Some((&self.at, &self.meta)))?;
         self.pending.clear();
         Ok(())
     }
@@ -292,42 +307,36 @@ impl Writer {
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), DiskFault> {
-        let disk = self.disk.as_ref().expect("written before it is synced");
+    fn sync(&mut self) -> Result<(), DiskFault> {
+        let image = self.image.as_mut().expect("written before it is synced");
         let began = clock::now();
-        disk.flush()?;
+        image.flush()?;
         self.metrics.image_sync_seconds.observe((clock::now() - began).as_secs_f64());
-        self.metrics.image_bytes.set(i64::try_from(disk.bytes()).unwrap_or(i64::MAX));
+        self.metrics.image_bytes.set(i64::try_from(image.bytes()).unwrap_or(i64::MAX));
         Ok(())
     }
 
     /// Puts a new image in the place of the old one. The stamp goes in with the last batch: a
     /// crash before leaves no image, and the start finds the snapshot or the log instead.
     fn replace(&mut self, image: &Image, at: SnapshotMeta) -> Result<(), DiskFault> {
-        drop(self.disk.take());
+        drop(self.image.take());
         self.pending.clear();
         (self.at, self.meta) = (at, image.meta.clone());
-        let old = superseded(&self.path);
-        files::remove(&old)?;
-        if self.path.exists() {
-            files::rename(&self.path, &old)?;
-        }
-        let disk = DiskImage::create(&self.path, self.cluster, &self.options)?;
-        let disk = self.disk.insert(disk);
+        let new = self.image.insert(self.store.replace()?);
         let mut synced = clock::now();
         for (serial, record) in image.records.iter() {
             self.pending.insert(serial, Some(record.clone()));
             if self.pending.len() >= BATCH_RECORDS {
-                disk.write(&mem::take(&mut self.pending), None)?;
+                new.write(&mem::take(&mut self.pending), None)?;
             }
             if clock::now() - synced >= FLUSH_EVERY {
-                disk.flush()?;
+                new.flush()?;
                 synced = clock::now();
             }
         }
         self.dirty_since = Some(synced);
         self.flush()?;
-        files::remove(&old)
+        self.store.remove_superseded()
     }
 }
 
@@ -335,9 +344,4 @@ impl Writer {
 pub(in crate::storage) fn show_lag(metrics: &Metrics, durable: Option<LogId>) {
     let durable = durable.map_or(0, |at| i64::try_from(at.index).unwrap_or(i64::MAX));
     metrics.image_lag.set((metrics.raft_applied_index.get() - durable).max(0));
-}
-
-/// Where the old image lies while a new one is written.
-pub(in crate::storage) fn superseded(registry: &std::path::Path) -> PathBuf {
-    registry.with_extension("old")
 }

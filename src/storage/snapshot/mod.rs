@@ -6,21 +6,25 @@
 //! that is found damaged is kept aside as `.bad` (at most one), and a new one is written.
 
 mod format;
+mod inbox;
 
 pub(super) use format::{Contents, Header};
+pub(super) use inbox::wait_for;
+pub use inbox::{SnapshotDraft, SnapshotInbox};
 
 use std::{
-    fs::File,
-    io::{BufReader, BufWriter, Seek as _, Write as _},
+    io::{self, BufReader, BufWriter, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use self::inbox::SENT_AGAIN;
 use super::{
     StorageError,
+    disk::{Access, Disk, DiskFile},
     error::Unusable,
     fault::DiskFault,
-    files,
+    files::{self, Cursor},
     identity::{self, ClusterId, DataDir},
 };
 use crate::{
@@ -28,15 +32,15 @@ use crate::{
     registry::{Image, Record, Registry, Serial, Table},
 };
 
-/// What to do about a snapshot that was sent and is damaged.
-const SENT_AGAIN: &str = "it is of no use; the sender will try again";
+/// Bytes that are gathered for one write.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// A snapshot on disk. The handle keeps the bytes readable even when a newer snapshot has taken
 /// the file's place meanwhile.
 #[derive(Clone, Debug)]
 pub struct SnapshotFile {
     path: PathBuf,
-    file: Arc<File>,
+    file: Arc<dyn DiskFile>,
     cluster: ClusterId,
     meta: SnapshotMeta,
     records: u64,
@@ -46,20 +50,18 @@ pub struct SnapshotFile {
 impl SnapshotFile {
     /// Opens a file that holds a snapshot, be it one of ours or one just received, and checks all
     /// of it.
-    fn open(path: &Path, cluster: ClusterId) -> Result<Self, Unusable> {
-        let file = File::open(path).map_err(Unusable::Io)?;
-        let bytes = file.metadata().map_err(Unusable::Io)?.len();
-        let found = format::read(&mut BufReader::new(&file), Some(cluster), drop)?;
-        let (path, file) = (path.to_path_buf(), Arc::new(file));
+    fn open(disk: &dyn Disk, path: &Path, cluster: ClusterId) -> Result<Self, Unusable> {
+        let file = disk.open(path, Access::Read)?;
+        let bytes = file.size()?;
+        let found = format::read(&mut in_sequence(&*file)?, Some(cluster), drop)?;
+        let path = path.to_path_buf();
         Ok(Self { path, file, cluster, meta: found.header.at, records: found.records, bytes })
     }
 
-    /// Reads the registry. Whoever only wants to know that the snapshot is whole is spared the
-    /// memory for it.
+    /// Reads the registry. A caller that only wants to know that the snapshot is whole is spared
+    /// the memory for it.
     pub(super) fn load(&self) -> Result<Registry, Unusable> {
-        let mut file = &*self.file;
-        file.rewind().map_err(Unusable::Io)?;
-        load(file, Some(self.cluster)).map(|loaded| loaded.registry)
+        load(&*self.file, Some(self.cluster)).map(|loaded| loaded.registry)
     }
 
     /// Reads the registry, which was found whole before.
@@ -70,24 +72,22 @@ impl SnapshotFile {
         self.load().map_err(|unusable| unusable.refusal(&self.path, identity::WAY_OUT))
     }
 
-    /// Opens a snapshot that another instance sent, and checks all of it; what is damaged must
-    /// not reach openraft. Its name should end in `.new` and lie in [`DataDir::snapshot_dir`]:
-    /// there it can be renamed into place, and is removed at the next start if it never was.
-    ///
-    /// # Errors
-    /// If it is damaged, another cluster's, or cannot be read.
-    pub fn received(path: &Path, cluster: ClusterId) -> Result<Self, StorageError> {
-        Self::open(path, cluster).map_err(|unusable| unusable.refusal(path, SENT_AGAIN))
-    }
-
     /// Where it lay when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its bytes; read them with [`std::os::unix::fs::FileExt::read_at`].
-    pub fn file(&self) -> &File {
-        &self.file
+    /// Fills a buffer with its bytes from an offset.
+    ///
+    /// # Errors
+    /// If the file ends before, or the disk fails.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_at(buffer, offset).map_err(io::Error::other)
+    }
+
+    /// Returns when it was written, in seconds since 1970; 0 if the disk does not say.
+    pub(super) fn written_at(&self) -> u64 {
+        self.file.modified().unwrap_or(0)
     }
 
     /// What it covers.
@@ -118,9 +118,9 @@ pub(super) struct Loaded {
 }
 
 /// Reads a registry, from a file of this cluster or of any.
-pub(super) fn load(file: &File, cluster: Option<ClusterId>) -> Result<Loaded, Unusable> {
+pub(super) fn load(file: &dyn DiskFile, cluster: Option<ClusterId>) -> Result<Loaded, Unusable> {
     let mut records = Table::default();
-    let found = format::read(&mut BufReader::new(file), cluster, |some| {
+    let found = format::read(&mut in_sequence(file)?, cluster, |some| {
         records.append(some.into_iter().collect());
     })?;
     let image = Image { meta: found.header.meta, records };
@@ -132,23 +132,26 @@ pub(super) fn load(file: &File, cluster: Option<ClusterId>) -> Result<Loaded, Un
 /// Reads all of a file of any cluster, checks its checksums, and hands its records over on the way,
 /// many at a time. They count for nothing if an error follows.
 pub(super) fn verify(
-    file: &File,
+    file: &dyn DiskFile,
     take: impl FnMut(Vec<(Serial, Record)>),
 ) -> Result<Contents, Unusable> {
-    format::read(&mut BufReader::new(file), None, take)
+    format::read(&mut in_sequence(file)?, None, take)
+}
+
+fn in_sequence(file: &dyn DiskFile) -> Result<BufReader<Cursor<'_>>, DiskFault> {
+    Ok(BufReader::new(Cursor::new(file)?))
 }
 
 /// Writes a registry into an empty file, which is not synced yet; returns the checksum over it.
 pub(super) fn fill(
-    file: &File,
-    path: &Path,
+    file: &dyn DiskFile,
     header: &Header,
     records: &Table<Record>,
 ) -> Result<u32, DiskFault> {
-    let mut out = BufWriter::new(file);
+    let mut out = BufWriter::with_capacity(WRITE_BYTES, Cursor::new(file)?);
     format::write(&mut out, header, records)
         .and_then(|check| out.flush().map(|()| check))
-        .map_err(files::failed("write", path))
+        .map_err(files::failed("write", file.path()))
 }
 
 /// The name of a snapshot in its data directory.
@@ -167,12 +170,16 @@ pub(super) struct Survey {
 }
 
 /// Reads the snapshots of a data directory, the newest first, until one is whole.
-pub(super) fn survey(data_dir: &Path, cluster: ClusterId) -> Result<Survey, StorageError> {
+pub(super) fn survey(
+    disk: &dyn Disk,
+    data_dir: &Path,
+    cluster: ClusterId,
+) -> Result<Survey, StorageError> {
     let mut survey = Survey::default();
-    let mut paths = files::list(&identity::snapshot_dir(data_dir))?;
+    let mut paths = files::list(disk, &identity::snapshot_dir(data_dir))?;
     paths.retain(|path| is_snapshot(path));
     while let Some(path) = paths.pop() {
-        match SnapshotFile::open(&path, cluster) {
+        match SnapshotFile::open(disk, &path, cluster) {
             Ok(intact) => {
                 survey.intact = Some(intact);
                 break;
@@ -189,6 +196,7 @@ pub(super) fn survey(data_dir: &Path, cluster: ClusterId) -> Result<Survey, Stor
 /// The directory of snapshots; clones share what they know of it.
 #[derive(Clone, Debug)]
 pub(super) struct SnapshotDir {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     cluster: ClusterId,
     /// The newest durable snapshot. Held while files change places.
@@ -199,15 +207,20 @@ impl SnapshotDir {
     /// Takes the directory into use, with the snapshot to offer. Drafts that a crash left behind
     /// are removed.
     pub(super) fn open(dir: &DataDir, current: Option<SnapshotFile>) -> Result<Self, DiskFault> {
-        let path = dir.snapshot_dir();
-        files::create_dir(&path)?;
-        files::sync_dir(dir.path())?;
-        for leftover in files::list(&path)? {
+        let (disk, path) = (Arc::clone(dir.disk()), dir.snapshot_dir());
+        disk.create_dir(&path)?;
+        disk.sync_dir(dir.path())?;
+        for leftover in files::list(&*disk, &path)? {
             if leftover.extension().is_some_and(|extension| extension == "new") {
-                files::remove(&leftover)?;
+                disk.remove(&leftover)?;
             }
         }
-        Ok(Self { path, cluster: dir.cluster_id(), current: Arc::new(Mutex::new(current)) })
+        Ok(Self { disk, path, cluster: dir.cluster_id(), current: Arc::new(Mutex::new(current)) })
+    }
+
+    /// Waits for as long as a simulated disk wants to be waited for before it is written.
+    pub(super) async fn wait(&self) {
+        wait_for(&*self.disk, &self.path).await;
     }
 
     /// The newest durable snapshot.
@@ -223,53 +236,42 @@ impl SnapshotDir {
         image: &Image,
     ) -> Result<SnapshotFile, DiskFault> {
         let draft = files::draft_of(&path_of(&self.path, at));
-        let file = files::create_file(&draft)?;
+        let file = files::create_draft(&*self.disk, &draft)?;
         let header = Header { cluster: self.cluster, at: at.clone(), meta: image.meta.clone() };
-        fill(&file, &draft, &header, &image.records)?;
+        fill(&*file, &header, &image.records)?;
         let records = u64::try_from(image.records.len()).expect("a table's length fits 64 bits");
-        self.publish(&file, &draft, at, records)
+        let bytes = file.size()?;
+        let (cluster, meta) = (self.cluster, at.clone());
+        self.publish(SnapshotFile { path: draft, file, cluster, meta, records, bytes })
     }
 
     /// Makes a snapshot that was received (or is one of ours) the current one.
     pub(super) fn adopt(&self, received: &SnapshotFile) -> Result<Registry, StorageError> {
         let path = &received.path;
         let registry = received.load().map_err(|unusable| unusable.refusal(path, SENT_AGAIN))?;
-        self.publish(&received.file, path, &received.meta, received.records)?;
+        self.publish(received.clone())?;
         Ok(registry)
     }
 
-    /// Gives a finished file its name, makes that durable, and removes what it supersedes.
-    fn publish(
-        &self,
-        file: &File,
-        draft: &Path,
-        at: &SnapshotMeta,
-        records: u64,
-    ) -> Result<SnapshotFile, DiskFault> {
+    /// Gives a finished draft its name, makes that durable, and removes what it supersedes.
+    fn publish(&self, draft: SnapshotFile) -> Result<SnapshotFile, DiskFault> {
         let mut current = self.guard();
-        if let Some(newer) = current.as_ref().filter(|is| is.meta.last_log_id > at.last_log_id) {
-            files::remove(draft)?;
+        let covered = draft.meta.last_log_id;
+        if let Some(newer) = current.as_ref().filter(|is| is.meta.last_log_id > covered) {
+            self.disk.remove(&draft.path)?;
             return Ok(newer.clone());
         }
-        let path = path_of(&self.path, at);
-        file.sync_all().map_err(files::failed("sync", draft))?;
-        if draft != path {
-            files::rename(draft, &path)?;
+        let path = path_of(&self.path, &draft.meta);
+        // The contents first: the log is purged behind a file of this name, whatever is in it.
+        draft.file.sync()?;
+        if draft.path != path {
+            files::rename(&*self.disk, &draft.path, &path)?;
         }
-        let file = File::open(&path).map_err(files::failed("open", &path))?;
-        let bytes = file.metadata().map_err(files::failed("read", &path))?.len();
-        let published = SnapshotFile {
-            path: path.clone(),
-            file: Arc::new(file),
-            cluster: self.cluster,
-            meta: at.clone(),
-            records,
-            bytes,
-        };
+        let published = SnapshotFile { path: path.clone(), ..draft };
         *current = Some(published.clone());
-        for other in files::list(&self.path)? {
+        for other in files::list(&*self.disk, &self.path)? {
             if is_snapshot(&other) && other < path {
-                files::remove(&other)?;
+                self.disk.remove(&other)?;
             }
         }
         Ok(published)
@@ -282,14 +284,14 @@ impl SnapshotDir {
 }
 
 /// Moves a damaged snapshot out of the way, for whoever wants to look into it; one is kept.
-pub(super) fn set_aside(path: &Path) -> Result<PathBuf, DiskFault> {
-    for old in files::list(files::parent(path))? {
+pub(super) fn set_aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf, DiskFault> {
+    for old in files::list(disk, files::parent(path))? {
         if old.extension().is_some_and(|extension| extension == "bad") {
-            files::remove(&old)?;
+            disk.remove(&old)?;
         }
     }
     let aside = path.with_extension("snap.bad");
-    files::rename(path, &aside)?;
+    files::rename(disk, path, &aside)?;
     Ok(aside)
 }
 

@@ -12,7 +12,7 @@ use crate::{
     ids::OrphanAddr,
     raft::{Entry, Member},
     registry::{Command, Proposal, Registry},
-    storage::{self, Stores, files},
+    storage::{self, RealDisk, Stores, files},
 };
 
 const ENTRIES: u64 = 60;
@@ -68,7 +68,7 @@ async fn directory(applied: u64) -> TempDir {
 /// Every file of a directory and its bytes.
 fn contents(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
-    for path in files::list(path).unwrap() {
+    for path in files::list(&RealDisk, path).unwrap() {
         if path.is_dir() {
             found.extend(contents(&path));
         } else {
@@ -201,7 +201,9 @@ async fn a_restoration_overwrites_nothing_and_is_not_served_by_halves() {
 #[tokio::test]
 async fn a_snapshot_is_a_backup() {
     let (base, model) = filled(Random::new("a_snapshot_is_a_backup"), 50, 30).await;
-    let [snapshot] = &files::list(&base.path().join("snapshot")).unwrap()[..] else { panic!() };
+    let [snapshot] = &files::list(&RealDisk, &base.path().join("snapshot")).unwrap()[..] else {
+        panic!()
+    };
     let room = tempfile::tempdir().unwrap();
     let new = room.path().join("new");
     let restored = storage::restore(snapshot, &new, NEW_NODE, member()).unwrap();

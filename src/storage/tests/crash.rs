@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::storage::image::{Options, SyncFn};
+use crate::storage::image::{Options, SyncFn, tree};
 
 /// Sees what a power cut would leave: the image's files as they were at the last sync.
 struct PowerCut {
@@ -36,7 +36,7 @@ impl PowerCut {
     fn cut(&self) {
         fs::remove_dir_all(&self.registry).unwrap();
         if let Some(synced) = self.synced.lock().unwrap().take() {
-            crate::storage::check::copy_dir(synced.path(), &self.registry).unwrap();
+            tree::copy(synced.path(), &self.registry).unwrap();
         }
     }
 }
@@ -101,7 +101,7 @@ async fn a_killed_process_loses_only_what_was_not_flushed() {
         let last = model.at.last_log_id.map_or(0, |last| last.index);
         let restored = restore(&copy, ends(None, last)).unwrap();
         model.assert_was(&restored, "after a kill");
-        if restored.disk.is_some() {
+        if restored.image.is_some() {
             assert!(restored.at.last_log_id >= durable, "round {round}: flushed entries are gone");
         }
         seen.insert(restored.at.last_log_id);
@@ -122,7 +122,7 @@ async fn a_kill_while_the_image_is_replaced_is_healed() {
         Ok(())
     });
     let mut restored = restore(&dir, ends(Some(299), 299)).unwrap();
-    restored.disk = None;
+    restored.image = None;
     Writing::begin(&dir, restored, Options { sync, ..Options::default() }).end().await;
     let mut kills = std::mem::take(&mut *kills.lock().unwrap());
     // The old image moved away, and the new one not yet begun.
@@ -176,7 +176,8 @@ async fn an_open_that_hangs_ends_the_start_and_the_next_one_heals() {
     let (temp, model) = filled(Random::new("an_open_that_hangs"), 50, 20).await;
     let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let hurried = Options { open_deadline: Duration::ZERO, ..Options::default() };
-    let error = start::restore(&dir, ends(Some(20), 49), Some(&hurried)).unwrap_err();
+    let error =
+        start::restore(&dir, ends(Some(20), 49), Some(&sled_store(&dir, hurried))).unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("registry.bad-1"), "{error}");
     let restored = restore(&dir, ends(Some(20), 49)).unwrap();

@@ -2,7 +2,7 @@
 //! than the log can make up for.
 
 use super::*;
-use crate::storage::{SnapshotFile, files};
+use crate::storage::{RealDisk, SnapshotFile, files};
 
 const ENTRIES: u64 = 250;
 const COVERED: u64 = 120;
@@ -41,13 +41,13 @@ fn damage(path: &Path, harm: Harm, random: &mut Random) {
 
 /// The files of the image that sled reads.
 fn image_files(path: &Path) -> Vec<std::path::PathBuf> {
-    let mut all = files::list(&path.join("registry")).unwrap();
+    let mut all = files::list(&RealDisk, &path.join("registry")).unwrap();
     all.retain(|file| file.is_file());
     all
 }
 
 fn snapshot_file(path: &Path) -> std::path::PathBuf {
-    files::list(&path.join("snapshot")).unwrap().remove(0)
+    files::list(&RealDisk, &path.join("snapshot")).unwrap().remove(0)
 }
 
 /// A damaged image never stops a start: with the log whole from its beginning or from behind the
@@ -74,17 +74,17 @@ async fn every_damage_of_the_image_is_healed() {
         let restored = restore(&dir, ends(purged, ENTRIES - 1)).expect(&context);
         model.assert_was(&restored, &context);
         assert!(restored.at.last_log_id >= purged.map(log_id), "{context}: a gap to the log");
-        rebuilt += u32::from(restored.disk.is_none());
+        rebuilt += u32::from(restored.image.is_none());
 
         let at = restored.at.clone();
         Writing::begin(&dir, restored, image::Options::default()).end().await;
         let again = restore(&dir, ends(purged, ENTRIES - 1)).expect(&context);
         assert!(
-            again.disk.is_some() && again.at == at,
+            again.image.is_some() && again.at == at,
             "{context}: not healed for good: {:?} after {:?}, image {}",
             again.at.last_log_id,
             at.last_log_id,
-            again.disk.is_some(),
+            again.image.is_some(),
         );
         model.assert_was(&again, &context);
     }
@@ -101,7 +101,7 @@ async fn a_deleted_image_is_healed_and_a_damaged_one_is_kept_aside() {
         }
         let restored = restore(&dir, ends(Some(COVERED), ENTRIES - 1)).unwrap();
         model.assert_was(&restored, "from the snapshot");
-        let mut aside = files::list(base.path()).unwrap();
+        let mut aside = files::list(&RealDisk, base.path()).unwrap();
         aside.retain(|path| path.display().to_string().contains("registry.bad-"));
         assert_eq!(aside, [base.path().join(format!("registry.bad-{round}"))], "one is kept");
         Writing::begin(&dir, restored, image::Options::default()).end().await;
@@ -137,7 +137,7 @@ async fn a_tree_that_does_not_agree_with_its_stamp_is_no_image() {
         db.flush().unwrap();
         drop(db);
         let dir = DataDir::open(copy.path(), NODE, None).unwrap();
-        let found = image::open(&dir.registry_dir(), dir.cluster_id(), &image::Options::default());
+        let found = sled_store(&dir, image::Options::default()).open();
         assert!(matches!(found, Ok(image::Found::Damaged(_))), "number {number} goes unseen");
     }
 }
@@ -158,7 +158,7 @@ async fn every_damage_of_a_snapshot_is_seen() {
         let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         let restored = restore(&dir, ends(Some(COVERED), ENTRIES - 1)).unwrap();
         model.assert_was(&restored, "from the image");
-        assert!(restored.disk.is_some());
+        assert!(restored.image.is_some());
         assert!(restored.snapshots.current().is_none(), "{harm:?}: still offered");
         assert!(!file.exists(), "{harm:?}: still in its place");
         assert_eq!(file.with_extension("snap.bad").exists(), harm != Harm::Delete);
@@ -214,7 +214,7 @@ async fn files_of_another_cluster_are_refused() {
     for part in ["registry", "snapshot"] {
         let copy = copy_of(ours.path());
         fs::remove_dir_all(copy.path().join(part)).unwrap();
-        super::super::check::copy_dir(&theirs.path().join(part), &copy.path().join(part)).unwrap();
+        image::tree::copy(&theirs.path().join(part), &copy.path().join(part)).unwrap();
         let dir = DataDir::open(copy.path(), NODE, None).unwrap();
         let error = restore(&dir, ends(None, 29)).unwrap_err();
         assert!(matches!(error, StorageError::Foreign { .. }), "{part}: {error}");

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     raft::{Entry, Member},
     registry::{Applied, Command, LinkedBy, Proposal, What},
-    storage::{RegistryView, SnapshotFile, StateMachine, StateMachineOptions, files},
+    storage::{RealDisk, RegistryView, StateMachine, StateMachineOptions, files},
 };
 
 type Opened = (StateMachine, RegistryView, ImageProgress);
@@ -151,9 +151,10 @@ async fn a_snapshot_is_built_while_entries_go_on_and_replaces_the_older_one() {
         assert_eq!(built.meta.last_log_id, Some(log_id(last)), "as it was when it was asked for");
         let current = machine.get_current_snapshot().await.unwrap().unwrap();
         assert_eq!(current.meta, built.meta);
-        let files = files::list(&temp.path().join("snapshot")).unwrap();
+        let files = files::list(&RealDisk, &temp.path().join("snapshot")).unwrap();
         assert_eq!(files, [current.snapshot.path()], "only the newest is kept");
-        assert_eq!(current.snapshot.file().metadata().unwrap().len(), current.snapshot.bytes());
+        let length = fs::metadata(current.snapshot.path()).unwrap().len();
+        assert_eq!(length, current.snapshot.bytes());
     }
 }
 
@@ -172,9 +173,11 @@ async fn an_installed_snapshot_replaces_registry_and_image() {
 
     let their_dir = DataDir::open(theirs.path(), NODE, None).unwrap();
     let file = restore(&their_dir, ends(None, 79)).unwrap().snapshots.current().unwrap();
-    let received = taken.path().join("snapshot/received.new");
-    fs::copy(file.path(), &received).unwrap();
-    let received = SnapshotFile::received(&received, dir.cluster_id()).unwrap();
+    let mut draft = dir.inbox().begin(InstanceId(2)).await.unwrap();
+    for chunk in fs::read(file.path()).unwrap().chunks(1000) {
+        draft = draft.write(chunk.to_vec()).await.unwrap();
+    }
+    let received = draft.check().await.unwrap();
     let meta = received.meta().clone();
     machine.install_snapshot(&meta, received).await.unwrap();
 

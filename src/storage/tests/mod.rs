@@ -12,6 +12,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    sync::Arc,
 };
 
 use openraft::{type_config::alias::CommittedLeaderIdOf, vote::RaftLeaderId as _};
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 use super::{
     DataDir, ImageProgress, LogEnds, StorageError,
     fault::{self, FaultReporter, FaultWatch},
-    image::{self, ImageQueue, Step, Work},
+    image::{self, ImageQueue, ImageStore as _, SledStore, Step, Work},
     snapshot::SnapshotDir,
     start::{self, Restored},
 };
@@ -196,11 +197,12 @@ impl Writing {
     /// Begins where a start leaves off, as [`super::StateMachine::open`] does.
     fn begin(dir: &DataDir, restored: Restored, options: image::Options) -> Self {
         let (reporter, faults): (FaultReporter, FaultWatch) = fault::channel();
-        let Restored { registry, at, disk, .. } = restored;
-        let anew = disk.is_none();
-        let start = image::Start { disk, at: at.clone(), meta: registry.image().meta.clone() };
-        let (queue, progress) =
-            image::spawn(dir, start, options, &Metrics::new(), &reporter).unwrap();
+        let Restored { registry, at, image, .. } = restored;
+        let anew = image.is_none();
+        let store = Arc::new(sled_store(dir, options));
+        let meta = registry.image().meta.clone();
+        let start = image::Start { store, image, at: at.clone(), meta };
+        let (queue, progress) = image::spawn(dir, start, &Metrics::new(), &reporter).unwrap();
         if anew {
             queue.send_first(Work::Replace { image: registry.image().clone(), at });
         }
@@ -222,9 +224,14 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(bound, what).await.expect("it came within a minute")
 }
 
+/// The image of a directory, kept in sled.
+fn sled_store(dir: &DataDir, options: image::Options) -> SledStore {
+    SledStore::new(&dir.registry_dir(), dir.cluster_id(), options)
+}
+
 /// Starts from what the directory holds.
 fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
-    start::restore(dir, log, Some(&image::Options::default()))
+    start::restore(dir, log, Some(&sled_store(dir, image::Options::default())))
 }
 
 /// A directory with an image of `entries` entries, and a snapshot of the first `covered`.
@@ -249,6 +256,6 @@ async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) 
 /// A copy of a data directory that can be damaged.
 fn copy_of(path: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
-    super::check::copy_dir(path, copy.path()).unwrap();
+    image::tree::copy(path, copy.path()).unwrap();
     copy
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 use super::*;
 use crate::{
     registry::Instance,
-    storage::{Finding, LogOptions, LogStore, check, files, identity, image::Found},
+    storage::{Finding, LogOptions, LogStore, RealDisk, check, files, identity, image::Found},
 };
 
 #[tokio::test]
@@ -14,7 +14,7 @@ async fn an_image_comes_back_as_it_was() {
     let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let restored = restore(&dir, ends(Some(100), 399)).unwrap();
     assert_eq!(restored.at, model.at);
-    assert!(restored.disk.is_some(), "restored from the image");
+    assert!(restored.image.is_some(), "restored from the image");
     model.assert_was(&restored, "reopened");
     assert!(restored.registry.image().records.len() > 100, "the test wrote something");
     assert_eq!(restored.snapshots.current().unwrap().meta().last_log_id, Some(log_id(100)));
@@ -53,8 +53,7 @@ async fn a_stamp_may_grow_over_several_values_and_shrink_again() {
         let expected = step.meta.clone();
         writing.queue.send(Work::Step(step)).await.unwrap();
         writing.end().await;
-        let Found::Intact(intact) =
-            image::open(&dir.registry_dir(), dir.cluster_id(), &image::Options::default()).unwrap()
+        let Found::Intact(intact) = sled_store(&dir, image::Options::default()).open().unwrap()
         else {
             panic!("not intact with {instances} instances");
         };
@@ -70,7 +69,11 @@ async fn nobody_else_may_read_the_files() {
     while let Some(path) = left.pop() {
         let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
-        left.extend(if path.is_dir() { files::list(&path).unwrap() } else { Vec::new() });
+        left.extend(if path.is_dir() {
+            files::list(&RealDisk, &path).unwrap()
+        } else {
+            Vec::new()
+        });
         seen += 1;
     }
     assert!(seen >= 6, "registry, blobs, conf, db, snapshot, one snapshot file");
@@ -104,7 +107,7 @@ async fn a_check_reports_and_changes_nothing() {
 /// Puts a real raft log in the place of the stand-in.
 fn make_log(path: &Path) {
     fs::remove_file(path.join("raft/log")).unwrap();
-    let identity = identity::read_identity(path).unwrap().unwrap();
+    let identity = identity::read_identity(&RealDisk, path).unwrap().unwrap();
     let options = LogOptions {
         dir: path.join("raft"),
         cluster_id: identity.cluster.0.to_be_bytes(),
@@ -118,7 +121,7 @@ fn make_log(path: &Path) {
 /// Every file below a directory.
 fn contents(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     let mut all = BTreeMap::new();
-    for inner in files::list(path).unwrap() {
+    for inner in files::list(&RealDisk, path).unwrap() {
         if inner.is_dir() {
             all.extend(contents(&inner));
         } else {

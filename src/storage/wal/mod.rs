@@ -20,7 +20,6 @@
 //! module deliberately lacks: repair in place (a raft log has no spare copy; the other instances
 //! have), compression, and a record of what is committed (after a start raft finds out anew).
 
-mod disk;
 mod frame;
 mod job;
 mod log;
@@ -28,8 +27,6 @@ mod offline;
 mod read;
 mod recover;
 mod segment;
-#[cfg(test)]
-mod sim;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -38,28 +35,31 @@ mod writer;
 use std::{
     fmt,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
-    thread,
+    sync::Arc,
 };
 
-pub(super) use disk::{Disk, RealDisk};
 pub(super) use job::{Append, Done, Flushed, Job, Shared, thread_ended};
 pub(super) use log::Encoded;
 pub(super) use offline::OfflineLog;
 
 use self::{
-    disk::Access,
     frame::{Id, SEGMENT_HEADER_BYTES, SegmentHeader},
     recover::{Recovered, log_exists, recover},
     segment::{Segment, parse_segment_name},
     state::{NEW_STATE_NAME, STATE_NAME, State, StateFile},
     writer::Writer,
 };
-use super::fault::{DiskFault, FaultReporter};
+use super::{
+    disk::{Access, Disk},
+    fault::{DiskFault, FaultReporter},
+    files,
+    worker::{self, Queue, Running},
+};
 use crate::{
     ids::StoreId,
     metrics::Metrics,
     raft::{LogId, Vote},
+    runtime,
 };
 
 /// Why a log cannot be used.
@@ -189,14 +189,14 @@ impl Default for Sizes {
     }
 }
 
-/// An open log and its writing thread; dropping it writes what is queued and ends the thread.
+/// An open log and its writer; dropping it writes what is queued and ends the writer.
 #[derive(Debug)]
 pub(super) struct Wal {
     pub(super) shared: Arc<Shared>,
     /// Drawn at random when the log was made.
     pub(super) store: StoreId,
-    queue: Option<mpsc::Sender<Job>>,
-    thread: Option<thread::JoinHandle<()>>,
+    queue: Option<Queue<Job>>,
+    running: Running,
 }
 
 impl Wal {
@@ -232,7 +232,6 @@ impl Wal {
         metrics.log_bytes.set(i64::try_from(log.bytes()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared::new(log, seal));
         let store = StoreId(u128::from_be_bytes(state.store));
-        let (queue, jobs) = mpsc::channel();
         let writer = Writer {
             disk,
             dir: dir.clone(),
@@ -246,17 +245,12 @@ impl Wal {
             failed: None,
             buffer: Vec::new(),
         };
-        let thread = thread::Builder::new().name("raft-log".to_owned());
-        let thread = thread.spawn(move || writer.run(&jobs));
-        let thread = thread.map_err(|source| DiskFault {
-            operation: "start the thread that writes",
-            path: dir,
-            source,
-        })?;
-        Ok(Self { shared, store, queue: Some(queue), thread: Some(thread) })
+        let fault = files::failed("start the thread that writes", &dir);
+        let (queue, running) = worker::start(writer, fault)?;
+        Ok(Self { shared, store, queue: Some(queue), running })
     }
 
-    /// Queues a job. If the thread has ended, the job is dropped, which answers it with an error.
+    /// Queues a job. If the writer has ended, the job is dropped, which answers it with an error.
     pub(super) fn send(&self, job: Job) {
         if let Some(queue) = &self.queue {
             // What cannot be sent is dropped here.
@@ -268,7 +262,7 @@ impl Wal {
 impl Drop for Wal {
     fn drop(&mut self) {
         self.queue = None;
-        if let Some(thread) = self.thread.take()
+        if let Some(thread) = self.running.take()
             && thread.join().is_err()
         {
             tracing::error!("the thread that writes the raft log has panicked");
@@ -300,12 +294,8 @@ pub(super) fn create(
         disk.remove(&dir.join(name))?;
     }
     disk.sync_dir(dir)?;
-    let mut store = [0; 16];
-    getrandom::fill(&mut store).map_err(|error| DiskFault {
-        operation: "draw a random id for",
-        path: dir.to_owned(),
-        source: std::io::Error::other(error.to_string()),
-    })?;
+    let store = runtime::random().map_err(files::failed("draw a random id for", dir))?;
+    let store = store.to_be_bytes();
     let state = State {
         generation: 1,
         cluster,

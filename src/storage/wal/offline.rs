@@ -4,11 +4,16 @@ use std::path::Path;
 
 use super::{
     LogError, LogSummary, Sizes,
-    disk::{Access, Disk},
     frame::Id,
     recover::{Recovered, log_exists, recover},
 };
-use crate::{raft::Entry, storage::fault::DiskFault};
+use crate::{
+    raft::Entry,
+    storage::{
+        disk::{Access, Disk},
+        fault::DiskFault,
+    },
+};
 
 /// An intact log, held against everything that a start would hold it against.
 #[derive(Debug)]

@@ -3,12 +3,14 @@
 use std::{io, sync::Arc};
 
 use super::{
-    disk::DiskFile,
     frame::{Seal, entries_of},
     log::Encoded,
     segment::{FrameError, FrameReader, Mark},
 };
-use crate::{raft::Entry, storage::fault::DiskFault};
+use crate::{
+    raft::Entry,
+    storage::{disk::DiskFile, fault::DiskFault},
+};
 
 /// What to read where.
 #[derive(Debug)]

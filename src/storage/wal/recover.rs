@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::{
     LogError, Sizes,
-    disk::{Access, Disk},
     frame::{Id, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entries_of, vouched_for},
     log::{Encoded, Log, Written},
     segment::{Frame, FrameError, FrameReader, Mark, Segment, parse_segment_name, segment_name},
     state::{NEW_STATE_NAME, OpenedState, STATE_NAME, State, StateFile},
 };
-use crate::raft::{Entry, LogId};
+use crate::{
+    raft::{Entry, LogId},
+    storage::disk::{Access, Disk},
+};
 
 /// A log that may be used.
 #[derive(Debug)]

@@ -4,10 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use super::{
     LogError,
-    disk::{Access, Disk, DiskFile},
     frame::{FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, Seal, SegmentHeader},
 };
-use crate::storage::fault::DiskFault;
+use crate::storage::{
+    disk::{Access, Disk, DiskFile},
+    fault::DiskFault,
+};
 
 /// A segment of the log, as memory knows it.
 #[derive(Clone, Debug)]

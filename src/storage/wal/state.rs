@@ -23,12 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     LogError,
-    disk::{Access, Disk, DiskFile},
     frame::{Id, Seal},
 };
 use crate::{
     raft::{LogId, Vote},
-    storage::fault::DiskFault,
+    storage::{
+        disk::{Access, Disk, DiskFile},
+        fault::DiskFault,
+    },
 };
 
 /// Its name in the log's directory.

@@ -1,19 +1,21 @@
-//! The one thread that writes. Jobs come through one queue and are carried out in its order. All
+//! The one writer. Jobs come through one queue and are carried out in its order. All
 //! appends that are waiting share one write and one sync; nothing waits for more to come.
 //!
-//! The first failure is final. The thread reports it, answers everything that waits and everything
+//! The first failure is final. The writer reports it, answers everything that waits and everything
 //! that comes later with an error, and touches the disk no more: after a failed sync the kernel
 //! may have dropped what it could not write, and a second sync would lie.
 
 use std::{
     io, mem,
+    ops::ControlFlow,
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
 };
 
+use futures_util::future::BoxFuture;
+
 use super::{
     Sizes,
-    disk::{Disk, DiskFile},
     frame::{FrameBuilder, SegmentHeader},
     job::{Append, Done, Job, Shared},
     log::Written,
@@ -25,10 +27,14 @@ use crate::{
     clock,
     metrics::Metrics,
     raft::{LogId, Vote},
-    storage::fault::{DiskFault, FaultReporter},
+    storage::{
+        disk::{Disk, DiskFile},
+        fault::{DiskFault, FaultReporter},
+        worker::Worker,
+    },
 };
 
-/// The thread's belongings.
+/// The writer's belongings.
 #[derive(Debug)]
 pub(super) struct Writer {
     pub(super) disk: Arc<dyn Disk>,
@@ -50,44 +56,52 @@ impl Drop for Writer {
     }
 }
 
-impl Writer {
-    /// Carries out jobs until nobody can send any more.
-    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+impl Worker for Writer {
+    type Job = Job;
+    const NAME: &str = "raft-log";
+
+    /// A failed disk does not end it: whatever waits, or still comes, must be answered.
+    fn work(&mut self, job: Job, behind: &Receiver<Job>) -> ControlFlow<()> {
         let mut batch = Vec::new();
-        while let Ok(job) = jobs.recv() {
-            let mut next = Ok(job);
-            let mut batch_bytes = 0;
-            while let Ok(job) = next {
-                match job {
-                    Job::Append(append) => {
-                        batch_bytes += append.entries.iter().map(|e| e.len()).sum::<usize>();
-                        batch.push(append);
-                        if batch_bytes >= self.sizes.drain_bytes {
-                            self.flush(&mut batch);
-                            batch_bytes = 0;
-                        }
-                    }
-                    Job::Begin(first, done) => {
-                        self.alone(&mut batch, done, |writer| writer.restart(first, None));
-                    }
-                    Job::Purge(upto, done) => {
-                        self.alone(&mut batch, done, |writer| writer.purge(upto));
-                    }
-                    Job::Truncate(after, done) => {
-                        self.alone(&mut batch, done, |writer| writer.truncate(after));
-                    }
-                    Job::Vote(vote, done) => {
-                        self.alone(&mut batch, done, |writer| writer.vote(vote));
+        let mut batch_bytes = 0;
+        let mut next = Ok(job);
+        while let Ok(job) = next {
+            match job {
+                Job::Append(append) => {
+                    batch_bytes += append.entries.iter().map(|e| e.len()).sum::<usize>();
+                    batch.push(append);
+                    if batch_bytes >= self.sizes.drain_bytes {
+                        self.flush(&mut batch);
+                        batch_bytes = 0;
                     }
                 }
-                next = jobs.try_recv();
+                Job::Begin(first, done) => {
+                    self.alone(&mut batch, done, |writer| writer.restart(first, None));
+                }
+                Job::Purge(upto, done) => {
+                    self.alone(&mut batch, done, |writer| writer.purge(upto));
+                }
+                Job::Truncate(after, done) => {
+                    self.alone(&mut batch, done, |writer| writer.truncate(after));
+                }
+                Job::Vote(vote, done) => {
+                    self.alone(&mut batch, done, |writer| writer.vote(vote));
+                }
             }
-            self.flush(&mut batch);
-            let bytes = i64::try_from(self.shared.lock().bytes()).unwrap_or(i64::MAX);
-            self.metrics.log_bytes.set(bytes);
+            next = behind.try_recv();
         }
+        self.flush(&mut batch);
+        let bytes = i64::try_from(self.shared.lock().bytes()).unwrap_or(i64::MAX);
+        self.metrics.log_bytes.set(bytes);
+        ControlFlow::Continue(())
     }
 
+    fn pause(&self) -> Option<BoxFuture<'static, ()>> {
+        self.disk.pause(&self.dir)
+    }
+}
+
+impl Writer {
     /// Does what cannot share a sync with appends, after those that came before it.
     fn alone(
         &mut self,

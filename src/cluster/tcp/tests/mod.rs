@@ -119,7 +119,7 @@ impl World {
             raft: raft.clone(),
             proposals: Arc::new(LocalWriter(raft.clone())),
             cluster: CLUSTER,
-            snapshot_dir: stores.snapshot_dir,
+            inbox: stores.inbox,
             view: stores.view.clone(),
             contact: Contact::default(),
             gate,

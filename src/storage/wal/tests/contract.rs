@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     raft::{Membership, SnapshotMeta},
-    storage::wal::{disk::RealDisk, sim::SimDisk},
+    storage::{RealDisk, sim_disk::SimDisk},
 };
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn only_the_owner_can_read_the_files() {
 
 #[tokio::test]
 async fn checking_and_opening_write_nothing() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let mut store = open(disk.share(), &sim_dir(), false).unwrap();
     append(&mut store, vec![entry(1, 0, 10)]).await.unwrap();
     drop(store);
@@ -88,15 +88,15 @@ async fn checking_and_opening_write_nothing() {
 
 #[tokio::test]
 async fn a_log_that_should_be_there_is_not_made_anew() {
-    let refused = open(SimDisk::new().share(), &sim_dir(), true).unwrap_err();
+    let refused = open(SimDisk::new(1).share(), &sim_dir(), true).unwrap_err();
     assert!(matches!(&refused, LogError::Damaged { path, .. } if *path == sim_dir()));
-    let missing = OfflineLog::open(&SimDisk::new(), &sim_dir(), CLUSTER);
+    let missing = OfflineLog::open(&SimDisk::new(1), &sim_dir(), CLUSTER);
     assert!(matches!(missing, Err(LogError::Damaged { .. })));
 }
 
 #[tokio::test]
 async fn entries_that_do_not_follow_are_refused_and_answered() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let mut store = open(disk.share(), &sim_dir(), false).unwrap();
     append(&mut store, vec![entry(1, 0, 10), entry(1, 1, 10)]).await.unwrap();
     for entries in [
@@ -116,7 +116,7 @@ async fn entries_that_do_not_follow_are_refused_and_answered() {
 
 #[tokio::test]
 async fn a_log_behind_a_snapshot_begins_anew_and_segments_come_and_go() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let mut store = open(disk.share(), &sim_dir(), false).unwrap();
     for index in 0..60 {
         append(&mut store, vec![entry(1, index, 200)]).await.unwrap();

@@ -10,10 +10,10 @@ use std::{
 use tempfile::TempDir;
 
 use super::*;
-use crate::storage::wal::{
-    disk::RealDisk,
-    frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
-    sim::Rng,
+use crate::storage::{
+    RealDisk,
+    sim_disk::Rng,
+    wal::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
 };
 
 /// Segments of 16 KiB, so that 4 KiB in the middle of one are several frames.

@@ -3,9 +3,9 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::storage::wal::{
-    Flushed,
-    sim::{Faults, SimDisk},
+use crate::storage::{
+    sim_disk::{Faults, SimDisk},
+    wal::Flushed,
 };
 
 fn open_watched(disk: &SimDisk, sizes: Sizes) -> (LogStore, FaultWatch) {
@@ -59,7 +59,7 @@ async fn assert_failed(disk: &SimDisk, mut store: LogStore, watch: &FaultWatch, 
 
 #[tokio::test]
 async fn a_failed_sync_answers_all_that_wait_and_all_that_follow() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (store, watch, answers) =
         queue_a_thousand(&disk, Faults { dead_from: Some(1), ..Faults::default() }).await;
     assert_eq!(answers, vec![false; 1000]);
@@ -71,7 +71,7 @@ async fn a_failed_sync_answers_all_that_wait_and_all_that_follow() {
 
 #[tokio::test]
 async fn a_full_disk_answers_all_that_wait_and_keeps_what_was_acknowledged() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (store, watch, answers) =
         queue_a_thousand(&disk, Faults { full: true, ..Faults::default() }).await;
     // The first was written while there was room.
@@ -88,7 +88,7 @@ async fn a_full_disk_answers_all_that_wait_and_keeps_what_was_acknowledged() {
 async fn one_failed_operation_anywhere_stops_the_log() {
     let mut failures = 0;
     for fail_at in 1..200 {
-        let disk = SimDisk::new();
+        let disk = SimDisk::new(1);
         let (mut store, watch) = open_watched(&disk, SMALL);
         let after_open = disk.operations();
         disk.set_faults(Faults { fail_at: Some(after_open + fail_at), ..Faults::default() });
@@ -127,12 +127,13 @@ async fn a_callback_that_nobody_completes_reports_an_error() {
 
 #[tokio::test]
 async fn a_full_disk_does_not_keep_a_torn_log_from_opening() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (mut store, _) = open_watched(&disk, SMALL);
     append(&mut store, vec![entry(1, 0, 100)]).await.unwrap();
     drop(store);
-    let last =
-        disk.share().open(&sim_dir().join("00000000000000000000.wal"), super::super::Access::Write);
+    let last = disk
+        .share()
+        .open(&sim_dir().join("00000000000000000000.wal"), crate::storage::Access::Write);
     let last = last.unwrap();
     let intact = last.size().unwrap();
     last.write_at(&[7; 100], intact).unwrap();
@@ -157,7 +158,7 @@ async fn a_full_disk_does_not_keep_a_torn_log_from_opening() {
 
 #[tokio::test]
 async fn a_segment_that_cannot_be_removed_is_removed_later() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (mut store, watch) = open_watched(&disk, SMALL);
     for index in 0..40 {
         append(&mut store, vec![entry(1, index, 250)]).await.unwrap();
@@ -183,7 +184,7 @@ async fn a_segment_that_cannot_be_removed_is_removed_later() {
 
 #[tokio::test]
 async fn everything_that_waits_shares_one_sync() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (mut store, _) = open_watched(&disk, roomy());
     let syncs = disk.file_syncs();
     let mut answers = vec![append_and_hang(&disk, &mut store).await];
@@ -199,7 +200,7 @@ async fn everything_that_waits_shares_one_sync() {
 
 #[tokio::test]
 async fn entries_are_readable_before_they_are_durable() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (mut store, _) = open_watched(&disk, SMALL);
     let first = append_and_hang(&disk, &mut store).await;
     // More than the memory for synced entries holds.
@@ -215,7 +216,7 @@ async fn entries_are_readable_before_they_are_durable() {
 
 #[tokio::test]
 async fn what_waits_for_its_sync_is_bounded() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (mut store, _) = open_watched(&disk, SMALL);
     disk.set_faults(Faults { syncs_wait: true, ..Faults::default() });
     let mut answers = Vec::new();
@@ -244,7 +245,7 @@ async fn what_waits_for_its_sync_is_bounded() {
 
 #[tokio::test]
 async fn a_log_that_is_never_purged_ends_at_its_bound() {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     let (mut store, watch) = open_watched(&disk, Sizes { segments: 3, ..SMALL });
     let mut index = 0;
     while append(&mut store, vec![entry(1, index, 1000)]).await.is_ok() {

@@ -19,14 +19,14 @@ use openraft::{
     type_config::{TypeConfigExt, alias::OneshotReceiverOf},
 };
 
-use super::{Disk, LogError, LogOptions, OfflineLog, Sizes};
+use super::{LogError, LogOptions, OfflineLog, Sizes};
 use crate::{
     ids::{Incarnation, InstanceId, PeerId, SessionId, Timestamp},
     metrics::Metrics,
     raft::{Entry, LogId, TypeConfig, Vote},
     registry::{Command, Proposal},
     storage::{
-        LogStore,
+        Disk, LogStore,
         fault::{self, FaultWatch},
     },
 };

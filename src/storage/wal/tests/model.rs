@@ -1,7 +1,7 @@
 //! Random calls, kills and power cuts against a model that is a vector.
 
 use super::*;
-use crate::storage::wal::sim::{Rng, SimDisk, Survives};
+use crate::storage::sim_disk::{Rng, SimDisk, Survives};
 
 const RUNS: u64 = 40;
 const STEPS: u64 = 60;
@@ -19,7 +19,7 @@ async fn random_calls_kills_and_power_cuts_do_what_the_model_does() {
 
 async fn run(seed: u64) {
     let mut rng = Rng(seed);
-    let mut disk = SimDisk::new();
+    let mut disk = SimDisk::new(1);
     let mut store = open(disk.share(), &sim_dir(), false).unwrap();
     let mut model = Model::default();
     let mut term = 1;

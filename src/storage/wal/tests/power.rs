@@ -4,7 +4,7 @@
 //! The canaries run the same with a disk whose syncs do nothing, and expect a loss to be seen.
 
 use super::*;
-use crate::storage::wal::sim::{Faults, Rng, SimDisk, Survives};
+use crate::storage::sim_disk::{Faults, Rng, SimDisk, Survives};
 
 /// One call of raft, or several appends at once.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ async fn nothing_acknowledged_is_lost_wherever_the_power_is_cut() {
 async fn what_is_found_after_a_kill_survives_a_power_cut() {
     let script = script(12);
     for cut_at in 1..=operations_of(&script).await {
-        let disk = SimDisk::new();
+        let disk = SimDisk::new(1);
         disk.set_faults(Faults { dead_from: Some(cut_at), ..Faults::default() });
         let (acknowledged, cut_short) = run(&disk, &script).await;
         disk.set_faults(Faults::default());
@@ -60,7 +60,7 @@ async fn a_second_power_cut_finds_everything_as_well() {
         [Step::Vote(Vote::new(1, 1)), first(0, 50), Step::Vote(Vote::new(2, 1)), first(1, 60)];
     for cut_at in 1..=operations_of(&script).await {
         for survives in [Survives::Nothing, Survives::Sectors] {
-            let disk = SimDisk::new();
+            let disk = SimDisk::new(1);
             disk.set_faults(Faults { dead_from: Some(cut_at), ..Faults::default() });
             let _ = run(&disk, &script).await;
             for second_cut_at in 1..16 {
@@ -145,7 +145,7 @@ fn script(seed: u64) -> Vec<Step> {
 
 /// How many operations of the disk the script takes.
 async fn operations_of(script: &[Step]) -> u64 {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     assert!(run(&disk, script).await.1.is_none());
     disk.operations()
 }
@@ -157,7 +157,7 @@ async fn cut_power(
     survives: Survives,
     faults: Faults,
 ) -> Result<(), String> {
-    let disk = SimDisk::new();
+    let disk = SimDisk::new(1);
     disk.set_faults(Faults { dead_from: Some(cut_at), ..faults });
     let (acknowledged, cut_short) = run(&disk, script).await;
     let disk = disk.after_power_cut(survives, &mut Rng(cut_at));
