@@ -22,9 +22,9 @@ use tokio::sync::Notify;
 
 use super::sim_image::{self, Images};
 
-/// What survives of one write that was not synced is decided for so many bytes at a time: fewer
-/// than a sector, so that small writes are torn as well.
-const SECTOR_BYTES: usize = 64;
+/// What survives of one write that was not synced is decided for so many bytes at a time: far
+/// fewer than a sector, so that the smallest writes are torn as well.
+const SECTOR_BYTES: usize = 16;
 
 /// How long a sync of a thread hangs at most.
 const HANG_MAX: Duration = Duration::from_secs(20);
@@ -272,6 +272,13 @@ impl SimDisk {
         self.sim().names.keys().map(name).collect()
     }
 
+    /// The bytes of all files, by their names.
+    pub(crate) fn bytes(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let sim = self.sim();
+        let bytes = |(path, file): (&PathBuf, &usize)| (path.clone(), sim.files[*file].now.clone());
+        sim.names.iter().map(bytes).collect()
+    }
+
     /// A copy of all that is on the disk now. Put in its place later, it is the disk of a volume
     /// that was restored.
     pub(crate) fn copy(&self) -> Self {
@@ -319,8 +326,8 @@ impl SimDisk {
 
     fn begin_again(&self, sim: Sim) -> Self {
         let (locks, operations, file_syncs) = (BTreeMap::new(), 0, 0);
-        let faults = Faults::default();
-        Self::from_sim(Sim { locks, operations, file_syncs, faults, ..sim })
+        let (faults, paces) = (Faults::default(), BTreeMap::new());
+        Self::from_sim(Sim { locks, operations, file_syncs, faults, paces, ..sim })
     }
 
     fn turn_off(&self) {

@@ -151,6 +151,7 @@ async fn a_sync_that_fails_stops_the_writer_for_good() {
     });
     let mut writing = Writing::begin(&dir, restored, Options { sync, ..Options::default() });
     let fault = soon(writing.faults.wait()).await;
+    let fault::Fault::Disk(fault) = &*fault else { panic!("{fault}") };
     assert_eq!((fault.operation, fault.path.clone()), ("sync", dir.registry_dir()));
     soon(writing.progress.ended()).await;
     assert!(writing.queue.send(Work::Step(model.step())).await.is_err());

@@ -4,8 +4,11 @@
 mod backup;
 mod crash;
 mod damage;
+mod guard;
 mod machine;
+mod power;
 mod round_trip;
+mod snapshots;
 
 use std::{
     collections::BTreeMap,

@@ -119,6 +119,7 @@ impl World {
             raft: raft.clone(),
             proposals: Arc::new(LocalWriter(raft.clone())),
             cluster: CLUSTER,
+            guard: stores.guard,
             inbox: stores.inbox,
             view: stores.view.clone(),
             contact: Contact::default(),
