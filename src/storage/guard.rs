@@ -48,7 +48,18 @@ impl LogGuard {
     /// Returns the id of our own entry at an index, if it is known.
     fn own(&self, index: u64) -> Option<LogId> {
         let applied = self.applied().filter(|applied| applied.index == index);
-        applied.or_else(|| self.0.log.as_ref()?.0.lock().id_at(index))
+        applied.or_else(|| self.in_log(index))
+    }
+
+    /// Returns the id of the entry that the log holds at an index.
+    pub(super) fn in_log(&self, index: u64) -> Option<LogId> {
+        self.0.log.as_ref()?.0.lock().id_at(index)
+    }
+
+    /// Returns the term of the last vote, 0 before the first; `None` where the log is not ours.
+    pub(super) fn vote_term(&self) -> Option<u64> {
+        let log = self.0.log.as_ref()?.0.lock();
+        Some(log.vote.map_or(0, |vote| vote.leader_id.term))
     }
 
     /// Checks what a leader sends before raft sees it. A contradiction is reported, and ends the

@@ -67,7 +67,19 @@ impl LogStore {
     /// # Errors
     /// The same; also if there is no log.
     pub fn check(dir: &Path, cluster_id: [u8; 16]) -> Result<LogSummary, LogError> {
-        Ok(Self::open_offline(&RealDisk, dir, cluster_id)?.summary())
+        Self::check_on(&RealDisk, dir, cluster_id)
+    }
+
+    /// Does the same on another disk, such as that of a simulation.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_on(
+        disk: &dyn Disk,
+        dir: &Path,
+        cluster_id: [u8; 16],
+    ) -> Result<LogSummary, LogError> {
+        Ok(Self::open_offline(disk, dir, cluster_id)?.summary())
     }
 
     /// Opens a log to read it, and leaves it as it is.

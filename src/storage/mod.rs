@@ -49,11 +49,8 @@ mod wal;
 mod worker;
 
 #[cfg(test)]
-#[path = "../../tests/support/sim_disk.rs"]
+#[path = "../../tests/support/sim_disk/mod.rs"]
 mod sim_disk;
-#[cfg(test)]
-#[path = "../../tests/support/sim_image.rs"]
-mod sim_image;
 #[cfg(test)]
 mod tests;
 

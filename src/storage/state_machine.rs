@@ -169,7 +169,7 @@ impl StateMachine {
     ) -> Result<(Self, RegistryView, ImageProgress), StorageError> {
         let store = options.has_image.then(|| dir.image_store());
         let Restored { registry, at, image, snapshots } =
-            start::restore(dir, log, store.as_deref())?;
+            start::restore(dir, log, store.as_deref(), &options.guard)?;
         let (queue, progress) = match store {
             Some(store) => {
                 let anew = image.is_none().then(|| registry.image().clone());

@@ -177,8 +177,13 @@ async fn an_open_that_hangs_ends_the_start_and_the_next_one_heals() {
     let (temp, model) = filled(Random::new("an_open_that_hangs"), 50, 20).await;
     let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let hurried = Options { open_deadline: Duration::ZERO, ..Options::default() };
-    let error =
-        start::restore(&dir, ends(Some(20), 49), Some(&sled_store(&dir, hurried))).unwrap_err();
+    let error = start::restore(
+        &dir,
+        ends(Some(20), 49),
+        Some(&sled_store(&dir, hurried)),
+        &LogGuard::default(),
+    )
+    .unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("registry.bad-1"), "{error}");
     let restored = restore(&dir, ends(Some(20), 49)).unwrap();

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
+    clock,
     raft::{Entry, Vote},
     registry::{Applied, Command, Proposal},
     runtime,
@@ -88,9 +89,9 @@ async fn a_slow_or_hanging_log_keeps_its_callers_waiting_and_nobody_else() {
     let disk = SimDisk::new(1);
     let mut process = start(&disk).unwrap();
     disk.set_pace("raft", Pace::Slow(100, 100));
-    let began = tokio::time::Instant::now();
+    let began = clock::now();
     soon(process.append(vec![entry(0)]).await).await.unwrap().unwrap();
-    assert_eq!(began.elapsed(), Duration::from_millis(100));
+    assert_eq!(clock::now() - began, Duration::from_millis(100));
 
     disk.set_pace("raft", Pace::Hangs);
     let first = process.append(vec![entry(1)]).await;
@@ -110,6 +111,7 @@ async fn a_hanging_image_lags_and_loses_its_end() {
     runtime::follow_seed(2);
     let disk = SimDisk::new(2);
     let mut process = start(&disk).unwrap();
+    process.stores.log.save_vote(&Vote::new(1, 1)).await.unwrap();
     soon(process.append((0..40).map(entry).collect()).await).await.unwrap().unwrap();
     process.apply(0..10).await.unwrap();
     after(1000).await;
@@ -135,6 +137,65 @@ async fn a_hanging_image_lags_and_loses_its_end() {
     let mut process_again = start(&disk).unwrap();
     assert_eq!(process_again.stores.machine.applied_state().await.unwrap().0, None);
     drop(process.stores);
+}
+
+/// Starts with the raft log of one disk, or a part of it, put in the place of another's.
+fn start_with(disk: &SimDisk, others: &SimDisk, files: &str) -> StorageError {
+    disk.take_files(others, files);
+    match start(&disk.after_kill()) {
+        Ok(_) => panic!("{files} of another disk are taken"),
+        Err(error) => error,
+    }
+}
+
+/// A disk with entries of one term, all applied and in the image.
+async fn written(term: u64, seed: u64) -> SimDisk {
+    runtime::follow_seed(seed);
+    let disk = SimDisk::new(seed);
+    let mut process = start(&disk).unwrap();
+    process.stores.log.save_vote(&Vote::new(term, 1)).await.unwrap();
+    write_more(&mut process, term, 0..10).await;
+    drop(process);
+    after(1000).await;
+    disk.after_kill()
+}
+
+async fn write_more(process: &mut Process, term: u64, indexes: std::ops::Range<u64>) {
+    let of_term = |index| {
+        let id = LogId::new(CommittedLeaderIdOf::<TypeConfig>::new(term, NODE.0), index);
+        Entry { log_id: id, ..entry(index) }
+    };
+    let entries: Vec<_> = indexes.map(of_term).collect();
+    soon(process.append(entries.clone()).await).await.unwrap().unwrap();
+    let entries = entries.into_iter().map(|entry| Ok((entry, None)));
+    process.stores.machine.apply(futures_util::stream::iter(entries)).await.unwrap();
+    after(1000).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_went_back_behind_a_vote_is_refused() {
+    let disk = written(1, 8).await;
+    let older = disk.copy();
+    let mut process = start(&disk).unwrap();
+    process.stores.log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    write_more(&mut process, 2, 10..20).await;
+    drop(process);
+    after(1000).await;
+    // All of `raft/` is older than the image. Of `state` alone the log itself tells.
+    let error = start_with(&disk, &older, "/data/raft/");
+    assert_eq!(error.exit_code(), 78, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("term 1") && text.contains("T2-N1.19"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_of_another_history_is_refused() {
+    let (ours, theirs) = (written(1, 9).await, written(2, 9).await);
+    ours.take_images(&theirs);
+    let Err(error) = start(&ours.after_kill()) else { panic!("two histories are mixed") };
+    assert_eq!(error.exit_code(), 78, "{error}");
+    let text = error.to_string();
+    assert!(text.contains("T1-N1.9") && text.contains("T2-N1.9"), "{text}");
 }
 
 /// What one run of [`script`] had acknowledged.
@@ -249,9 +310,9 @@ async fn the_same_seed_is_the_same_run() {
         disk.set_pace("raft", Pace::Slow(1, 40));
         disk.set_pace("registry", Pace::Slow(0, 300));
         disk.set_pace("snapshot", Pace::Slow(5, 50));
-        let began = tokio::time::Instant::now();
+        let began = clock::now();
         let done = script(&disk).await;
-        let took = began.elapsed();
+        let took = clock::now() - began;
         let mut process = start(&disk).unwrap();
         let applied = process.stores.machine.applied_state().await.unwrap();
         runs.push((done, took, applied, process.stores.log.store(), disk.bytes()));
