@@ -122,7 +122,7 @@ impl Instance {
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
-        let Stores { log, machine, view, image, cluster, inbox } = stores;
+        let Stores { log, machine, view, image, cluster, guard, inbox } = stores;
 
         let mut background = JoinSet::new();
         let outbox = Arc::new(Outbox::new(config.node_id, metrics.clone()));
@@ -134,6 +134,7 @@ impl Instance {
             cluster,
             instance: config.node_id,
             transport: transport(me, security.as_ref(), &metrics),
+            guard,
             inbox,
             log_bounds: LogBounds::default(),
             metrics: metrics.clone(),
@@ -224,8 +225,7 @@ impl Instance {
             tokio::select! {
                 biased;
                 fault = self.faults.wait() => {
-                    tracing::error!("the disk failed, leaving service: {fault}");
-                    return Exit::Disk;
+                    return leave(&fault);
                 }
                 Some(ended) = self.servers.join_next() => match ended {
                     Ok(Ok(())) if self.is_draining() => {}
@@ -250,8 +250,7 @@ impl Instance {
         };
         // A failed disk stops raft as well; its report may be a moment behind.
         if let Ok(fault) = timeout(Duration::from_millis(200), self.faults.wait()).await {
-            tracing::error!("the disk failed, leaving service: {fault}");
-            return Exit::Disk;
+            return leave(&fault);
         }
         tracing::error!("{why}");
         Exit::Internal
@@ -297,15 +296,21 @@ impl Instance {
             tracing::warn!("not finished within the shutdown deadline; what was told is on disk");
         }
         match self.faults.current() {
-            Some(fault) => {
-                tracing::error!("the disk failed: {fault}");
-                Exit::Disk
-            }
+            Some(fault) => leave(&fault),
             None => {
                 tracing::info!("stopped");
                 Exit::Clean
             }
         }
+    }
+}
+
+/// Says why the instance ends.
+fn leave(fault: &fault::Fault) -> Exit {
+    tracing::error!("leaving service: {fault}");
+    match fault {
+        fault::Fault::Disk(_) => Exit::Disk,
+        fault::Fault::Data(_) => Exit::Data,
     }
 }
 
@@ -394,10 +399,7 @@ async fn dispatch(
 
 fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {
     match faults.current() {
-        Some(fault) => {
-            tracing::error!("the disk failed: {fault}");
-            Exit::Disk
-        }
+        Some(fault) => leave(&fault),
         None => {
             tracing::error!("{}", error_chain(error));
             Exit::Internal

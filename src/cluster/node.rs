@@ -21,7 +21,7 @@ use crate::{
     ids::{Incarnation, InstanceId},
     metrics::Metrics,
     raft::TypeConfig,
-    storage::{ClusterId, RegistryView, SnapshotInbox, StateMachine},
+    storage::{ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine},
 };
 
 /// What an instance needs to be a member.
@@ -32,6 +32,8 @@ pub struct ClusterOptions {
     pub instance: InstanceId,
     /// How it reaches the others.
     pub transport: Arc<dyn Transport>,
+    /// Checks what leaders send against what was applied here.
+    pub guard: LogGuard,
     /// Where snapshots are received.
     pub inbox: SnapshotInbox,
     /// How long the log grows.
@@ -112,7 +114,8 @@ impl Cluster {
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
-        let ClusterOptions { cluster, instance, transport, inbox, log_bounds, metrics } = options;
+        let ClusterOptions { cluster, instance, transport, guard, inbox, log_bounds, metrics } =
+            options;
         let network = Network::new(transport);
         let raft =
             Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
@@ -124,6 +127,7 @@ impl Cluster {
             raft: raft.clone(),
             proposals: Arc::new(local.clone()),
             cluster,
+            guard,
             inbox,
             view: view.clone(),
             contact: contact.clone(),

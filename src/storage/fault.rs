@@ -1,6 +1,7 @@
-//! When a disk fails, the instance leaves service: whichever thread saw the failure reports it
-//! here once, and the instance ends with exit code 74. Nothing is retried on a file whose sync
-//! failed, for the kernel may have dropped the very pages that it could not write.
+//! What ends an instance: a disk that fails (exit code 74), or data that contradict each other
+//! (exit code 78). The thread that sees it first reports it here once. Nothing is retried on a
+//! file whose sync failed, for the kernel may have dropped the very pages that it could not write;
+//! and with two histories at hand nothing may be written at all.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -18,13 +19,44 @@ pub struct DiskFault {
     pub source: io::Error,
 }
 
+/// Data that contradict what this instance has applied. It reads as a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DataFault(String);
+
+impl DataFault {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// A reason for the instance to end.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The disk failed.
+    #[error("the disk failed: {0}")]
+    Disk(#[from] DiskFault),
+    /// The data are refused.
+    #[error("the data are refused: {0}")]
+    Data(#[from] DataFault),
+}
+
+impl Fault {
+    fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Disk(fault) => fault.source.kind(),
+            Self::Data(_) => io::ErrorKind::InvalidData,
+        }
+    }
+}
+
 /// The sending side, one for each thread that writes.
 #[derive(Clone, Debug)]
-pub struct FaultReporter(Arc<watch::Sender<Option<Arc<DiskFault>>>>);
+pub struct FaultReporter(Arc<watch::Sender<Option<Arc<Fault>>>>);
 
 /// The receiving side: the instance waits on it.
 #[derive(Clone, Debug)]
-pub struct FaultWatch(watch::Receiver<Option<Arc<DiskFault>>>);
+pub struct FaultWatch(watch::Receiver<Option<Arc<Fault>>>);
 
 /// Both sides of a new channel.
 pub fn channel() -> (FaultReporter, FaultWatch) {
@@ -34,8 +66,9 @@ pub fn channel() -> (FaultReporter, FaultWatch) {
 
 impl FaultReporter {
     /// Reports a failure; only the first is kept. Gives back an error to hand on to openraft.
-    pub fn report(&self, fault: DiskFault) -> io::Error {
-        let error = io::Error::new(fault.source.kind(), fault.to_string());
+    pub fn report(&self, fault: impl Into<Fault>) -> io::Error {
+        let fault = fault.into();
+        let error = io::Error::new(fault.kind(), fault.to_string());
         self.0.send_if_modified(|slot| {
             let first = slot.is_none();
             slot.get_or_insert_with(|| Arc::new(fault));
@@ -47,12 +80,12 @@ impl FaultReporter {
 
 impl FaultWatch {
     /// The failure, if one was reported.
-    pub fn current(&self) -> Option<Arc<DiskFault>> {
+    pub fn current(&self) -> Option<Arc<Fault>> {
         self.0.borrow().clone()
     }
 
     /// Waits for the first failure; for ever if all reporters are gone without one.
-    pub async fn wait(&mut self) -> Arc<DiskFault> {
+    pub async fn wait(&mut self) -> Arc<Fault> {
         loop {
             if let Some(fault) = self.current() {
                 return fault;

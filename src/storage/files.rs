@@ -39,9 +39,9 @@ pub(super) fn create_draft(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskF
 
 /// Makes a file for the user; one that is there is left alone.
 pub(super) fn create_new(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFile>, StorageError> {
-    disk.create(path).map_err(|fault| match fault.source.kind() {
-        io::ErrorKind::AlreadyExists => is_there(path),
-        _ => fault.into(),
+    disk.create(path).map_err(|fault| {
+        let is_taken = fault.source.kind() == io::ErrorKind::AlreadyExists;
+        if is_taken { is_there(path) } else { fault.into() }
     })
 }
 

@@ -23,8 +23,12 @@ use tokio::sync::oneshot;
 pub use super::wal::{LogError, LogOptions, LogSummary};
 use super::{
     disk::{Disk, RealDisk},
-    fault::{DiskFault, FaultReporter},
-    wal::{self, Append, Beginning, Done, Encoded, Flushed, Job, OfflineLog, Shared, Sizes, Wal},
+    fault::{DataFault, DiskFault, FaultReporter},
+    guard::LogGuard,
+    wal::{
+        self, Append, Beginning, Done, Encoded, Flushed, Job, LogIds, OfflineLog, Shared, Sizes,
+        Wal,
+    },
 };
 use crate::{
     ids::StoreId,
@@ -37,6 +41,7 @@ use crate::{
 pub struct LogStore {
     wal: Wal,
     reader: LogReader,
+    guard: LogGuard,
 }
 
 /// Reads the log beside its writer; cheap to clone.
@@ -62,7 +67,19 @@ impl LogStore {
     /// # Errors
     /// The same; also if there is no log.
     pub fn check(dir: &Path, cluster_id: [u8; 16]) -> Result<LogSummary, LogError> {
-        Ok(Self::open_offline(&RealDisk, dir, cluster_id)?.summary())
+        Self::check_on(&RealDisk, dir, cluster_id)
+    }
+
+    /// Does the same on another disk, such as that of a simulation.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn check_on(
+        disk: &dyn Disk,
+        dir: &Path,
+        cluster_id: [u8; 16],
+    ) -> Result<LogSummary, LogError> {
+        Ok(Self::open_offline(disk, dir, cluster_id)?.summary())
     }
 
     /// Opens a log to read it, and leaves it as it is.
@@ -107,8 +124,20 @@ impl LogStore {
     ) -> Result<Self, LogError> {
         let faults = options.faults.clone();
         let wal = Wal::open(disk, options, sizes)?;
+        let guard = LogGuard::new(Arc::clone(&wal.shared), faults.clone());
         let reader = LogReader { shared: Arc::clone(&wal.shared), faults, sizes };
-        Ok(Self { wal, reader })
+        Ok(Self { wal, reader, guard })
+    }
+
+    /// The guard of this log, to be shared with the state machine that applies its entries.
+    pub fn guard(&self) -> LogGuard {
+        self.guard.clone()
+    }
+
+    /// Reports what contradicts an applied entry; the instance ends.
+    fn refuse(&self, fault: DataFault) -> io::Error {
+        tracing::error!(%fault, "the raft log refuses what it is told to do");
+        self.reader.faults.report(fault)
     }
 
     /// Has a job carried out, and waits until it is durable.
@@ -164,11 +193,13 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let flushed = Flushed::new(callback);
         let encoded = encode(entries, self.reader.sizes.entry_bytes)?;
         self.room().await?;
-        let Some((first, last)) = encoded.span else {
+        let Some((first_id, last)) = encoded.span else {
             let first = self.reader.shared.lock().end();
             self.wal.send(Job::Append(Append { first, entries: Vec::new(), flushed }));
             return Ok(());
         };
+        let first = first_id.index;
+        self.guard.check_append(first_id).map_err(|fault| self.refuse(fault))?;
         let (end, may_begin_here) = {
             let log = self.reader.shared.lock();
             (log.end(), log.may_begin_anywhere())
@@ -180,16 +211,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         if first != end {
             self.carry_out(|done| Job::Begin(first, done)).await?;
         }
-        self.reader.shared.lock().append(&encoded.entries, last);
+        self.reader.shared.lock().append(&encoded.entries, &encoded.ids, last);
         self.wal.send(Job::Append(Append { first, entries: encoded.entries, flushed }));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.guard.check_truncation(last_log_id).map_err(|fault| self.refuse(fault))?;
         self.carry_out(|done| Job::Truncate(last_log_id, done)).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.guard.check_purge(log_id).map_err(|fault| self.refuse(fault))?;
         self.carry_out(|done| Job::Purge(log_id, done)).await
     }
 }
@@ -255,8 +288,9 @@ impl RaftLogReader<TypeConfig> for LogReader {
 /// Entries as they will stand on disk.
 struct EncodedEntries {
     entries: Vec<Encoded>,
-    /// Index of the first and id of the last, if there are any.
-    span: Option<(u64, LogId)>,
+    ids: LogIds,
+    /// The ids of the first and the last, if there are any.
+    span: Option<(LogId, LogId)>,
 }
 
 fn encode(
@@ -264,11 +298,11 @@ fn encode(
     bytes_max: usize,
 ) -> io::Result<EncodedEntries> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-    let mut encoded = EncodedEntries { entries: Vec::new(), span: None };
+    let mut encoded = EncodedEntries { entries: Vec::new(), ids: LogIds::default(), span: None };
     for entry in entries {
         let index = entry.log_id.index;
-        let first = encoded.span.map_or(index, |(first, _)| first);
-        if index != first + encoded.entries.len() as u64 {
+        let first = encoded.span.map_or(entry.log_id, |(first, _)| first);
+        if index != first.index + encoded.entries.len() as u64 {
             return Err(invalid(format!("entry {index} does not follow the one before it")));
         }
         let bytes = postcard::to_stdvec(&entry).map_err(|error| invalid(error.to_string()))?;
@@ -276,6 +310,7 @@ fn encode(
             return Err(invalid(format!("entry {index} has {} bytes", bytes.len())));
         }
         encoded.entries.push(Encoded::from(bytes));
+        encoded.ids.push(entry.log_id);
         encoded.span = Some((first, entry.log_id));
     }
     Ok(encoded)

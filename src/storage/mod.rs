@@ -37,6 +37,7 @@ mod check;
 mod disk;
 mod error;
 mod files;
+mod guard;
 mod identity;
 mod image;
 mod log_store;
@@ -48,11 +49,8 @@ mod wal;
 mod worker;
 
 #[cfg(test)]
-#[path = "../../tests/support/sim_disk.rs"]
+#[path = "../../tests/support/sim_disk/mod.rs"]
 mod sim_disk;
-#[cfg(test)]
-#[path = "../../tests/support/sim_image.rs"]
-mod sim_image;
 #[cfg(test)]
 mod tests;
 
@@ -60,6 +58,7 @@ pub use backup::{Backup, BackupDraft, backup};
 pub use check::{CheckReport, Finding, check};
 pub use disk::{Access, Disk, DiskFile, DiskLock, RealDisk};
 pub use error::StorageError;
+pub use guard::LogGuard;
 pub use identity::{ClusterId, DataDir, Identity};
 pub use image::{Found, ImageProgress, ImageStore, Intact, OpenImage, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
@@ -88,6 +87,8 @@ pub struct Stores {
     pub image: ImageProgress,
     /// The cluster that the directory belongs to.
     pub cluster: ClusterId,
+    /// Checks what leaders send against what was applied here.
+    pub guard: LogGuard,
     /// The place where snapshots of other instances arrive.
     pub inbox: SnapshotInbox,
 }
@@ -133,9 +134,11 @@ impl Stores {
         };
         let log = LogStore::open_on(disk, options, wal::Sizes::default())?;
         let ends = LogEnds { purged: log.purged(), last: log.last() };
-        let options = StateMachineOptions::new(effects, metrics.clone(), faults.clone());
+        let guard = log.guard();
+        let options = StateMachineOptions::new(effects, metrics.clone(), faults.clone())
+            .guarding(guard.clone());
         let (machine, view, image) = StateMachine::open(&mut dir, ends, options)?;
         let (cluster, inbox) = (dir.cluster_id(), dir.inbox());
-        Ok(Self { log, machine, view, image, cluster, inbox })
+        Ok(Self { log, machine, view, image, cluster, guard, inbox })
     }
 }

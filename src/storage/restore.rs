@@ -70,12 +70,12 @@ pub fn restore(
 }
 
 fn read(disk: &dyn Disk, path: &Path) -> Result<Loaded, StorageError> {
-    let file = disk.open(path, Access::Read).map_err(|fault| match fault.source.kind() {
-        io::ErrorKind::NotFound => {
-            let what = "there is no such file; name a backup";
-            StorageError::Unfit { path: path.to_path_buf(), what }
+    let file = disk.open(path, Access::Read).map_err(|fault| {
+        if fault.source.kind() != io::ErrorKind::NotFound {
+            return StorageError::from(fault);
         }
-        _ => fault.into(),
+        let what = "there is no such file; name a backup";
+        StorageError::Unfit { path: path.to_path_buf(), what }
     })?;
     let way_out = "nothing is restored from it; name another backup";
     snapshot::load(&*file, None).map_err(|unusable| unusable.refusal(path, way_out))

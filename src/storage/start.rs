@@ -10,7 +10,7 @@
 use std::{panic::resume_unwind, path::PathBuf, thread};
 
 use super::{
-    DataDir, StorageError, identity,
+    DataDir, LogGuard, StorageError, identity,
     image::{Found, ImageStore, Intact, OpenImage},
     snapshot::{self, SnapshotDir, SnapshotFile, Survey},
 };
@@ -56,8 +56,10 @@ pub(super) fn restore(
     dir: &DataDir,
     log: LogEnds,
     images: Option<&dyn ImageStore>,
+    guard: &LogGuard,
 ) -> Result<Restored, StorageError> {
     let sources = find(dir, images)?;
+    refuse_contradictions(dir, log, guard, &sources)?;
     let offered = sources.snapshot.clone();
     let snapshot_faults = sources.snapshot_faults.clone();
     let (registry, at, image) = choose(dir, log, images, sources)?;
@@ -108,6 +110,45 @@ fn find(dir: &DataDir, images: Option<&dyn ImageStore>) -> Result<Sources, Stora
         }
     };
     Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
+}
+
+/// Nothing that was applied is ever revoked, and a vote is saved before the first entry of its term.
+/// So where image, snapshot and log tell different stories, one of them is of another history, or is
+/// an older copy that was put back.
+fn refuse_contradictions(
+    dir: &DataDir,
+    log: LogEnds,
+    guard: &LogGuard,
+    sources: &Sources,
+) -> Result<(), StorageError> {
+    let image = sources.image.as_ref().and_then(|image| image.at.last_log_id);
+    let snapshot = sources.snapshot.as_ref().and_then(|file| file.meta().last_log_id);
+    let refuse = |path: PathBuf, what: String| {
+        Err(StorageError::Damaged { path, what, way_out: identity::WAY_OUT })
+    };
+    for (path, at) in [(dir.registry_dir(), image), (dir.snapshot_dir(), snapshot)] {
+        let Some(at) = at else { continue };
+        if let Some(own) = guard.in_log(at.index).filter(|own| *own != at) {
+            let what = format!(
+                "it was written after entry {at}, and the raft log has {own} there: they are of \
+                 two histories"
+            );
+            return refuse(path, what);
+        }
+    }
+    let newest = image.max(snapshot).max(log.last);
+    let term = newest.map_or(0, |last| last.committed_leader_id().term);
+    match guard.vote_term() {
+        Some(vote) if vote < term => {
+            let newest = newest.map_or_else(String::new, |newest| newest.to_string());
+            let what = format!(
+                "the last vote in it is of term {vote}, and entry {newest} is here, which came \
+                 after a vote of term {term}: the raft log, or its file `state`, is an older copy"
+            );
+            refuse(dir.raft_dir(), what)
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// An entry may be committed, and applied, while it is on the disks of others only; then a power

@@ -5,8 +5,8 @@
 //! bounded: an instance that cannot keep up applies more slowly and holds nothing back in memory.
 //! No lock is held while it waits.
 //!
-//! Applying is idempotent by position: an entry at or below the last one applied is skipped, so a
-//! log that is replayed over an image does no harm.
+//! Entries are applied in their order, without a gap. One that was applied before is skipped; one
+//! that contradicts what was applied ends the instance ([`LogGuard`]).
 
 use std::{
     io,
@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, watch};
 use super::{
     DataDir, LogEnds, StorageError,
     fault::FaultReporter,
+    guard::LogGuard,
     image::{self, ImageProgress, ImageQueue, Step, Work},
     snapshot::{SnapshotDir, SnapshotFile},
     start::{self, Restored},
@@ -54,12 +55,20 @@ pub struct StateMachineOptions {
     pub faults: FaultReporter,
     /// Whether an image is kept.
     has_image: bool,
+    /// Shared with the log whose entries are applied.
+    guard: LogGuard,
 }
 
 impl StateMachineOptions {
     /// The service's options.
     pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
-        Self { effects, metrics, faults, has_image: true }
+        Self { effects, metrics, faults, has_image: true, guard: LogGuard::default() }
+    }
+
+    /// With the guard of the log whose entries are applied.
+    pub(super) fn guarding(mut self, guard: LogGuard) -> Self {
+        self.guard = guard;
+        self
     }
 
     /// Without an image on disk: the registry comes back from the last snapshot and the log. It
@@ -160,7 +169,7 @@ impl StateMachine {
     ) -> Result<(Self, RegistryView, ImageProgress), StorageError> {
         let store = options.has_image.then(|| dir.image_store());
         let Restored { registry, at, image, snapshots } =
-            start::restore(dir, log, store.as_deref())?;
+            start::restore(dir, log, store.as_deref(), &options.guard)?;
         let (queue, progress) = match store {
             Some(store) => {
                 let anew = image.is_none().then(|| registry.image().clone());
@@ -176,6 +185,7 @@ impl StateMachine {
             None => ImageQueue::nowhere(),
         };
         dir.mark_initialised()?;
+        options.guard.set_applied(at.last_log_id);
         options.metrics.raft_applied_index.set(gauge_of(&at));
         if let Some(file) = snapshots.current() {
             show_snapshot(&options.metrics, &file);
@@ -207,11 +217,13 @@ impl StateMachine {
 
     /// Applies one entry, unless it was applied before.
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Verdict> {
-        if self.at.last_log_id.is_some_and(|last| entry.log_id.index <= last.index) {
+        let is_next = self.options.guard.check_apply(entry.log_id);
+        if !is_next.map_err(|fault| self.options.faults.report(fault))? {
             return Ok(Verdict::Duplicate);
         }
         let is_counted = Some(entry.log_id.index) <= self.counted_through;
         let (step, mut applied) = self.advance(entry);
+        self.options.guard.set_applied(self.at.last_log_id);
         if is_counted {
             applied.notes.clear();
         }
@@ -271,6 +283,7 @@ impl StateMachine {
         self.options.metrics.snapshots.with_label_values(&["received"]).inc();
         show_snapshot(&self.options.metrics, &snapshot);
         self.at = at.clone();
+        self.options.guard.set_applied(at.last_log_id);
         self.image.send(Work::Replace { image, at }).await
     }
 }

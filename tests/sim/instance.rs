@@ -17,7 +17,7 @@ use emnetchain::{
     metrics::Metrics,
     raft::Member,
     registry::{Command, Policy},
-    storage::{ClusterId, DataDir, LogEnds, StateMachine, StateMachineOptions, fault},
+    storage::{ClusterId, DataDir, LogEnds, LogGuard, StateMachine, StateMachineOptions, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -246,6 +246,7 @@ impl Process {
             cluster: CLUSTER,
             instance: self.id,
             transport: self.shared.network.transport(self.id),
+            guard: LogGuard::default(),
             inbox,
             log_bounds: LOG_BOUNDS,
             metrics,

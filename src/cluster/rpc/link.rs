@@ -70,6 +70,7 @@ pub enum CallError {
 /// The way to one member. Dropping it closes the connection.
 #[derive(Debug)]
 pub struct Link {
+    target: InstanceId,
     queue: mpsc::Sender<Outgoing>,
     last_id: AtomicU64,
 }
@@ -86,7 +87,10 @@ type Answer = oneshot::Sender<Result<Response, CallError>>;
 
 /// An answer that has not come yet.
 #[derive(Debug)]
-pub struct Waiting(oneshot::Receiver<Result<Response, CallError>>);
+pub struct Waiting {
+    answer: oneshot::Receiver<Result<Response, CallError>>,
+    target: InstanceId,
+}
 
 impl Waiting {
     /// Waits for it, without a deadline.
@@ -94,8 +98,13 @@ impl Waiting {
     /// # Errors
     /// If there will be none.
     pub async fn answer(self) -> Result<Response, CallError> {
-        match self.0.await {
+        match self.answer.await {
             Ok(Ok(Response::Failed(why))) => Err(CallError::Failed(why)),
+            Ok(Ok(Response::Contradicted(why))) => {
+                let instance = self.target.0;
+                tracing::warn!(instance, %why, "an instance refuses the entries of this one");
+                Err(CallError::Failed(why))
+            }
             Ok(answer) => answer,
             Err(_) => Err(CallError::Lost),
         }
@@ -113,7 +122,7 @@ impl Link {
         let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
         let way = Way { transport, target, member, lane };
         tokio::spawn(way.keep(outgoing));
-        Self { queue, last_id: AtomicU64::new(0) }
+        Self { target, queue, last_id: AtomicU64::new(0) }
     }
 
     /// Puts a request on its way, behind those that were put there before. Waits only for a place
@@ -128,7 +137,7 @@ impl Link {
         let (answer, waiting) = oneshot::channel();
         let sent = self.queue.send(Outgoing { id, frame, answer }).await;
         sent.map_err(|_| CallError::Lost)?;
-        Ok(Waiting(waiting))
+        Ok(Waiting { answer: waiting, target: self.target })
     }
 
     /// Asks, and waits for the answer at most that long.

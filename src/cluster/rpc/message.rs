@@ -54,6 +54,9 @@ pub enum Response {
     AppendEntries(AppendEntriesResponse<TypeConfig>),
     /// The request was not carried out, as far as is known; the reason is for people.
     Failed(String),
+    /// To entries that contradict what was applied; the reason is for people. The instance that
+    /// answers ends.
+    Contradicted(String),
     /// To a proposal: it was applied, with this result.
     Proposed(Written),
     /// To a snapshot: it is installed, unless the vote in here is a higher one.

@@ -36,7 +36,7 @@ use crate::{
     metrics::Metrics,
     raft::TypeConfig,
     registry::Registry,
-    storage::{ClusterId, RegistryView, SnapshotInbox, StateMachine},
+    storage::{ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine},
 };
 
 /// Requests of one connection that are worked on; beyond it, no more are read.
@@ -57,6 +57,8 @@ pub struct ServiceOptions {
     pub proposals: Arc<dyn Writer>,
     /// The cluster that this instance belongs to.
     pub cluster: ClusterId,
+    /// Checks what leaders send against what was applied here.
+    pub guard: LogGuard,
     /// Where snapshots are received.
     pub inbox: SnapshotInbox,
     /// The registry as it is applied here.
@@ -145,6 +147,28 @@ impl Service {
         }
     }
 
+    async fn append(&self, rpc: AppendEntriesRequest<TypeConfig>) -> Response {
+        if let Err(fault) = self.check(&rpc) {
+            return fault;
+        }
+        match self.0.raft.append_entries(rpc).await {
+            Ok(answer) => {
+                if answer == AppendEntriesResponse::Success {
+                    self.0.contact.heard_now();
+                }
+                Response::AppendEntries(answer)
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Refuses entries that contradict what was applied. openraft takes every entry below the
+    /// committed one for the same, whatever its id.
+    fn check(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), Response> {
+        let checked = self.0.guard.check_leader(&rpc.vote, rpc.prev_log_id, &rpc.entries);
+        checked.map_err(|fault| Response::Contradicted(fault.to_string()))
+    }
+
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
         let raft = &self.0.raft;
         if !self.0.gate.is_open() && !matches!(request, Request::Introduce) {
@@ -152,15 +176,7 @@ impl Service {
         }
         match request {
             Request::Introduce => self.introduce(peer).await,
-            Request::AppendEntries(rpc) => match raft.append_entries(rpc).await {
-                Ok(answer) => {
-                    if answer == AppendEntriesResponse::Success {
-                        self.0.contact.heard_now();
-                    }
-                    Response::AppendEntries(answer)
-                }
-                Err(error) => failed(error),
-            },
+            Request::AppendEntries(rpc) => self.append(rpc).await,
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
                 let writing = timeout(PROPOSE_WAIT_MAX, self.0.proposals.write(batch, commands));
@@ -275,6 +291,9 @@ struct Appends<'a> {
     session: Session,
     /// The ids of the requests that this session has taken, the oldest first.
     taken: VecDeque<u64>,
+    /// A request that contradicts what was applied, and the answer to it. Nothing is taken after
+    /// it.
+    contradicted: Option<(u64, Response)>,
 }
 
 /// openraft's side of a stream of entries. It ends at the first that does not fit.
@@ -295,13 +314,20 @@ impl Session {
 
 impl<'a> Appends<'a> {
     fn new(service: &'a Service) -> Self {
-        Self { service, session: Session::new(service), taken: VecDeque::new() }
+        Self { service, session: Session::new(service), taken: VecDeque::new(), contradicted: None }
     }
 }
 
 impl Work for Appends<'_> {
     fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError> {
         let Request::AppendEntries(rpc) = request else { return Err(ServeError::WrongLane) };
+        if self.contradicted.is_some() {
+            return Err(ServeError::Stopped);
+        }
+        if let Err(answer) = self.service.check(&rpc) {
+            self.contradicted = Some((id, answer));
+            return Ok(());
+        }
         // The queue is as long as there are requests in work. It is closed only when raft has
         // stopped, which the next answer will say.
         let _ = self.session.requests.try_send(rpc);
@@ -310,10 +336,13 @@ impl Work for Appends<'_> {
     }
 
     fn len(&self) -> usize {
-        self.taken.len()
+        self.taken.len() + usize::from(self.contradicted.is_some())
     }
 
     async fn next(&mut self) -> Result<Vec<(u64, Response)>, ServeError> {
+        if let Some(answer) = self.contradicted.take_if(|_| self.taken.is_empty()) {
+            return Ok(vec![answer]);
+        }
         let Some(Ok(result)) = self.session.answers.next().await else {
             return Err(ServeError::Stopped);
         };

@@ -151,6 +151,7 @@ async fn a_sync_that_fails_stops_the_writer_for_good() {
     });
     let mut writing = Writing::begin(&dir, restored, Options { sync, ..Options::default() });
     let fault = soon(writing.faults.wait()).await;
+    let fault::Fault::Disk(fault) = &*fault else { panic!("{fault}") };
     assert_eq!((fault.operation, fault.path.clone()), ("sync", dir.registry_dir()));
     soon(writing.progress.ended()).await;
     assert!(writing.queue.send(Work::Step(model.step())).await.is_err());
@@ -176,8 +177,13 @@ async fn an_open_that_hangs_ends_the_start_and_the_next_one_heals() {
     let (temp, model) = filled(Random::new("an_open_that_hangs"), 50, 20).await;
     let dir = DataDir::open(temp.path(), NODE, None).unwrap();
     let hurried = Options { open_deadline: Duration::ZERO, ..Options::default() };
-    let error =
-        start::restore(&dir, ends(Some(20), 49), Some(&sled_store(&dir, hurried))).unwrap_err();
+    let error = start::restore(
+        &dir,
+        ends(Some(20), 49),
+        Some(&sled_store(&dir, hurried)),
+        &LogGuard::default(),
+    )
+    .unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert!(error.to_string().contains("registry.bad-1"), "{error}");
     let restored = restore(&dir, ends(Some(20), 49)).unwrap();

@@ -49,8 +49,8 @@ async fn position_and_members_survive_a_restart() {
     assert_eq!(machine.applied_state().await.unwrap(), Default::default());
     apply(&mut machine, vec![entry(0, members(&[1])), entry(1, EntryPayload::Blank)]).await;
     apply(&mut machine, vec![entry(2, nothing()), entry(3, members(&[1, 2]))]).await;
-    // Entries that come again change nothing.
-    apply(&mut machine, vec![entry(0, members(&[9])), entry(4, nothing())]).await;
+    // An entry that comes again changes nothing.
+    apply(&mut machine, vec![entry(3, members(&[9])), entry(4, nothing())]).await;
     let (applied, membership) = machine.applied_state().await.unwrap();
     assert_eq!(applied, Some(log_id(4)));
     assert_eq!(*membership.log_id(), Some(log_id(3)));
@@ -142,8 +142,7 @@ async fn a_snapshot_is_built_while_entries_go_on_and_replaces_the_older_one() {
     let (temp, mut dir) = new_dir();
     let ((mut machine, ..), _effects) = open(&mut dir, LogEnds::default());
     assert!(machine.get_current_snapshot().await.unwrap().is_none());
-    for last in [3, 6] {
-        let first = last - 3;
+    for (first, last) in [(0, 3), (5, 8)] {
         apply(&mut machine, (first..=last).map(|index| entry(index, nothing())).collect()).await;
         let mut builder = machine.get_snapshot_builder().await;
         apply(&mut machine, vec![entry(last + 1, nothing())]).await;

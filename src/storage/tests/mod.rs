@@ -4,8 +4,11 @@
 mod backup;
 mod crash;
 mod damage;
+mod guard;
 mod machine;
+mod power;
 mod round_trip;
+mod snapshots;
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +22,7 @@ use openraft::{type_config::alias::CommittedLeaderIdOf, vote::RaftLeaderId as _}
 use tempfile::TempDir;
 
 use super::{
-    DataDir, ImageProgress, LogEnds, StorageError,
+    DataDir, ImageProgress, LogEnds, LogGuard, StorageError,
     fault::{self, FaultReporter, FaultWatch},
     image::{self, ImageQueue, ImageStore as _, SledStore, Step, Work},
     snapshot::SnapshotDir,
@@ -231,7 +234,8 @@ fn sled_store(dir: &DataDir, options: image::Options) -> SledStore {
 
 /// Starts from what the directory holds.
 fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
-    start::restore(dir, log, Some(&sled_store(dir, image::Options::default())))
+    let store = sled_store(dir, image::Options::default());
+    start::restore(dir, log, Some(&store), &LogGuard::default())
 }
 
 /// A directory with an image of `entries` entries, and a snapshot of the first `covered`.

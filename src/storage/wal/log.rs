@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::{
-    Sizes,
+    LogIds, Sizes,
     read::{Extent, Plan},
     segment::{Mark, Segment},
 };
@@ -39,6 +39,8 @@ pub(in crate::storage) struct Log {
     /// Set when the writing thread has failed or ended: nobody need wait for it any more.
     pub(in crate::storage) broken: bool,
     pub(super) segments: Vec<Segment>,
+    /// The ids of all live entries.
+    ids: LogIds,
     first: u64,
     end: u64,
     durable: u64,
@@ -57,6 +59,7 @@ impl Log {
             last: None,
             broken: false,
             segments: Vec::new(),
+            ids: LogIds::default(),
             first,
             end: first,
             durable: first,
@@ -80,6 +83,14 @@ impl Log {
     /// Index after the last entry that is synced.
     pub(super) fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// The id of the entry at an index, if the log holds it or purged it last.
+    pub(in crate::storage) fn id_at(&self, index: u64) -> Option<LogId> {
+        if (self.first..self.end).contains(&index) {
+            return self.ids.at(index);
+        }
+        self.purged.filter(|purged| purged.index == index)
     }
 
     /// The segment that is being written.
@@ -110,7 +121,8 @@ impl Log {
     }
 
     /// Takes entries that go on where the log ends: they are readable from now on.
-    pub(in crate::storage) fn append(&mut self, entries: &[Encoded], last: LogId) {
+    pub(in crate::storage) fn append(&mut self, entries: &[Encoded], ids: &LogIds, last: LogId) {
+        self.ids.append(ids);
         for entry in entries {
             self.tail_bytes += entry.len();
             self.unsynced_bytes += entry.len();
@@ -167,6 +179,7 @@ impl Log {
         let next = upto.index + 1;
         if next > self.end {
             self.tail.clear();
+            self.ids = LogIds::default();
             (self.tail_bytes, self.unsynced_bytes) = (0, 0);
             (self.end, self.durable) = (next, next);
         }
@@ -174,6 +187,7 @@ impl Log {
             self.last = Some(upto);
         }
         self.first = self.first.max(next);
+        self.ids.purge(self.first);
         self.purged = Some(upto);
         while self.tail_first() < self.first {
             self.forget_oldest();
@@ -218,6 +232,7 @@ impl Log {
 
     /// Forgets the entries from index `end` on, all of which are synced.
     fn cut_tail(&mut self, end: u64) {
+        self.ids.truncate(end);
         while self.end > end {
             self.end -= 1;
             if let Some(entry) = self.tail.pop_back() {

@@ -21,6 +21,7 @@
 //! have), compression, and a record of what is committed (after a start raft finds out anew).
 
 mod frame;
+mod ids;
 mod job;
 mod log;
 mod offline;
@@ -38,6 +39,7 @@ use std::{
     sync::Arc,
 };
 
+pub(super) use ids::LogIds;
 pub(super) use job::{Append, Done, Flushed, Job, Shared, thread_ended};
 pub(super) use log::Encoded;
 pub(super) use offline::OfflineLog;

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    LogError, Sizes,
+    LogError, LogIds, Sizes,
     frame::{Id, SEGMENT_HEADER_BYTES, Seal, SegmentHeader, entries_of, vouched_for},
     log::{Encoded, Log, Written},
     segment::{Frame, FrameError, FrameReader, Mark, Segment, parse_segment_name, segment_name},
@@ -207,12 +207,14 @@ fn replay_frame(log: &mut Log, offset: u64, frame: &Frame) -> Result<(), String>
         ));
     }
     let entries = entries_of(&frame.body, header.count).ok_or("the frame's entries do not fit")?;
-    let mut last = None;
+    let (mut last, mut ids) = (None, LogIds::default());
     for (index, entry) in (header.first..).zip(&entries) {
-        last = Some(log_id_of(entry, index)?);
+        let id = log_id_of(entry, index)?;
+        ids.push(id);
+        last = Some(id);
     }
     let encoded: Vec<Encoded> = entries.iter().map(|entry| Encoded::from(*entry)).collect();
-    log.append(&encoded, last.ok_or("the frame has no entries")?);
+    log.append(&encoded, &ids, last.ok_or("the frame has no entries")?);
     log.wrote(&Written {
         marks: vec![Mark { first: header.first, offset }],
         bytes: header.frame_bytes(),

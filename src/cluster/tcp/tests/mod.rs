@@ -104,7 +104,7 @@ impl World {
         self.addresses.lock().unwrap().insert(InstanceId(node), address);
 
         let (effects, mut applied) = mpsc::channel(64);
-        let (reporter, _) = fault::channel();
+        let (reporter, faults) = fault::channel();
         let stores =
             Stores::open(dir, InstanceId(node), Some(CLUSTER), effects, &metrics, &reporter);
         let stores = stores.unwrap();
@@ -119,6 +119,7 @@ impl World {
             raft: raft.clone(),
             proposals: Arc::new(LocalWriter(raft.clone())),
             cluster: CLUSTER,
+            guard: stores.guard,
             inbox: stores.inbox,
             view: stores.view.clone(),
             contact: Contact::default(),
@@ -127,7 +128,18 @@ impl World {
         });
         tasks.spawn(async { panic!("{:?}", server.run(service).await) });
         let (view, image) = (stores.view, stores.image);
-        Node { id: InstanceId(node), raft, network, view, image, metrics, security, port, tasks }
+        Node {
+            id: InstanceId(node),
+            raft,
+            network,
+            view,
+            image,
+            faults,
+            metrics,
+            security,
+            port,
+            tasks,
+        }
     }
 }
 
@@ -156,6 +168,7 @@ struct Node {
     network: Network,
     view: RegistryView,
     image: ImageProgress,
+    faults: fault::FaultWatch,
     metrics: Metrics,
     security: Security,
     port: u16,

@@ -2,12 +2,15 @@
 
 use std::fs;
 
-use openraft::async_runtime::WatchReceiver;
+use openraft::{
+    EntryPayload, async_runtime::WatchReceiver, raft::AppendEntriesRequest, vote::RaftLeaderId as _,
+};
 use tokio::io::AsyncWriteExt as _;
 
 use super::*;
 use crate::{
-    cluster::rpc::{FrameReader, Link, Request, Response, frame},
+    cluster::rpc::{CallError, FrameReader, Link, Request, Response, frame},
+    raft::{Entry, LogId, Vote},
     registry::Verdict,
 };
 
@@ -133,7 +136,7 @@ async fn a_snapshot_that_breaks_off_or_is_damaged_leaves_nothing_behind() {
         let dir = fs::read_dir(dirs[0].path().join("snapshot")).unwrap();
         dir.filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "new").count()
     };
-    let vote = crate::raft::Vote::new_committed(1, 2);
+    let vote = Vote::new_committed(1, 2);
     let announce = |bytes| frame::encode(7, &Request::Snapshot { vote, bytes }).unwrap();
     let chunk = || {
         let fill = |body: &mut [u8]| {
@@ -167,6 +170,36 @@ async fn a_snapshot_that_breaks_off_or_is_damaged_leaves_nothing_behind() {
     stream.flush().await.unwrap();
     until("it is refused", || node.refused("frame") == 1).await;
     assert_eq!(drafts(), 0);
+}
+
+/// A leader of another history: raft would take its first entry for the one that was applied, or
+/// cut the applied one away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_contradicts_what_was_applied_is_refused_before_raft_hears_it() {
+    let vote = Vote::new_committed(99, 2);
+    let entry = Entry {
+        log_id: LogId::new(vote.leader_id.to_committed(), 0),
+        payload: EntryPayload::Blank,
+    };
+    let with_it = (None, vec![entry.clone()]);
+    let behind_it = (Some(entry.log_id), Vec::new());
+    for (lane, (prev_log_id, entries)) in
+        [(Lane::Append, with_it.clone()), (Lane::Calls, with_it), (Lane::Calls, behind_it)]
+    {
+        let (world, dirs) = (World::new(2), dirs(1));
+        let node = world.start(1, dirs[0].path()).await;
+        node.found(&[1]).await;
+        let term = node.term();
+        let transport: Arc<dyn Transport> = Arc::new(world.transport(2, world.security(2)));
+        let link = Link::new(transport, node.id, Member::default(), lane);
+        let rpc = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit: None };
+        let answer = link.call(&Request::AppendEntries(rpc), Duration::from_secs(20)).await;
+        let Err(CallError::Failed(why)) = answer else { panic!("{answer:?}") };
+        assert!(why.contains("T99-N2.0"), "{why}");
+        let fault = node.faults.current().expect("the instance ends");
+        assert!(matches!(&*fault, fault::Fault::Data(_)), "{fault}");
+        assert_eq!(node.term(), term, "raft has heard of it");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::storage::{
+    fault::Fault,
     sim_disk::{Faults, SimDisk},
     wal::Flushed,
 };
@@ -24,9 +25,12 @@ async fn append_and_hang(disk: &SimDisk, store: &mut LogStore) -> Answer {
     let operations = disk.operations();
     let index = store.last().map_or(0, |last| last.index + 1);
     let answer = append_later(store, vec![entry(1, index, 10)]).await.unwrap();
-    while disk.operations() == operations {
-        tokio::task::yield_now().await;
-    }
+    let hangs = async {
+        while disk.operations() == operations {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(hangs).await;
     answer
 }
 
@@ -38,15 +42,22 @@ async fn queue_a_thousand(disk: &SimDisk, faults: Faults) -> (LogStore, FaultWat
         answers.push(append_later(&mut store, vec![entry(1, index, 10)]).await.unwrap());
     }
     disk.set_faults(faults);
-    let answers = join_all(answers).await;
+    let answers = soon(join_all(answers)).await;
     let answers = answers.into_iter().map(|answer| answer.expect("every callback is completed"));
     let answers = answers.map(|answer| answer.is_ok()).collect();
     (store, watch, answers)
 }
 
+/// What the disk was asked for when it failed, and what it said.
+fn disk_fault(watch: &FaultWatch) -> (&'static str, io::ErrorKind) {
+    let fault = watch.current().unwrap();
+    let Fault::Disk(fault) = &*fault else { panic!("{fault}") };
+    (fault.operation, fault.source.kind())
+}
+
 /// After a failure everything is refused, and the disk is left alone.
 async fn assert_failed(disk: &SimDisk, mut store: LogStore, watch: &FaultWatch, operation: &str) {
-    assert_eq!(watch.current().unwrap().operation, operation);
+    assert_eq!(disk_fault(watch).0, operation);
     disk.set_faults(Faults::default());
     let operations = disk.operations();
     assert!(append(&mut store, vec![entry(1, 1000, 10)]).await.is_err());
@@ -122,7 +133,7 @@ async fn one_failed_operation_anywhere_stops_the_log() {
 async fn a_callback_that_nobody_completes_reports_an_error() {
     let (sender, answer) = TypeConfig::oneshot();
     drop(Flushed::new(IOFlushed::signal(sender)));
-    assert!(answer.await.unwrap().is_err());
+    assert!(soon(answer).await.unwrap().is_err());
 }
 
 #[tokio::test]
@@ -193,7 +204,7 @@ async fn everything_that_waits_shares_one_sync() {
     }
     disk.set_faults(Faults::default());
     for answer in answers {
-        answer.await.unwrap().unwrap();
+        soon(answer).await.unwrap().unwrap();
     }
     assert_eq!(disk.file_syncs() - syncs, 2);
 }
@@ -209,8 +220,8 @@ async fn entries_are_readable_before_they_are_durable() {
     let found = Model::of_every_way(&mut store).await.unwrap();
     assert_eq!(found.entries[1..], entries);
     disk.set_faults(Faults::default());
-    first.await.unwrap().unwrap();
-    others.await.unwrap().unwrap();
+    soon(first).await.unwrap().unwrap();
+    soon(others).await.unwrap().unwrap();
     assert_eq!(Model::of_every_way(&mut store).await.unwrap(), found);
 }
 
@@ -227,10 +238,10 @@ async fn what_waits_for_its_sync_is_bounded() {
         let mut waiting = Box::pin(append_later(&mut store, vec![entry(1, 6, 1)]));
         assert!(futures_util::poll!(&mut waiting).is_pending());
         disk.set_faults(Faults::default());
-        answers.push(waiting.await.unwrap());
+        answers.push(soon(waiting).await.unwrap());
     }
     for answer in answers {
-        answer.await.unwrap().unwrap();
+        soon(answer).await.unwrap().unwrap();
     }
     // One that waits is told when the disk fails.
     disk.set_faults(Faults { syncs_wait: true, ..Faults::default() });
@@ -240,7 +251,7 @@ async fn what_waits_for_its_sync_is_bounded() {
     let mut waiting = Box::pin(append_later(&mut store, vec![entry(1, 13, 1)]));
     assert!(futures_util::poll!(&mut waiting).is_pending());
     disk.set_faults(Faults { dead_from: Some(1), ..Faults::default() });
-    assert!(waiting.await.is_err());
+    assert!(soon(waiting).await.is_err());
 }
 
 #[tokio::test]
@@ -252,5 +263,5 @@ async fn a_log_that_is_never_purged_ends_at_its_bound() {
         index += 1;
         assert!(index < 20, "three segments hold three entries each");
     }
-    assert_eq!(watch.current().unwrap().source.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(disk_fault(&watch).1, io::ErrorKind::StorageFull);
 }

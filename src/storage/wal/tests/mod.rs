@@ -87,8 +87,14 @@ async fn append_later(store: &mut LogStore, entries: Vec<Entry>) -> io::Result<A
 }
 
 async fn append(store: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {
-    let answer = append_later(store, entries).await?;
-    answer.await.expect("every callback is completed")
+    let answer = soon(append_later(store, entries)).await?;
+    soon(answer).await.expect("every callback is completed")
+}
+
+/// What is waited for must come; a minute is for ever here, even on a busy machine.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    let bound = std::time::Duration::from_secs(60);
+    tokio::time::timeout(bound, what).await.expect("it came within a minute")
 }
 
 /// What a log should hold.

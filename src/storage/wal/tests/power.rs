@@ -231,7 +231,7 @@ async fn append_group(store: &mut LogStore, group: &[Vec<Entry>]) -> usize {
     let mut acknowledged = Vec::new();
     for answer in answers {
         acknowledged.push(match answer {
-            Ok(answer) => answer.await.expect("every callback is completed").is_ok(),
+            Ok(answer) => soon(answer).await.expect("every callback is completed").is_ok(),
             Err(_) => false,
         });
     }

@@ -1,7 +1,5 @@
-//! An image in memory, in the place of sled on a [`super::sim_disk::SimDisk`]. A power cut takes any
+//! An image in memory, in the place of sled on a [`super::SimDisk`]. A power cut takes any
 //! end of what was not flushed; it may also come back older, or damaged.
-
-#![allow(dead_code, reason = "each of the two that share it uses its own part")]
 
 use std::{
     collections::BTreeMap,
@@ -15,14 +13,17 @@ use emnetchain::{
     storage::{ClusterId, Found, ImageStore, Intact, OpenImage, StorageError, fault::DiskFault},
 };
 
-use super::sim_disk::{Inner, Kind, Rng, Survives, fault};
+use super::{
+    Inner, Rng, Survives,
+    state::{Kind, fault},
+};
 
 /// Flushed versions that are kept, so that an image can come back older.
 const VERSIONS_MAX: usize = 16;
 
 /// All images of a disk, by their directory.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Images(BTreeMap<PathBuf, Versions>);
+pub(super) struct Images(BTreeMap<PathBuf, Versions>);
 
 /// What an image held after each batch; `None` without a stamp.
 #[derive(Clone, Debug)]
