@@ -24,6 +24,7 @@ pub use super::wal::{LogError, LogOptions, LogSummary};
 use super::{
     disk::{Disk, RealDisk},
     fault::{DiskFault, FaultReporter},
+    pulse::Pulse,
     wal::{self, Append, Beginning, Done, Encoded, Flushed, Job, OfflineLog, Shared, Sizes, Wal},
 };
 use crate::{
@@ -95,9 +96,20 @@ impl LogStore {
         self.reader.shared.lock().last
     }
 
+    /// The vote given last.
+    #[cfg(test)]
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.reader.shared.lock().vote
+    }
+
     /// The store that this log makes of its directory.
     pub fn store(&self) -> StoreId {
         self.wal.store
+    }
+
+    /// What the thread that writes the log is doing.
+    pub fn pulse(&self) -> Pulse {
+        self.wal.pulse.clone()
     }
 
     pub(super) fn open_on(

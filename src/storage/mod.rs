@@ -40,11 +40,13 @@ mod files;
 mod identity;
 mod image;
 mod log_store;
+mod pulse;
 mod restore;
 mod snapshot;
 mod start;
 mod state_machine;
 mod wal;
+mod watched;
 mod worker;
 
 #[cfg(test)]
@@ -63,6 +65,7 @@ pub use error::StorageError;
 pub use identity::{ClusterId, DataDir, Identity};
 pub use image::{Found, ImageProgress, ImageStore, Intact, OpenImage, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
+pub use pulse::{Beat, Pulse, Pulses};
 pub use restore::{Restoration, restore};
 pub use snapshot::{SnapshotDraft, SnapshotFile, SnapshotInbox};
 pub use start::LogEnds;
@@ -86,6 +89,8 @@ pub struct Stores {
     pub view: RegistryView,
     /// How far the image on disk is.
     pub image: ImageProgress,
+    /// What the threads that work with the disk are doing.
+    pub pulses: Pulses,
     /// The cluster that the directory belongs to.
     pub cluster: ClusterId,
     /// The place where snapshots of other instances arrive.
@@ -136,6 +141,7 @@ impl Stores {
         let options = StateMachineOptions::new(effects, metrics.clone(), faults.clone());
         let (machine, view, image) = StateMachine::open(&mut dir, ends, options)?;
         let (cluster, inbox) = (dir.cluster_id(), dir.inbox());
-        Ok(Self { log, machine, view, image, cluster, inbox })
+        let pulses = Pulses { log: log.pulse(), ..dir.pulses().clone() };
+        Ok(Self { log, machine, view, image, pulses, cluster, inbox })
     }
 }

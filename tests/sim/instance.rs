@@ -17,7 +17,7 @@ use emnetchain::{
     metrics::Metrics,
     raft::Member,
     registry::{Command, Policy},
-    storage::{ClusterId, DataDir, LogEnds, StateMachine, StateMachineOptions, fault},
+    storage::{ClusterId, DataDir, LogEnds, Pulses, StateMachine, StateMachineOptions, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -248,6 +248,7 @@ impl Process {
             transport: self.shared.network.transport(self.id),
             inbox,
             log_bounds: LOG_BOUNDS,
+            pulses: Pulses::default(),
             metrics,
         };
         let started = Cluster::start(options, self.log, machine, view).await;

@@ -23,8 +23,9 @@ use tokio::sync::Notify;
 use super::sim_image::{self, Images};
 
 /// What survives of one write that was not synced is decided for so many bytes at a time: fewer
-/// than a sector, so that small writes are torn as well.
-const SECTOR_BYTES: usize = 64;
+/// than a sector, so that small writes are torn as well, and the log's state within its first
+/// fields.
+const SECTOR_BYTES: usize = 16;
 
 /// How long a sync of a thread hangs at most.
 const HANG_MAX: Duration = Duration::from_secs(20);

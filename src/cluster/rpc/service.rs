@@ -13,8 +13,9 @@ use futures_util::{
 };
 use openraft::{
     Raft,
+    async_runtime::WatchReceiver as _,
     errors::Fatal,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult},
+    raft::{AppendEntriesRequest, StreamAppendResult},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -145,6 +146,14 @@ impl Service {
         }
     }
 
+    /// Notes that the leader was heard, if the request is of the leader of the newest term. Raft
+    /// may answer it much later, when the disk has caught up.
+    fn hear_leader(&self, rpc: &AppendEntriesRequest<TypeConfig>) {
+        if rpc.vote >= self.0.raft.metrics().borrow_watched().vote {
+            self.0.contact.heard_now();
+        }
+    }
+
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
         let raft = &self.0.raft;
         if !self.0.gate.is_open() && !matches!(request, Request::Introduce) {
@@ -152,15 +161,10 @@ impl Service {
         }
         match request {
             Request::Introduce => self.introduce(peer).await,
-            Request::AppendEntries(rpc) => match raft.append_entries(rpc).await {
-                Ok(answer) => {
-                    if answer == AppendEntriesResponse::Success {
-                        self.0.contact.heard_now();
-                    }
-                    Response::AppendEntries(answer)
-                }
-                Err(error) => failed(error),
-            },
+            Request::AppendEntries(rpc) => {
+                self.hear_leader(&rpc);
+                raft.append_entries(rpc).await.map_or_else(failed, Response::AppendEntries)
+            }
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
                 let writing = timeout(PROPOSE_WAIT_MAX, self.0.proposals.write(batch, commands));
@@ -174,7 +178,20 @@ impl Service {
                 let handled = raft.handle_transfer_leader(rpc).await;
                 handled.map_or_else(failed, Response::TransferLeader)
             }
-            Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(failed, Response::Vote),
+            Request::Vote(rpc) => {
+                if rpc.vote >= raft.metrics().borrow_watched().vote {
+                    self.0.contact.candidate_now();
+                }
+                match raft.vote(rpc).await {
+                    Ok(answer) => {
+                        if answer.vote_granted {
+                            self.0.contact.candidate_now();
+                        }
+                        Response::Vote(answer)
+                    }
+                    Err(error) => failed(error),
+                }
+            }
             Request::Change(change) => {
                 let changed = admin::carry_out(raft, &self.0.view, change).await;
                 changed.map_or_else(failed, Response::Changed)
@@ -302,6 +319,7 @@ impl<'a> Appends<'a> {
 impl Work for Appends<'_> {
     fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError> {
         let Request::AppendEntries(rpc) = request else { return Err(ServeError::WrongLane) };
+        self.service.hear_leader(&rpc);
         // The queue is as long as there are requests in work. It is closed only when raft has
         // stopped, which the next answer will say.
         let _ = self.session.requests.try_send(rpc);
