@@ -18,7 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 
 use self::{
@@ -29,6 +29,7 @@ use self::{
 };
 use crate::{
     cli::Exit,
+    clock,
     cluster::{
         Cluster, ClusterError, ClusterOptions, LogBounds, Started,
         found::Founding,
@@ -122,7 +123,7 @@ impl Instance {
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
-        let Stores { log, machine, view, image, cluster, guard, inbox } = stores;
+        let Stores { log, machine, view, image, pulses, cluster, guard, inbox } = stores;
 
         let mut background = JoinSet::new();
         let outbox = Arc::new(Outbox::new(config.node_id, metrics.clone()));
@@ -137,6 +138,7 @@ impl Instance {
             guard,
             inbox,
             log_bounds: LogBounds::default(),
+            pulses,
             metrics: metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;
@@ -263,8 +265,10 @@ impl Instance {
 
     /// Drains, and stops in order: no new clients, no leadership, then no sessions, then no
     /// commands, then raft.
-    async fn stop(mut self, deadline: Duration) -> Exit {
+    async fn stop(mut self, within: Duration) -> Exit {
         tracing::info!("stopping");
+        // One deadline for all of it: a supervisor kills what is not gone by then.
+        let deadline = tokio::time::Instant::from_std(clock::now() + within);
         self.metrics.draining.set(1);
         self.phase.send_replace(Phase::Draining);
         let alone = self.cluster.status().members.len() <= 1;
@@ -276,7 +280,7 @@ impl Instance {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             };
-            let _ = timeout(deadline - deadline / CLOSING_SHARE, told).await;
+            let _ = timeout_at(deadline - within / CLOSING_SHARE, told).await;
         }
         self.phase.send_replace(Phase::Stopping);
         let closing = async {
@@ -292,7 +296,7 @@ impl Instance {
             drop(self.cluster);
             self.image.ended().await;
         };
-        if timeout(deadline, closing).await.is_err() {
+        if timeout_at(deadline, closing).await.is_err() {
             tracing::warn!("not finished within the shutdown deadline; what was told is on disk");
         }
         match self.faults.current() {

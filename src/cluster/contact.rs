@@ -1,26 +1,50 @@
-//! When this instance last heard its leader or became the leader itself, so that it knows when it
-//! is cut off, and for how long those are silent whom it never heard.
+//! When this instance last heard from those that count: its leader, and a candidate for whom it
+//! was asked to vote. From that it knows when it is cut off, and when it may stand itself.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use crate::clock;
 
-/// Remembers the moment; clones share it.
+/// Remembers the moments; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Contact(Arc<Mutex<Option<Instant>>>);
+pub struct Contact(Arc<Mutex<Heard>>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    leader: Option<Instant>,
+    candidate: Option<Instant>,
+}
 
 impl Contact {
     /// The leader was heard, or it is this instance from now on.
     pub fn heard_now(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock::now());
+        self.heard().leader = Some(clock::now());
     }
 
-    /// For how long it was not heard; `None` if it never was.
+    /// A candidate asked for the vote of this instance, or was given it.
+    pub fn candidate_now(&self) {
+        self.heard().candidate = Some(clock::now());
+    }
+
+    /// When the leader was heard; `None` if it never was.
+    pub fn leader_heard(&self) -> Option<Instant> {
+        self.heard().leader
+    }
+
+    /// When a candidate was heard; `None` if none ever was.
+    pub fn candidate_heard(&self) -> Option<Instant> {
+        self.heard().candidate
+    }
+
+    /// For how long the leader was not heard; `None` if it never was.
     pub fn silence(&self) -> Option<Duration> {
-        let heard = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.map(|at| clock::now().duration_since(at))
+        self.leader_heard().map(|at| clock::now().duration_since(at))
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

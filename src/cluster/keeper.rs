@@ -6,6 +6,7 @@ use openraft::{Raft, async_runtime::WatchReceiver};
 use tokio::sync::watch;
 
 use super::{
+    clock,
     proposer::{WriteError, Writer},
     writer::LocalWriter,
 };
@@ -39,6 +40,17 @@ impl Default for LogBounds {
     }
 }
 
+/// Counts the time in which this process runs, of which log time is made.
+///
+/// # Errors
+/// Never; it runs until it is dropped.
+pub async fn count_time(writer: LocalWriter) -> Result<(), WriteError> {
+    loop {
+        tokio::time::sleep(clock::LOOK_EVERY).await;
+        writer.count_time();
+    }
+}
+
 /// Writes a [`Command::Tick`] whenever the registry's next deadline passes and this instance leads.
 ///
 /// # Errors
@@ -69,7 +81,8 @@ pub async fn keep_time(
                 Err(_) => return Err(WriteError::Stopped("the state machine is gone".to_owned())),
             },
         }
-        if writer.log_time().is_none() {
+        // Time in which this process did not run has passed for the sleep and not for the log.
+        if writer.log_time() < deadline {
             continue;
         }
         match writer.write(None, vec![Command::Tick]).await {

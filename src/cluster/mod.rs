@@ -8,7 +8,7 @@
 //!
 //! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed,
 //! [`lives`] how the clients of an instance that died are set free, and [`backup`] how the registry
-//! is taken out of it while it serves.
+//! is taken out of it while it serves. [`election`] decides when an instance stands for leader.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
@@ -18,6 +18,7 @@ pub mod admin;
 pub mod backup;
 pub mod clock;
 pub mod contact;
+pub mod election;
 pub mod found;
 pub mod keeper;
 pub mod lives;

@@ -1,6 +1,6 @@
 //! This instance as a member of the cluster: raft, and what it needs around it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use openraft::{
     Config, Raft, ServerState, SnapshotPolicy, async_runtime::WatchReceiver,
@@ -9,6 +9,7 @@ use openraft::{
 
 use super::{
     contact::Contact,
+    election::{LEASE, QUIET_TURN, VOTE_MAX},
     found::Gate,
     keeper::LogBounds,
     network::Network,
@@ -21,7 +22,7 @@ use crate::{
     ids::{Incarnation, InstanceId},
     metrics::Metrics,
     raft::TypeConfig,
-    storage::{ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine},
+    storage::{ClusterId, LogGuard, Pulses, RegistryView, SnapshotInbox, StateMachine},
 };
 
 /// What an instance needs to be a member.
@@ -38,6 +39,8 @@ pub struct ClusterOptions {
     pub inbox: SnapshotInbox,
     /// How long the log grows.
     pub log_bounds: LogBounds,
+    /// What the threads that work with the disk are doing.
+    pub pulses: Pulses,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -90,6 +93,7 @@ pub struct Cluster {
     pub(super) gate: Gate,
     view: RegistryView,
     log_bounds: LogBounds,
+    pub(super) pulses: Pulses,
     pub(super) metrics: Metrics,
 }
 
@@ -114,8 +118,16 @@ impl Cluster {
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
-        let ClusterOptions { cluster, instance, transport, guard, inbox, log_bounds, metrics } =
-            options;
+        let ClusterOptions {
+            cluster,
+            instance,
+            transport,
+            guard,
+            inbox,
+            log_bounds,
+            pulses,
+            metrics,
+        } = options;
         let network = Network::new(transport);
         let raft =
             Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
@@ -146,6 +158,7 @@ impl Cluster {
             gate,
             view,
             log_bounds,
+            pulses,
             metrics,
         };
         Ok(Started { cluster, service })
@@ -156,16 +169,18 @@ impl Cluster {
         Proposer::new(self.router.clone(), self.instance, incarnation, self.metrics.clone())
     }
 
-    /// Carries out deadlines, ends the lives of lost instances and keeps the log short, for as long
+    /// Stands for election, carries out deadlines, ends the lives of lost instances and keeps the log short, for as long
     /// as raft runs.
     ///
     /// # Errors
     /// When raft stops.
     pub async fn keep(self) -> Result<(), WriteError> {
         tokio::try_join!(
+            super::keeper::count_time(self.local.clone()),
             super::keeper::keep_time(self.local.clone(), self.view.next_deadline()),
             super::keeper::keep_log_short(self.raft.clone(), self.log_bounds, self.metrics.clone()),
             self.end_lost_lives(),
+            self.stand(),
             self.watch(),
         )?;
         Ok(())
@@ -217,15 +232,22 @@ impl Cluster {
     }
 }
 
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).expect("a short time")
+}
+
 fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
     Config {
         cluster_name: "emnetchain".to_owned(),
-        // Heartbeats wait for no disk, so these may be short of what a busy disk's sync takes. A
-        // follower calls an election when it has heard nothing for its own timeout and the lease
-        // that it gave the leader, which is the longest timeout: after 0.75 to 1 s.
+        // Heartbeats wait for no disk, so a lease may be short of what a busy disk's sync takes.
+        // openraft's own timer is off, and `election` decides when this instance stands; to
+        // openraft the timeouts mean how long a vote may take and how long a lease holds.
         heartbeat_interval: 100,
-        election_timeout_min: 250,
-        election_timeout_max: 500,
+        enable_elect: false,
+        election_timeout_min: ms(VOTE_MAX),
+        election_timeout_max: ms(LEASE),
+        // Or a leader that reaches a minority would keep that from voting for another one.
+        quorum_loss_probe_interval: Some(ms(QUIET_TURN)),
         enable_pre_vote: Some(true),
         // A leader that comes back must be elected anew. A power cut may have taken entries from
         // its log that others have, and in its old term it would write others in their places.

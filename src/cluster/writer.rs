@@ -53,6 +53,11 @@ impl LocalWriter {
         Self(Arc::new(Local { raft, clock: LogClock::default(), view }))
     }
 
+    /// Counts the time since this was called last, as far as it counts; see [`LogClock::look`].
+    pub(super) fn count_time(&self) {
+        self.0.clock.look();
+    }
+
     /// Log time now, if this instance leads.
     pub fn log_time(&self) -> Option<Timestamp> {
         let term = {

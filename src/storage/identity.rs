@@ -22,6 +22,8 @@ use super::{
     fault::DiskFault,
     files,
     image::ImageStore,
+    pulse::Pulses,
+    watched::WatchedDisk,
 };
 use crate::{ids::InstanceId, runtime};
 
@@ -81,6 +83,7 @@ pub struct DataDir {
     path: PathBuf,
     identity: Identity,
     lock: DirLock,
+    pulses: Pulses,
 }
 
 /// Holds the lock on a data directory; whoever may still write into it keeps a clone.
@@ -123,7 +126,8 @@ impl DataDir {
                 expected: format!("node {}", node.0),
             });
         }
-        let dir = Self { disk, path: path.to_path_buf(), identity, lock };
+        let (path, pulses) = (path.to_path_buf(), Pulses::default());
+        let dir = Self { disk, path, identity, lock, pulses };
         if identity.initialised && dir.disk.names(&dir.raft_dir())?.is_empty() {
             return Err(StorageError::Damaged {
                 path: dir.raft_dir(),
@@ -144,6 +148,16 @@ impl DataDir {
         &self.disk
     }
 
+    /// What the threads that work in the directory are doing.
+    pub fn pulses(&self) -> &Pulses {
+        &self.pulses
+    }
+
+    /// The disk that it is on, for snapshots.
+    pub(super) fn snapshot_disk(&self) -> Arc<dyn Disk> {
+        Arc::new(WatchedDisk::new(Arc::clone(&self.disk), self.pulses.snapshot.clone()))
+    }
+
     /// The place of the registry's image.
     pub(super) fn image_store(&self) -> Arc<dyn ImageStore> {
         self.disk.image_store(&self.registry_dir(), self.cluster_id())
@@ -151,7 +165,7 @@ impl DataDir {
 
     /// The place where snapshots of other instances arrive.
     pub fn inbox(&self) -> SnapshotInbox {
-        SnapshotInbox::new(Arc::clone(&self.disk), self.snapshot_dir(), self.cluster_id())
+        SnapshotInbox::new(self.snapshot_disk(), self.snapshot_dir(), self.cluster_id())
     }
 
     /// The cluster that the directory belongs to.

@@ -25,6 +25,7 @@ use super::{
     disk::{Disk, RealDisk},
     fault::{DataFault, DiskFault, FaultReporter},
     guard::LogGuard,
+    pulse::Pulse,
     wal::{
         self, Append, Beginning, Done, Encoded, Flushed, Job, LogIds, OfflineLog, Shared, Sizes,
         Wal,
@@ -112,9 +113,20 @@ impl LogStore {
         self.reader.shared.lock().last
     }
 
+    /// The vote given last.
+    #[cfg(test)]
+    pub(super) fn vote(&self) -> Option<Vote> {
+        self.reader.shared.lock().vote
+    }
+
     /// The store that this log makes of its directory.
     pub fn store(&self) -> StoreId {
         self.wal.store
+    }
+
+    /// What the thread that writes the log is doing.
+    pub fn pulse(&self) -> Pulse {
+        self.wal.pulse.clone()
     }
 
     pub(super) fn open_on(

@@ -41,11 +41,13 @@ mod guard;
 mod identity;
 mod image;
 mod log_store;
+mod pulse;
 mod restore;
 mod snapshot;
 mod start;
 mod state_machine;
 mod wal;
+mod watched;
 mod worker;
 
 #[cfg(test)]
@@ -62,6 +64,7 @@ pub use guard::LogGuard;
 pub use identity::{ClusterId, DataDir, Identity};
 pub use image::{Found, ImageProgress, ImageStore, Intact, OpenImage, digest};
 pub use log_store::{LogError, LogOptions, LogReader, LogStore, LogSummary};
+pub use pulse::{Beat, Pulse, Pulses};
 pub use restore::{Restoration, restore};
 pub use snapshot::{SnapshotDraft, SnapshotFile, SnapshotInbox};
 pub use start::LogEnds;
@@ -85,6 +88,8 @@ pub struct Stores {
     pub view: RegistryView,
     /// How far the image on disk is.
     pub image: ImageProgress,
+    /// What the threads that work with the disk are doing.
+    pub pulses: Pulses,
     /// The cluster that the directory belongs to.
     pub cluster: ClusterId,
     /// Checks what leaders send against what was applied here.
@@ -139,6 +144,7 @@ impl Stores {
             .guarding(guard.clone());
         let (machine, view, image) = StateMachine::open(&mut dir, ends, options)?;
         let (cluster, inbox) = (dir.cluster_id(), dir.inbox());
-        Ok(Self { log, machine, view, image, cluster, guard, inbox })
+        let pulses = Pulses { log: log.pulse(), ..dir.pulses().clone() };
+        Ok(Self { log, machine, view, image, pulses, cluster, guard, inbox })
     }
 }

@@ -19,7 +19,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio::{sync::Notify, time::timeout};
 
-use super::fault::DiskFault;
+use super::{fault::DiskFault, pulse::Pulse};
 use crate::{clock, runtime};
 
 /// Carries out jobs. It is dropped when the last sender of its queue is gone.
@@ -44,6 +44,9 @@ pub(super) trait Worker: Send + 'static {
     fn idle(&mut self) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
+
+    /// Where it marks what it is doing. On a thread it does so itself.
+    fn pulse(&self) -> &Pulse;
 
     /// What a simulated disk wants to be awaited before anything is written.
     fn pause(&self) -> Option<BoxFuture<'static, ()>>;
@@ -139,7 +142,9 @@ async fn run_as_task<W: Worker>(mut worker: W, jobs: Receiver<W::Job>, bell: Arc
             next => next,
         };
         if let Some(pause) = worker.pause() {
+            let beat = worker.pulse().begin();
             pause.await;
+            worker.pulse().took(beat.elapsed());
         }
         let is_over = matches!(next, Err(TryRecvError::Disconnected));
         let flow = match next {

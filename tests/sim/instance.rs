@@ -17,7 +17,9 @@ use emnetchain::{
     metrics::Metrics,
     raft::Member,
     registry::{Command, Policy},
-    storage::{ClusterId, DataDir, LogEnds, LogGuard, StateMachine, StateMachineOptions, fault},
+    storage::{
+        ClusterId, DataDir, LogEnds, LogGuard, Pulses, StateMachine, StateMachineOptions, fault,
+    },
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -249,6 +251,7 @@ impl Process {
             guard: LogGuard::default(),
             inbox,
             log_bounds: LOG_BOUNDS,
+            pulses: Pulses::default(),
             metrics,
         };
         let started = Cluster::start(options, self.log, machine, view).await;

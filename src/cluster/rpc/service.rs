@@ -13,8 +13,9 @@ use futures_util::{
 };
 use openraft::{
     Raft,
+    async_runtime::WatchReceiver as _,
     errors::Fatal,
-    raft::{AppendEntriesRequest, AppendEntriesResponse, StreamAppendResult},
+    raft::{AppendEntriesRequest, StreamAppendResult},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -151,15 +152,8 @@ impl Service {
         if let Err(fault) = self.check(&rpc) {
             return fault;
         }
-        match self.0.raft.append_entries(rpc).await {
-            Ok(answer) => {
-                if answer == AppendEntriesResponse::Success {
-                    self.0.contact.heard_now();
-                }
-                Response::AppendEntries(answer)
-            }
-            Err(error) => failed(error),
-        }
+        self.hear_leader(&rpc);
+        self.0.raft.append_entries(rpc).await.map_or_else(failed, Response::AppendEntries)
     }
 
     /// Refuses entries that contradict what was applied. openraft takes every entry below the
@@ -167,6 +161,14 @@ impl Service {
     fn check(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), Response> {
         let checked = self.0.guard.check_leader(&rpc.vote, rpc.prev_log_id, &rpc.entries);
         checked.map_err(|fault| Response::Contradicted(fault.to_string()))
+    }
+
+    /// Notes that the leader was heard, if the request is of the leader of the newest term. Raft
+    /// may answer it much later, when the disk has caught up.
+    fn hear_leader(&self, rpc: &AppendEntriesRequest<TypeConfig>) {
+        if rpc.vote >= self.0.raft.metrics().borrow_watched().vote {
+            self.0.contact.heard_now();
+        }
     }
 
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
@@ -190,7 +192,20 @@ impl Service {
                 let handled = raft.handle_transfer_leader(rpc).await;
                 handled.map_or_else(failed, Response::TransferLeader)
             }
-            Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(failed, Response::Vote),
+            Request::Vote(rpc) => {
+                if rpc.vote >= raft.metrics().borrow_watched().vote {
+                    self.0.contact.candidate_now();
+                }
+                match raft.vote(rpc).await {
+                    Ok(answer) => {
+                        if answer.vote_granted {
+                            self.0.contact.candidate_now();
+                        }
+                        Response::Vote(answer)
+                    }
+                    Err(error) => failed(error),
+                }
+            }
             Request::Change(change) => {
                 let changed = admin::carry_out(raft, &self.0.view, change).await;
                 changed.map_or_else(failed, Response::Changed)
@@ -328,6 +343,7 @@ impl Work for Appends<'_> {
             self.contradicted = Some((id, answer));
             return Ok(());
         }
+        self.service.hear_leader(&rpc);
         // The queue is as long as there are requests in work. It is closed only when raft has
         // stopped, which the next answer will say.
         let _ = self.session.requests.try_send(rpc);

@@ -28,6 +28,7 @@ use crate::{
         fault::{DiskFault, FaultReporter},
         files,
         identity::{DataDir, DirLock},
+        pulse::Pulse,
         worker::{self, Queue, Worker},
     },
 };
@@ -181,6 +182,7 @@ pub(in crate::storage) fn spawn(
         disk: Arc::clone(dir.disk()),
         metrics: metrics.clone(),
         faults: faults.clone(),
+        pulse: dir.pulses().image.clone(),
         room: Arc::clone(&room),
         at: start.at,
         meta: start.meta,
@@ -202,6 +204,7 @@ struct Writer {
     disk: Arc<dyn Disk>,
     metrics: Metrics,
     faults: FaultReporter,
+    pulse: Pulse,
     room: Arc<Semaphore>,
     at: SnapshotMeta,
     meta: Meta,
@@ -238,6 +241,10 @@ impl Worker for Writer {
 
     fn idle(&mut self) -> ControlFlow<()> {
         self.attempt(Self::flush)
+    }
+
+    fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     fn pause(&self) -> Option<BoxFuture<'static, ()>> {
@@ -289,6 +296,7 @@ impl Writer {
 
     fn write(&mut self) -> Result<(), DiskFault> {
         let image = self.image.as_mut().expect("a start without an image begins with Replace");
+        let _beat = self.pulse.begin();
         image.write(&self.pending, Some((&self.at, &self.meta)))?;
         self.pending.clear();
         Ok(())
@@ -309,9 +317,11 @@ impl Writer {
 
     fn sync(&mut self) -> Result<(), DiskFault> {
         let image = self.image.as_mut().expect("written before it is synced");
-        let began = clock::now();
+        let beat = self.pulse.begin();
         image.flush()?;
-        self.metrics.image_sync_seconds.observe((clock::now() - began).as_secs_f64());
+        self.pulse.took(beat.elapsed());
+        self.metrics.image_sync_seconds.observe(beat.elapsed().as_secs_f64());
+        drop(beat);
         self.metrics.image_bytes.set(i64::try_from(image.bytes()).unwrap_or(i64::MAX));
         Ok(())
     }
@@ -322,10 +332,14 @@ impl Writer {
         drop(self.image.take());
         self.pending.clear();
         (self.at, self.meta) = (at, image.meta.clone());
-        let new = self.image.insert(self.store.replace()?);
+        let new = {
+            let _beat = self.pulse.begin();
+            self.image.insert(self.store.replace()?)
+        };
         let mut synced = clock::now();
         for (serial, record) in image.records.iter() {
             self.pending.insert(serial, Some(record.clone()));
+            let _beat = self.pulse.begin();
             if self.pending.len() >= BATCH_RECORDS {
                 new.write(&mem::take(&mut self.pending), None)?;
             }

@@ -207,7 +207,7 @@ impl SnapshotDir {
     /// Takes the directory into use, with the snapshot to offer. Drafts that a crash left behind
     /// are removed.
     pub(super) fn open(dir: &DataDir, current: Option<SnapshotFile>) -> Result<Self, DiskFault> {
-        let (disk, path) = (Arc::clone(dir.disk()), dir.snapshot_dir());
+        let (disk, path) = (dir.snapshot_disk(), dir.snapshot_dir());
         disk.create_dir(&path)?;
         disk.sync_dir(dir.path())?;
         for leftover in files::list(&*disk, &path)? {

@@ -55,6 +55,7 @@ use super::{
     disk::{Access, Disk},
     fault::{DiskFault, FaultReporter},
     files,
+    pulse::{Pulse, Pulses},
     worker::{self, Queue, Running},
 };
 use crate::{
@@ -197,6 +198,8 @@ pub(super) struct Wal {
     pub(super) shared: Arc<Shared>,
     /// Drawn at random when the log was made.
     pub(super) store: StoreId,
+    /// What the writer is doing.
+    pub(super) pulse: Pulse,
     queue: Option<Queue<Job>>,
     running: Running,
 }
@@ -234,6 +237,7 @@ impl Wal {
         metrics.log_bytes.set(i64::try_from(log.bytes()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared::new(log, seal));
         let store = StoreId(u128::from_be_bytes(state.store));
+        let pulse = Pulses::default().log;
         let writer = Writer {
             disk,
             dir: dir.clone(),
@@ -244,12 +248,13 @@ impl Wal {
             sizes,
             metrics,
             faults,
+            pulse: pulse.clone(),
             failed: None,
             buffer: Vec::new(),
         };
         let fault = files::failed("start the thread that writes", &dir);
         let (queue, running) = worker::start(writer, fault)?;
-        Ok(Self { shared, store, queue: Some(queue), running })
+        Ok(Self { shared, store, pulse, queue: Some(queue), running })
     }
 
     /// Queues a job. If the writer has ended, the job is dropped, which answers it with an error.

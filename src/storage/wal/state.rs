@@ -1,13 +1,16 @@
 //! The file `state`: the vote, what was purged, and which segments make up the log.
 //!
-//! It holds the same state twice, in two slots a page apart. A new state is written to the first
-//! slot, synced, written to the second, synced, and only then acknowledged. So whatever single
-//! slot is torn by a crash or damaged later, the other one has everything acknowledged.
+//! It has two slots a page apart. A new state is written to the slot that does not hold the newest
+//! one, synced, and then acknowledged: one sync, because a vote must not take two. While a slot is
+//! being written, the other one holds everything acknowledged and is not touched, so a torn write
+//! loses nothing. A moment later the thread copies the state to the other slot as well: at rest
+//! both hold everything, and either may be damaged.
 //!
-//! A third page holds the *watermark*: how much of the last segment is durable. It is rewritten
-//! after every sync of the log without being synced itself, so it never runs ahead of the log and
-//! costs no time. With it a log that lost its tail is told from a log that never had it; only
-//! after a power cut may it lag, by as long as the kernel keeps a dirty page.
+//! A third page holds the *watermark*: the newest state, by its generation, and how much of the
+//! last segment is durable. It is rewritten after every sync of state or log without being synced
+//! itself, so it never runs ahead of them and costs no time. With it a log that lost its tail, or
+//! its newest state, is told from one that never had it; only after a power cut may it lag, by as
+//! long as the kernel keeps a dirty page.
 //!
 //! ```text
 //! slot, at 0 and at 4096                       watermark, at 8192
@@ -17,7 +20,11 @@
 //! 16  body: postcard of [`State`]
 //! ```
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +33,7 @@ use super::{
     frame::{Id, Seal},
 };
 use crate::{
+    clock,
     raft::{LogId, Vote},
     storage::{
         disk::{Access, Disk, DiskFile},
@@ -43,6 +51,13 @@ const SLOT_BYTES: usize = 4096;
 const SLOT_HEADER_BYTES: usize = 16;
 const WATERMARK_AT: u64 = 2 * SLOT_BYTES as u64;
 const WATERMARK_BYTES: usize = 20;
+
+/// How long after the last new state the second copy is made. A campaign writes several states in
+/// a row, and a vote that waits behind a copy may come too late.
+const COPY_AFTER: Duration = Duration::from_secs(2);
+
+/// How long the second copy may be behind at most.
+const COPY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that is not an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,9 +84,20 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct StateFile {
     file: Arc<dyn DiskFile>,
-    /// The slot to write first: the one that is not up to date, if there is one.
-    first_slot: usize,
+    /// The slot to write next: the one that does not hold the newest state, if there is one.
+    next_slot: usize,
+    /// Set while only one slot holds the newest state.
+    one_copy: Option<OneCopy>,
     seal: Seal,
+}
+
+/// The newest state while only one slot holds it.
+#[derive(Debug)]
+struct OneCopy {
+    slot: Vec<u8>,
+    /// When it and the states before it began to be there once only.
+    since: Instant,
+    written: Instant,
 }
 
 /// What [`StateFile::open`] found.
@@ -92,9 +118,9 @@ impl StateFile {
         disk.remove(&path)?;
         let file = disk.create(&path)?;
         let seal = Seal::new(&state.cluster, &state.store);
-        let mut new = Self { file, first_slot: 0, seal };
+        let mut new = Self { file, next_slot: 0, one_copy: None, seal };
         new.write(state)?;
-        new.note_durable(state.generation, state.durable)?;
+        new.copy()?;
         new.file.sync()
     }
 
@@ -106,7 +132,7 @@ impl StateFile {
     ) -> Result<OpenedState, LogError> {
         let file = disk.open(&dir.join(STATE_NAME), access)?;
         let slots = [read_slot(&*file, 0)?, read_slot(&*file, 1)?];
-        let (state, first_slot, one_slot_stale) = match slots {
+        let (state, next_slot, one_slot_stale) = match slots {
             [None, None] => {
                 let what = "both copies of the vote and the segment list are damaged";
                 return Err(LogError::damaged(file.path(), 0, what));
@@ -121,19 +147,45 @@ impl StateFile {
             [None, Some(b)] => (b, 0, true),
         };
         let seal = Seal::new(&state.cluster, &state.store);
-        let noted = read_watermark(&*file, &seal, state.generation)?;
-        let durable = state.durable.max(noted.unwrap_or(0));
-        Ok(OpenedState { file: Self { file, first_slot, seal }, state, one_slot_stale, durable })
+        let noted = read_watermark(&*file, &seal)?;
+        if noted.is_some_and(|noted| noted.generation > state.generation) {
+            // Both slots held less than what was acknowledged: going on would take a vote back.
+            let what = "the newest copy of the vote and the segment list is damaged";
+            return Err(LogError::damaged(file.path(), 0, what));
+        }
+        let noted = noted.filter(|noted| noted.generation == state.generation);
+        let durable = state.durable.max(noted.map_or(0, |noted| noted.durable));
+        let file = Self { file, next_slot, one_copy: None, seal };
+        Ok(OpenedState { file, state, one_slot_stale, durable })
     }
 
-    /// Writes a state to both slots; it is durable on return.
+    /// Writes a new state to the slot that holds an older one; it is durable on return.
     pub(super) fn write(&mut self, state: &State) -> Result<(), DiskFault> {
-        let bytes = encode_slot(state);
-        for slot in [self.first_slot, 1 - self.first_slot] {
-            self.file.write_at(&bytes, (slot * SLOT_BYTES) as u64)?;
-            self.file.sync()?;
-        }
-        self.first_slot = 0;
+        let slot = encode_slot(state);
+        self.write_slot(&slot)?;
+        let written = clock::now();
+        let since = self.one_copy.as_ref().map_or(written, |one| one.since);
+        self.one_copy = Some(OneCopy { slot, since, written });
+        // Never before the sync: the watermark must not vouch for a state that a power cut takes.
+        self.note_durable(state.generation, state.durable)
+    }
+
+    /// Writes the newest state to the other slot as well, if that does not hold it.
+    pub(super) fn copy(&mut self) -> Result<(), DiskFault> {
+        let Some(one) = self.one_copy.take() else { return Ok(()) };
+        self.write_slot(&one.slot)
+    }
+
+    /// When the second copy of the newest state is to be made; `None` if it is there.
+    pub(super) fn copy_due(&self) -> Option<Instant> {
+        let one = self.one_copy.as_ref()?;
+        Some((one.written + COPY_AFTER).min(one.since + COPY_WITHIN))
+    }
+
+    fn write_slot(&mut self, slot: &[u8]) -> Result<(), DiskFault> {
+        self.file.write_at(slot, (self.next_slot * SLOT_BYTES) as u64)?;
+        self.file.sync()?;
+        self.next_slot = 1 - self.next_slot;
         Ok(())
     }
 
@@ -153,7 +205,7 @@ impl StateFile {
     }
 }
 
-fn encode_slot(state: &State) -> Vec<u8> {
+pub(super) fn encode_slot(state: &State) -> Vec<u8> {
     let body = postcard::to_stdvec(state).expect("a state is made of numbers only");
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -175,17 +227,20 @@ fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, DiskFaul
     Ok(body.filter(intact).and_then(|body| postcard::from_bytes(body).ok()))
 }
 
-/// The watermark, if it is intact and of this generation.
-fn read_watermark(
-    file: &dyn DiskFile,
-    seal: &Seal,
+/// What the watermark says.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
     generation: u64,
-) -> Result<Option<u64>, DiskFault> {
+    durable: u64,
+}
+
+/// The watermark, if it is intact.
+fn read_watermark(file: &dyn DiskFile, seal: &Seal) -> Result<Option<Noted>, DiskFault> {
     let page = read_page(file, WATERMARK_AT)?;
     let Some(bytes) = page.first_chunk::<WATERMARK_BYTES>() else { return Ok(None) };
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let intact = bytes[16..20] == seal.sum(&bytes[..16]).to_le_bytes();
-    Ok((intact && number(0) == generation).then(|| number(8)))
+    Ok(intact.then(|| Noted { generation: number(0), durable: number(8) }))
 }
 
 /// Up to one page from an offset; less where the file ends.

@@ -10,6 +10,7 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
+    time::Instant,
 };
 
 use futures_util::future::BoxFuture;
@@ -30,6 +31,7 @@ use crate::{
     storage::{
         disk::{Disk, DiskFile},
         fault::{DiskFault, FaultReporter},
+        pulse::Pulse,
         worker::Worker,
     },
 };
@@ -46,6 +48,7 @@ pub(super) struct Writer {
     pub(super) sizes: Sizes,
     pub(super) metrics: Metrics,
     pub(super) faults: FaultReporter,
+    pub(super) pulse: Pulse,
     pub(super) failed: Option<(io::ErrorKind, String)>,
     pub(super) buffer: Vec<u8>,
 }
@@ -93,7 +96,28 @@ impl Worker for Writer {
         self.flush(&mut batch);
         let bytes = i64::try_from(self.shared.lock().bytes()).unwrap_or(i64::MAX);
         self.metrics.log_bytes.set(bytes);
+        // Under load the worker is never idle.
+        if self.due().is_some_and(|due| clock::now() >= due) {
+            return self.idle();
+        }
         ControlFlow::Continue(())
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.state_file.copy_due()
+    }
+
+    /// Makes the second copy of the state, if it is missing.
+    fn idle(&mut self) -> ControlFlow<()> {
+        if self.due().is_some() {
+            // What is acknowledged is safe in the first copy; a failure is reported by `attempt`.
+            let _ = self.attempt(|writer| writer.state_file.copy());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     fn pause(&self) -> Option<BoxFuture<'static, ()>> {
@@ -136,6 +160,7 @@ impl Writer {
         if let Some((kind, text)) = &self.failed {
             return Err(io::Error::new(*kind, text.clone()));
         }
+        let _beat = self.pulse.begin();
         self.repair().and_then(|()| job(self)).map_err(|fault| {
             tracing::error!(error = %fault, "the raft log cannot be written any more");
             let error = self.faults.report(fault);
@@ -207,7 +232,7 @@ impl Writer {
         file.write_at(bytes, offset)?;
         let started = clock::now();
         file.sync()?;
-        self.metrics.log_sync_seconds.observe(started.elapsed().as_secs_f64());
+        self.note_sync(started);
         self.metrics.log_sync_entries.observe(entries as f64);
         self.state_file.note_durable(self.state.generation, offset + bytes.len() as u64)
     }
@@ -323,7 +348,17 @@ impl Writer {
     fn write_state(&mut self, durable: u64) -> Result<(), DiskFault> {
         self.state.generation += 1;
         self.state.durable = durable;
-        self.state_file.write(&self.state)
+        let started = clock::now();
+        self.state_file.write(&self.state)?;
+        self.note_sync(started);
+        Ok(())
+    }
+
+    /// Counts a sync. Those of the vote count as well: what they take decides about elections.
+    fn note_sync(&self, started: Instant) {
+        let took = clock::now().duration_since(started);
+        self.pulse.took(took);
+        self.metrics.log_sync_seconds.observe(took.as_secs_f64());
     }
 
     /// Removes segments that are no longer part of the log; one that stays is tried again later.

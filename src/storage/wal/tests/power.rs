@@ -3,8 +3,17 @@
 //!
 //! The canaries run the same with a disk whose syncs do nothing, and expect a loss to be seen.
 
+use std::time::Duration;
+
 use super::*;
-use crate::storage::sim_disk::{Faults, Rng, SimDisk, Survives};
+use crate::{
+    clock,
+    storage::{
+        disk::Access,
+        sim_disk::{Faults, Rng, SimDisk, Survives},
+        wal::state::{NEW_STATE_NAME, STATE_NAME, State, StateFile, encode_slot},
+    },
+};
 
 /// One call of raft, or several appends at once.
 #[derive(Clone, Debug)]
@@ -95,6 +104,89 @@ async fn canary_a_file_sync_that_does_nothing_is_seen() {
 #[tokio::test]
 async fn canary_a_directory_sync_that_does_nothing_is_seen() {
     canary(Faults { dir_sync_lies: true, ..Faults::default() }).await;
+}
+
+/// A vote takes one sync, because the copy that is not written holds everything acknowledged. If
+/// both copies were written before that sync, a power cut could tear both.
+#[test]
+fn canary_one_sync_for_both_copies_of_the_state_is_seen() {
+    let state = |generation: u64| State {
+        generation,
+        cluster: CLUSTER,
+        store: [7; 16],
+        vote: Some(Vote::new(generation, 1)),
+        purged: None,
+        segments: (0..200).map(|number| number * 100_000).collect(),
+        dropped: Vec::new(),
+        durable: 100,
+    };
+    let is_refused = |mistake: bool, seed: u64| {
+        let disk = SimDisk::new(seed);
+        StateFile::create(&*disk.share(), &sim_dir(), &state(1)).unwrap();
+        let names = [NEW_STATE_NAME, STATE_NAME].map(|name| sim_dir().join(name));
+        disk.share().rename(&names[0], &names[1]).unwrap();
+        disk.share().sync_dir(&sim_dir()).unwrap();
+        let open = |disk: &SimDisk| StateFile::open(&*disk.share(), &sim_dir(), Access::Write);
+        let mut file = open(&disk).unwrap().file;
+        if mistake {
+            let raw = disk.share().open(&names[1], Access::Write).unwrap();
+            for slot in [0, 4096] {
+                raw.write_at(&encode_slot(&state(2)), slot).unwrap();
+            }
+        } else {
+            // Its sync does not come about.
+            let dead_from = Some(disk.operations() + 2);
+            disk.set_faults(Faults { dead_from, ..Faults::default() });
+            assert!(file.write(&state(2)).is_err());
+        }
+        open(&disk.after_power_cut(Survives::Sectors, &mut Rng(seed))).is_err()
+    };
+    assert!((0..100).all(|seed| !is_refused(false, seed)));
+    let count = (0..100).filter(|seed| is_refused(true, *seed)).count();
+    assert!(count > 10, "only {count} of 100 power cuts tore both copies");
+}
+
+/// A moment after a vote both copies hold it, and until then the one that does is missed if it is
+/// damaged: the vote is never taken back without a word.
+#[tokio::test]
+async fn the_only_copy_of_a_vote_is_missed_and_a_second_one_is_made_soon() {
+    let votes = [Vote::new(1, 1), Vote::new(2, 1)];
+    let disk = SimDisk::new(1);
+    let mut store = open(disk.share(), &sim_dir(), false).unwrap();
+    for vote in &votes {
+        store.save_vote(vote).await.unwrap();
+    }
+    let lost = |disk: &SimDisk| {
+        let disk = disk.after_power_cut(Survives::Everything, &mut Rng(1));
+        let state = disk.share().open(&sim_dir().join(STATE_NAME), Access::Write).unwrap();
+        let slots = [0, 4096].map(|slot| {
+            let mut before = [0; 64];
+            state.read_at(&mut before, slot).unwrap();
+            state.write_at(&[0; 64], slot).unwrap();
+            let opened = open(disk.share(), &sim_dir(), true);
+            state.write_at(&before, slot).unwrap();
+            opened.map(|store| store.vote())
+        });
+        slots
+            .into_iter()
+            .filter(|slot| match slot {
+                Ok(vote) => {
+                    assert_eq!(*vote, Some(votes[1]), "never the older vote");
+                    false
+                }
+                Err(error) => {
+                    assert!(error.to_string().contains("newest copy"), "{error}");
+                    true
+                }
+            })
+            .count()
+    };
+    assert_eq!(lost(&disk), 1, "there is one copy");
+    let deadline = clock::now() + Duration::from_secs(20);
+    while lost(&disk) > 0 {
+        assert!(clock::now() < deadline, "the second copy is made");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Without this sync, at least one in ten power cuts must be seen to lose something.

@@ -1,0 +1,208 @@
+//! When this instance stands for election. openraft would decide that by a timer of fixed length,
+//! which also bounds how long a vote may take; a disk on which two syncs take longer would never
+//! have a leader again. So openraft's timer is off, and this task decides by what it measures.
+//!
+//! A voter stands when the lease of the last leader is over, after a random share of time on top
+//! (section 5.2 of the raft paper: so that two voters seldom stand at once). Two candidates collide
+//! if the second one stands before it hears of the first, and that takes as long as a candidate
+//! needs to make its own vote durable. So the share follows the syncs of this instance's disk, and
+//! doubles with each campaign that ended without a leader. A voter that was asked for its vote lets
+//! the candidate have time to win.
+//!
+//! A campaign begins with a round of questions ("pre-vote", section 9.6 of the raft dissertation)
+//! that changes nothing anywhere, so one that cannot win does no harm.
+
+use std::time::{Duration, Instant};
+
+use openraft::{ServerState, async_runtime::AsyncRuntime, async_runtime::WatchReceiver};
+use rand::RngExt as _;
+use tokio::time::{sleep, sleep_until};
+
+use super::{Cluster, proposer::WriteError};
+use crate::{clock, runtime::Runtime};
+
+/// How long the answer to a request for a vote may take: one slow sync of the disk there. openraft
+/// gives up on it then.
+pub(super) const VOTE_MAX: Duration = Duration::from_millis(600);
+
+/// For how long a voter that heard its leader lets nobody else lead. It is above [`VOTE_MAX`],
+/// because openraft wants it so, and below what a failover may take.
+pub(super) const LEASE: Duration = Duration::from_millis(650);
+
+/// For how long, in turns, a leader that no majority answers is silent and speaks. While it is
+/// silent, the leases of those that it still reaches run out, and they can elect another one with
+/// those that it does not reach.
+pub(super) const QUIET_TURN: Duration = Duration::from_millis(1300);
+
+/// The least time between the end of the lease and a campaign: the leases of the others began a
+/// little later, or earlier.
+const SHARE_MIN: Duration = Duration::from_millis(50);
+
+/// The share of time is drawn from a range of this length, on a disk that takes no time.
+const SHARE_RANGE: Duration = Duration::from_millis(250);
+
+/// The range of the share of time, at most.
+const SHARE_RANGE_MAX: Duration = Duration::from_secs(4);
+
+/// How long a campaign takes on a disk that takes no time: a few round trips.
+const CAMPAIGN: Duration = Duration::from_millis(150);
+
+/// How slow a disk may be and still count. Beyond [`VOTE_MAX`] no vote comes in time anyway.
+const SYNC_MAX: Duration = Duration::from_secs(2);
+
+/// How often to look whether this instance may stand, while it may not.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long the only voter waits for its own election before it asks for it again.
+const ALONE_MAX: Duration = Duration::from_secs(5);
+
+/// Whoever wakes up so much later than asked for was stopped itself, and has not listened.
+const OVERSLEPT: Duration = Duration::from_millis(500);
+
+/// What is remembered of the campaigns since there was a leader.
+struct Campaigns {
+    /// This task has listened since then.
+    listens_since: Instant,
+    /// When the last campaign of this instance began, and the term that it began in.
+    last: Option<(Instant, u64)>,
+    /// Campaigns that ended without a leader.
+    failed: u32,
+}
+
+/// What this instance can do about a leader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    /// Nothing: it leads, does not vote, or may not stand.
+    None,
+    /// It is the only voter, and leads as soon as it wants to.
+    OnlyVoter,
+    /// It is one of several voters.
+    Voter,
+}
+
+impl Cluster {
+    /// Stands for election whenever there is reason to, for as long as raft runs.
+    ///
+    /// # Errors
+    /// If raft has stopped.
+    pub(super) async fn stand(&self) -> Result<(), WriteError> {
+        let mut campaigns = Campaigns { listens_since: clock::now(), last: None, failed: 0 };
+        loop {
+            match self.part() {
+                Part::None => sleep(LOOK_EVERY).await,
+                Part::OnlyVoter => self.lead_alone().await?,
+                Part::Voter => self.wait_and_stand(&mut campaigns).await?,
+            }
+        }
+    }
+
+    /// Makes the only voter lead, unless that is under way.
+    async fn lead_alone(&self) -> Result<(), WriteError> {
+        sleep(LOOK_EVERY).await;
+        if self.part() != Part::OnlyVoter || self.pulses.log.pending().is_some() {
+            return Ok(());
+        }
+        self.elect().await?;
+        // A second request while the vote is being written would begin another term.
+        let raft = self.raft.wait(Some(ALONE_MAX));
+        drop(raft.state(ServerState::Leader, "the only voter").await);
+        Ok(())
+    }
+
+    /// Waits for the end of the lease and of the share, and stands if nothing came in between.
+    async fn wait_and_stand(&self, campaigns: &mut Campaigns) -> Result<(), WriteError> {
+        let free_from = self.free_from(campaigns);
+        let due = free_from + share(self.sync_time(), campaigns.failed);
+        sleep_until(due.into()).await;
+        let now = clock::now();
+        if now.saturating_duration_since(due.max(campaigns.listens_since)) > OVERSLEPT {
+            campaigns.listens_since = now;
+            return Ok(());
+        }
+        if self.free_from(campaigns) > free_from || self.part() != Part::Voter {
+            return Ok(());
+        }
+        let term = self.raft.metrics().borrow_watched().current_term;
+        let heard = self.contact.leader_heard();
+        campaigns.failed = match campaigns.last {
+            Some((began, _)) if heard > Some(began) => 0,
+            // Questions that were answered with no cost nothing and need no patience.
+            Some((_, asked_in)) if asked_in == term => campaigns.failed,
+            Some(_) => campaigns.failed + 1,
+            None => 0,
+        };
+        campaigns.last = Some((now, term));
+        tracing::debug!(term, failed = campaigns.failed, "standing for election");
+        self.elect().await
+    }
+
+    async fn elect(&self) -> Result<(), WriteError> {
+        let asked = self.raft.trigger().elect(true).await;
+        asked.map_err(|error| WriteError::Stopped(error.to_string()))
+    }
+
+    /// From when on nobody has a claim to be waited for.
+    fn free_from(&self, campaigns: &Campaigns) -> Instant {
+        let sync = self.sync_time();
+        let lease = self.contact.leader_heard().map(|heard| heard + LEASE);
+        // The candidate makes its leadership durable before anybody hears of it.
+        let other = self.contact.candidate_heard().map(|heard| heard + CAMPAIGN + 2 * sync);
+        // Votes are made durable here, there, and once more when they make a leader.
+        let own = campaigns.last.map(|(began, _)| began + CAMPAIGN + 4 * sync);
+        [lease, other, own].into_iter().flatten().fold(campaigns.listens_since, Instant::max)
+    }
+
+    /// How long a sync of the vote takes here: as long as slow ones did, or the one under way.
+    fn sync_time(&self) -> Duration {
+        let log = &self.pulses.log;
+        log.slowest().max(log.pending().unwrap_or_default()).min(SYNC_MAX)
+    }
+
+    fn part(&self) -> Part {
+        let states = self.raft.metrics();
+        let now = states.borrow_watched();
+        let membership = now.membership_config.membership();
+        let leads = now.state == ServerState::Leader;
+        // A vote that cannot be made durable is none, and raft would wait for it.
+        if leads || !self.may_stand() || self.pulses.log.stuck().is_some() {
+            Part::None
+        } else if membership.voter_ids().eq([self.instance.0]) {
+            Part::OnlyVoter
+        } else if membership.voter_ids().any(|voter| voter == self.instance.0) {
+            Part::Voter
+        } else {
+            Part::None
+        }
+    }
+
+    /// Whether this instance's store may vote, and so stand.
+    fn may_stand(&self) -> bool {
+        self.gate.is_open()
+    }
+}
+
+/// A random share of time on a disk whose syncs take so long, after so many campaigns in vain.
+fn share(sync: Duration, failed: u32) -> Duration {
+    let range = (SHARE_RANGE + 4 * sync).saturating_mul(1 << failed.min(5)).min(SHARE_RANGE_MAX);
+    let range = u64::try_from(range.as_millis()).unwrap_or(u64::MAX);
+    SHARE_MIN + Duration::from_millis(Runtime::thread_rng().random_range(0..=range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_share_of_time_follows_the_disk_and_the_campaigns_in_vain_and_is_bounded() {
+        let longest = |sync, failed| {
+            let sync = Duration::from_millis(sync);
+            (0..1000).map(|_| share(sync, failed)).max().expect("a thousand")
+        };
+        let shortest = (0..1000).map(|_| share(Duration::ZERO, 9)).min().expect("a thousand");
+        assert!(shortest >= SHARE_MIN);
+        assert!(longest(0, 0) <= SHARE_MIN + SHARE_RANGE);
+        assert!(longest(150, 0) > Duration::from_millis(600), "two need not collide");
+        assert!(longest(0, 3) > SHARE_MIN + 4 * SHARE_RANGE);
+        assert!(longest(5000, 40) <= SHARE_MIN + SHARE_RANGE_MAX);
+    }
+}
