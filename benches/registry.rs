@@ -1,6 +1,6 @@
 //! The registry alone, without disk, network or replicas: how long it applies one command, and
 //! whether that depends on how many clients it knows. Commands come in entries as full as the
-//! proposer makes them, and the changed records are taken after each entry as the storage does.
+//! proposer makes them, and the digest follows the changed records after each as in the storage.
 
 #![expect(clippy::print_stdout, reason = "progress is printed as it is made")]
 
@@ -26,6 +26,7 @@ use emnetchain::{
     },
     limits,
     registry::{BatchId, Command, Effect, Proposal, Registry},
+    storage::RunningDigest,
 };
 use report::{Table, median, whole};
 
@@ -149,6 +150,7 @@ struct Bench {
     orphans: u32,
     sessions: u64,
     batches: u64,
+    digest: RunningDigest,
 }
 
 impl Bench {
@@ -159,7 +161,8 @@ impl Bench {
             batch: None,
             commands: vec![Command::Start { instance: INSTANCE, incarnation: INCARNATION }],
         });
-        Self { registry, joined: 0, mended: 0, orphans: 0, sessions: 0, batches: 0 }
+        let digest = RunningDigest::of(registry.image());
+        Self { registry, joined: 0, mended: 0, orphans: 0, sessions: 0, batches: 0, digest }
     }
 
     /// Lets clients join until there are `size`.
@@ -257,7 +260,9 @@ impl Bench {
         let proposal = Proposal { at, batch: Some(batch), commands };
         let begun = clock::now();
         let applied = self.registry.apply(&proposal);
-        black_box(self.registry.take_changed());
+        let before = self.registry.take_changed();
+        self.digest.follow(&before, self.registry.image());
+        drop(black_box(before));
         let took = clock::now() - begun;
         let told = applied.effects.iter().filter(|effect| matches!(effect, Effect::Tell { .. }));
         (took, told.count())

@@ -8,6 +8,7 @@ use openraft::{
 };
 
 use super::{
+    compare::Standing,
     contact::Contact,
     found::Gate,
     keeper::LogBounds,
@@ -88,6 +89,7 @@ pub struct Cluster {
     pub(super) instance: InstanceId,
     pub(super) contact: Contact,
     pub(super) gate: Gate,
+    pub(super) standing: Standing,
     view: RegistryView,
     log_bounds: LogBounds,
     pub(super) metrics: Metrics,
@@ -144,6 +146,7 @@ impl Cluster {
             instance,
             contact,
             gate,
+            standing: Standing::default(),
             view,
             log_bounds,
             metrics,
@@ -156,8 +159,8 @@ impl Cluster {
         Proposer::new(self.router.clone(), self.instance, incarnation, self.metrics.clone())
     }
 
-    /// Carries out deadlines, ends the lives of lost instances and keeps the log short, for as long
-    /// as raft runs.
+    /// Carries out deadlines, ends the lives of lost instances, compares this replica with the others
+    /// and keeps the log short, for as long as raft runs.
     ///
     /// # Errors
     /// When raft stops.
@@ -166,6 +169,7 @@ impl Cluster {
             super::keeper::keep_time(self.local.clone(), self.view.next_deadline()),
             super::keeper::keep_log_short(self.raft.clone(), self.log_bounds, self.metrics.clone()),
             self.end_lost_lives(),
+            self.keep_comparing(),
             self.watch(),
         )?;
         Ok(())

@@ -33,6 +33,9 @@ impl Living {
         self.progress.send_replace("waiting for a leader".to_owned());
         self.cluster.settle(&self.founding, self.policy).await?;
         loop {
+            if !self.fit(&mut queue).await {
+                return Ok(());
+            }
             let life = self.cluster.begin_life().await?;
             self.outbox.begin(life.incarnation);
             tracing::info!(life = life.incarnation.0, "serving");
@@ -50,9 +53,32 @@ impl Living {
                     Err(ProposerError::Stopped(error)) => return Err(error.into()),
                 },
                 why = self.cluster.life_over(life) => why,
+                why = self.cluster.unfit() => {
+                    self.outbox.stop_all();
+                    // The others may wait for what these clients ask for; they come again elsewhere.
+                    self.cluster.end_life().await;
+                    why
+                }
             };
             tracing::warn!("{why}; its clients are asked to come again");
             self.outbox.stop_all();
         }
+    }
+
+    /// Waits until the replica of this instance may answer clients; whoever asks before that is sent
+    /// away. False if the senders of the queue are gone.
+    async fn fit(&self, queue: &mut mpsc::Receiver<Command>) -> bool {
+        self.cluster.prove().await;
+        let mut accord = self.cluster.accord();
+        while accord.borrow_and_update().trouble().is_some() {
+            self.outbox.stop_all();
+            tokio::select! {
+                _ = accord.changed() => {}
+                command = queue.recv() => if command.is_none() {
+                    return false;
+                },
+            }
+        }
+        true
     }
 }
