@@ -49,6 +49,9 @@ struct Options {
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Does not keep the digest, which shows what it costs.
+    #[arg(long)]
+    without_digest: bool,
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -59,7 +62,7 @@ fn main() -> ExitCode {
     let mut results = BTreeMap::<(u32, Job), Vec<Timing>>::new();
     for round in 1..=options.rounds {
         println!("round {round}");
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(options.without_digest);
         for size in &options.sizes {
             bench.grow(*size);
             for job in Job::ALL {
@@ -150,18 +153,18 @@ struct Bench {
     orphans: u32,
     sessions: u64,
     batches: u64,
-    digest: RunningDigest,
+    digest: Option<RunningDigest>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(without_digest: bool) -> Self {
         let mut registry = Registry::default();
         registry.apply(&Proposal {
             at: Timestamp(1),
             batch: None,
             commands: vec![Command::Start { instance: INSTANCE, incarnation: INCARNATION }],
         });
-        let digest = RunningDigest::of(registry.image());
+        let digest = (!without_digest).then(|| RunningDigest::of(registry.image()));
         Self { registry, joined: 0, mended: 0, orphans: 0, sessions: 0, batches: 0, digest }
     }
 
@@ -261,7 +264,10 @@ impl Bench {
         let begun = clock::now();
         let applied = self.registry.apply(&proposal);
         let before = self.registry.take_changed();
-        self.digest.follow(&before, self.registry.image());
+        if let Some(digest) = &mut self.digest {
+            digest.follow(&before, self.registry.image());
+            black_box(digest.digest(&self.registry.image().meta));
+        }
         drop(black_box(before));
         let took = clock::now() - begun;
         let told = applied.effects.iter().filter(|effect| matches!(effect, Effect::Tell { .. }));

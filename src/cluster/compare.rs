@@ -171,25 +171,26 @@ impl Cluster {
         self.standing.0.subscribe()
     }
 
-    /// Waits until this replica must not answer clients any longer, and says why.
-    pub async fn unfit(&self) -> &'static str {
-        let mut accord = self.accord();
-        // The sender is as old as this instance.
-        let _ = accord.wait_for(|accord| accord.trouble().is_some()).await;
-        UNFIT
-    }
-
-    /// Compares this replica with the others before it answers clients, as far as they are there.
-    /// What was wrong when an instance stopped is wrong when it starts.
-    pub async fn prove(&self) {
+    /// Compares this replica with the others before it answers clients, as far as they are there,
+    /// for what was wrong when an instance stopped is wrong when it starts. If it must not answer,
+    /// ends its life, so that no partner waits for its clients, and waits until it may; false if so.
+    pub(super) async fn prove(&self) -> bool {
         for _ in 0..PROOFS_MAX {
             let verdict = self.compare().await;
             let suspect = matches!(*self.standing.0.borrow(), Accord::Suspect { .. });
             if verdict != Verdict::Nothing && !suspect {
-                return;
+                break;
             }
             sleep(AGAIN).await;
         }
+        let mut accord = self.accord();
+        if accord.borrow_and_update().trouble().is_none() {
+            return true;
+        }
+        self.end_life().await;
+        // The sender is as old as this instance.
+        let _ = accord.wait_for(|accord| accord.trouble().is_none()).await;
+        false
     }
 
     /// Compares this replica with the others for as long as the instance runs, and gives the
