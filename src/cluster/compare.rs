@@ -1,14 +1,15 @@
 //! Replicas are held against each other, for one that was damaged in memory or on disk, or applied
 //! an entry otherwise than the rest, would tell its clients other partners than the others do.
 //!
-//! Every replica keeps the digests of its registry at entries that all of them know by themselves
-//! ([`Digests`]), asks the voters for theirs now and then, and judges itself: one whose digest at an
-//! entry is not that of a majority of the voters leaves service. Where no digest has a majority and
-//! two contradict each other, nobody can say which is right, so none of them answers until there is
-//! a majority. Raft goes on in either case, for it replicates entries, and the log is right.
+//! Every replica keeps the digests of its registry at the same entries ([`Digests`]), asks the
+//! voters for theirs now and then, and judges itself: one whose digest at an entry is not that of a
+//! majority of the voters leaves service, and tells no digests any more. Where no digest has a
+//! majority and two contradict each other, it cannot be said which is right, so none of them answers
+//! until there is a majority. Raft goes on in either case, for it replicates entries, and the log is
+//! right.
 //!
-//! No verdict is false. At the same applied entry all replicas of one log have the same registry, so
-//! two digests that differ are a fault of one; a replica that lags, was just started or has just
+//! No verdict is false. At the same applied entry all replicas of one log have the same registry,
+//! so two digests that differ are a fault of one; a replica that lags, was just started or has just
 //! installed a snapshot has fewer entries in common with the others, and nothing follows from that.
 
 use std::{
@@ -90,6 +91,7 @@ impl Accord {
         match (self, verdict) {
             (Self::Differs { .. }, _) => self,
             (_, Verdict::Differs(entry)) => Self::Differs { entry },
+            (Self::Contested { .. }, Verdict::Contested(_)) => self,
             (_, Verdict::Agrees) => Self::Fits,
             (Self::Fits, Verdict::Contested(entry)) => Self::Suspect { entry },
             (_, Verdict::Contested(entry)) => Self::Contested { entry },
@@ -173,7 +175,8 @@ impl Cluster {
 
     /// Compares this replica with the others before it answers clients, as far as they are there,
     /// for what was wrong when an instance stopped is wrong when it starts. If it must not answer,
-    /// ends its life, so that no partner waits for its clients, and waits until it may; false if so.
+    /// ends its life, so that no partner waits for its clients, and waits until it may; then it
+    /// returns false.
     pub(super) async fn prove(&self) -> bool {
         for _ in 0..PROOFS_MAX {
             let verdict = self.compare().await;
@@ -224,6 +227,10 @@ impl Cluster {
             let is_new = *accord != next;
             if is_new {
                 self.announce(*accord, next);
+                if matches!(next, Accord::Differs { .. }) {
+                    // Otherwise it would raise doubts in those that are right, once some are away.
+                    self.view().disown();
+                }
             }
             *accord = next;
             is_new
@@ -385,6 +392,7 @@ mod tests {
         let contested = doubt.after(Verdict::Contested(70));
         assert!(contested.trouble().unwrap().contains("at entry 70"));
         assert_eq!(contested.after(Verdict::Nothing), contested, "silence settles nothing");
+        assert_eq!(contested.after(Verdict::Contested(99)), contested, "it is said once");
         assert_eq!(contested.after(Verdict::Agrees), Accord::Fits);
         let differs = contested.after(Verdict::Differs(64));
         assert!(differs.trouble().unwrap().contains("at entry 64"));

@@ -159,8 +159,8 @@ impl Cluster {
         Proposer::new(self.router.clone(), self.instance, incarnation, self.metrics.clone())
     }
 
-    /// Carries out deadlines, ends the lives of lost instances, compares this replica with the others
-    /// and keeps the log short, for as long as raft runs.
+    /// Carries out deadlines, ends the lives of lost instances, compares this replica with the
+    /// others and keeps the log short, for as long as raft runs.
     ///
     /// # Errors
     /// When raft stops.

@@ -46,6 +46,7 @@ pub(super) struct Points {
     running: RunningDigest,
     recent: VecDeque<Point>,
     older: VecDeque<Point>,
+    disowned: bool,
 }
 
 impl Points {
@@ -53,7 +54,8 @@ impl Points {
     /// applied to has no point, for that would be taken for what the first entry left.
     pub(super) fn of(registry: &Registry, entry: Option<u64>) -> Self {
         let running = RunningDigest::of(registry.image());
-        let mut points = Self { running, recent: VecDeque::new(), older: VecDeque::new() };
+        let (recent, older) = (VecDeque::new(), VecDeque::new());
+        let mut points = Self { running, recent, older, disowned: false };
         let first = entry.map(|entry| points.newest(entry, registry));
         points.recent.extend(first);
         points
@@ -80,8 +82,16 @@ impl Points {
         Point { entry, digest: self.running.digest(&registry.image().meta) }
     }
 
+    /// None is told any more.
+    pub(super) fn disown(&mut self) {
+        self.disowned = true;
+    }
+
     /// All that are known.
     pub(super) fn all(&self) -> Digests {
+        if self.disowned {
+            return Digests { kind: KIND, points: Vec::new() };
+        }
         Digests { kind: KIND, points: self.older.iter().chain(&self.recent).copied().collect() }
     }
 }

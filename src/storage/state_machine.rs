@@ -160,6 +160,11 @@ impl RegistryView {
         lock(&self.replica).points.all()
     }
 
+    /// This registry is known to be wrong: it has no digests any more until another one is installed.
+    pub fn disown(&self) {
+        lock(&self.replica).points.disown();
+    }
+
     /// How many snapshots have taken the place of the registry. What the entries that they stand
     /// for brought about was never sent as effects.
     pub fn installed(&self) -> u64 {

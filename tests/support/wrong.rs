@@ -1,5 +1,5 @@
-//! Gives an instance that is stopped a registry that its log does not say, with all checksums right:
-//! as a fault of its memory or of the program leaves it.
+//! Gives an instance that is stopped a registry that its log does not say, with all checksums
+//! right: as a fault of its memory or of the program leaves it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and says why")]
 
@@ -13,7 +13,10 @@ use emnetchain::{
     storage::{Stores, fault},
 };
 use futures_util::stream;
-use openraft::{EntryPayload, RaftLogReader as _, storage::RaftStateMachine as _};
+use openraft::{
+    EntryPayload, RaftLogReader as _,
+    storage::{RaftLogStorage as _, RaftStateMachine as _},
+};
 use tokio::sync::mpsc;
 
 /// Applies the whole log of a stopped instance to a new registry, with the first client's source
@@ -28,7 +31,7 @@ pub(crate) async fn make_registry_wrong(data_dir: &Path, id: usize, source: IpAd
     let (id, metrics) = (InstanceId(id as u64), Metrics::new());
     let stores = Stores::open(data_dir, id, None, effects, &metrics, &reporter).unwrap();
     let Stores { mut log, mut machine, mut image, .. } = stores;
-    let entries = log.try_get_log_entries(..).await.unwrap();
+    let entries = log.get_log_reader().await.try_get_log_entries(..).await.unwrap();
     let mut is_wrong = false;
     let entries: Vec<Entry> =
         entries.into_iter().map(|entry| alter(entry, source, &mut is_wrong)).collect();
