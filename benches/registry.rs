@@ -1,6 +1,6 @@
 //! The registry alone, without disk, network or replicas: how long it applies one command, and
 //! whether that depends on how many clients it knows. Commands come in entries as full as the
-//! proposer makes them, and the changed records are taken after each entry as the storage does.
+//! proposer makes them, and the digest follows the changed records after each as in the storage.
 
 #![expect(clippy::print_stdout, reason = "progress is printed as it is made")]
 
@@ -26,6 +26,7 @@ use emnetchain::{
     },
     limits,
     registry::{BatchId, Command, Effect, Proposal, Registry},
+    storage::RunningDigest,
 };
 use report::{Table, median, whole};
 
@@ -48,6 +49,9 @@ struct Options {
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Does not keep the digest, which shows what it costs.
+    #[arg(long)]
+    without_digest: bool,
     /// Passed by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -58,7 +62,7 @@ fn main() -> ExitCode {
     let mut results = BTreeMap::<(u32, Job), Vec<Timing>>::new();
     for round in 1..=options.rounds {
         println!("round {round}");
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(options.without_digest);
         for size in &options.sizes {
             bench.grow(*size);
             for job in Job::ALL {
@@ -149,17 +153,19 @@ struct Bench {
     orphans: u32,
     sessions: u64,
     batches: u64,
+    digest: Option<RunningDigest>,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(without_digest: bool) -> Self {
         let mut registry = Registry::default();
         registry.apply(&Proposal {
             at: Timestamp(1),
             batch: None,
             commands: vec![Command::Start { instance: INSTANCE, incarnation: INCARNATION }],
         });
-        Self { registry, joined: 0, mended: 0, orphans: 0, sessions: 0, batches: 0 }
+        let digest = (!without_digest).then(|| RunningDigest::of(registry.image()));
+        Self { registry, joined: 0, mended: 0, orphans: 0, sessions: 0, batches: 0, digest }
     }
 
     /// Lets clients join until there are `size`.
@@ -257,7 +263,12 @@ impl Bench {
         let proposal = Proposal { at, batch: Some(batch), commands };
         let begun = clock::now();
         let applied = self.registry.apply(&proposal);
-        black_box(self.registry.take_changed());
+        let before = self.registry.take_changed();
+        if let Some(digest) = &mut self.digest {
+            digest.follow(&before, self.registry.image());
+            black_box(digest.digest(&self.registry.image().meta));
+        }
+        drop(black_box(before));
         let took = clock::now() - begun;
         let told = applied.effects.iter().filter(|effect| matches!(effect, Effect::Tell { .. }));
         (took, told.count())

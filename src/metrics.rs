@@ -147,6 +147,8 @@ metrics! {
     /// Lives that this instance began: one at its start, one more each time that the others had
     /// given it up or that a snapshot brought it up to date. Its clients have to come again.
     lives: IntCounter = "emnetchain_lives_total";
+    /// 1 while this instance has left service because its registry differs from those of others.
+    replicas_differ: IntGauge = "emnetchain_replicas_differ";
     /// Lives of other instances that this one ended as their leader, for it did not hear them.
     lives_ended: IntCounter = "emnetchain_lives_ended_total";
     /// 1 if other machines are reached without TLS (insecure_cluster).

@@ -8,10 +8,13 @@
 #[path = "support/cluster.rs"]
 mod replicas;
 mod support;
+#[path = "support/wrong.rs"]
+mod wrong;
 
 mod cluster {
     mod chains;
     mod deaths;
+    mod differing;
     mod founding;
     mod outages;
     mod stopping;

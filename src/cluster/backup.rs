@@ -28,6 +28,9 @@ pub enum BackupError {
          and back up its data directory by --data-dir"
     )]
     Behind,
+    /// Nobody can say that it would be right.
+    #[error("{0}; until then ask another instance for a backup")]
+    Unfit(String),
     /// The file was not written in time.
     #[error("the snapshot was not written in time; the disk of this instance may be too slow")]
     Late,
@@ -40,8 +43,12 @@ impl Cluster {
     /// Makes a snapshot that holds all that any client was answered before.
     ///
     /// # Errors
-    /// If this instance does not hear of a leader, or the snapshot cannot be written in time.
+    /// If this instance does not hear of a leader, differs from other replicas, or cannot write the
+    /// snapshot in time.
     pub async fn backup(&self) -> Result<SnapshotFile, BackupError> {
+        if let Some(why) = self.accord().borrow().trouble() {
+            return Err(BackupError::Unfit(why));
+        }
         let caught_up = timeout(CATCH_UP_MAX, self.catch_up()).await;
         let entry = caught_up.map_err(|_| BackupError::Behind)??;
         let written = timeout(WRITE_MAX, self.snapshot_of(entry)).await;

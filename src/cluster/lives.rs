@@ -16,6 +16,7 @@ use openraft::{ServerState, async_runtime::WatchReceiver};
 use super::{
     Cluster, ClusterError,
     admin::Change,
+    compare::UNFIT,
     found::Founding,
     proposer::{WriteError, Writer, Written},
     status::silence_of,
@@ -84,13 +85,16 @@ impl Cluster {
     }
 
     /// Begins a new life of this instance: the sessions of its earlier ones are gone. Waits for as
-    /// long as there is no leader.
+    /// long as there is no leader, or the registry here differs from that of others.
     ///
     /// # Errors
     /// If raft has stopped.
     pub async fn begin_life(&self) -> Result<Life, ClusterError> {
         // Whatever an earlier life was told is behind this, so no number can be taken twice.
         self.catch_up().await?;
+        while !self.prove().await {
+            self.catch_up().await?;
+        }
         let (instance, installed) = (self.instance, self.view().installed());
         let incarnation = self.view().read(|registry| registry.incarnation(instance)).next();
         let written = self.insist(Command::Start { instance, incarnation }).await?;
@@ -101,16 +105,23 @@ impl Cluster {
 
     /// Waits until a life of this instance is over, and says why.
     pub async fn life_over(&self, life: Life) -> &'static str {
-        let mut states = self.raft.metrics();
+        let (mut states, mut accord) = (self.raft.metrics(), self.accord());
         loop {
+            if accord.borrow_and_update().trouble().is_some() {
+                return UNFIT;
+            }
             if self.view().installed() > life.installed {
                 return "this instance was brought up to date by a snapshot";
             }
             if self.view().read(|registry| registry.incarnation(self.instance)) > life.incarnation {
                 return GIVEN_UP;
             }
-            if states.changed().await.is_err() {
-                std::future::pending::<()>().await; // whoever watches raft says that it stopped
+            tokio::select! {
+                biased;
+                changed = states.changed() => if changed.is_err() {
+                    std::future::pending::<()>().await; // whoever watches raft says that it stopped
+                },
+                _ = accord.changed() => {}
             }
         }
     }

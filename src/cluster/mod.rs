@@ -7,8 +7,9 @@
 //! [`crate::registry::Applied`].
 //!
 //! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed,
-//! [`lives`] how the clients of an instance that died are set free, and [`backup`] how the registry
-//! is taken out of it while it serves. [`election`] decides when an instance stands for leader.
+//! [`lives`] how the clients of an instance that died are set free, [`backup`] how the registry is
+//! taken out of it while it serves, and [`compare`] how a replica finds out that it is not one.
+//! [`election`] decides when an instance stands for leader.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
@@ -17,6 +18,7 @@
 pub mod admin;
 pub mod backup;
 pub mod clock;
+pub mod compare;
 pub mod contact;
 pub mod election;
 pub mod found;

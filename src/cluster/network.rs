@@ -31,7 +31,7 @@ use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
     registry::{BatchId, Command},
-    storage::SnapshotFile,
+    storage::{Digests, SnapshotFile},
 };
 
 /// How long entries may wait for their answer. openraft's own limit is that of a heartbeat, but the
@@ -110,6 +110,21 @@ impl Network {
         let answer = self.calls(leader, member).call(&Request::Change(change), within).await?;
         let Response::Changed(done) = answer else { return Err(CallError::Mismatched) };
         Ok(done)
+    }
+
+    /// Asks an instance what its registry has come to.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn digests(
+        &self,
+        target: InstanceId,
+        member: &Member,
+        within: Duration,
+    ) -> Result<Digests, CallError> {
+        let answer = self.calls(target, member).call(&Request::Digests, within).await?;
+        let Response::Digests(digests) = answer else { return Err(CallError::Mismatched) };
+        Ok(digests)
     }
 
     fn calls(&self, target: InstanceId, member: &Member) -> Arc<Link> {

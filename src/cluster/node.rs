@@ -8,6 +8,7 @@ use openraft::{
 };
 
 use super::{
+    compare::Standing,
     contact::Contact,
     election::{LEASE, QUIET_TURN, VOTE_MAX},
     found::Gate,
@@ -91,6 +92,7 @@ pub struct Cluster {
     pub(super) instance: InstanceId,
     pub(super) contact: Contact,
     pub(super) gate: Gate,
+    pub(super) standing: Standing,
     view: RegistryView,
     log_bounds: LogBounds,
     pub(super) pulses: Pulses,
@@ -156,6 +158,7 @@ impl Cluster {
             instance,
             contact,
             gate,
+            standing: Standing::default(),
             view,
             log_bounds,
             pulses,
@@ -169,8 +172,8 @@ impl Cluster {
         Proposer::new(self.router.clone(), self.instance, incarnation, self.metrics.clone())
     }
 
-    /// Stands for election, carries out deadlines, ends the lives of lost instances and keeps the log short, for as long
-    /// as raft runs.
+    /// Stands for election, carries out deadlines, ends the lives of lost instances, compares this
+    /// replica with the others and keeps the log short, for as long as raft runs.
     ///
     /// # Errors
     /// When raft stops.
@@ -181,6 +184,7 @@ impl Cluster {
             super::keeper::keep_log_short(self.raft.clone(), self.log_bounds, self.metrics.clone()),
             self.end_lost_lives(),
             self.stand(),
+            self.keep_comparing(),
             self.watch(),
         )?;
         Ok(())

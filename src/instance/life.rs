@@ -6,7 +6,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    cluster::{Cluster, ClusterError, found::Founding, lives::GIVEN_UP, proposer::ProposerError},
+    cluster::{
+        Cluster, ClusterError,
+        found::Founding,
+        lives::{GIVEN_UP, Life},
+        proposer::ProposerError,
+    },
     registry::{Command, Policy},
     server::{Outbox, Phase},
 };
@@ -33,7 +38,7 @@ impl Living {
         self.progress.send_replace("waiting for a leader".to_owned());
         self.cluster.settle(&self.founding, self.policy).await?;
         loop {
-            let life = self.cluster.begin_life().await?;
+            let Some(life) = self.begin(&mut queue).await? else { return Ok(()) };
             self.outbox.begin(life.incarnation);
             tracing::info!(life = life.incarnation.0, "serving");
             self.phase.send_if_modified(|phase| {
@@ -53,6 +58,29 @@ impl Living {
             };
             tracing::warn!("{why}; its clients are asked to come again");
             self.outbox.stop_all();
+        }
+    }
+
+    /// Begins a life. While the registry here differs from that of others, those that ask are sent
+    /// away, to ask elsewhere. `None` if the senders of the queue are gone meanwhile.
+    async fn begin(
+        &self,
+        queue: &mut mpsc::Receiver<Command>,
+    ) -> Result<Option<Life>, ClusterError> {
+        let mut accord = self.cluster.accord();
+        let beginning = self.cluster.begin_life();
+        tokio::pin!(beginning);
+        loop {
+            let must_wait = accord.borrow_and_update().trouble().is_some();
+            tokio::select! {
+                biased;
+                life = &mut beginning => return life.map(Some),
+                _ = accord.changed() => {}
+                asked = queue.recv(), if must_wait => match asked {
+                    Some(_) => self.outbox.stop_all(),
+                    None => return Ok(None),
+                },
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         Phase,
         http::{Chains, Digest, HttpSources, Member, Readiness, Status},
     },
-    storage::{self, ImageProgress},
+    storage::{ImageProgress, Point},
 };
 
 /// How often it is looked whether clients can be answered.
@@ -122,7 +122,13 @@ impl Watching {
     }
 
     fn judge(&self) -> Readiness {
-        match *self.phase.borrow() {
+        let phase = *self.phase.borrow();
+        if phase < Phase::Draining
+            && let Some(why) = self.cluster.accord().borrow().trouble()
+        {
+            return Readiness::NotReady(why);
+        }
+        match phase {
             Phase::Starting => Readiness::NotReady(self.progress.borrow().clone()),
             Phase::Serving => match self.cluster.trouble() {
                 Some(why) => Readiness::NotReady(why.to_owned()),
@@ -154,8 +160,8 @@ pub(super) fn http_sources(
     let digest = {
         let view = cluster.view().clone();
         move || {
-            let (applied, image) = view.image();
-            Digest { applied, digest: format!("{:016x}", storage::digest(&image)) }
+            let Point { entry: applied, digest } = view.digest();
+            Digest { applied, digest: format!("{digest:016x}") }
         }
     };
     let look = {

@@ -68,7 +68,7 @@ pub use record::{
 pub use table::{Serial, Table};
 pub use window::{Place, Window};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::ids::{HistoryId, Incarnation, InstanceId, SessionId, Socket, StoreId, Timestamp};
 use index::Index;
@@ -78,7 +78,7 @@ use index::Index;
 pub struct Registry {
     image: Image,
     index: Index,
-    changed: BTreeSet<Serial>,
+    changed: BTreeMap<Serial, Option<Record>>,
     applied: Applied,
 }
 
@@ -141,9 +141,9 @@ impl Registry {
         std::mem::take(&mut self.applied)
     }
 
-    /// The serials of the records that changed since the last call, for the image on disk; a
-    /// serial that [`Image::records`] no longer holds was removed.
-    pub fn take_changed(&mut self) -> BTreeSet<Serial> {
+    /// The records that changed since the last call, each as it was before; `None` stands for one
+    /// that is new. A serial that [`Image::records`] no longer holds was removed.
+    pub fn take_changed(&mut self) -> BTreeMap<Serial, Option<Record>> {
         std::mem::take(&mut self.changed)
     }
 
@@ -294,14 +294,14 @@ impl Registry {
         let serial = self.next_serial();
         self.index.update(serial, None, Some(&record), &self.image.meta.policy);
         self.image.records.insert(serial, record);
-        self.changed.insert(serial);
+        self.changed.insert(serial, None);
         serial
     }
 
     fn remove(&mut self, serial: Serial) -> Option<Record> {
         let record = self.image.records.remove(serial)?;
         self.index.update(serial, Some(&record), None, &self.image.meta.policy);
-        self.changed.insert(serial);
+        self.changed.entry(serial).or_insert_with(|| Some(record.clone()));
         Some(record)
     }
 
@@ -310,7 +310,7 @@ impl Registry {
         let old = record.clone();
         change(record);
         self.index.update(serial, Some(&old), Some(record), &self.image.meta.policy);
-        self.changed.insert(serial);
+        self.changed.entry(serial).or_insert(Some(old));
     }
 
     fn edit_client(&mut self, serial: Serial, change: impl FnOnce(&mut Client)) {

@@ -30,6 +30,7 @@ use super::{
     fault::FaultReporter,
     guard::LogGuard,
     image::{self, ImageProgress, ImageQueue, Step, Work},
+    points::{Digests, Point, Points},
     snapshot::{SnapshotDir, SnapshotFile},
     start::{self, Restored},
 };
@@ -100,13 +101,17 @@ pub struct StateMachine {
 struct Replica {
     registry: Registry,
     history: History,
+    points: Points,
     /// When the last entry was applied here.
     applied_at: Instant,
 }
 
 impl Replica {
-    fn new(registry: Registry) -> Self {
-        Self { registry, history: History::new(HISTORY_EVENTS), applied_at: clock::now() }
+    /// Looks at the whole registry, for its digest.
+    fn new(registry: Registry, at: &SnapshotMeta) -> Self {
+        let points = Points::of(&registry, at.last_log_id.map(|last| last.index));
+        let history = History::new(HISTORY_EVENTS);
+        Self { registry, history, points, applied_at: clock::now() }
     }
 }
 
@@ -142,6 +147,22 @@ impl RegistryView {
     /// A copy of the registry, and the index of the entry that it is as of. It is cheap to make.
     pub fn image(&self) -> (u64, Image) {
         self.read(|registry| (self.applied.load(Ordering::Acquire), registry.image().clone()))
+    }
+
+    /// The digest of the registry, and the entry that it is as of.
+    pub fn digest(&self) -> Point {
+        let Replica { registry, points, .. } = &mut *lock(&self.replica);
+        points.newest(self.applied.load(Ordering::Acquire), registry)
+    }
+
+    /// The digests of the registry as some entries left it, to be held against other replicas'.
+    pub fn digests(&self) -> Digests {
+        lock(&self.replica).points.all()
+    }
+
+    /// This registry is known to be wrong: it has no digests any more until another one is installed.
+    pub fn disown(&self) {
+        lock(&self.replica).points.disown();
     }
 
     /// How many snapshots have taken the place of the registry. What the entries that they stand
@@ -191,7 +212,7 @@ impl StateMachine {
             show_snapshot(&options.metrics, &file);
         }
         let (deadline, watch) = watch::channel(registry.next_deadline());
-        let replica = Arc::new(Mutex::new(Replica::new(registry)));
+        let replica = Arc::new(Mutex::new(Replica::new(registry, &at)));
         let applied = Arc::new(AtomicU64::new(index_of(&at)));
         let installed = Arc::default();
         let view = RegistryView {
@@ -242,13 +263,13 @@ impl StateMachine {
     /// The part that needs the lock.
     fn advance(&mut self, entry: Entry) -> (Step, Applied) {
         let mut replica = lock(&self.replica);
-        let Replica { registry, history, applied_at } = &mut *replica;
+        let Replica { registry, history, points, applied_at } = &mut *replica;
         let log_id = entry.log_id;
         let applied = apply_to(registry, &mut self.at, entry);
         history.record(registry.now(), log_id.index, &applied.notes);
         *applied_at = clock::now();
         let members = &self.at.last_membership;
-        let changed = registry.take_changed();
+        let changed = points.follow(log_id.index, registry);
         let image = registry.image();
         let changes =
             changed.into_iter().map(|serial| (serial, image.records.get(serial).cloned()));
@@ -267,14 +288,18 @@ impl StateMachine {
     async fn install(&mut self, snapshot: SnapshotFile) -> io::Result<()> {
         let (snapshots, received) = (self.snapshots.clone(), snapshot.clone());
         snapshots.wait().await;
-        let adopted = spawn_blocking(move || snapshots.adopt(&received)).await?;
-        let registry = adopted.map_err(|error| report(&self.options.faults, error))?;
-        let (at, image) = (snapshot.meta().clone(), registry.image().clone());
+        let adopt = move || {
+            let registry = snapshots.adopt(&received)?;
+            Ok::<_, StorageError>(Replica::new(registry, received.meta()))
+        };
+        let adopted = spawn_blocking(adopt).await?;
+        // What happened before is the history of another registry.
+        let installed = adopted.map_err(|error| report(&self.options.faults, error))?;
+        let (at, image) = (snapshot.meta().clone(), installed.registry.image().clone());
         tracing::info!(entry = gauge_of(&at), records = snapshot.records(), "snapshot installed");
         {
             let mut replica = lock(&self.replica);
-            // What happened before is the history of another registry.
-            *replica = Replica::new(registry);
+            *replica = installed;
             self.applied.store(index_of(&at), Ordering::Release);
             publish_deadline(&self.deadline, &replica.registry);
             self.installed.fetch_add(1, Ordering::Release);

@@ -9,6 +9,7 @@ use std::{
 use emnetchain::{
     ids::Timestamp,
     registry::{Applied, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
+    storage::{RunningDigest, digest},
 };
 
 use crate::{
@@ -27,6 +28,8 @@ struct Run {
     replica: Registry,
     /// The image as the changed records alone write it.
     disk: BTreeMap<Serial, Vec<u8>>,
+    /// Follows the changed records alone.
+    running: RunningDigest,
     log: Vec<(Proposal, Applied)>,
     /// Whether the registry checks itself after every command, which takes half the time.
     thorough: bool,
@@ -60,7 +63,13 @@ impl Run {
         }
         equal("a replica's work", &applied, &self.replica.apply(&proposal))?;
         equal("its deadline", &self.registry.next_deadline(), &self.replica.next_deadline())?;
-        for serial in self.registry.take_changed() {
+        let changed = self.registry.take_changed();
+        self.running.follow(&changed, self.registry.image());
+        if self.thorough {
+            let image = self.registry.image();
+            equal("the digest", &digest(image), &self.running.digest(&image.meta))?;
+        }
+        for serial in changed.into_keys() {
             match self.registry.image().records.get(serial) {
                 Some(record) => {
                     self.disk.insert(serial, postcard::to_stdvec(record).expect("it encodes"))

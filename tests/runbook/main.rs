@@ -10,6 +10,8 @@ mod replicas;
 mod scenarios;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/wrong.rs"]
+mod wrong;
 
 use page::{Section, sections_with_commands};
 
@@ -40,6 +42,7 @@ scenarios! {
     upgrade = "Upgrade";
     certificates = "Certificates";
     majority_lost = "When a majority is lost";
+    replicas_differ = "When replicas differ";
     disk_full = "The disk is full";
     directory_refused = "When a data directory is refused";
     stop_all = "Stop and start all";

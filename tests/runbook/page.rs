@@ -120,6 +120,11 @@ impl Section {
         Self { name, commands, executed, room: TempDir::new().unwrap() }
     }
 
+    /// Its heading.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// Fails if a command was not executed.
     pub(crate) fn finish(self) {
         let executed = self.executed.into_inner();

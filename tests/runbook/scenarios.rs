@@ -6,6 +6,7 @@ use super::{
     page::{Section, Words},
     replicas::{Cluster, chain_through, read_status, tls_flags},
     support::{Client, Member, Service, chain, eventually, free_address, reconnect, told},
+    wrong::make_registry_wrong,
 };
 
 const START: &str = "EMNetChain --config emnetchain.toml";
@@ -276,6 +277,32 @@ pub(crate) fn majority_lost(section: &Section) {
     let new = section.start(BEGIN, &words, &[]);
     wait_ready(&new);
     assert_told_the_same(&new, &members);
+}
+
+pub(crate) fn replicas_differ(section: &Section) {
+    let members = members(5);
+    let mut cluster = Cluster::start(&[]);
+    drop(chain_through(&members, || cluster.at(1)));
+    cluster.take(1).stop();
+    make_registry_wrong(&cluster.data_dir(1), 1, [192, 0, 2, 1].into());
+    cluster.start_these(&[1]);
+    eventually("it has left service", || {
+        let (status, why) = cluster.at(1).get("/readyz");
+        (status == 503 && why.contains(section.name())).then_some(())
+    });
+    let words = Words::of(&cluster).at("DIR", &cluster.data_dir(1));
+    section.run("EMNetChain backup right.backup --http-addr B:9180", &words);
+    let config = config(&cluster, 1);
+    stop(section, &words, cluster.take(1));
+    section.run("mkdir wrong && mv DIR/registry DIR/snapshot wrong", &words);
+    let copy =
+        "mkdir -m 700 DIR/snapshot && cp right.backup DIR/snapshot/00000000000000000000.snap";
+    section.run(copy, &words);
+    section.run("EMNetChain check --data-dir DIR", &words);
+    cluster.put(1, section.start(START, &words, &config));
+    cluster.wait_ready();
+    cluster.assert_equal_registries();
+    assert_told_the_same(cluster.at(1), &members);
 }
 
 /// A process whose files cannot grow beyond a number of 512-byte blocks, as on a full disk.

@@ -14,6 +14,7 @@ use crate::{
     ids::InstanceId,
     raft::{TypeConfig, Vote},
     registry::{BatchId, Command},
+    storage::Digests,
 };
 
 /// What one instance asks of another. New kinds are added at the end: the encoding counts them.
@@ -45,6 +46,8 @@ pub enum Request {
     Introduce,
     /// Change the cluster, for you lead.
     Change(Change),
+    /// What has your registry come to? See [`crate::cluster::compare`].
+    Digests,
 }
 
 /// The answer to a [`Request`] of the same name.
@@ -69,6 +72,8 @@ pub enum Response {
     Introduced(Standing),
     /// To a change: it is made. The sentence is for people.
     Changed(String),
+    /// To the question what the registry has come to.
+    Digests(Digests),
 }
 
 impl Request {
@@ -80,7 +85,7 @@ impl Request {
             Self::Propose { batch, .. } => return batch.map(|batch| batch.instance),
             Self::Snapshot { vote, .. } => vote,
             Self::TransferLeader(rpc) => rpc.from_leader(),
-            Self::Introduce | Self::Change(_) => return None,
+            Self::Introduce | Self::Change(_) | Self::Digests => return None,
         };
         Some(InstanceId(*vote.leader_id.node_id()))
     }

@@ -210,6 +210,7 @@ impl Service {
                 let changed = admin::carry_out(raft, &self.0.view, change).await;
                 changed.map_or_else(failed, Response::Changed)
             }
+            Request::Digests => Response::Digests(self.0.view.digests()),
         }
     }
 }

@@ -29,7 +29,7 @@ mod writer;
 
 use digest::Tally;
 
-pub use digest::digest;
+pub use digest::{RunningDigest, digest};
 pub use store::{Found, ImageStore, Intact, OpenImage};
 pub use writer::ImageProgress;
 pub(super) use writer::{ImageQueue, Start, Step, Work, show_lag, spawn};

@@ -12,7 +12,9 @@ use super::*;
 use crate::{
     raft::{Entry, Member},
     registry::{Applied, Command, LinkedBy, Proposal, What},
-    storage::{RealDisk, RegistryView, StateMachine, StateMachineOptions, files},
+    storage::{
+        Point, RealDisk, RegistryView, StateMachine, StateMachineOptions, digest, files,
+    },
 };
 
 type Opened = (StateMachine, RegistryView, ImageProgress);
@@ -182,6 +184,8 @@ async fn an_installed_snapshot_replaces_registry_and_image() {
 
     assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(79)));
     view.read(|registry| assert_eq!(*registry.image(), model.image));
+    let point = Point { entry: 79, digest: digest(&model.image) };
+    assert_eq!(view.digests().points, [point], "the points before were of another registry");
     assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, meta);
     apply(&mut machine, vec![entry(80, nothing())]).await;
     assert!(soon(progress.reaches(80)).await);
