@@ -11,7 +11,7 @@ use std::{
     process::{Command, Output},
 };
 
-use support::{Client, Member, Service, chain, told};
+use support::{Client, Finish as _, Member, Service, chain, told};
 use tempfile::TempDir;
 
 /// The node id of the instance that is restored.
@@ -21,7 +21,7 @@ const NEW_NODE: [&str; 2] = ["--node-id", "9"];
 fn run(word: &str, file: &Path, dir: &Path, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
     command.arg(word).arg(file).arg("--data-dir").arg(dir).args(more).env_clear();
-    command.output().unwrap()
+    command.finish()
 }
 
 #[track_caller]

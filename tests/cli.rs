@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+#[path = "support/finish.rs"]
+mod finish;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -14,6 +17,7 @@ use std::{
 };
 
 use emnetchain::config::{Config, Preset};
+use finish::{Finish as _, output_of};
 use tempfile::TempDir;
 
 /// How long a started process may take for its next line; a bound, not a wait.
@@ -46,7 +50,7 @@ fn run_with(input: &str, arguments: &[&str]) -> Output {
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(input.as_bytes()).unwrap();
     drop(stdin);
-    child.wait_with_output().unwrap()
+    output_of(child)
 }
 
 fn run(arguments: &[&str]) -> Output {
@@ -269,15 +273,15 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let mut program = program(home.path());
     program.args(["config", "print", "-node-id=4"]).env("EMNETCHAIN_CONFIG", &path);
     program.env("EMNETCHAIN_NODE_ID", "3").env("EMNETCHAIN_CLIENTS_MAX", "30");
-    let output = program.output().unwrap();
+    let output = program.finish();
     let page = text(&output.stdout);
     for line in ["\nnode_id = 4\n", "\nclients_max = 30\n", "\npeers_max = 200\n", "\n#gather = "] {
         assert!(page.contains(line), "{line:?} in {page}");
     }
     program.env("EMNETCHAIN_NODE_ID", "zero");
-    assert_eq!(program.output().unwrap().status.code(), Some(0), "only what decides is looked at");
+    assert_eq!(program.finish().status.code(), Some(0), "only what decides is looked at");
     program.env("EMNETCHAIN_CLIENTS_MAX", "0");
-    let output = program.output().unwrap();
+    let output = program.finish();
     let line = "EMNetChain: EMNETCHAIN_CLIENTS_MAX: 0 is out of range; write 1 to 1000000000\n";
     assert_eq!(text(&output.stderr), line);
     assert_eq!(output.status.code(), Some(2));
@@ -313,8 +317,7 @@ fn config_check_tells_all_faults_at_once() {
     let file =
         "chain_addr = 'nowhere'\nshutdown_dedline = '5s'\nlog_level = 'loud'\ngather = 1.5\n";
     fs::write(&path, file).unwrap();
-    let output =
-        program(home.path()).args(["config", "check", "--config"]).arg(&path).output().unwrap();
+    let output = program(home.path()).args(["config", "check", "--config"]).arg(&path).finish();
     assert_eq!(output.status.code(), Some(2));
     let told = text(&output.stderr);
     let place = |line: u32| format!("EMNetChain: {}:{line}: ", path.display());

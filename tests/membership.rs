@@ -7,7 +7,9 @@ mod support;
 
 use std::{net::TcpStream, path::Path, process::Command};
 
-use support::{Client, Member, Service, chain, eventually, free_address, repaired, told};
+use support::{
+    Client, Finish as _, Member, Service, chain, eventually, free_address, repaired, told,
+};
 use tempfile::TempDir;
 
 /// `EMNetChain cluster WORDS`, asked of this instance: the exit code, and what it says.
@@ -15,7 +17,7 @@ fn operate(service: &Service, words: &[&str]) -> (i32, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
     command.arg("cluster").args(words).env_clear();
     command.arg("--http-addr").arg(service.address("HTTP").to_string());
-    let output = command.output().unwrap();
+    let output = command.finish();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(said).unwrap())
 }
@@ -138,7 +140,7 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let address = alone.address("HTTP").to_string();
     drop(alone);
     let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-    let output = command.args(["cluster", "status", "--http-addr", &address]).output().unwrap();
+    let output = command.args(["cluster", "status", "--http-addr", &address]).finish();
     assert_eq!(output.status.code(), Some(69));
     assert!(String::from_utf8(output.stderr).unwrap().contains("no instance answers at"));
 }

@@ -31,7 +31,7 @@ use history::History;
 use random::Random;
 use replicas::{Cluster, wait_for_clients};
 use site::Site;
-use support::{Client, Member, Service, chain, eventually, told};
+use support::{Client, Finish as _, Member, PATIENCE, Service, chain, eventually, told};
 use tempfile::TempDir;
 
 /// The node id of an instance that is restored.
@@ -69,7 +69,7 @@ fn refused(output: &Output, code: i32, words: &[&str]) {
 fn restore(file: &Path, dir: &Path) -> (Service, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
     command.arg("restore").arg(file).arg("--data-dir").arg(dir).args(NEW_NODE).env_clear();
-    let held = done(&command.output().unwrap());
+    let held = done(&command.finish());
     let (_, held) = held.split_once(", node 11, ").expect("whose it is");
     (Service::start(dir, &[&NEW_NODE[..], &UNHURRIED[..]].concat()), held.to_owned())
 }
@@ -97,7 +97,7 @@ fn a_backup_under_load_holds_what_was_told_before_it() {
             let told: Vec<_> = settled.map(|member| (member, history.expected(member))).collect();
             let file = room.path().join(format!("{round}.backup"));
             let count = history.count();
-            let line = done(&backup(http(cluster.at(from)), &file, &[]).output().unwrap());
+            let line = done(&backup(http(cluster.at(from)), &file, &[]).finish());
             let meanwhile = history.count() - count;
             eprintln!("{line}; {meanwhile} answers while it was made");
             made.push((file, line, told));
@@ -140,6 +140,7 @@ fn an_instance_that_was_behind_hands_out_what_others_answered() {
     }
     // It reads the request before it hears anything of the others.
     let mut asking = TcpStream::connect(http(cluster.at(follower))).unwrap();
+    asking.set_read_timeout(Some(PATIENCE)).unwrap();
     asking.write_all(b"GET /api/v1/backup HTTP/1.1\r\nhost: localhost\r\n\r\n").unwrap();
     cluster.at(follower).signal("CONT");
     let mut answer = Vec::new();
@@ -174,6 +175,7 @@ fn spoil(to: SocketAddr, way: Way) -> SocketAddr {
     thread::spawn(move || {
         let (mut near, _) = listener.accept().unwrap();
         let mut far = TcpStream::connect(to).unwrap();
+        far.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut request = [0; 4096];
         let count = near.read(&mut request).unwrap();
         far.write_all(&request[..count]).unwrap();
@@ -211,10 +213,10 @@ fn what_does_not_arrive_whole_leaves_nothing() {
     let service = Service::start(&data, &UNHURRIED);
     let _tip = chain(&service, &[Member(0), Member(1), Member(2)]);
     for at in [0, 1, 100] {
-        let output = backup(spoil(http(&service), Way::Cut(at)), &file, &[]).output().unwrap();
+        let output = backup(spoil(http(&service), Way::Cut(at)), &file, &[]).finish();
         let taken = format!("broke off after {at} of ");
         refused(&output, 69, &[&taken, "no backup was made"]);
-        let output = backup(spoil(http(&service), Way::Flipped(at)), &file, &[]).output().unwrap();
+        let output = backup(spoil(http(&service), Way::Flipped(at)), &file, &[]).finish();
         refused(&output, 78, &["it.backup", "is not kept; ask again", "no backup was made"]);
     }
     assert_eq!(names(&files), Vec::<PathBuf>::new());
@@ -236,7 +238,7 @@ fn what_does_not_arrive_whole_leaves_nothing() {
     refused(&waiting.wait_with_output().unwrap(), 69, &["told to stop", "no backup was made"]);
     assert_eq!(names(&files), Vec::<PathBuf>::new());
     assert_eq!(service.metric(KEPT), 0.0, "nobody has a backup");
-    done(&backup(http(&service), &file, &[]).output().unwrap());
+    done(&backup(http(&service), &file, &[]).finish());
     assert_eq!(names(&files), [file]);
 }
 
@@ -252,7 +254,7 @@ fn what_cannot_be_had_is_said_with_the_way_out() {
     };
     let (right, wrong) = (secret("right", "open sesame"), secret("wrong", "open barley"));
     let service = Service::start(&path("data"), &["--admin-token-file", &right]);
-    let ask = |more: &[&str]| backup(http(&service), &file, more).output().unwrap();
+    let ask = |more: &[&str]| backup(http(&service), &file, more).finish();
     refused(&ask(&["--admin-token-file", &wrong]), 69, &["Authorization", "--admin-token-file"]);
     assert!(!file.exists());
     done(&ask(&["--admin-token-file", &right]));
@@ -261,16 +263,16 @@ fn what_cannot_be_had_is_said_with_the_way_out() {
     assert_eq!(fs::read(&file).unwrap(), before);
 
     let nowhere = path("no/such/dir");
-    refused(&backup(http(&service), &nowhere, &[]).output().unwrap(), 74, &["no/such/dir"]);
+    refused(&backup(http(&service), &nowhere, &[]).finish(), 74, &["no/such/dir"]);
     let nobody = "127.0.0.1:1".parse().unwrap();
-    let output = backup(nobody, &path("other"), &[]).output().unwrap();
+    let output = backup(nobody, &path("other"), &[]).finish();
     refused(&output, 69, &["no instance answers at", "no backup was made"]);
     assert!(!path("other").exists());
 
     // Only the flag itself means a stopped instance.
     let mut by_variable = backup(http(&service), &path("by variable"), &[]);
     by_variable.env("EMNETCHAIN_DATA_DIR", path("data"));
-    done(&by_variable.output().unwrap());
+    done(&by_variable.finish());
 }
 
 #[test]
@@ -282,7 +284,7 @@ fn without_a_leader_nobody_knows_what_was_answered() {
     drop(tip);
     [1, 2].into_iter().for_each(|id| cluster.kill(id));
     let file = room.path().join("it.backup");
-    let output = backup(http(cluster.at(3)), &file, &[]).output().unwrap();
+    let output = backup(http(cluster.at(3)), &file, &[]).finish();
     refused(&output, 69, &["the cluster has no leader", "--data-dir", "no backup was made"]);
     assert!(!file.exists());
 }

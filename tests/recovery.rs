@@ -18,7 +18,9 @@ use std::{
     time::Duration,
 };
 
-use support::{Chance, Client, Member, Service, chain, eventually, reconnect, repaired, told};
+use support::{
+    Chance, Client, Member, PATIENCE, Service, chain, eventually, reconnect, repaired, told,
+};
 use tempfile::TempDir;
 
 const TEST_SERVER: &str = "EMNETCHAIN_TEST_SERVER";
@@ -58,11 +60,11 @@ fn client_process() {
     let member = Member(std::env::var(TEST_MEMBER).unwrap().parse().unwrap());
     let mut stream = TcpStream::connect(server.parse::<SocketAddr>().unwrap()).unwrap();
     stream.write_all(member.connect().as_bytes()).unwrap();
+    stream.set_read_timeout(Some(4 * PATIENCE)).unwrap();
     let mut answers = Vec::new();
     stream.read_to_end(&mut answers).unwrap();
-    loop {
-        thread::park(); // a node of the chain does its work, until it is killed
-    }
+    // A node of the chain does its work until it is killed. If the test is gone, it ends by itself.
+    thread::sleep(4 * PATIENCE);
 }
 
 fn members(count: u16) -> Vec<Member> {

@@ -11,7 +11,7 @@ use std::process::Command;
 
 use cluster::{Cluster, chain_through, wait_for_asks, wait_for_clients};
 use serde_json::Value;
-use support::{Client, Member, Service, chain, eventually, reconnect, repaired};
+use support::{Client, Finish as _, Member, Service, chain, eventually, reconnect, repaired};
 use tempfile::TempDir;
 
 /// `EMNetChain WORDS`, asked of this instance.
@@ -20,7 +20,7 @@ fn ask(service: &Service, words: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
     command.args(words).env_clear();
     command.arg("--http-addr").arg(service.address("HTTP").to_string());
-    let output = command.output().unwrap();
+    let output = command.finish();
     assert_eq!(output.status.code(), Some(0), "{words:?}: {output:?}");
     assert!(output.stderr.is_empty(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

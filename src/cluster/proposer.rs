@@ -205,7 +205,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        ids::{PeerId, SessionId, Timestamp},
+        ids::{
+            ChainName, HeadAddr, OrphanAddr, PeerId, RepairId, SessionId, Socket, TailAddr,
+            Timestamp,
+        },
         registry::{Proposal, Registry},
     };
 
@@ -279,6 +282,65 @@ mod tests {
         let serials: Vec<_> = registry.image().records.iter().collect();
         assert!(serials.windows(2).all(|pair| pair[0].0 < pair[1].0));
         *writes.lock().unwrap()
+    }
+
+    /// The registry applies what a batch of the present life brings, whichever session it names.
+    /// So a command of an earlier life that slips in would ask for a client that no session speaks
+    /// for.
+    #[tokio::test(start_paused = true)]
+    async fn commands_of_other_lives_reach_the_log_of_none() {
+        let registry = Arc::new(Mutex::new(Registry::default()));
+        let (instance, incarnation) = (InstanceId(1), Incarnation(2));
+        registry.lock().unwrap().apply(&Proposal {
+            at: Timestamp(0),
+            batch: None,
+            commands: vec![Command::Start { instance, incarnation }],
+        });
+        let writer =
+            Flaky { registry: registry.clone(), writes: Arc::default(), fault: |_| Fault::None };
+        let writes = writer.writes.clone();
+        let (sender, mut receiver) = mpsc::channel(64);
+        let socket = |port: u16| Socket::parse(&format!("127.0.0.1:{port}")).unwrap();
+        let connect = |life: u64, connection: u64| Command::Connect {
+            session: SessionId { instance, incarnation: Incarnation(life), connection },
+            source: IpAddr::from([127, 0, 0, 1]),
+            chain: ChainName::default(),
+            head: HeadAddr(socket(2000 + connection as u16)),
+            tail: TailAddr(socket(3000 + connection as u16)),
+        };
+        let of_life = |life: u64| {
+            let session = SessionId { instance, incarnation: Incarnation(life), connection: 1 };
+            [
+                connect(life, 1),
+                connect(life, 2),
+                Command::Reconnect {
+                    session,
+                    source: IpAddr::from([127, 0, 0, 1]),
+                    id: RepairId("1".into()),
+                    orphan: OrphanAddr(socket(4000)),
+                },
+                Command::AddPeer { session, address: "a".to_owned(), candidate: PeerId(1) },
+            ]
+        };
+        for stale in [of_life(0), of_life(1), of_life(3)].concat() {
+            sender.send(stale).await.unwrap();
+        }
+        let proposer = Proposer::new(writer.clone(), instance, incarnation, Metrics::new());
+        drop(sender);
+        proposer.run(&mut receiver).await.unwrap();
+        let totals = registry.lock().unwrap().totals();
+        assert_eq!((totals.clients, totals.repairs_pending, totals.peers), (0, 0, 0));
+        assert_eq!(*writes.lock().unwrap(), 0, "nothing is left to write");
+        // The next life's proposer goes on with the queue, and takes what is its own.
+        let (sender, mut receiver) = mpsc::channel(64);
+        for command in [vec![connect(1, 1), connect(2, 2)], vec![Command::Tick]].concat() {
+            sender.send(command).await.unwrap();
+        }
+        drop(sender);
+        let proposer = Proposer::new(writer, instance, incarnation, Metrics::new());
+        proposer.run(&mut receiver).await.unwrap();
+        assert_eq!(registry.lock().unwrap().totals().clients, 1);
+        assert_eq!(*writes.lock().unwrap(), 1, "one entry for both that are left");
     }
 
     #[tokio::test(start_paused = true)]

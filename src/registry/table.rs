@@ -138,6 +138,25 @@ mod tests {
     }
 
     #[test]
+    fn tables_are_equal_that_hold_the_same_under_the_same_serials() {
+        let table = |pairs: &[(u64, u64)]| -> Table<u64> {
+            pairs.iter().map(|(serial, value)| (Serial(*serial), *value)).collect()
+        };
+        let one = table(&[(1, 1), (600, 2)]);
+        assert_eq!(one, table(&[(600, 2), (1, 1)]));
+        for other in [
+            table(&[]),
+            table(&[(1, 1)]),
+            table(&[(1, 1), (2, 2)]),
+            table(&[(1, 1), (600, 3)]),
+            table(&[(1, 1), (601, 2)]),
+            table(&[(1, 1), (2, 1), (600, 2)]),
+        ] {
+            assert_ne!(one, other);
+        }
+    }
+
+    #[test]
     fn a_copy_does_not_see_later_writes() {
         let mut table = Table::default();
         for n in 0..2000 {

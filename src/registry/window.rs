@@ -170,4 +170,45 @@ mod tests {
         let shown = registry.window(&ChainName::default(), Place::From(Serial(0)), 9).unwrap();
         assert_eq!((shown.clients.len(), shown.gaps), (3, vec![first, silent]));
     }
+
+    #[test]
+    fn a_window_is_cut_from_the_chain_around_before_or_from_a_place() {
+        let mut registry = Registry::default();
+        for client in 1..=7_u16 {
+            let (instance, incarnation) = (InstanceId(1), Incarnation(0));
+            let socket = |port| Socket::parse(&format!("10.0.0.{client}:{port}")).unwrap();
+            let connect = Command::Connect {
+                session: SessionId { instance, incarnation, connection: client.into() },
+                source: "10.0.0.9".parse().unwrap(),
+                chain: ChainName::default(),
+                head: HeadAddr(socket(1)),
+                tail: TailAddr(socket(2)),
+            };
+            let commands = vec![connect];
+            registry.apply(&Proposal { at: Timestamp(0), batch: None, commands });
+        }
+        let window = |place, max| registry.window(&ChainName::default(), place, max).unwrap();
+        let all = window(Place::From(Serial(0)), 99).clients;
+        assert_eq!(all.len(), 7);
+        for (at, serial) in all.iter().enumerate() {
+            for max in 0..9 {
+                let begin = at - (max / 2).min(at);
+                let cut = |begin: usize, end: usize| &all[begin..end.clamp(begin, 7)];
+                for (place, expected) in [
+                    (Place::Around(*serial), cut(begin, begin + max)),
+                    (Place::Before(*serial), cut(at - max.min(at), at)),
+                    (Place::From(*serial), cut(at, at + max)),
+                ] {
+                    let found = window(place, max);
+                    assert_eq!(found.clients, expected, "{place:?} {max}");
+                    assert_eq!(found.ends, Some((all[0], all[6])));
+                    let beyond = (
+                        expected.first().is_some_and(|first| *first != all[0]),
+                        expected.last().is_some_and(|last| *last != all[6]),
+                    );
+                    assert_eq!(found.beyond, beyond, "{place:?} {max}");
+                }
+            }
+        }
+    }
 }

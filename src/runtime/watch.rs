@@ -118,23 +118,30 @@ impl<T: OptionalSend + OptionalSync> WatchReceiver<OrderedWatch, T> for Receiver
 
 #[cfg(test)]
 mod tests {
+    use std::{future::Future, time::Duration};
+
     use super::*;
+
+    /// Waits, but not for ever.
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(30), what).await.expect("it came in time")
+    }
 
     #[tokio::test]
     async fn changes_are_seen_and_the_last_one_even_when_the_sender_is_gone() {
         let (sender, mut first) = OrderedWatch::channel(1);
         let mut second = sender.subscribe();
         sender.send(2).unwrap();
-        first.changed().await.unwrap();
+        soon(first.changed()).await.unwrap();
         assert_eq!(*first.borrow_watched(), 2);
         assert_eq!(*second.borrow_and_update(), 2);
         let waiting = tokio::spawn(async move { second.changed().await.is_err() });
         assert!(!sender.send_if_modified(|_| false));
         sender.send(3).unwrap();
         drop(sender);
-        first.changed().await.unwrap();
-        assert!(first.changed().await.is_err());
-        assert!(!waiting.await.unwrap(), "it saw the last change");
+        soon(first.changed()).await.unwrap();
+        assert!(soon(first.changed()).await.is_err());
+        assert!(!soon(waiting).await.unwrap(), "it saw the last change");
     }
 
     #[tokio::test]
@@ -143,6 +150,6 @@ mod tests {
         let waiting = tokio::spawn(async move { receiver.changed().await.is_err() });
         tokio::task::yield_now().await;
         drop(sender);
-        assert!(waiting.await.unwrap());
+        assert!(soon(waiting).await.unwrap());
     }
 }

@@ -5,7 +5,8 @@
 //! machines behind the service. Two classes matter:
 //!
 //! - *inside* addresses have a meaning only near their speaker: loopback, private, shared
-//!   (100.64.0.0/10), unique local and link-local. Only an inside source may announce them.
+//!   (100.64.0.0/10), unique local, link-local, and what a local NAT64 translates. Only an inside
+//!   source may announce them.
 //! - *no* source may announce what cannot be a host's socket: port 0, unspecified, multicast,
 //!   broadcast.
 //!
@@ -135,11 +136,18 @@ fn scope_v4(ip: Ipv4Addr) -> Result<Scope, Forbidden> {
 
 fn scope_v6(ip: Ipv6Addr) -> Result<Scope, Forbidden> {
     let site_local = ip.segments()[0] & 0xffc0 == 0xfec0; // RFC 3879, deprecated
+    // RFC 8215: what it stands for is known only to the translator next to its speaker.
+    let translated = ip.segments()[..3] == [0x64, 0xff9b, 1];
     if ip.is_unspecified() {
         Err(Forbidden::Unspecified)
     } else if ip.is_multicast() {
         Err(Forbidden::Multicast)
-    } else if ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local() || site_local {
+    } else if ip.is_loopback()
+        || ip.is_unique_local()
+        || ip.is_unicast_link_local()
+        || site_local
+        || translated
+    {
         Ok(Scope::Inside)
     } else if let Some(carried) = carried_v4(ip) {
         scope_v4(carried)
@@ -253,6 +261,9 @@ mod tests {
         ("[fe80::1]:5", "address_inside", "ok"),
         ("[febf::1]:5", "address_inside", "ok"),
         ("[fec0::1]:5", "address_inside", "ok"),
+        ("[fec1::1]:5", "address_inside", "ok"),
+        ("[feff:ffff::1]:5", "address_inside", "ok"),
+        ("[64:ff9b:1::8.8.8.8]:5", "address_inside", "ok"),
         ("[fc00::1]:5", "address_inside", "ok"),
         ("[fdff:ffff::1]:5", "address_inside", "ok"),
         ("[::ffff:127.0.0.1]:5", "address_inside", "ok"),

@@ -42,6 +42,8 @@ mod golden;
 mod object;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod ranges;
 pub mod reflector;
 pub mod repair;
 mod scanner;

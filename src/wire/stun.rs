@@ -319,6 +319,80 @@ mod tests {
         assert!(BindingRequest::parse(&longer).is_err());
     }
 
+    /// A request without a fingerprint has nothing but its length to tell that it is whole.
+    #[test]
+    fn a_length_other_than_that_of_the_datagram_is_never_answered() {
+        let attributes: [&[(u16, &[u8])]; 3] =
+            [&[], &[(0x8022, b"abc")], &[(0x8022, b"abcd"), (0x0006, b"user")]];
+        for attributes in attributes {
+            let good = request(attributes);
+            assert!(BindingRequest::parse(&good).is_ok());
+            let right = be16(&good[2..4]);
+            for wrong in (0..=right + 24).filter(|length| *length != right) {
+                let mut bent = good.clone();
+                bent[2..4].copy_from_slice(&wrong.to_be_bytes());
+                assert_eq!(BindingRequest::parse(&bent), Err(Unanswerable), "{wrong} for {right}");
+            }
+            for more in 1..=24 {
+                let mut longer = good.clone();
+                longer.resize(good.len() + more, 0);
+                assert_eq!(BindingRequest::parse(&longer), Err(Unanswerable), "{more} too many");
+            }
+        }
+        // The fingerprint is right, and covers the wrong length.
+        let mut bent = request(&[]);
+        for wrong in [0_u16, 4, 12] {
+            bent[2..4].copy_from_slice(&wrong.to_be_bytes());
+            let checksum = fingerprint(&bent);
+            let mut message = bent.clone();
+            put_attribute(&mut message, FINGERPRINT, &checksum);
+            assert_eq!(BindingRequest::parse(&message), Err(Unanswerable), "{wrong} for 8");
+        }
+    }
+
+    /// An attribute must lie in the message with its padding.
+    #[test]
+    fn an_attribute_that_ends_behind_the_message_is_never_answered() {
+        let whole = request(&[(0x8022, b"abcde")]);
+        assert!(BindingRequest::parse(&whole).is_ok());
+        for cut in 1..12 {
+            let mut short = whole[..whole.len() - cut].to_vec();
+            set_length(&mut short, 0);
+            assert_eq!(BindingRequest::parse(&short), Err(Unanswerable), "{cut} bytes cut off");
+        }
+        for value in [0x000c_u16, 0x000d, 0x0100, 0xfffd, 0xffff] {
+            let mut bent = request(&[(0x8022, b"abcdefgh")]);
+            bent[22..24].copy_from_slice(&value.to_be_bytes());
+            assert_eq!(BindingRequest::parse(&bent), Err(Unanswerable), "{value} of 8 bytes");
+        }
+    }
+
+    #[test]
+    fn attributes_are_optional_from_0x8000_on_and_known_by_their_number() {
+        let unknown = |kind| BindingRequest::parse(&request(&[(kind, b"")])).unwrap().unknown;
+        // RFC 8489, 18.3: those of its own that must be understood.
+        let known = [1, 6, 8, 9, 0xa, 0x14, 0x15, 0x1c, 0x1d, 0x1e, 0x20];
+        for kind in (0..0x40).chain([0x7fff]) {
+            let expected = if known.contains(&kind) { vec![] } else { vec![kind] };
+            assert_eq!(unknown(kind), expected, "{kind:#06x}");
+        }
+        for kind in [0x8000, 0x8001, 0x8022, 0xffff] {
+            assert!(unknown(kind).is_empty(), "{kind:#06x}");
+        }
+    }
+
+    #[test]
+    fn stun_is_told_by_its_cookie_and_two_zero_bits() {
+        let good = request(&[]);
+        assert!(is_stun(&good) && !is_stun(&good[..19]));
+        for bit in 0..64 {
+            let mut bent = good.clone();
+            bent[bit / 8] ^= 0x80 >> (bit % 8);
+            // Type and length may be anything else: it is STUN all the same, and not answered.
+            assert_eq!(is_stun(&bent), (2..32).contains(&bit), "bit {bit}");
+        }
+    }
+
     #[test]
     fn an_answer_is_hardly_larger_than_its_request() {
         for source in ["192.0.2.1:32853", "[2001:db8::1]:32853"] {

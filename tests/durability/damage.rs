@@ -19,7 +19,7 @@ use super::{
     history::History,
     random::Random,
     site::Site,
-    support::{Service, eventually},
+    support::{Finish as _, Service, eventually},
 };
 
 /// The longest that a start over damaged data may take until it serves or says that it does not.
@@ -266,7 +266,7 @@ fn damage(dir: &Path, file: &Path, harm: Harm, random: &mut Random, other: &Path
 /// The exit code of `check`, and all that it says.
 pub(crate) fn check(dir: &Path) -> (i32, String) {
     let mut check = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-    let output = check.args(["check", "--data-dir"]).arg(dir).env_clear().output().unwrap();
+    let output = check.args(["check", "--data-dir"]).arg(dir).env_clear().finish();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8(said).expect("it speaks text");
     assert!(!said.trim().is_empty(), "the check says something");

@@ -14,6 +14,8 @@
 mod crowd;
 #[path = "../support/history.rs"]
 mod history;
+#[path = "../support/mount.rs"]
+mod mount;
 #[path = "../support/random.rs"]
 mod random;
 #[path = "../support/site.rs"]

@@ -2,14 +2,7 @@
 //! power. The file systems are mounted where nobody else sees them. `EMNETCHAIN_PRIVILEGED=1` has
 //! these tests run.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, thread, time::Duration};
 
 use tempfile::TempDir;
 
@@ -17,6 +10,7 @@ use super::{
     crowd::{Crowd, assert_all_is_as_told},
     disk::{LEAVING, assert_disk_failed, serve_until_it_fails, start_through},
     history::History,
+    mount::{Mount, path, run},
     random::Random,
     site::Site,
     support::{Client, Member, Service, eventually, privileged::may_run, told},
@@ -34,89 +28,6 @@ int fsync(int fd) { return 0; }
 int fdatasync(int fd) { return 0; }
 int sync_file_range(int fd, long from, long count, unsigned flags) { return 0; }
 ";
-
-/// Has ext4 drop everything that is not on the disk yet, as a power cut does.
-const CUT_POWER: &str = "
-import fcntl, os, struct, sys
-EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587d, 2
-fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), EXT4_IOC_SHUTDOWN, struct.pack('I', NO_LOG_FLUSH))
-";
-
-/// A file system of its own in a mount namespace of its own, which ends with this.
-struct Mount {
-    holder: Child,
-    dir: TempDir,
-    /// `nsenter` into the namespace.
-    enter: Vec<String>,
-}
-
-impl Mount {
-    /// Mounts by a shell command, which finds the mount point in `$0`.
-    fn new(mount: &str) -> Self {
-        let dir = TempDir::new().unwrap();
-        let mut holder = Command::new("unshare")
-            .args(["-m", "sh", "-ec", &format!("{mount}\necho mounted\nread _"), path(dir.path())])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "mounted\n", "{mount}");
-        let namespace = format!("--mount=/proc/{}/ns/mnt", holder.id());
-        Self { holder, dir, enter: vec!["nsenter".to_owned(), namespace] }
-    }
-
-    /// An ext4 file system in a file.
-    fn ext4(image: &Path) -> Self {
-        let file = fs::File::create(image).unwrap();
-        file.set_len(64 << 20).unwrap();
-        run(&["mkfs.ext4", "-q", "-F", path(image)]);
-        Self::new(&format!("mount -o loop {} \"$0\"", path(image)))
-    }
-
-    /// Where the service keeps its data, as it is called within.
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// A program that goes into the namespace and does this there.
-    fn wrapper<'a>(&'a self, then: &[&'a str]) -> Vec<&'a str> {
-        self.enter.iter().map(String::as_str).chain(then.iter().copied()).collect()
-    }
-
-    /// Runs a shell command within, with the mount point in `$0`.
-    fn run(&self, command: &str) {
-        run(&self.wrapper(&["sh", "-ec", command, path(self.dir.path())]));
-    }
-
-    /// Loses what is not on the disk. Afterwards the file system knows only errors.
-    fn cut_power(&self) {
-        run(&self.wrapper(&["python3", "-c", CUT_POWER, path(self.dir.path())]));
-    }
-
-    /// Mounts again what the disk has.
-    fn restore_power(&self, image: &Path) {
-        self.run(&format!("umount \"$0\"; mount -o loop {} \"$0\"", path(image)));
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // The namespace ends with its last process, and the mounts with it.
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
-
-fn path(path: &Path) -> &str {
-    path.to_str().expect("temporary folders have plain names")
-}
-
-fn run(command: &[&str]) {
-    let status = Command::new(command[0]).args(&command[1..]).status().unwrap();
-    assert!(status.success(), "{command:?}: {status}");
-}
 
 #[test]
 fn a_full_file_system_ends_the_service_and_takes_nothing_back() {

@@ -1,10 +1,18 @@
 //! The instances of a cluster, each on a machine of its own.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
+    process::{Command, ExitStatus},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 
 use super::{
+    disk::{Disk, Disks, make_slow_sync},
     net::Net,
     replicas::{assert_equal_registries, read_status, tls_flags},
     support::{Service, eventually},
@@ -17,7 +25,12 @@ pub(crate) const CHAIN_PORT: u16 = 8081;
 pub(crate) const REPAIR_PORT: u16 = 8080;
 
 const HTTP_PORT: u16 = 9180;
-const RAFT_PORT: u16 = 7000;
+
+/// Where the others reach an instance.
+pub(crate) const RAFT_PORT: u16 = 7000;
+
+/// How long an instance that cannot serve may take to find that out.
+const REFUSING: Duration = Duration::from_secs(20);
 
 /// What protects the connections between instances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,112 +41,225 @@ pub(crate) enum Protection {
     None,
 }
 
-/// Instances, numbered from 1, running or not.
+/// One instance.
+#[derive(Debug)]
+struct Instance {
+    /// What it is always started with.
+    arguments: Vec<String>,
+    disk: Disk,
+    service: Option<Service>,
+}
+
+/// The members of a cluster, numbered from 1, running or not.
 #[derive(Debug)]
 pub(crate) struct Fleet {
-    instances: Vec<Option<Service>>,
+    instances: BTreeMap<u8, Instance>,
+    /// The highest number that was ever used.
+    newest: u8,
     flags: Vec<String>,
-    protection: Protection,
+    disks: Disks,
     dir: TempDir,
     pub(crate) net: Net,
 }
 
 impl Fleet {
     /// So many instances that serve.
-    pub(crate) fn start(instances: u8, protection: Protection, flags: &[&str]) -> Self {
-        let mut fleet = Self {
-            instances: (0..instances).map(|_| None).collect(),
-            flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
-            protection,
-            dir: TempDir::new().unwrap(),
-            net: Net::new(instances),
-        };
+    pub(crate) fn start(count: u8, protection: Protection, disks: Disks, flags: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let net = Net::new(dir.path());
+        let mut fleet =
+            Self { instances: BTreeMap::new(), newest: 0, flags: Vec::new(), disks, dir, net };
+        fs::write(fleet.path("token"), "a word that operators know").unwrap();
+        fs::set_permissions(fleet.path("token"), Permissions::from_mode(0o600)).unwrap();
+        fleet.flags.extend(["--admin-token-file".to_owned(), fleet.token()]);
+        fleet.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        if disks == Disks::Slowed {
+            make_slow_sync(fleet.dir.path());
+        }
+        let members = (1..=count).map(|id| format!("{id}={}:{RAFT_PORT}", fleet.net.ip(id)));
+        let members = members.collect::<Vec<_>>().join(",");
         if protection == Protection::Certificates {
             let made = Command::new(env!("CARGO_BIN_EXE_EMNetChain"))
-                .args(["cluster", "certs", "--initial-cluster", &fleet.member_list()])
-                .arg(fleet.dir.path().join("certs"))
+                .args(["cluster", "certs", "--initial-cluster", &members])
+                .arg(fleet.path("certs"))
                 .output()
                 .unwrap();
             assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         }
-        fleet.ids().for_each(|id| fleet.start_one(id));
+        for id in 1..=count {
+            let raft = format!("{}:{RAFT_PORT}", fleet.net.ip(id));
+            let mut arguments = vec!["--node-id".to_owned(), id.to_string()];
+            arguments.extend(["--raft-addr".to_owned(), raft]);
+            arguments.extend(["--initial-cluster".to_owned(), members.clone()]);
+            match protection {
+                Protection::None => arguments.push("--insecure-cluster".to_owned()),
+                Protection::Certificates => {
+                    arguments.extend(tls_flags(&fleet.path("certs"), id.into()));
+                }
+            }
+            fleet.put(id, arguments);
+            fleet.start_one(id);
+        }
         fleet.wait_ready();
+        fleet.name_all();
         fleet
     }
 
+    /// A machine for a new instance, which is not started.
+    pub(crate) fn put(&mut self, id: u8, arguments: Vec<String>) {
+        self.net.add(id);
+        let disk = Disk::new(self.disks, &self.path("slow.so"));
+        self.instances.insert(id, Instance { arguments, disk, service: None });
+        self.newest = self.newest.max(id);
+    }
+
+    /// Forgets an instance for good; its process ends with what is returned.
+    pub(crate) fn drop_one(&mut self, id: u8) -> Option<Service> {
+        let gone = self.instances.remove(&id).expect("it is one of them");
+        self.name_all();
+        gone.service
+    }
+
+    /// A number that nobody ever had.
+    pub(crate) fn new_id(&self) -> u8 {
+        self.newest + 1
+    }
+
+    /// Has the service's name stand for all of the present instances.
+    pub(crate) fn name_all(&mut self) {
+        let ids = self.ids();
+        self.net.name(&ids);
+    }
+
     /// The numbers of all.
-    pub(crate) fn ids(&self) -> std::ops::RangeInclusive<u8> {
-        1..=self.instances.len() as u8
+    pub(crate) fn ids(&self) -> Vec<u8> {
+        self.instances.keys().copied().collect()
+    }
+
+    /// Those of all but one.
+    pub(crate) fn others(&self, than: u8) -> Vec<u8> {
+        self.ids().into_iter().filter(|id| *id != than).collect()
     }
 
     /// An instance that runs.
     pub(crate) fn at(&self, id: u8) -> &Service {
-        self.instances[usize::from(id) - 1].as_ref().expect("it runs")
+        self.instances[&id].service.as_ref().expect("it runs")
+    }
+
+    /// Any instance that runs.
+    pub(crate) fn any(&self) -> &Service {
+        let mut running = self.instances.values().filter_map(|one| one.service.as_ref());
+        running.next().expect("one of them runs")
+    }
+
+    /// The disk of an instance.
+    pub(crate) fn disk(&self, id: u8) -> &Disk {
+        &self.instances[&id].disk
+    }
+
+    /// The disks of all.
+    pub(crate) fn disks(&self) -> impl Iterator<Item = &Disk> {
+        self.instances.values().map(|instance| &instance.disk)
     }
 
     /// Starts an instance over what it had before.
     pub(crate) fn start_one(&mut self, id: u8) {
-        let address = |port: u16| format!("{}:{port}", self.net.ip(id));
-        let [chain, repair, http] = [CHAIN_PORT, REPAIR_PORT, HTTP_PORT].map(address);
-        let wrapper = self.net.enter(id);
-        let started = Service::try_start_at(
-            [&chain, &repair, &http],
-            &wrapper.each_ref().map(String::as_str),
-            &self.path(&id.to_string()),
-            self.arguments(id),
-        );
-        let service = started.unwrap_or_else(|(status, log)| {
+        let service = self.try_start(id).unwrap_or_else(|(status, log)| {
             panic!("instance {id} ended at once with {status}:\n{log}");
         });
-        self.instances[usize::from(id) - 1] = Some(service);
+        self.instances.get_mut(&id).expect("it is one of them").service = Some(service);
     }
 
-    /// Takes an instance out, to be ended by whoever has it.
+    fn try_start(&self, id: u8) -> Result<Service, (ExitStatus, String)> {
+        let Instance { arguments, disk, .. } = &self.instances[&id];
+        let address = |port: u16| format!("{}:{port}", self.net.ip(id));
+        let [chain, repair, http] = [CHAIN_PORT, REPAIR_PORT, HTTP_PORT].map(address);
+        let wrapper: Vec<String> = self.net.enter(id).into_iter().chain(disk.wrapper()).collect();
+        Service::try_start_at(
+            [&chain, &repair, &http],
+            &wrapper.iter().map(String::as_str).collect::<Vec<_>>(),
+            &disk.data(),
+            arguments.iter().chain(&self.flags).cloned().collect(),
+        )
+    }
+
+    /// Starts an instance that finds out that it cannot serve with what its disk has. Returns what
+    /// it said.
+    pub(crate) fn start_refused(&self, id: u8) -> String {
+        let (status, log) = match self.try_start(id) {
+            Err(ended) => ended,
+            Ok(mut service) => match service.wait_within(REFUSING) {
+                Some(status) => (status, service.log()),
+                None => panic!("instance {id} takes a disk that is not its own"),
+            },
+        };
+        assert_eq!(status.code(), Some(78), "instance {id}: {log}");
+        log
+    }
+
+    /// Starts an instance again if it has ended because its disk failed. It may do so within a few
+    /// seconds after the disk works again.
+    pub(crate) fn start_if_it_gave_up(&mut self, id: u8) {
+        let mut service = self.take(id);
+        let ready = |service: &Service| {
+            std::net::TcpStream::connect(service.address("HTTP")).is_ok()
+                && service.get("/readyz").0 == 200
+        };
+        let ended =
+            eventually("it has ended or is ready", || match service.wait_within(Duration::ZERO) {
+                Some(status) => Some(Some(status)),
+                None => ready(&service).then_some(None),
+            });
+        match ended {
+            Some(status) => {
+                assert_eq!(status.code(), Some(74), "{}", service.log());
+                self.start_one(id);
+            }
+            None => self.instances.get_mut(&id).expect("one of them").service = Some(service),
+        }
+    }
+
+    /// Waits until an instance has applied some more entries.
+    pub(crate) fn wait_for_progress(&self, id: u8) {
+        let applied = || read_status(self.at(id), "/status")["applied"].as_u64();
+        let enough = applied().expect("it is told") + 20;
+        eventually("more is applied", || (applied()? >= enough).then_some(()));
+    }
+
+    /// Takes an instance out, to be ended by the caller.
     pub(crate) fn take(&mut self, id: u8) -> Service {
-        self.instances[usize::from(id) - 1].take().expect("it runs")
+        let instance = self.instances.get_mut(&id).expect("it is one of them");
+        instance.service.take().expect("it runs")
     }
 
     /// Waits until all can answer clients.
     pub(crate) fn wait_ready(&self) {
-        for id in self.ids() {
+        for (id, instance) in &self.instances {
+            let Some(service) = &instance.service else { continue };
             eventually(&format!("instance {id} is ready"), || {
-                (self.at(id).get("/readyz").0 == 200).then_some(())
+                (service.get("/readyz").0 == 200).then_some(())
             });
         }
     }
 
     /// Who leads, in the opinion of an instance.
     pub(crate) fn leader(&self) -> Option<u8> {
-        let leader = read_status(self.at(1), "/status")["leader"].as_u64()?;
+        let leader = read_status(self.any(), "/status")["leader"].as_u64()?;
         u8::try_from(leader).ok()
     }
 
     /// Asserts that all instances have the same registry.
     pub(crate) fn assert_equal_registries(&self) {
-        assert_equal_registries(&self.ids().map(|id| self.at(id)).collect::<Vec<_>>());
+        let ids = self.ids();
+        assert_equal_registries(&ids.iter().map(|id| self.at(*id)).collect::<Vec<_>>());
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn member_list(&self) -> String {
-        let members = self.ids().map(|id| format!("{id}={}:{RAFT_PORT}", self.net.ip(id)));
-        members.collect::<Vec<_>>().join(",")
-    }
-
-    fn arguments(&self, id: u8) -> Vec<String> {
-        let raft = format!("{}:{RAFT_PORT}", self.net.ip(id));
-        let mut arguments = vec!["--node-id".to_owned(), id.to_string()];
-        arguments.extend(["--raft-addr".to_owned(), raft]);
-        arguments.extend(["--initial-cluster".to_owned(), self.member_list()]);
-        match self.protection {
-            Protection::None => arguments.push("--insecure-cluster".to_owned()),
-            Protection::Certificates => {
-                arguments.extend(tls_flags(&self.path("certs"), id.into()));
-            }
-        }
-        arguments.extend(self.flags.iter().cloned());
-        arguments
+    /// The file with the operators' token.
+    pub(crate) fn token(&self) -> String {
+        self.path("token").display().to_string()
     }
 }

@@ -1,8 +1,8 @@
 //! Faults: each begins, lasts for a while, and is over when all instances are whole and run.
 
-use std::{thread, time::Duration};
+use std::{os::unix::process::ExitStatusExt as _, thread, time::Duration};
 
-use super::{fleet::Fleet, random::Random};
+use super::{disk::cut_power, fleet::Fleet, random::Random};
 
 /// What may happen to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,68 +23,85 @@ pub(crate) enum Fault {
     Lose,
     /// One instance after the other is stopped in order and started again.
     RollingRestart,
+    /// The power of one instance's disk is cut.
+    CutPower,
+    /// The power of all disks is cut at once.
+    CutPowerOfAll,
+    /// The syncs of one instance are slow.
+    SlowDisk,
+    /// The syncs of all are slow, and the leader is killed meanwhile.
+    SlowDisks,
+    /// The syncs of one instance do not return for a while.
+    HangingDisk,
+    /// One instance comes back with an empty disk, is refused, and replaced by a new one.
+    Wipe,
+    /// One instance comes back with an older copy of its disk, is refused, and replaced.
+    OlderCopy,
+    /// Two instances come back with each other's disks, are refused, and get their own back.
+    Exchange,
+    /// A new instance is taken in, and one that serves is taken out.
+    Replace,
 }
 
 /// What packets in a hundred [`Fault::Lose`] loses.
 const LOST_PERCENT: u8 = 20;
 
+/// How long slow syncs take.
+const SYNCS: [Duration; 4] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(150),
+    Duration::from_millis(500),
+];
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// Within what time clients are answered again.
+const SOON: Duration = Duration::from_secs(10);
+
 impl Fault {
-    /// Whether there is a majority all the time, so that some clients must be answered meanwhile.
-    pub(crate) fn leaves_a_majority(self) -> bool {
-        self != Self::KillAll
+    /// Within what time some client must be answered at any moment of it; `None` if there is no
+    /// majority all the time. An election takes a second or two, and clients try an instance for
+    /// as long before they go to another; a busy machine takes its time as well.
+    pub(crate) fn answers_within(self, members: usize) -> Option<Duration> {
+        match self {
+            Self::KillAll | Self::CutPowerOfAll => None,
+            Self::Exchange => (members > 4).then_some(SOON),
+            Self::SlowDisks => Some(2 * SOON),
+            _ => Some(SOON),
+        }
     }
 
     /// Has it happen, and returns when it is over, with the number of kills.
     pub(crate) fn happen(self, fleet: &mut Fleet, random: &mut Random) -> usize {
-        let ids: Vec<u8> = fleet.ids().collect();
+        let ids = fleet.ids();
         // The leader is the most interesting victim.
         let victim = match (random.below(3), fleet.leader()) {
             (0, Some(leader)) => leader,
             _ => *random.pick(&ids).expect("there are instances"),
         };
-        let others: Vec<u8> = ids.iter().copied().filter(|id| *id != victim).collect();
+        let others = fleet.others(victim);
+        let other = *random.pick(&others).expect("there are others");
+        let mut kills = 0;
         match self {
             Self::Kill => {
+                kills += 1;
                 fleet.take(victim).kill();
                 fleet.start_one(victim);
             }
             Self::KillAll => {
+                kills += ids.len();
                 ids.iter().for_each(|id| fleet.take(*id).kill());
-                let mut order = ids.clone();
-                for end in (1..order.len()).rev() {
-                    order.swap(end, random.below(end + 1));
-                }
-                order.iter().for_each(|id| fleet.start_one(*id));
+                random.shuffled(&ids).into_iter().for_each(|id| fleet.start_one(id));
             }
             Self::Freeze => {
                 fleet.at(victim).signal("STOP");
                 last(random);
                 fleet.at(victim).signal("CONT");
             }
-            Self::Part => {
-                others.iter().for_each(|other| cut_both_ways(fleet, victim, *other));
-                last(random);
-                fleet.ids().for_each(|id| fleet.net.heal(id));
-            }
-            Self::PartOneWay => {
-                let is_deaf = random.below(2) == 0;
-                for other in &others {
-                    let (from, to) = if is_deaf { (*other, victim) } else { (victim, *other) };
-                    fleet.net.cut(from, to);
-                }
-                last(random);
-                fleet.ids().for_each(|id| fleet.net.heal(id));
-            }
-            Self::PartTwo => {
-                let other = *random.pick(&others).expect("there are others");
-                cut_both_ways(fleet, victim, other);
-                last(random);
-                fleet.ids().for_each(|id| fleet.net.heal(id));
-            }
-            Self::Lose => {
-                fleet.net.lose(LOST_PERCENT, victim);
-                last(random);
-                fleet.net.heal(victim);
+            Self::Part | Self::PartOneWay | Self::PartTwo | Self::Lose => {
+                self.break_network(fleet, random, victim, other);
             }
             Self::RollingRestart => {
                 for id in ids {
@@ -95,24 +112,108 @@ impl Fault {
                     fleet.wait_ready();
                 }
             }
+            Self::CutPower => lose_power(fleet, &[victim]),
+            Self::CutPowerOfAll => lose_power(fleet, &random.shuffled(&ids)),
+            Self::SlowDisk => {
+                fleet.disk(victim).take(*random.pick(&SYNCS).expect("some"));
+                last(random);
+                fleet.disk(victim).take(Duration::ZERO);
+            }
+            Self::SlowDisks => {
+                kills += 1;
+                let time = *random.pick(&SYNCS).expect("some");
+                fleet.disks().for_each(|disk| disk.take(time));
+                last(random);
+                let leader = fleet.leader().unwrap_or(victim);
+                fleet.take(leader).kill();
+                last(random);
+                fleet.start_one(leader);
+                last(random);
+                fleet.disks().for_each(|disk| disk.take(Duration::ZERO));
+            }
+            Self::HangingDisk => {
+                fleet.disk(victim).take(FOR_EVER);
+                last(random);
+                fleet.disk(victim).take(Duration::ZERO);
+                fleet.start_if_it_gave_up(victim);
+            }
+            Self::Wipe => {
+                kills += 1;
+                fleet.take(victim).kill();
+                fleet.disk(victim).wipe();
+                fleet.start_refused(victim);
+                fleet.grow();
+                fleet.shrink(victim);
+            }
+            Self::OlderCopy => {
+                kills += 2;
+                fleet.take(victim).kill();
+                fleet.disk(victim).copy();
+                fleet.start_one(victim);
+                fleet.wait_ready();
+                fleet.wait_for_progress(victim);
+                fleet.take(victim).kill();
+                fleet.disk(victim).put_back();
+                fleet.start_refused(victim);
+                fleet.grow();
+                fleet.shrink(victim);
+            }
+            Self::Exchange => {
+                kills += 2;
+                [victim, other].iter().for_each(|id| fleet.take(*id).kill());
+                fleet.disk(victim).exchange(fleet.disk(other));
+                [victim, other].iter().for_each(|id| drop(fleet.start_refused(*id)));
+                fleet.disk(victim).exchange(fleet.disk(other));
+                [victim, other].iter().for_each(|id| fleet.start_one(*id));
+            }
+            Self::Replace => {
+                fleet.grow();
+                fleet.shrink(victim);
+            }
         }
         fleet.wait_ready();
+        kills
+    }
+
+    /// What happens to the network alone.
+    fn break_network(self, fleet: &Fleet, random: &mut Random, victim: u8, other: u8) {
+        let others = fleet.others(victim);
         match self {
-            Self::Kill => 1,
-            Self::KillAll => usize::from(*fleet.ids().end()),
-            Self::Freeze
-            | Self::Part
-            | Self::PartOneWay
-            | Self::PartTwo
-            | Self::Lose
-            | Self::RollingRestart => 0,
+            Self::Part => others.iter().for_each(|other| cut_both_ways(fleet, victim, *other)),
+            Self::PartOneWay => {
+                let is_deaf = random.below(2) == 0;
+                for other in others {
+                    let (from, to) = if is_deaf { (other, victim) } else { (victim, other) };
+                    fleet.net.cut(from, to);
+                }
+            }
+            Self::PartTwo => cut_both_ways(fleet, victim, other),
+            _ => fleet.net.lose(LOST_PERCENT, victim),
         }
+        last(random);
+        fleet.ids().into_iter().for_each(|id| fleet.net.heal(id));
     }
 }
 
 fn cut_both_ways(fleet: &Fleet, one: u8, other: u8) {
     fleet.net.cut(one, other);
     fleet.net.cut(other, one);
+}
+
+/// Cuts the power of these at once. They start again, in this order, with what their disks have.
+fn lose_power(fleet: &mut Fleet, ids: &[u8]) {
+    cut_power(ids.iter().map(|id| fleet.disk(*id)));
+    for id in ids {
+        let mut service = fleet.take(*id);
+        // It may have noticed, and then it must have said so; or it had nothing to write yet.
+        let status = service.end();
+        let is_right = status.code() == Some(74) || status.signal() == Some(9);
+        assert!(is_right, "{status}: {}", service.log());
+    }
+    for id in ids {
+        fleet.disk(*id).restore_power();
+        fleet.start_one(*id);
+    }
 }
 
 /// Lasts so long that an instance may be given up, or not.

@@ -2,7 +2,9 @@
 //! happens, it is gone at the end; what a killed run left behind is removed by the next one.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -30,12 +32,14 @@ pub(crate) struct Net {
     /// The first three bytes of all addresses.
     prefix: [u8; 3],
     hosts: Vec<u8>,
+    /// What the DNS server reads.
+    names: PathBuf,
     dns: Option<Child>,
 }
 
 impl Net {
-    /// A network of so many instances, numbered from 1, with a DNS server that knows them.
-    pub(crate) fn new(instances: u8) -> Self {
+    /// A network with a DNS server, which has a file in a folder.
+    pub(crate) fn new(dir: &Path) -> Self {
         sweep();
         let (process, count) = (std::process::id(), NETWORKS.fetch_add(1, Ordering::SeqCst));
         let [.., high, low] = process.to_be_bytes();
@@ -43,14 +47,16 @@ impl Net {
             name: format!("{PREFIX}{process}{}", char::from(b'a' + (count % 26) as u8)),
             prefix: [10, 64 + high % 64, low],
             hosts: Vec::new(),
+            names: dir.join("names"),
             dns: None,
         };
         let (bridge, own) = (net.name.clone(), format!("{}/24", net.ip(CLIENTS_HOST)));
         ip(&["link", "add", &bridge, "type", "bridge"]);
         ip(&["addr", "add", &own, "dev", &bridge]);
         ip(&["link", "set", &bridge, "up"]);
-        (1..=instances).chain([DNS_HOST]).for_each(|host| net.add(host));
-        net.serve_names(instances);
+        net.add(DNS_HOST);
+        fs::write(&net.names, "").expect("a temporary file");
+        net.serve_names();
         net
     }
 
@@ -74,7 +80,8 @@ impl Net {
         format!("{}{host}", self.name)
     }
 
-    fn add(&mut self, host: u8) {
+    /// A machine more.
+    pub(crate) fn add(&mut self, host: u8) {
         let namespace = self.namespace(host);
         ip(&["netns", "add", &namespace]);
         self.hosts.push(host);
@@ -91,20 +98,24 @@ impl Net {
         }
     }
 
-    fn serve_names(&mut self, instances: u8) {
+    fn serve_names(&mut self) {
         let [program, rest @ ..] = self.enter(DNS_HOST);
-        let records = (1..=instances).map(|host| {
-            let address = self.ip(host);
-            format!("--host-record={SERVICE_NAME},{address}")
-        });
         let child = Command::new(program)
             .args(rest)
             .args(["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv"])
             .args(["--no-hosts", "--user=root", "--pid-file="])
-            .args(records)
+            .arg(format!("--addn-hosts={}", self.names.display()))
             .stdin(Stdio::null())
             .spawn();
         self.dns = Some(child.expect("dnsmasq starts"));
+    }
+
+    /// From now on the service's name stands for these hosts.
+    pub(crate) fn name(&self, hosts: &[u8]) {
+        let lines = hosts.iter().map(|host| format!("{} {SERVICE_NAME}\n", self.ip(*host)));
+        fs::write(&self.names, lines.collect::<String>()).expect("a temporary file");
+        let dns = self.dns.as_ref().expect("it runs").id().to_string();
+        run("kill", &["-HUP", &dns]); // it reads the file again
     }
 
     /// Drops what comes from some hosts to one, in the words of `nft` behind `ip saddr`.
@@ -155,7 +166,7 @@ impl Drop for Net {
 fn sweep() {
     let left = |name: &str| {
         let pid = name.strip_prefix(PREFIX)?.split(|c: char| !c.is_ascii_digit()).next()?;
-        let is_gone = !pid.is_empty() && !std::path::Path::new("/proc").join(pid).exists();
+        let is_gone = !pid.is_empty() && !Path::new("/proc").join(pid).exists();
         is_gone.then_some(())
     };
     let list = |args: &[&str]| {

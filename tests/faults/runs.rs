@@ -1,11 +1,15 @@
 //! The runs: clients at work, and faults that happen to the cluster one after another.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use emnetchain::clock;
 
 use super::{
     crowd::{Crowd, assert_all_is_as_told},
+    disk::Disks,
     fleet::{Fleet, Protection},
     history::History,
     kinds::Fault,
@@ -27,6 +31,7 @@ struct Plan {
     name: &'static str,
     instances: u8,
     protection: Protection,
+    disks: Disks,
     faults: &'static [Fault],
     /// How many faults happen at least; without work to do, for each unit of `EMNETCHAIN_FAULTS`.
     rounds: usize,
@@ -36,7 +41,8 @@ struct Plan {
 
 impl Plan {
     const fn new(name: &'static str, faults: &'static [Fault], rounds: usize) -> Self {
-        Self { name, instances: 3, protection: Protection::None, faults, rounds, work: (0, 0) }
+        let (protection, disks) = (Protection::None, Disks::Plain);
+        Self { name, instances: 3, protection, disks, faults, rounds, work: (0, 0) }
     }
 }
 
@@ -61,15 +67,22 @@ struct Tally {
     during: u64,
     rounds_with_answers: usize,
     kills: usize,
+    /// The longest time without any answer while there was a majority.
+    silence: Duration,
 }
 
 fn run(plan: &Plan) {
-    if !may_run(plan.name, "root", &["ip", "nft", "dnsmasq"]) {
+    let tools: &[&str] = match plan.disks {
+        Disks::Plain => &[],
+        Disks::Powered => &["unshare", "nsenter", "mkfs.ext4", "python3"],
+        Disks::Slowed => &["cc"],
+    };
+    if !may_run(plan.name, "root", &[&["ip", "nft", "dnsmasq"], tools].concat()) {
         return;
     }
     let _turn = turn();
     let mut random = Random::new(plan.name);
-    let mut fleet = Fleet::start(plan.instances, plan.protection, &UNHURRIED);
+    let mut fleet = Fleet::start(plan.instances, plan.protection, plan.disks, &UNHURRIED);
     let name = Name::new(fleet.net.dns(), random.fork());
     wait_for_names(|| name.look_up().map_or(0, |all| all.len()), plan.instances);
     let history = History::default();
@@ -88,27 +101,36 @@ fn run(plan: &Plan) {
             let enough = earlier + ANSWERS_MIN + choices.next() % 100;
             eventually("clients are answered", || (history.count() >= enough).then_some(()));
             let fault = *choices.pick(plan.faults).expect("there are faults");
-            let before = history.count();
+            let (before, began) = (history.count(), clock::now());
+            let deadline = fault.answers_within(fleet.ids().len());
             tally.before += before - earlier;
+            eprintln!("{}: {fault:?}", plan.name);
             tally.kills += fault.happen(&mut fleet, &mut choices);
             let during = history.count() - before;
             tally.during += during;
-            tally.rounds_with_answers += usize::from(during > 0 || !fault.leaves_a_majority());
+            tally.rounds_with_answers += usize::from(during > 0 || deadline.is_none());
+            let enough = history.count() + ANSWERS_MIN;
+            eventually("clients are answered again", || (history.count() >= enough).then_some(()));
+            if let Some(deadline) = deadline {
+                let silence = history.longest_silence(began);
+                tally.silence = tally.silence.max(silence);
+                assert!(silence <= deadline, "{fault:?}: for {silence:?} nobody was answered");
+            }
             round += 1;
         }
-        let enough = history.count() + ANSWERS_MIN;
-        eventually("clients are answered again", || (history.count() >= enough).then_some(()));
     });
     let seconds = (clock::now() - began).as_secs_f64();
     eprintln!(
         "{}: {round} faults, {} kills in {seconds:.0} s; {} CONNECTs and {} repairs answered; \
-         {} answers before faults, {} during faults; {} clients in the chain, {} left",
+         {} answers before faults, {} during faults, at most {:.1} s without one; \
+         {} clients in the chain, {} left",
         plan.name,
         tally.kills,
         crowd.connects(),
         history.repairs(),
         tally.before,
         tally.during,
+        tally.silence.as_secs_f64(),
         history.settled().len(),
         history.gone(),
     );
@@ -117,7 +139,7 @@ fn run(plan: &Plan) {
         "void: in only {} of {round} faults was anybody answered",
         tally.rounds_with_answers,
     );
-    assert_all_is_as_told(fleet.at(1), &name, &history);
+    assert_all_is_as_told(fleet.any(), &name, &history);
     fleet.assert_equal_registries();
 }
 
@@ -159,4 +181,45 @@ fn everything_to_five_instances() {
     let faults =
         &[Fault::Kill, Fault::Freeze, Fault::Part, Fault::PartOneWay, Fault::PartTwo, Fault::Lose];
     run(&Plan { instances: 5, ..Plan::new("everything_to_five", faults, 6) });
+}
+
+#[test]
+fn power_cuts() {
+    let faults = &[Fault::CutPowerOfAll, Fault::CutPowerOfAll, Fault::CutPower];
+    run(&Plan { disks: Disks::Powered, ..Plan::new("power_cuts", faults, 8) });
+}
+
+#[test]
+fn slow_disks() {
+    let faults = &[Fault::SlowDisk, Fault::SlowDisks, Fault::HangingDisk];
+    run(&Plan { disks: Disks::Slowed, ..Plan::new("slow_disks", faults, 4) });
+}
+
+#[test]
+fn slow_disks_of_five() {
+    let faults = &[Fault::SlowDisk, Fault::SlowDisks, Fault::HangingDisk];
+    run(&Plan { instances: 5, disks: Disks::Slowed, ..Plan::new("slow_disks_of_five", faults, 3) });
+}
+
+#[test]
+fn replaced_instances() {
+    run(&Plan::new("replaced_instances", &[Fault::Replace], 3));
+}
+
+#[test]
+fn exchanged_disks() {
+    run(&Plan::new("exchanged_disks", &[Fault::Exchange], 2));
+}
+
+#[test]
+#[ignore = "until a store is known by its name: an emptied one is taken for the old one"]
+fn lost_disks() {
+    run(&Plan::new("lost_disks", &[Fault::Wipe, Fault::OlderCopy], 3));
+}
+
+#[test]
+#[ignore = "until a store is known by its name: an emptied one is taken for the old one"]
+fn lost_disks_of_five() {
+    let faults = &[Fault::Wipe, Fault::OlderCopy, Fault::Exchange, Fault::Replace];
+    run(&Plan { instances: 5, ..Plan::new("lost_disks_of_five", faults, 4) });
 }

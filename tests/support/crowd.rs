@@ -29,6 +29,9 @@ pub(crate) const EMNET: [&str; 2] = ["--emnet-addr", "127.0.0.1:0"];
 /// How many clients act at once. With fewer than two, nobody would meet.
 const WORKERS: usize = 6;
 
+/// How often the service may end between the two words to a client.
+const WITHOUT_TAIL_MAX: usize = 3;
+
 /// How many ask again at once when all is over.
 const ASKING_AGAIN: usize = 24;
 
@@ -219,14 +222,17 @@ impl<'a> Crowd<'a> {
     fn join(&self) {
         let member = Member(self.next_member.fetch_add(1, Ordering::SeqCst));
         self.history.announce(member);
-        while self.try_join(member).is_err() {
+        let mut without_tail = 0;
+        while self.try_join(member, &mut without_tail).is_err() {
             self.doubt(&member.head());
         }
         self.connects.fetch_add(1, Ordering::SeqCst);
         self.history.settle(member);
     }
 
-    fn try_join(&self, member: Member) -> Result<(), Lost> {
+    /// While the client before it is away, the later one may be told first; and if the service
+    /// ends then, that looks as if nobody were before. `without_tail` counts how often it did.
+    fn try_join(&self, member: Member, without_tail: &mut usize) -> Result<(), Lost> {
         let mut talk = Talk::open(self.door, Server::Chain, member.connect())?;
         let mut parts = Vec::new();
         while let Some(object) = talk.object()? {
@@ -234,9 +240,13 @@ impl<'a> Crowd<'a> {
         }
         match parts[..] {
             ["tail", "head"] => Ok(()),
-            ["head"] => {
+            ["head"] if *without_tail == WITHOUT_TAIL_MAX || self.history.may_be_first(member) => {
                 self.history.is_first(member);
                 Ok(())
+            }
+            ["head"] => {
+                *without_tail += 1;
+                Err(talk.lost("told only one part"))
             }
             _ => Err(talk.lost(&format!("closed after {parts:?}"))),
         }

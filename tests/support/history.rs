@@ -9,7 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
     sync::{Mutex, MutexGuard},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use emnetchain::clock;
@@ -104,6 +104,15 @@ impl History {
         self.words().count
     }
 
+    /// The longest time since then in which nobody was told anything.
+    pub(crate) fn longest_silence(&self, since: Instant) -> Duration {
+        let words = self.words();
+        let told = words.journal.iter().map(|word| word.at).filter(|at| *at > since);
+        let ends = told.clone().chain([clock::now()]);
+        let silences = [since].into_iter().chain(told).zip(ends).map(|(from, to)| to - from);
+        silences.max().expect("it has an end")
+    }
+
     /// A client is about to announce its sockets.
     pub(crate) fn announce(&self, member: Member) {
         let mut words = self.words();
@@ -160,10 +169,21 @@ impl History {
         parts.into_iter().flatten().collect()
     }
 
+    /// Whether no other client was told that nobody is before it.
+    pub(crate) fn may_be_first(&self, member: Member) -> bool {
+        self.words().first.is_none_or(|first| first == member.0)
+    }
+
     /// A client was told that nobody is before it.
     pub(crate) fn is_first(&self, member: Member) {
-        let first = *self.words().first.get_or_insert(member.0);
-        assert_eq!(member.0, first, "both are told that nobody is before them");
+        let mut words = self.words();
+        let first = *words.first.get_or_insert(member.0);
+        if member.0 != first {
+            let sockets = [member, Member(first)].map(|member| [member.head(), member.tail()]);
+            let story =
+                words.story(&sockets.as_flattened().iter().map(String::as_str).collect::<Vec<_>>());
+            panic!("clients {first} and {} are told that nobody is before them{story}", member.0);
+        }
     }
 
     /// A client was told all it waited for.

@@ -10,10 +10,13 @@
 )]
 
 mod chance;
+mod finish;
 pub mod privileged;
 
 #[allow(unused_imports, reason = "not every test program leaves something to chance")]
 pub use chance::Chance;
+#[allow(unused_imports, reason = "not every test program runs others to their end")]
+pub use finish::Finish;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -185,6 +188,14 @@ impl Service {
         let status = self.child.wait().expect("it can be waited for");
         self.hear_out();
         assert_eq!(status.signal(), Some(9), "it ended by itself:\n{}", self.log());
+    }
+
+    /// Ends it as [`Self::kill`] does, or finds that it has ended by itself.
+    pub fn end(&mut self) -> ExitStatus {
+        let _ = self.child.kill();
+        let status = self.child.wait().expect("it can be waited for");
+        self.hear_out();
+        status
     }
 
     /// Kills it and starts it again over the same data.

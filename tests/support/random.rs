@@ -40,4 +40,13 @@ impl Random {
     pub(crate) fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         if from.is_empty() { None } else { Some(&from[self.below(from.len())]) }
     }
+
+    /// The same in any order.
+    pub(crate) fn shuffled<T: Clone>(&mut self, all: &[T]) -> Vec<T> {
+        let mut all = all.to_vec();
+        for end in (1..all.len()).rev() {
+            all.swap(end, self.below(end + 1));
+        }
+        all
+    }
 }
