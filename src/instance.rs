@@ -11,7 +11,7 @@ mod operator;
 mod reload;
 mod signals;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -146,6 +146,7 @@ impl Instance {
         let (phase, watch_phase) = watch::channel(Phase::Starting);
         let (progress, watch_progress) = watch::channel("it is starting".to_owned());
         background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
+        background.spawn(end_if_hung(cluster.clone(), config.data_dir.clone(), reporter));
 
         let banner = listeners.banner();
         let alone = matches!(founding, Founding::Alone(_)) && cluster.status().members.len() <= 1;
@@ -333,6 +334,12 @@ fn keep(
             error_chain(&error)
         });
     }
+}
+
+/// Reports a failed disk once an operation on it hangs for too long.
+async fn end_if_hung(cluster: Cluster, dir: PathBuf, reporter: fault::FaultReporter) -> String {
+    let pending = cluster.hung().await;
+    reporter.report(fault::DiskFault::hung(dir, pending)).to_string()
 }
 
 /// Answers operators, if they have an address to ask at.

@@ -2,6 +2,8 @@
 //! change is a key of [`crate::config`]; what replicas must agree on travels through the log as
 //! [`crate::registry::Policy`].
 
+use std::time::Duration;
+
 /// A message of a client, in bytes: four times what the seed's chain server reads.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 
@@ -26,6 +28,10 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 
 /// Commands waiting for the proposer; beyond it, connections wait their turn.
 pub const PROPOSER_QUEUE_MAX: usize = 8192;
+
+/// How long one operation on the disk may take before the instance ends. The kernel gives up on a
+/// device after 30 s as well; a machine that is only slow has answered long before.
+pub const DISK_WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A frame between instances, in bytes, checked before anything is allocated for it: 64 entries of
 /// the largest size, and room for their envelope.

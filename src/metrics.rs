@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, TextEncoder,
+    Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, TextEncoder,
     core::{Atomic, Collector, GenericGaugeVec},
 };
 
@@ -155,6 +155,9 @@ metrics! {
     raft_insecure: IntGauge = "emnetchain_raft_insecure";
     /// Raft entries proposed by this instance and not yet committed.
     raft_proposals_pending: IntGauge = "emnetchain_raft_proposals_pending";
+    /// Seconds since the oldest raft entry was proposed by this instance that is not yet committed; 0
+    /// if there is none. Clients wait for it.
+    oldest_proposal: Gauge = "emnetchain_oldest_proposal_seconds";
     /// Raft entries committed that this instance proposed.
     raft_proposals_committed: IntCounter = "emnetchain_raft_proposals_committed_total";
     /// Proposals that had to be made again: no leader, or leadership lost on the way.
@@ -178,6 +181,9 @@ metrics! {
     log_torn_bytes: IntCounter = "emnetchain_raft_log_torn_bytes_total";
     /// Raft entries applied in memory and not yet in the image on disk.
     image_lag: IntGauge = "emnetchain_image_lag_entries";
+    /// Times that the image was given up because its writer did not keep up, as when its disk hangs;
+    /// it is written anew once the writer works again.
+    image_given_up: IntCounter = "emnetchain_image_given_up_total";
     /// Seconds of each sync of the image to the disk.
     image_sync_seconds: Histogram = "emnetchain_image_fsync_seconds";
     /// Bytes of the image on disk.
@@ -197,6 +203,9 @@ metrics! {
     disk_free: IntGauge = "emnetchain_disk_free_bytes";
     /// Bytes of the whole disk or volume where the data directory lies.
     disk_size: IntGauge = "emnetchain_disk_size_bytes";
+    /// Seconds since the oldest operation on the disk began that has not ended, by what is written:
+    /// image, log, snapshot; 0 if there is none. Beyond 30 the instance ends.
+    disk_pending: GaugeVec = "emnetchain_disk_pending_seconds" ["what"];
     /// 1 while the instance drains before it stops.
     draining: IntGauge = "emnetchain_draining";
 }
@@ -280,6 +289,12 @@ impl Declare for IntCounterVec {
 }
 
 impl Declare for IntGauge {
+    fn make(name: &str, help: &str, _: &[&str]) -> prometheus::Result<Self> {
+        Self::new(name, help)
+    }
+}
+
+impl Declare for Gauge {
     fn make(name: &str, help: &str, _: &[&str]) -> prometheus::Result<Self> {
         Self::new(name, help)
     }

@@ -15,6 +15,7 @@ mod cluster {
     mod chains;
     mod deaths;
     mod differing;
+    mod disks;
     mod founding;
     mod outages;
     mod stopping;

@@ -395,3 +395,27 @@ fn what_was_told_outlives_the_service() {
     }
     assert_eq!(length, COUNT);
 }
+
+/// A living client speaks in time, and the service does not run then. What it says is heard when
+/// the service runs again, before the time for it is over.
+#[test]
+fn a_pause_of_the_service_does_not_count_as_silence_of_its_clients() {
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(dir.path(), &["--gather", "5s"]);
+    let members @ [a, _, c, _, e] = [0, 1, 2, 3, 4].map(Member);
+    let _tip = chain(&service, &members);
+    let ask = |id: &str, socket: String| Client::say(service.repair(), reconnect(id, &socket));
+    let mut first = ask("1", a.head());
+    let mut last = ask("2", e.tail());
+    eventually("the gather window runs", || {
+        (service.metric("emnetchain_repairs_pending") >= 2.0).then_some(())
+    });
+    service.signal("STOP");
+    let mut living = [ask("3", c.head()), ask("4", c.tail())];
+    thread::sleep(Duration::from_secs(9));
+    service.signal("CONT");
+    assert_eq!(living[0].rest(), repaired(&e.tail()));
+    assert_eq!(living[1].rest(), repaired(&a.head()));
+    assert_eq!(last.rest(), repaired(&c.head()));
+    assert_eq!(first.rest(), repaired(&c.tail()));
+}

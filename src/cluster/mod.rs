@@ -9,7 +9,8 @@
 //! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed,
 //! [`lives`] how the clients of an instance that died are set free, [`backup`] how the registry is
 //! taken out of it while it serves, and [`compare`] how a replica finds out that it is not one.
-//! [`election`] decides when an instance stands for leader.
+//! [`election`] decides when an instance stands for leader, and [`watchdog`] sees that nothing
+//! hangs.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
@@ -29,6 +30,7 @@ pub mod proposer;
 pub mod rpc;
 pub mod tcp;
 pub mod transport;
+pub mod watchdog;
 pub mod writer;
 
 mod node;

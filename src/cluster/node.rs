@@ -23,7 +23,7 @@ use crate::{
     ids::{Incarnation, InstanceId},
     metrics::Metrics,
     raft::TypeConfig,
-    storage::{ClusterId, LogGuard, Pulses, RegistryView, SnapshotInbox, StateMachine},
+    storage::{ClusterId, LogGuard, Pulse, Pulses, RegistryView, SnapshotInbox, StateMachine},
 };
 
 /// What an instance needs to be a member.
@@ -96,6 +96,8 @@ pub struct Cluster {
     view: RegistryView,
     log_bounds: LogBounds,
     pub(super) pulses: Pulses,
+    /// What this instance's clients wait for.
+    pub(super) proposals: Pulse,
     pub(super) metrics: Metrics,
 }
 
@@ -162,6 +164,7 @@ impl Cluster {
             view,
             log_bounds,
             pulses,
+            proposals: Pulse::default(),
             metrics,
         };
         Ok(Started { cluster, service })
@@ -169,7 +172,8 @@ impl Cluster {
 
     /// A proposer for the commands of this instance's clients in the given life.
     pub fn proposer(&self, incarnation: Incarnation) -> Proposer<Router> {
-        Proposer::new(self.router.clone(), self.instance, incarnation, self.metrics.clone())
+        let (router, metrics) = (self.router.clone(), self.metrics.clone());
+        Proposer::new(router, self.instance, incarnation, metrics, self.proposals.clone())
     }
 
     /// Stands for election, carries out deadlines, ends the lives of lost instances, compares this
@@ -185,6 +189,7 @@ impl Cluster {
             self.end_lost_lives(),
             self.stand(),
             self.keep_comparing(),
+            self.watch_pulses(),
             self.watch(),
         )?;
         Ok(())

@@ -20,6 +20,7 @@ use crate::{
     limits::{ENTRY_COMMANDS_MAX, PROPOSALS_IN_FLIGHT_MAX},
     metrics::Metrics,
     registry::{BatchId, Command, Verdict},
+    storage::{Beat, Pulse},
 };
 
 /// Something that commands can be written to: raft, or a double of it.
@@ -69,8 +70,9 @@ pub struct Proposer<W> {
     instance: InstanceId,
     incarnation: Incarnation,
     metrics: Metrics,
+    pulse: Pulse,
     /// Batches that are not known to be applied, the oldest first.
-    unacknowledged: VecDeque<(BatchId, Vec<Command>)>,
+    unacknowledged: VecDeque<(BatchId, Vec<Command>, Beat)>,
     /// What became of them, in the same order.
     in_flight: FuturesOrdered<BoxFuture<'static, Result<Written, WriteError>>>,
     last_number: u64,
@@ -84,18 +86,21 @@ impl<W> std::fmt::Debug for Proposer<W> {
 }
 
 impl<W: Writer> Proposer<W> {
-    /// A proposer for the given life of the instance.
+    /// A proposer for the given life of the instance. Batches are marked in `pulse` until they are
+    /// applied.
     pub fn new(
         writer: W,
         instance: InstanceId,
         incarnation: Incarnation,
         metrics: Metrics,
+        pulse: Pulse,
     ) -> Self {
         Self {
             writer,
             instance,
             incarnation,
             metrics,
+            pulse,
             unacknowledged: VecDeque::new(),
             in_flight: FuturesOrdered::new(),
             last_number: 0,
@@ -141,7 +146,7 @@ impl<W: Writer> Proposer<W> {
         let (instance, incarnation) = (self.instance, self.incarnation);
         let batch = BatchId { instance, incarnation, number: self.last_number };
         self.submit(batch, commands.clone());
-        self.unacknowledged.push_back((batch, commands));
+        self.unacknowledged.push_back((batch, commands, self.pulse.begin()));
     }
 
     fn submit(&mut self, batch: BatchId, commands: Vec<Command>) {
@@ -169,7 +174,9 @@ impl<W: Writer> Proposer<W> {
                     self.metrics.raft_duplicates.inc();
                 }
                 self.metrics.raft_proposals_committed.inc();
-                self.unacknowledged.pop_front();
+                if let Some((.., beat)) = self.unacknowledged.pop_front() {
+                    self.pulse.took(beat.elapsed());
+                }
                 self.failures = 0;
                 return Ok(());
             }
@@ -190,7 +197,8 @@ impl<W: Writer> Proposer<W> {
         tracing::debug!(reason, batches = self.unacknowledged.len(), ?pause, "proposing again");
         self.in_flight = FuturesOrdered::new();
         tokio::time::sleep(pause).await;
-        for (batch, commands) in self.unacknowledged.clone() {
+        let all = self.unacknowledged.iter().map(|(batch, commands, _)| (*batch, commands.clone()));
+        for (batch, commands) in all.collect::<Vec<_>>() {
             self.submit(batch, commands);
         }
     }
@@ -262,7 +270,8 @@ mod tests {
         let writer = Flaky { registry: registry.clone(), writes: Arc::default(), fault };
         let writes = writer.writes.clone();
         let (sender, mut receiver) = mpsc::channel(16);
-        let proposer = Proposer::new(writer, instance, incarnation, Metrics::new());
+        let proposer =
+            Proposer::new(writer, instance, incarnation, Metrics::new(), Pulse::default());
         let proposing = tokio::spawn(async move { proposer.run(&mut receiver).await });
         for number in 0..1000 {
             let session = SessionId { instance, incarnation, connection: number };

@@ -129,11 +129,18 @@ impl Watching {
             return Readiness::NotReady(why);
         }
         match phase {
-            Phase::Starting => Readiness::NotReady(self.progress.borrow().clone()),
-            Phase::Serving => match self.cluster.trouble() {
-                Some(why) => Readiness::NotReady(why.to_owned()),
-                None => Readiness::Ready,
-            },
+            Phase::Starting => {
+                let progress = || self.progress.borrow().clone();
+                Readiness::NotReady(self.cluster.hang().unwrap_or_else(progress))
+            }
+            Phase::Serving => {
+                let hang = self.cluster.hang();
+                let trouble = hang.or_else(|| self.cluster.trouble().map(str::to_owned));
+                match trouble.or_else(|| self.cluster.stall()) {
+                    Some(why) => Readiness::NotReady(why),
+                    None => Readiness::Ready,
+                }
+            }
             Phase::Draining | Phase::Stopping => {
                 Readiness::NotReady("it is being stopped".to_owned())
             }

@@ -3,7 +3,7 @@
 //! file whose sync failed, for the kernel may have dropped the very pages that it could not write;
 //! and with two histories at hand nothing may be written at all.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
@@ -75,6 +75,16 @@ impl FaultReporter {
             first
         });
         error
+    }
+}
+
+impl DiskFault {
+    /// An operation that has not ended for longer than it may take. Nothing can be concluded from
+    /// it about what is on the disk.
+    pub fn hung(path: PathBuf, pending: Duration) -> Self {
+        let text = format!("the disk has not answered for {} s", pending.as_secs());
+        let source = io::Error::new(io::ErrorKind::TimedOut, text);
+        Self { operation: "write", path, source }
     }
 }
 

@@ -90,6 +90,10 @@ pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, DiskFaul
     Ok(disk.names(dir)?.iter().map(|name| dir.join(name)).collect())
 }
 
+/// A large file is synced after each so many bytes. One sync of all of it could take minutes, would
+/// keep the syncs of the raft log waiting, and could not be told from a disk that hangs.
+pub(super) const SYNC_BYTES: u64 = 32 * 1024 * 1024;
+
 /// Reads a file from its beginning to its end, or writes one from its beginning on. Its errors do
 /// not name the file, for the caller knows more of what it does with it.
 #[derive(Debug)]
@@ -97,12 +101,13 @@ pub(super) struct Cursor<'a> {
     file: &'a dyn DiskFile,
     at: u64,
     size: u64,
+    synced: u64,
 }
 
 impl<'a> Cursor<'a> {
     /// A cursor at the beginning.
     pub(super) fn new(file: &'a dyn DiskFile) -> Result<Self, DiskFault> {
-        Ok(Self { file, at: 0, size: file.size()? })
+        Ok(Self { file, at: 0, size: file.size()?, synced: 0 })
     }
 }
 
@@ -120,6 +125,10 @@ impl Write for Cursor<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_at(bytes, self.at).map_err(|fault| fault.source)?;
         self.at += bytes.len() as u64;
+        if self.at - self.synced >= SYNC_BYTES {
+            self.file.sync().map_err(|fault| fault.source)?;
+            self.synced = self.at;
+        }
         self.size = self.size.max(self.at);
         Ok(bytes.len())
     }

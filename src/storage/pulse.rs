@@ -1,11 +1,11 @@
-//! The pulse of a thread that works with the disk: which operation is under way and since when,
-//! and how long the slow ones take. A disk that hangs gives no error, so this is the only sign.
+//! The pulse of a thread that works with the disk: since when an operation is under way, and how
+//! long the slow ones take. A disk that hangs gives no error, so this is the only sign.
 //!
-//! The thread marks the beginning and the end of each operation; anybody may look at any time, for
-//! the lock is held for a few instructions and never across an operation.
+//! The thread marks the beginning and the end of each operation. Others may look at any time: the
+//! lock is held for a few instructions and never across an operation. What clients wait for is
+//! watched in the same way.
 
 use std::{
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -23,13 +23,8 @@ const STUCK_AFTER: Duration = Duration::from_millis(1250);
 const SLOWEST_MAX: Duration = Duration::from_secs(4);
 
 /// Marks what a thread is doing; clones share it.
-#[derive(Clone)]
-pub struct Pulse(Arc<Inner>);
-
-struct Inner {
-    what: &'static str,
-    state: Mutex<State>,
-}
+#[derive(Clone, Debug, Default)]
+pub struct Pulse(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -51,16 +46,6 @@ pub struct Beat {
 }
 
 impl Pulse {
-    /// A thread that has done nothing yet. `what` completes the sentence "a write of … is pending".
-    pub fn new(what: &'static str) -> Self {
-        Self(Arc::new(Inner { what, state: Mutex::default() }))
-    }
-
-    /// What the thread writes.
-    pub fn what(&self) -> &'static str {
-        self.0.what
-    }
-
     /// Marks the beginning of an operation.
     pub fn begin(&self) -> Beat {
         let began = clock::now();
@@ -105,13 +90,7 @@ impl Pulse {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Pulse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pulse").field("what", &self.0.what).finish_non_exhaustive()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -129,7 +108,7 @@ impl Drop for Beat {
 }
 
 /// The pulses of everything that works with the disk of one instance.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pulses {
     /// The raft log and the vote. Without them this instance acknowledges nothing.
     pub log: Pulse,
@@ -137,23 +116,6 @@ pub struct Pulses {
     pub image: Pulse,
     /// Snapshots, built and received.
     pub snapshot: Pulse,
-}
-
-impl Default for Pulses {
-    fn default() -> Self {
-        Self {
-            log: Pulse::new("the raft log"),
-            image: Pulse::new("the registry's image"),
-            snapshot: Pulse::new("a snapshot"),
-        }
-    }
-}
-
-impl Pulses {
-    /// All of them.
-    pub fn all(&self) -> [&Pulse; 3] {
-        [&self.log, &self.image, &self.snapshot]
-    }
 }
 
 #[cfg(test)]
@@ -164,7 +126,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_operation_is_stuck_only_on_a_disk_that_is_faster_than_that() {
-        let pulse = Pulse::new("a test");
+        let pulse = Pulse::default();
         assert_eq!((pulse.pending(), pulse.stuck()), (None, None));
         let beat = pulse.begin();
         advance(Duration::from_millis(1200)).await;
@@ -187,7 +149,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_slowest_operation_counts_until_there_were_others_for_a_while() {
-        let pulse = Pulse::new("a test");
+        let pulse = Pulse::default();
         pulse.took(Duration::from_millis(900));
         advance(Duration::from_secs(3600)).await;
         assert_eq!(pulse.slowest(), Duration::from_millis(900), "nothing was faster since");
@@ -200,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_oldest_of_several_operations_counts() {
-        let pulse = Pulse::new("a test");
+        let pulse = Pulse::default();
         let first = pulse.begin();
         let second = pulse.begin();
         drop(first);

@@ -256,7 +256,8 @@ impl StateMachine {
             // the next life of it what they were not told.
             let _ = self.options.effects.send(applied).await;
         }
-        self.image.send(Work::Step(step)).await?;
+        let whole = || whole(&self.replica, &self.at);
+        self.image.send(Work::Step(step), whole).await?;
         Ok(verdict)
     }
 
@@ -309,7 +310,7 @@ impl StateMachine {
         show_snapshot(&self.options.metrics, &snapshot);
         self.at = at.clone();
         self.options.guard.set_applied(at.last_log_id);
-        self.image.send(Work::Replace { image, at }).await
+        self.image.send(Work::Replace { image, at }, || whole(&self.replica, &self.at)).await
     }
 }
 
@@ -403,6 +404,11 @@ pub(super) fn apply_to(registry: &mut Registry, at: &mut SnapshotMeta, entry: En
 
 fn as_openraft(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
     Snapshot { meta: file.meta().clone(), snapshot: file }
+}
+
+/// The registry as work for the image's writer.
+fn whole(replica: &Mutex<Replica>, at: &SnapshotMeta) -> Work {
+    Work::Replace { image: lock(replica).registry.image().clone(), at: at.clone() }
 }
 
 /// Between entries the registry is whole, whatever happened to a thread that looked at it; and a

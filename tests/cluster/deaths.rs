@@ -1,6 +1,8 @@
 //! Instances that die or freeze, one of three.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
+
+use emnetchain::clock;
 
 use super::chains::expect_neighbours;
 use crate::{
@@ -159,4 +161,48 @@ fn a_leader_that_was_killed_does_not_go_on_in_its_old_term() {
         let now = cluster.status(leader)["term"].as_u64().unwrap();
         assert!(now > before, "term {now} after term {before}");
     }
+}
+
+/// A leader that was stopped itself has heard nobody, and is not one to judge.
+#[test]
+fn a_pause_of_all_instances_ends_no_life() {
+    let cluster = Cluster::start(&["--resume-grace", "10min"]);
+    let mut waiting: Vec<Client> =
+        cluster.ids().map(|id| ask(&strangers(id)[0], &cluster, id)).collect();
+    wait_for_asks(cluster.at(1), 3);
+    let signal = |name: &str| cluster.ids().for_each(|id| cluster.at(id).signal(name));
+    signal("STOP");
+    thread::sleep(Duration::from_secs(5));
+    signal("CONT");
+    cluster.wait_ready();
+    // The leader looks twice a second.
+    thread::sleep(Duration::from_secs(2));
+    cluster.wait_ready();
+    let ended = |id: usize| cluster.at(id).metric("emnetchain_lives_ended_total");
+    assert_eq!(cluster.ids().map(ended).sum::<f64>(), 0.0);
+    waiting.iter_mut().for_each(Client::expect_silence);
+}
+
+/// A batch that was passed on to a leader is passed on to the next one as soon as there is one,
+/// and does not wait for the answer of the first. One of three tries may be slow for other reasons.
+#[test]
+fn a_request_does_not_wait_for_a_leader_that_was_replaced() {
+    let cluster = Cluster::start(&["--resume-grace", "10min"]);
+    let mut times = Vec::new();
+    for number in 0..3 {
+        let leader = cluster.leader();
+        let [one, other] = cluster.followers()[..] else { panic!("there are two followers") };
+        cluster.at(leader).signal("STOP");
+        let began = clock::now();
+        let pair = strangers(number);
+        let mut asking = [ask(&pair[0], &cluster, one), ask(&pair[1], &cluster, other)];
+        assert_eq!(asking[0].rest(), repaired(&pair[1].1));
+        assert_eq!(asking[1].rest(), repaired(&pair[0].1));
+        times.push(clock::now() - began);
+        cluster.at(leader).signal("CONT");
+        cluster.wait_ready();
+    }
+    println!("a frozen leader costs {times:?}");
+    // The leader had 6 s to answer.
+    assert!(times.iter().min() < Some(&Duration::from_millis(4500)), "{times:?}");
 }

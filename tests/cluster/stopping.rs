@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Has pairs of strangers find each other through two instances, and notes when they did.
-fn pair_strangers(at: [&Service; 2], stop: &AtomicBool, told: &Mutex<Vec<Instant>>) {
+pub(super) fn pair_strangers(at: [&Service; 2], stop: &AtomicBool, told: &Mutex<Vec<Instant>>) {
     for number in 0.. {
         if stop.load(Ordering::SeqCst) {
             return;
@@ -78,4 +78,24 @@ fn a_leader_that_is_stopped_hands_over_and_lets_its_clients_wait_until_the_deadl
     assert_eq!(newcomer.object(), told("tail", &members[1].head()));
     assert_eq!(back.rest(), told("head", &members[2].tail()));
     cluster.assert_equal_registries();
+}
+
+/// Without a majority nothing is written any more, and the deadline is all that ends the wait.
+#[test]
+fn the_deadline_holds_for_the_whole_stop_without_a_majority() {
+    const DEADLINE: Duration = Duration::from_secs(4);
+    let mut cluster = Cluster::start(&["--shutdown-deadline", "4s"]);
+    let last = cluster.leader();
+    for other in cluster.followers() {
+        cluster.kill(other);
+    }
+    eventually("it is not ready", || (!cluster.is_ready(last)).then_some(()));
+    let mut waiting = Client::say(cluster.at(last).chain(), Member(0).connect());
+    waiting.expect_silence();
+    let mut service = cluster.take(last);
+    let told = clock::now();
+    assert_eq!(service.stop().code(), Some(0), "{}", service.log());
+    let took = clock::now() - told;
+    println!("it took {took:?}");
+    assert!(took < DEADLINE + Duration::from_millis(2500), "{took:?}");
 }

@@ -15,7 +15,10 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    time::timeout,
+};
 
 use super::{ImageStore, OpenImage, open::panic_text};
 use crate::{
@@ -38,6 +41,10 @@ const BATCH_RECORDS: usize = 64;
 
 /// Changed records that may wait for the thread: half a second of its work, some 25 MB.
 const QUEUE_RECORDS_MAX: u32 = 65_536;
+
+/// How long an entry waits for the writer of the image before it goes on without it. Clients wait
+/// meanwhile, and the image is a convenience.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long a change may be in memory only.
 const FLUSH_EVERY: Duration = Duration::from_millis(150);
@@ -87,6 +94,9 @@ pub(in crate::storage) struct ImageQueue {
     /// `None` if no image is kept.
     queue: Option<Queue<Queued>>,
     room: Arc<Semaphore>,
+    /// Something was not handed over, so nothing may follow but a whole registry.
+    has_gap: bool,
+    metrics: Metrics,
 }
 
 /// Work and the place that it takes in the queue.
@@ -101,19 +111,50 @@ impl ImageQueue {
     pub(in crate::storage) fn nowhere() -> (Self, ImageProgress) {
         let (_, watch) = watch::channel(None);
         let room = Arc::new(Semaphore::new(0));
-        (Self { queue: None, room }, ImageProgress(watch))
+        let metrics = Metrics::new();
+        (Self { queue: None, room, has_gap: false, metrics }, ImageProgress(watch))
     }
 
-    /// Hands work over; waits while the thread is too far behind.
+    /// Hands work over; waits for a moment while the writer is too far behind. If it does not
+    /// catch up, as when its disk hangs, the image is given up: this work and what follows is
+    /// left out. As soon as the writer has caught up, it gets the `whole` registry instead.
     ///
     /// # Errors
     /// If the writer has ended because the disk failed.
-    pub(in crate::storage) async fn send(&self, work: Work) -> io::Result<()> {
+    pub(in crate::storage) async fn send(
+        &mut self,
+        work: Work,
+        whole: impl FnOnce() -> Work,
+    ) -> io::Result<()> {
         let Some(queue) = &self.queue else { return Ok(()) };
         let ended = || io::Error::other("the image's writer has ended");
-        let place = Arc::clone(&self.room).acquire_many_owned(work.weight()).await;
+        let room = Arc::clone(&self.room);
+        let (work, place) = if self.has_gap {
+            if room.is_closed() {
+                return Err(ended());
+            }
+            // It may have woken up for one sync only, so it must have done half of its work.
+            if room.available_permits() < QUEUE_RECORDS_MAX as usize / 2 {
+                return Ok(());
+            }
+            let work = whole();
+            let place = room.acquire_many_owned(work.weight()).await;
+            tracing::warn!("the image's writer has caught up; the image is written anew");
+            (work, place)
+        } else {
+            let place = room.acquire_many_owned(work.weight());
+            let Ok(place) = timeout(ROOM_WAIT_MAX, place).await else {
+                tracing::warn!("the image's writer does not catch up; the image is given up");
+                self.metrics.image_given_up.inc();
+                self.has_gap = true;
+                return Ok(());
+            };
+            (work, place)
+        };
         let queued = Queued { work, _place: place.map_err(|_| ended())? };
-        queue.send(queued).map_err(|_| ended())
+        queue.send(queued).map_err(|_| ended())?;
+        self.has_gap = false;
+        Ok(())
     }
 
     /// Hands the first work over, for which there always is room.
@@ -192,7 +233,8 @@ pub(in crate::storage) fn spawn(
         progress,
     };
     let (queue, _) = worker::start(writer, files::failed("start the writer of", &path))?;
-    Ok((ImageQueue { queue: Some(queue), room }, ImageProgress(watch)))
+    let (queue, metrics) = (Some(queue), metrics.clone());
+    Ok((ImageQueue { queue, room, has_gap: false, metrics }, ImageProgress(watch)))
 }
 
 /// The order of the fields counts, for they are dropped in it: sled closes its files, then the

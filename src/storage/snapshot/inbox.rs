@@ -52,7 +52,7 @@ impl SnapshotInbox {
         let inbox = self.clone();
         self.in_background(move || {
             let file = inbox.disk.create(&path).map_err(io::Error::other)?;
-            Ok(SnapshotDraft { inbox, path, file, bytes: 0 })
+            Ok(SnapshotDraft { inbox, path, file, bytes: 0, synced: 0 })
         })
         .await
     }
@@ -73,6 +73,7 @@ pub struct SnapshotDraft {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
     bytes: u64,
+    synced: u64,
 }
 
 impl SnapshotDraft {
@@ -85,6 +86,10 @@ impl SnapshotDraft {
         let written = inbox.in_background(move || {
             self.file.write_at(&chunk, self.bytes).map_err(io::Error::other)?;
             self.bytes += chunk.len() as u64;
+            if self.bytes - self.synced >= files::SYNC_BYTES {
+                self.file.sync().map_err(io::Error::other)?;
+                self.synced = self.bytes;
+            }
             Ok(self)
         });
         written.await

@@ -52,7 +52,7 @@ async fn survives_power_cut(seed: u64, honest: bool) -> bool {
     let mut writing = Writing::begin(&dir, restored, Options { sync, ..Options::default() });
     let entries = 20 + model.random.below(200);
     for _ in 0..entries {
-        writing.queue.send(Work::Step(model.step())).await.unwrap();
+        writing.send(Work::Step(model.step())).await.unwrap();
     }
     let awaited = model.random.below(entries);
     assert!(soon(writing.progress.reaches(awaited)).await);
@@ -88,7 +88,7 @@ async fn a_killed_process_loses_only_what_was_not_flushed() {
     let mut seen = std::collections::BTreeSet::new();
     for round in 0..12 {
         for _ in 0..model.random.below(300) {
-            writing.queue.send(Work::Step(model.step())).await.unwrap();
+            writing.send(Work::Step(model.step())).await.unwrap();
         }
         if round % 3 == 0 {
             let last = model.at.last_log_id.map_or(0, |last| last.index);
@@ -154,7 +154,7 @@ async fn a_sync_that_fails_stops_the_writer_for_good() {
     let fault::Fault::Disk(fault) = &*fault else { panic!("{fault}") };
     assert_eq!((fault.operation, fault.path.clone()), ("sync", dir.registry_dir()));
     soon(writing.progress.ended()).await;
-    assert!(writing.queue.send(Work::Step(model.step())).await.is_err());
+    assert!(writing.send(Work::Step(model.step())).await.is_err());
     assert_eq!(*calls.lock().unwrap(), 1, "a failed sync was tried again");
 }
 
@@ -168,7 +168,7 @@ async fn a_value_that_is_too_large_stops_the_writer() {
     let mut step = model.step();
     let peer = Peer { id: PeerId(1), address: "p".repeat(4096), until: Timestamp(1) };
     step.changes = vec![(Serial(0), Some(Record::Peer(peer)))];
-    writing.queue.send(Work::Step(step)).await.unwrap();
+    writing.send(Work::Step(step)).await.unwrap();
     assert!(soon(writing.faults.wait()).await.to_string().contains("takes 41"));
 }
 

@@ -5,6 +5,7 @@ mod backup;
 mod crash;
 mod damage;
 mod guard;
+mod hangs;
 mod machine;
 mod power;
 mod round_trip;
@@ -212,6 +213,11 @@ impl Writing {
         Self { queue, progress, faults }
     }
 
+    /// Hands work over to a writer that keeps up.
+    async fn send(&mut self, work: Work) -> std::io::Result<()> {
+        self.queue.send(work, || unreachable!("the writer keeps up")).await
+    }
+
     /// Ends the writer and waits until it is done.
     async fn end(self) {
         let Self { queue, mut progress, faults } = self;
@@ -242,11 +248,11 @@ fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
 async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) {
     let (temp, mut dir) = new_dir();
     let mut model = Model::new(random);
-    let writing =
+    let mut writing =
         Writing::begin(&dir, restore(&dir, LogEnds::default()).unwrap(), image::Options::default());
     for index in 0..entries {
         let step = model.step();
-        writing.queue.send(Work::Step(step)).await.unwrap();
+        writing.send(Work::Step(step)).await.unwrap();
         if index == covered {
             let snapshots = SnapshotDir::open(&dir, None).unwrap();
             snapshots.write(&model.at, &model.image).unwrap();

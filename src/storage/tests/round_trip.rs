@@ -28,9 +28,9 @@ async fn an_image_goes_on_after_a_restart() {
         let last = model.at.last_log_id.unwrap().index;
         let restored = restore(&dir, ends(None, last)).unwrap();
         model.assert_was(&restored, "reopened");
-        let writing = Writing::begin(&dir, restored, image::Options::default());
+        let mut writing = Writing::begin(&dir, restored, image::Options::default());
         for _ in 0..50 {
-            writing.queue.send(Work::Step(model.step())).await.unwrap();
+            writing.send(Work::Step(model.step())).await.unwrap();
         }
         writing.end().await;
     }
@@ -46,12 +46,12 @@ async fn a_stamp_may_grow_over_several_values_and_shrink_again() {
     let mut model = Model::new(Random::new("a_stamp_may_grow"));
     for instances in [1000, 3, 400] {
         let restored = restore(&dir, ends(None, 1000)).unwrap();
-        let writing = Writing::begin(&dir, restored, image::Options::default());
+        let mut writing = Writing::begin(&dir, restored, image::Options::default());
         let mut step = model.step();
         let many = (0..instances).map(|id| (InstanceId(id), Instance::default()));
         step.meta.instances = many.collect::<BTreeMap<_, _>>();
         let expected = step.meta.clone();
-        writing.queue.send(Work::Step(step)).await.unwrap();
+        writing.send(Work::Step(step)).await.unwrap();
         writing.end().await;
         let Found::Intact(intact) = sled_store(&dir, image::Options::default()).open().unwrap()
         else {

@@ -55,7 +55,7 @@ use super::{
     disk::{Access, Disk},
     fault::{DiskFault, FaultReporter},
     files,
-    pulse::{Pulse, Pulses},
+    pulse::Pulse,
     worker::{self, Queue, Running},
 };
 use crate::{
@@ -237,7 +237,7 @@ impl Wal {
         metrics.log_bytes.set(i64::try_from(log.bytes()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared::new(log, seal));
         let store = StoreId(u128::from_be_bytes(state.store));
-        let pulse = Pulses::default().log;
+        let pulse = Pulse::default();
         let writer = Writer {
             disk,
             dir: dir.clone(),
