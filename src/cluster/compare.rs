@@ -154,7 +154,7 @@ fn judge(
         return Verdict::Differs(entry);
     }
     let agreed = mine.keys().rev().find(|entry| right.contains_key(entry));
-    // What a voter says whom a majority contradicts elsewhere raises no doubt in anybody else.
+    // What a voter says that a majority contradicts elsewhere raises no doubt in the others.
     let sound = |id: &InstanceId| known.get(id).is_some_and(|digests| differs(digests).is_none());
     let contested = mine.iter().rev().find(|(entry, digest)| {
         let others = holders.get(entry).into_iter().flatten().filter(|(other, _)| other != digest);
