@@ -12,9 +12,7 @@ use super::*;
 use crate::{
     raft::{Entry, Member},
     registry::{Applied, Command, LinkedBy, Proposal, What},
-    storage::{
-        Point, RealDisk, RegistryView, StateMachine, StateMachineOptions, digest, files,
-    },
+    storage::{Point, RealDisk, RegistryView, StateMachine, StateMachineOptions, digest, files},
 };
 
 type Opened = (StateMachine, RegistryView, ImageProgress);
