@@ -4,9 +4,9 @@
 //! Every replica keeps the digests of its registry at the same entries ([`Digests`]), asks the
 //! voters for theirs now and then, and judges itself: one whose digest at an entry is not that of a
 //! majority of the voters leaves service, and tells no digests any more. Where no digest has a
-//! majority and two contradict each other, it cannot be said which is right, so none of them answers
-//! until there is a majority. Raft goes on in either case, for it replicates entries, and the log is
-//! right.
+//! majority and two contradict each other, it cannot be said which is right, so none of them
+//! answers until there is a majority. Raft goes on in either case, for it replicates entries, and
+//! the log is right.
 //!
 //! No verdict is false. At the same applied entry all replicas of one log have the same registry,
 //! so two digests that differ are a fault of one; a replica that lags, was just started or has just
@@ -154,7 +154,7 @@ fn judge(
         return Verdict::Differs(entry);
     }
     let agreed = mine.keys().rev().find(|entry| right.contains_key(entry));
-    // What a voter says whom a majority contradicts elsewhere raises no doubt in anybody else.
+    // What a voter says that a majority contradicts elsewhere raises no doubt in the others.
     let sound = |id: &InstanceId| known.get(id).is_some_and(|digests| differs(digests).is_none());
     let contested = mine.iter().rev().find(|(entry, digest)| {
         let others = holders.get(entry).into_iter().flatten().filter(|(other, _)| other != digest);
@@ -355,12 +355,12 @@ mod tests {
     }
 
     #[test]
-    fn who_was_found_wrong_raises_no_doubt_later() {
+    fn a_voter_that_was_found_wrong_raises_no_doubt_later() {
         let all = [(1, "64:a 70:b"), (2, "64:a 71:c"), (3, "64:x 70:y")];
         assert_eq!(verdict(1, THREE, &all), Verdict::Agrees);
         assert_eq!(verdict(3, THREE, &all), Verdict::Differs(64));
         let since = [(1, "64:a 70:b"), (2, "64:a 71:c"), (3, "64:a 70:y")];
-        assert_eq!(verdict(1, THREE, &since), Verdict::Contested(70), "nobody has found it yet");
+        assert_eq!(verdict(1, THREE, &since), Verdict::Contested(70), "it is not found out yet");
         let later = [(1, "64:a 70:b 72:d"), (2, "64:a 72:d"), (3, "64:a 70:y")];
         assert_eq!(verdict(1, THREE, &later), Verdict::Agrees, "it was settled since");
     }

@@ -160,7 +160,7 @@ impl RegistryView {
         lock(&self.replica).points.all()
     }
 
-    /// This registry is known to be wrong: it has no digests any more until another one is installed.
+    /// This registry is known to be wrong: it tells no digests until another one is installed.
     pub fn disown(&self) {
         lock(&self.replica).points.disown();
     }
