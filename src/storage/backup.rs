@@ -23,7 +23,9 @@ use super::{
     check::{self, ImageCopy},
     disk::{Access, Disk as _, DiskFile, RealDisk},
     error::Unusable,
-    files, identity,
+    files,
+    guard::contradiction,
+    identity,
     image::{Found, Intact},
     snapshot::{self, Contents, Survey},
     state_machine::apply_to,
@@ -203,6 +205,11 @@ fn gather(
     if let Some(file) = intact.filter(|file| file.meta().last_log_id > at.last_log_id) {
         registry = file.restore()?;
         at = file.meta().clone();
+    }
+    let wrong = at.last_log_id.and_then(|at| contradiction(at, log.id_at(at.index)));
+    if let Some(what) = wrong {
+        let (path, way_out) = (data_dir.to_path_buf(), identity::WAY_OUT);
+        return Err(StorageError::Damaged { path, what, way_out });
     }
     let purged = log.summary().purged.map(|purged| purged.index);
     if at.last_log_id.map(|last| last.index) < purged {

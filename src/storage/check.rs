@@ -9,9 +9,11 @@ use super::{
     LogError, LogStore, LogSummary, StorageError,
     disk::{Disk as _, RealDisk},
     files,
+    guard::contradiction,
     identity::{self, ClusterId, DirLock, Identity},
     image::{self, Found, ImageStore as _, SledStore, tree},
     snapshot::{self, Survey},
+    wal::OfflineLog,
 };
 use crate::{raft::LogId, runtime};
 
@@ -72,6 +74,15 @@ impl CheckReport {
 }
 
 impl Finding {
+    /// What is of another history than the log is of no use.
+    fn against(self, log: Option<&OfflineLog>) -> Self {
+        let Self::Intact { path, applied: Some(at), .. } = &self else { return self };
+        match log.and_then(|log| contradiction(*at, log.id_at(at.index))) {
+            Some(what) => Self::Damaged { path: path.clone(), what },
+            None => self,
+        }
+    }
+
     /// The last entry that it covers.
     fn applied(&self) -> Option<LogId> {
         match self {
@@ -131,11 +142,13 @@ impl fmt::Display for Finding {
 /// If a process uses the directory, it has no identity, is another cluster's, or cannot be read.
 pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
     let (_lock, identity) = hold(data_dir)?;
+    let log = check_log(data_dir, identity)?;
+    let of_log = log.as_ref().ok().and_then(Option::as_ref);
     Ok(CheckReport {
         identity,
-        log: check_log(data_dir, identity)?,
-        image: check_image(data_dir, identity.cluster)?,
-        snapshot: check_snapshot(data_dir, identity.cluster)?,
+        image: check_image(data_dir, identity.cluster)?.against(of_log),
+        snapshot: check_snapshot(data_dir, identity.cluster)?.against(of_log),
+        log: log.map(|log| log.map(|log| log.summary())),
     })
 }
 
@@ -154,13 +167,13 @@ pub(super) fn hold(data_dir: &Path) -> Result<(Option<DirLock>, Identity), Stora
 fn check_log(
     data_dir: &Path,
     identity: Identity,
-) -> Result<Result<Option<LogSummary>, LogError>, StorageError> {
+) -> Result<Result<Option<OfflineLog>, LogError>, StorageError> {
     let dir = identity::raft_dir(data_dir);
     if !identity.initialised && RealDisk.names(&dir)?.is_empty() {
         return Ok(Ok(None));
     }
-    match LogStore::check(&dir, identity.cluster.0.to_be_bytes()) {
-        Ok(summary) => Ok(Ok(Some(summary))),
+    match LogStore::open_offline(&RealDisk, &dir, identity.cluster.0.to_be_bytes()) {
+        Ok(log) => Ok(Ok(Some(log))),
         Err(LogError::Io(fault)) => Err(fault.into()),
         Err(damaged @ LogError::Damaged { .. }) => Ok(Err(damaged)),
     }

@@ -19,6 +19,16 @@ const WAY_OUT: &str = "two histories were mixed, or a disk came back older than 
                        was changed here. Keep the data directories of all instances, and compare \
                        them with `EMNetChain check` before any of them starts again";
 
+/// Says what is wrong with an image or a snapshot that was written after entry `at`, where the log
+/// holds `own` at that index.
+pub(super) fn contradiction(at: LogId, own: Option<LogId>) -> Option<String> {
+    let own = own.filter(|own| *own != at)?;
+    Some(format!(
+        "it was written after entry {at}, and the raft log has {own} there: they are of two \
+         histories"
+    ))
+}
+
 /// Knows what was applied here, and which entries the log holds.
 #[derive(Clone, Debug, Default)]
 pub struct LogGuard(Arc<Inner>);

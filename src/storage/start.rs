@@ -10,7 +10,9 @@
 use std::{panic::resume_unwind, path::PathBuf, thread};
 
 use super::{
-    DataDir, LogGuard, StorageError, identity,
+    DataDir, LogGuard, StorageError,
+    guard::contradiction,
+    identity,
     image::{Found, ImageStore, Intact, OpenImage},
     snapshot::{self, SnapshotDir, SnapshotFile, Survey},
 };
@@ -127,12 +129,8 @@ fn refuse_contradictions(
         Err(StorageError::Damaged { path, what, way_out: identity::WAY_OUT })
     };
     for (path, at) in [(dir.registry_dir(), image), (dir.snapshot_dir(), snapshot)] {
-        let Some(at) = at else { continue };
-        if let Some(own) = guard.in_log(at.index).filter(|own| *own != at) {
-            let what = format!(
-                "it was written after entry {at}, and the raft log has {own} there: they are of \
-                 two histories"
-            );
+        let wrong = at.and_then(|at| contradiction(at, guard.in_log(at.index)));
+        if let Some(what) = wrong {
             return refuse(path, what);
         }
     }

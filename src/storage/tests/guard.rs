@@ -13,7 +13,7 @@ use crate::{
     raft::{Entry, Vote},
     registry::Applied,
     storage::{
-        ClusterId, Stores,
+        self, ClusterId, Stores,
         fault::{DataFault, Fault},
         sim_disk::SimDisk,
     },
@@ -196,4 +196,56 @@ async fn a_restart_forgets_nothing_of_it() {
     let sent = [entry(id(3, 4))];
     assert!(opened.stores.guard.check_leader(&leader, Some(own(3)), &sent).is_err());
     opened.assert_refused(opened.disk.operations(), [id(3, 4), own(4)]);
+}
+
+/// A real directory whose entries are of one term, all of them applied.
+async fn directory_of_term(term: u64) -> TempDir {
+    let temp = tempfile::tempdir().unwrap();
+    let (sender, _effects) = mpsc::channel(1000);
+    let (reporter, _) = fault::channel();
+    let cluster = Some(ClusterId(7));
+    let metrics = Metrics::new();
+    let stores = Stores::open(temp.path(), NODE, cluster, sender, &metrics, &reporter).unwrap();
+    let Stores { mut log, mut machine, mut image, .. } = stores;
+    log.save_vote(&Vote::new_committed(term, NODE.0)).await.unwrap();
+    let entries: Vec<_> = (0..WRITTEN).map(|index| entry(id(term, index))).collect();
+    let (flushed, answer) = TypeConfig::oneshot();
+    log.append(entries.clone(), IOFlushed::signal(flushed)).await.unwrap();
+    soon(answer).await.unwrap().unwrap();
+    let entries = entries.into_iter().map(|entry| Ok((entry, None)));
+    machine.apply(futures_util::stream::iter(entries)).await.unwrap();
+    drop((machine, log));
+    soon(image.ended()).await;
+    temp
+}
+
+#[tokio::test]
+async fn two_histories_in_one_directory_are_seen_by_start_check_and_backup() {
+    let (ours, theirs) = (directory_of_term(2).await, directory_of_term(1).await);
+    assert!(!storage::check(ours.path()).unwrap().is_damaged());
+    fs::remove_dir_all(ours.path().join("registry")).unwrap();
+    image::tree::copy(&theirs.path().join("registry"), &ours.path().join("registry")).unwrap();
+
+    let names_both = |text: &str| {
+        let last = WRITTEN - 1;
+        assert!(text.contains(&id(1, last).to_string()), "{text}");
+        assert!(text.contains(&id(2, last).to_string()), "{text}");
+    };
+    let report = storage::check(ours.path()).unwrap();
+    assert!(report.is_damaged());
+    names_both(&report.to_string());
+
+    let file = ours.path().join("it.backup");
+    let error = storage::backup(ours.path(), &file).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    names_both(&error.to_string());
+    assert!(!file.exists());
+
+    let (sender, _effects) = mpsc::channel(1);
+    let (reporter, _) = fault::channel();
+    let error = Stores::open(ours.path(), NODE, None, sender, &Metrics::new(), &reporter);
+    let error = error.unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    names_both(&error.to_string());
+    assert!(ours.path().join("registry").exists(), "nothing is moved");
 }

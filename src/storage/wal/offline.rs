@@ -8,7 +8,7 @@ use super::{
     recover::{Recovered, log_exists, recover},
 };
 use crate::{
-    raft::Entry,
+    raft::{Entry, LogId},
     storage::{
         disk::{Access, Disk},
         fault::DiskFault,
@@ -52,6 +52,11 @@ impl OfflineLog {
             purged: log.purged,
             last: log.last,
         }
+    }
+
+    /// The id of the entry at an index, if the log holds it or purged it last.
+    pub(in crate::storage) fn id_at(&self, index: u64) -> Option<LogId> {
+        self.recovered.log.id_at(index)
     }
 
     /// Hands over the entries from an index on, the oldest first.
