@@ -11,8 +11,10 @@ mod support;
 
 mod cluster {
     mod chains;
+    mod changes;
     mod deaths;
     mod founding;
+    mod identity;
     mod outages;
     mod stopping;
 }

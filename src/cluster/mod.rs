@@ -6,7 +6,8 @@
 //! log short. What commands bring about comes out of the state machine, on every instance, as
 //! [`crate::registry::Applied`].
 //!
-//! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed,
+//! [`found`] is how an instance gets into a cluster; [`greeter`] makes sure of every peer before raft
+//! hears it, and [`gate`] decides whether this instance may take part. [`admin`] how the cluster is changed,
 //! [`lives`] how the clients of an instance that died are set free, and [`backup`] how the registry
 //! is taken out of it while it serves. [`election`] decides when an instance stands for leader.
 //!
@@ -20,18 +21,27 @@ pub mod clock;
 pub mod contact;
 pub mod election;
 pub mod found;
+pub mod gate;
+pub mod greeted;
+pub mod greeter;
 pub mod keeper;
 pub mod lives;
 pub mod network;
+pub mod peers;
+pub mod progress;
 pub mod proposer;
 pub mod rpc;
 pub mod tcp;
 pub mod transport;
+pub mod turned;
 pub mod writer;
 
+mod admit;
 mod node;
 mod pipeline;
 mod status;
+mod trouble;
+mod waiting;
 
 pub use keeper::LogBounds;
 pub use node::{Cluster, ClusterError, ClusterOptions, Started};

@@ -109,6 +109,11 @@ impl Watching {
             ready.set(i64::from(now == Readiness::Ready));
             readiness.send_if_modified(|shown| {
                 let is_new = *shown != now;
+                if let Readiness::NotReady(why) = &now
+                    && is_new
+                {
+                    tracing::warn!("not ready: {why}");
+                }
                 *shown = now;
                 is_new
             });
@@ -121,11 +126,22 @@ impl Watching {
         }
     }
 
+    /// What is waited for at the start.
+    fn starting(&self) -> String {
+        let progress = self.progress.borrow().clone();
+        if progress.is_empty() {
+            let begins = || "it begins to serve".to_owned();
+            self.cluster.trouble().unwrap_or_else(begins)
+        } else {
+            progress
+        }
+    }
+
     fn judge(&self) -> Readiness {
         match *self.phase.borrow() {
-            Phase::Starting => Readiness::NotReady(self.progress.borrow().clone()),
+            Phase::Starting => Readiness::NotReady(self.starting()),
             Phase::Serving => match self.cluster.trouble() {
-                Some(why) => Readiness::NotReady(why.to_owned()),
+                Some(why) => Readiness::NotReady(why),
                 None => Readiness::Ready,
             },
             Phase::Draining | Phase::Stopping => {
