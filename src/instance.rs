@@ -123,7 +123,6 @@ impl Instance {
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
-        let store = stores.log.store();
         let Stores { log, machine, view, image, pulses, cluster, guard, inbox } = stores;
 
         let mut background = JoinSet::new();
@@ -135,7 +134,7 @@ impl Instance {
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
-            store,
+            store: log.store(),
             transport: transport(me, security.as_ref(), &metrics),
             guard,
             inbox,

@@ -158,7 +158,7 @@ impl Cluster {
                 if let Some(turned) = self.greeter.learnt().borrow().turned.clone() {
                     return Err(turned.into());
                 }
-                self.open_gate();
+                self.greeter.gate().open();
             }
             match founding {
                 Founding::Alone(member) => self.found_alone(member).await,
@@ -189,11 +189,6 @@ impl Cluster {
     pub(super) async fn is_founded(&self) -> Result<bool, ClusterError> {
         let known = self.raft.is_initialized().await;
         known.map_err(|error| ClusterError::Raft(error.to_string()))
-    }
-
-    fn open_gate(&self) {
-        self.greeter.gate().open();
-        self.raft.runtime_config().elect(self.may_vote());
     }
 
     /// Greets every other instance that this one has heard of, all at once.
@@ -246,7 +241,7 @@ impl Cluster {
             return founded;
         }
         // It is in the log now, or a leader was quicker and what it sent is.
-        self.open_gate();
+        self.greeter.gate().open();
         Ok(())
     }
 

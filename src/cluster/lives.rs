@@ -66,6 +66,9 @@ impl Cluster {
         if self.view().read(Registry::history) != greeted_with {
             // The history was in the log only, so nothing could be held against it yet.
             self.greet_all(founding).await;
+            if let Some(turned) = self.greeter.learnt().borrow().turned.clone() {
+                return Err(turned.into());
+            }
         }
         self.check_list(founding)?;
         self.settle_member(founding).await?;

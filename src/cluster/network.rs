@@ -227,10 +227,8 @@ impl Peer {
         request: Request,
         option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let vote = match &request {
-            Request::Vote(rpc) => Some(rpc.vote),
-            _ => None, // a pre-vote promises nothing
-        };
+        // A pre-vote promises nothing.
+        let vote = if let Request::Vote(rpc) = &request { Some(rpc.vote) } else { None };
         let Response::Vote(response) = self.call(request, option).await? else {
             return Err(rpc_error(CallError::Mismatched));
         };

@@ -172,8 +172,12 @@ fn an_older_copy_of_a_data_directory_is_refused_by_those_who_remember_more() {
         let members = [0, 1, 2].map(Member);
         drop(chain_through(&members, || cluster.at(other)));
         if leads {
-            // It tells what its own disk has once a second.
-            std::thread::sleep(std::time::Duration::from_millis(2_500));
+            // It hands over, and so acknowledges what another one leads.
+            eventually("it leads no longer", || {
+                let id = other.to_string();
+                (operate(cluster.at(leader), &["transfer-leader", &id]).0 == 0).then_some(())
+            });
+            cluster.wait_ready();
         }
         cluster.kill(goes_back);
         empty(&cluster, goes_back);
