@@ -134,6 +134,7 @@ impl Instance {
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
+            store: log.store(),
             transport: transport(me, security.as_ref(), &metrics),
             guard,
             inbox,
@@ -153,7 +154,7 @@ impl Instance {
         let Listeners { servers, http, raft } = listeners;
         let server = raft
             .zip(security.clone())
-            .map(|(listener, security)| RpcServer::new(listener, me, security, metrics.clone()));
+            .map(|(listener, security)| RpcServer::new(listener, security, metrics.clone()));
         keep(&mut background, &cluster, server, service);
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
@@ -239,7 +240,7 @@ impl Instance {
                 Some(ended) = self.lives.join_next() => match ended {
                     Ok(Ok(())) if self.is_draining() => {}
                     Ok(Ok(())) => break "the proposer ended".to_owned(),
-                    Ok(Err(error @ ClusterError::Forgetful { .. })) => {
+                    Ok(Err(error)) if error.refuses_data() => {
                         tracing::error!("{error}");
                         return Exit::Data;
                     }

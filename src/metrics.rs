@@ -165,7 +165,8 @@ metrics! {
     /// Batches that arrived twice and were applied once.
     raft_duplicates: IntCounter = "emnetchain_raft_duplicate_batches_total";
     /// Connections of other instances that were refused or cut off, by reason: cluster, crowded,
-    /// forged, frame, identity, preamble, target, timeout, tls, version.
+    /// forged, frame, history, identity, preamble, removed, rolled-back, store, target, timeout, tls,
+    /// version.
     raft_refused: IntCounterVec = "emnetchain_raft_refused_total" ["reason"];
     /// Open connections of other instances by kind: append, calls, snapshot.
     raft_connections: IntGaugeVec = "emnetchain_raft_connections" ["kind"];

@@ -13,10 +13,12 @@ mod wrong;
 
 mod cluster {
     mod chains;
+    mod changes;
     mod deaths;
     mod differing;
     mod disks;
     mod founding;
+    mod identity;
     mod outages;
     mod stopping;
 }

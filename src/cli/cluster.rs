@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{call::Instance, say, table::table};
 use crate::{
-    cluster::tcp::certs::make_certs,
+    cluster::{admin::START_EMPTY, tcp::certs::make_certs},
     config::{InitialCluster, Sources, parse_member},
     ids::InstanceId,
     storage::ClusterId,
@@ -36,8 +36,9 @@ pub(super) fn run(
     let get = |path: &str| instance.get(path).map_err(Failure::Instance);
     let post = |action: &str, body: Value| {
         let answer = instance.post(&format!("/api/v1/cluster/{action}"), &body);
-        say(&sentence(&answer.map_err(Failure::Instance)?));
-        Ok(())
+        let done = sentence(&answer.map_err(Failure::Instance)?);
+        say(&done);
+        Ok(done)
     };
     let number = || match operand_text.parse::<u64>() {
         Ok(id) if id > 0 => Ok(id),
@@ -55,16 +56,19 @@ pub(super) fn run(
         }
         "add" => {
             let (id, member) = parse_member(operand_text).map_err(Failure::Usage)?;
-            post("add", json!({"id": id.0, "address": member.raft_addr}))?;
-            say(&start_line(&get("/status")?, id, &member.raft_addr));
+            let done = post("add", json!({"id": id.0, "address": member.raft_addr}))?;
+            // A member that moved has data, and is started as it was.
+            if done.contains(START_EMPTY) {
+                say(&start_line(&get("/status")?, id, &member.raft_addr));
+            }
             Ok(())
         }
         "transfer-leader" => {
             let id = operand.is_some().then(number).transpose()?;
-            post("transfer-leader", json!({"id": id}))
+            post("transfer-leader", json!({"id": id})).map(drop)
         }
-        "drain" => post("drain", json!({})),
-        promote_or_remove => post(promote_or_remove, json!({"id": number()?})),
+        "drain" => post("drain", json!({})).map(drop),
+        promote_or_remove => post(promote_or_remove, json!({"id": number()?})).map(drop),
     }
 }
 
@@ -133,8 +137,7 @@ fn page(status: &Value, with_cluster: bool) -> String {
     if let Some(why) = status["trouble"].as_str() {
         let _ = writeln!(
             page,
-            "\nThis instance answers no client now: {why}. While no majority of the voters runs\n\
-             and reaches each other, no instance does; nothing that was answered is lost."
+            "\nThis instance answers no client now: {why}.\nNothing that was answered is lost."
         );
     } else if with_cluster && *leader != status["node"] {
         let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");
@@ -149,7 +152,7 @@ fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
         format!("{}={}", member["node"], member["address"].as_str().unwrap_or_default())
     });
     format!(
-        "start it with an empty data directory and\n  --node-id {} --raft-addr {address} \
+        "the flags:\n  --node-id {} --raft-addr {address} \
          --cluster-id {} --initial-cluster {}\n",
         id.0,
         status["cluster"].as_str().unwrap_or_default(),

@@ -14,7 +14,14 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
-use super::{Cluster, lives::LOST_AFTER, rpc::CallError, status::silence_of, writer::Leader};
+use super::{
+    Cluster,
+    network::Network,
+    peers::{Peers, Reach},
+    rpc::CallError,
+    status::silence_of,
+    writer::Leader,
+};
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig},
@@ -40,7 +47,15 @@ const LISTEN_MAX: Duration = Duration::from_secs(1);
 /// How long a new leader may take to appear.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
 
-/// How many entries a learner may lag behind and still be promoted.
+/// A voter that has answered no heartbeat for so long is not counted on, neither to lead nor to be
+/// one of a majority; there are ten a second.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// What the answer to an addition says when the instance has no data yet.
+pub const START_EMPTY: &str = "start it with an empty data directory";
+
+/// How many entries a learner may lag behind and still be promoted, and a voter and still be given
+/// the leadership.
 pub const PROMOTE_LAG_MAX: u64 = 1000;
 
 /// A change of the cluster.
@@ -98,13 +113,32 @@ impl Cluster {
 
     async fn change_at(&self, leader: &Leader, change: Change) -> Result<String, ChangeError> {
         if leader.id == self.instance {
-            return carry_out(&self.raft, self.view(), change).await;
+            return self.leading().carry_out(change).await;
         }
         match self.network.change(leader.id, &leader.member, change, PASSED_ON_MAX).await {
             Ok(done) => Ok(done),
             Err(CallError::Failed(why)) => Err(ChangeError::Refused(why)),
             Err(error) => Err(ChangeError::Unknown(format!("leader {}: {error}", leader.id.0))),
         }
+    }
+
+    fn leading(&self) -> Leading<'_> {
+        Leading {
+            raft: &self.raft,
+            view: self.view(),
+            network: &self.network,
+            peers: self.greeter.peers(),
+        }
+    }
+
+    /// Makes the membership say which store bears this instance's number, and where it is reached,
+    /// if it is the only voter. A restored instance has no store in there yet.
+    ///
+    /// # Errors
+    /// If raft does not take it.
+    pub(super) async fn settle_own(&self, member: Member) -> Result<(), ChangeError> {
+        let nodes = BTreeMap::from([(self.instance.0, member)]);
+        apply(&self.raft, ChangeMembers::SetNodes(nodes)).await
     }
 
     /// Gives the leadership away, if this instance has it and somebody can take it.
@@ -116,82 +150,93 @@ impl Cluster {
     }
 }
 
-/// Makes a change where the leader is.
-pub(super) async fn carry_out(
-    raft: &Raft<TypeConfig, StateMachine>,
-    view: &RegistryView,
-    change: Change,
-) -> Result<String, ChangeError> {
-    let making = async {
-        match change {
-            Change::Add { instance, member } => add(raft, view, instance, member).await,
-            Change::Promote(instance) => promote(raft, instance).await,
-            Change::Remove(instance) => remove(raft, instance).await,
-            Change::TransferLeader(to) => transfer(raft, to).await,
-        }
-    };
-    let late = || ChangeError::Unknown("it was not finished in time".to_owned());
-    timeout(CHANGE_MAX, making).await.unwrap_or_else(|_| Err(late()))
+/// What it takes to make a change where the leader is.
+pub(super) struct Leading<'a> {
+    pub(super) raft: &'a Raft<TypeConfig, StateMachine>,
+    pub(super) view: &'a RegistryView,
+    pub(super) network: &'a Network,
+    pub(super) peers: &'a Peers,
 }
 
-async fn add(
-    raft: &Raft<TypeConfig, StateMachine>,
-    view: &RegistryView,
-    instance: InstanceId,
-    member: Member,
-) -> Result<String, ChangeError> {
-    let id = instance.0;
-    let address = member.raft_addr.clone();
-    let nodes = BTreeMap::from([(id, member)]);
-    if find(raft, id).is_some() {
-        apply(raft, ChangeMembers::SetNodes(nodes)).await?;
-        return Ok(format!("instance {id} is now reached at {address}"));
+impl Leading<'_> {
+    /// Makes a change.
+    pub(super) async fn carry_out(&self, change: Change) -> Result<String, ChangeError> {
+        let making = async {
+            match change {
+                Change::Add { instance, member } => self.add(instance, member).await,
+                Change::Promote(instance) => self.promote(instance).await,
+                Change::Remove(instance) => remove(self.raft, instance).await,
+                Change::TransferLeader(to) => self.transfer(to).await,
+            }
+        };
+        let late = || ChangeError::Unknown("it was not finished in time".to_owned());
+        timeout(CHANGE_MAX, making).await.unwrap_or_else(|_| Err(late()))
     }
-    if view.read(|registry| registry.incarnation(instance)).0 > 0 {
-        return Err(ChangeError::Refused(format!(
-            "instance {id} was a member before, and a number is never used twice: give the new \
-             one a number that no instance had"
-        )));
-    }
-    apply(raft, ChangeMembers::AddNodes(nodes)).await?;
-    Ok(format!(
-        "instance {id} at {address} is a learner; `EMNetChain cluster promote {id}` lets it vote \
-         when it has caught up"
-    ))
-}
 
-async fn promote(
-    raft: &Raft<TypeConfig, StateMachine>,
-    instance: InstanceId,
-) -> Result<String, ChangeError> {
-    let id = instance.0;
-    match find(raft, id) {
-        None => return Err(not_a_member(raft, id)),
-        Some(true) => return Ok(format!("instance {id} votes already")),
-        Some(false) => {}
+    async fn transfer(&self, to: Option<InstanceId>) -> Result<String, ChangeError> {
+        let raft = self.raft;
+        let me = *raft.node_id();
+        if to == Some(InstanceId(me)) {
+            return Ok(format!("instance {me} leads"));
+        }
+        let to = match to {
+            Some(to) => self.fit_to_lead(to).await?.0,
+            None => furthest(raft).await.ok_or_else(|| {
+                ChangeError::Refused(format!(
+                    "no other voter is there and has caught up, so instance {me} goes on leading"
+                ))
+            })?,
+        };
+        let asked = raft.trigger().transfer_leader(to).await;
+        asked.map_err(|error| ChangeError::Refused(error.to_string()))?;
+        let taken = raft.wait(Some(TRANSFER_MAX)).current_leader(to, "the transfer").await;
+        taken.map(|_| format!("instance {to} leads")).map_err(|_| {
+            let now = raft.metrics().borrow_watched().current_leader;
+            let leads = now.map_or_else(
+                || "no instance leads at the moment".to_owned(),
+                |leader| format!("instance {leader} leads"),
+            );
+            ChangeError::Refused(format!("instance {to} did not take the leadership; {leads}"))
+        })
     }
-    hear(raft, |heard| heard(id)).await;
-    let lag = {
-        let states = raft.metrics();
-        let now = states.borrow_watched();
-        let reached = now.replication.as_ref().and_then(|known| *known.get(&id)?);
-        reached.map(|at| now.last_log_index.unwrap_or(0).saturating_sub(at.index))
-    };
-    match lag.filter(|_| is_heard(raft, id)) {
-        Some(lag) if lag <= PROMOTE_LAG_MAX => {}
-        Some(lag) => {
+
+    /// Whether a member can take the leadership now.
+    async fn fit_to_lead(&self, to: InstanceId) -> Result<InstanceId, ChangeError> {
+        let (id, raft) = (to.0, self.raft);
+        let me = raft.node_id();
+        match find(raft, id) {
+            Some(true) => {}
+            Some(false) => {
+                return Err(ChangeError::Refused(format!(
+                    "instance {id} does not vote, so it cannot lead; promote it first"
+                )));
+            }
+            None => return Err(not_a_member(raft, id)),
+        }
+        hear(raft, |heard| heard(id), FRESH).await;
+        if !is_heard(raft, id, FRESH) {
             return Err(ChangeError::Refused(format!(
-                "instance {id} is still {lag} entries behind; promote it when it has caught up"
+                "instance {id} is not heard{}, so instance {me} goes on leading",
+                self.why(to)
             )));
         }
-        None => {
-            return Err(ChangeError::Refused(format!(
-                "instance {id} is not reached; start it, and promote it when it has caught up"
-            )));
+        match lag(raft, id) {
+            Some(lag) if lag <= PROMOTE_LAG_MAX => Ok(to),
+            lag => Err(ChangeError::Refused(format!(
+                "instance {id} is {} entries behind, so instance {me} goes on leading; repeat this \
+                 when it has caught up",
+                lag.map_or_else(|| "all".to_owned(), |lag| lag.to_string())
+            ))),
         }
     }
-    apply(raft, ChangeMembers::AddVoterIds([id].into())).await?;
-    Ok(format!("instance {id} votes"))
+
+    /// Why a member is not reached, in parentheses.
+    pub(super) fn why(&self, id: InstanceId) -> String {
+        match self.peers.reach(id) {
+            Reach::Lost(why) | Reach::Refused(why) => format!(" ({why})"),
+            Reach::Untried | Reach::Reached => String::new(),
+        }
+    }
 }
 
 async fn remove(
@@ -208,8 +253,8 @@ async fn remove(
         }
         Some(true) => {
             let rest: Vec<u64> = raft.voter_ids().filter(|voter| *voter != id).collect();
-            hear(raft, |heard| rest.iter().all(|voter| heard(*voter))).await;
-            let heard = rest.iter().filter(|voter| is_heard(raft, **voter)).count();
+            hear(raft, |heard| rest.iter().all(|voter| heard(*voter)), FRESH).await;
+            let heard = rest.iter().filter(|voter| is_heard(raft, **voter, FRESH)).count();
             if 2 * heard <= rest.len() {
                 return Err(ChangeError::Refused(format!(
                     "of the {} voters that would be left only {heard} are there, and nothing \
@@ -224,55 +269,32 @@ async fn remove(
     Ok(format!("instance {id} is no member any more; stop it, and never use its number again"))
 }
 
-async fn transfer(
-    raft: &Raft<TypeConfig, StateMachine>,
-    to: Option<InstanceId>,
-) -> Result<String, ChangeError> {
-    let me = *raft.node_id();
-    let to = match to {
-        Some(to) => to.0,
-        None => furthest(raft).ok_or_else(|| {
-            ChangeError::Refused("no other voter is there to take the leadership".to_owned())
-        })?,
-    };
-    if to == me {
-        return Ok(format!("instance {to} leads"));
-    }
-    match find(raft, to) {
-        Some(true) => {}
-        Some(false) => {
-            return Err(ChangeError::Refused(format!(
-                "instance {to} does not vote, so it cannot lead; promote it first"
-            )));
-        }
-        None => return Err(not_a_member(raft, to)),
-    }
-    let asked = raft.trigger().transfer_leader(to).await;
-    asked.map_err(|error| ChangeError::Refused(error.to_string()))?;
-    let taken = raft.wait(Some(TRANSFER_MAX)).current_leader(to, "the transfer").await;
-    taken.map(|_| format!("instance {to} leads")).map_err(|_| {
-        ChangeError::Refused(format!("instance {to} did not take the leadership; try again"))
-    })
+/// The other voter whose log goes furthest, of those that are heard and have caught up.
+async fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
+    let others = || raft.voter_ids().filter(|id| id != raft.node_id());
+    hear(raft, |heard| others().all(heard), FRESH).await;
+    let fit = others().filter(|id| is_heard(raft, *id, FRESH));
+    let fit = fit.filter_map(|id| Some((lag(raft, id)?, id)));
+    fit.filter(|(lag, _)| *lag <= PROMOTE_LAG_MAX).min().map(|(_, id)| id)
 }
 
-/// The other voter whose log goes furthest.
-fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
-    let voters: Vec<u64> = raft.voter_ids().collect();
+/// How many entries a member lags behind; `None` if it has acknowledged none yet.
+pub(super) fn lag(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<u64> {
     let states = raft.metrics();
     let now = states.borrow_watched();
-    let known = now.replication.as_ref()?;
-    let others = known.iter().filter(|(id, _)| **id != now.id && voters.contains(id));
-    others.max_by_key(|(_, reached)| reached.as_ref().map(|at| at.index)).map(|(id, _)| *id)
+    let reached = now.replication.as_ref().and_then(|known| *known.get(&id)?);
+    reached.map(|at| now.last_log_index.unwrap_or(0).saturating_sub(at.index))
 }
 
 /// Listens for a while until `enough` members are heard: somebody whom a new leader has not heard
 /// yet need not be away.
-async fn hear(
+pub(super) async fn hear(
     raft: &Raft<TypeConfig, StateMachine>,
     enough: impl Fn(&dyn Fn(u64) -> bool) -> bool,
+    within: Duration,
 ) {
     let listen = async {
-        while !enough(&|id| is_heard(raft, id)) {
+        while !enough(&|id| is_heard(raft, id, within)) {
             sleep(PAUSE).await;
         }
     };
@@ -280,15 +302,22 @@ async fn hear(
     drop(timeout(LISTEN_MAX, listen).await);
 }
 
-/// Whether the leader has lately heard from a member.
-fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> bool {
+/// Whether the leader has heard from a member for less than so long ago.
+pub(super) fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64, within: Duration) -> bool {
     let states = raft.metrics();
     let now = states.borrow_watched();
-    id == now.id || silence_of(&now, id).is_some_and(|silence| silence < LOST_AFTER)
+    id == now.id || silence_of(&now, id).is_some_and(|silence| silence < within)
+}
+
+/// A member as the membership has it.
+pub(super) fn node(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<Member> {
+    let states = raft.metrics();
+    let now = states.borrow_watched();
+    now.membership_config.membership().get_node(&id).cloned()
 }
 
 /// Whether a member votes; `None` if it is none.
-fn find(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<bool> {
+pub(super) fn find(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<bool> {
     let states = raft.metrics();
     let now = states.borrow_watched();
     let membership = now.membership_config.membership();
@@ -296,7 +325,7 @@ fn find(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<bool> {
     Some(membership.voter_ids().any(|voter| voter == id))
 }
 
-fn not_a_member(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> ChangeError {
+pub(super) fn not_a_member(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> ChangeError {
     let members: Vec<String> = {
         let states = raft.metrics();
         let now = states.borrow_watched();
@@ -305,7 +334,7 @@ fn not_a_member(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> ChangeError {
     ChangeError::Refused(format!("{id} is no member; members are {}", members.join(", ")))
 }
 
-async fn apply(
+pub(super) async fn apply(
     raft: &Raft<TypeConfig, StateMachine>,
     change: ChangeMembers<u64, Member>,
 ) -> Result<(), ChangeError> {

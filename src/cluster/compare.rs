@@ -226,7 +226,7 @@ impl Cluster {
             let next = if replaced { Accord::default() } else { accord.after(verdict) };
             let is_new = *accord != next;
             if is_new {
-                self.announce(*accord, next);
+                self.note_accord(*accord, next);
                 if matches!(next, Accord::Differs { .. }) {
                     // Otherwise it would raise doubts in those that are right, once some are away.
                     self.view().disown();
@@ -238,7 +238,7 @@ impl Cluster {
         if replaced { Verdict::Nothing } else { verdict }
     }
 
-    fn announce(&self, before: Accord, now: Accord) {
+    fn note_accord(&self, before: Accord, now: Accord) {
         self.metrics.replicas_differ.set(i64::from(now.trouble().is_some()));
         match (before.trouble(), now.trouble()) {
             (_, Some(why)) => tracing::error!("leaving service: {why}"),

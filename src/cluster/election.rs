@@ -164,7 +164,7 @@ impl Cluster {
         let membership = now.membership_config.membership();
         let leads = now.state == ServerState::Leader;
         // A vote that cannot be made durable is none, and raft would wait for it.
-        if leads || !self.may_stand() || self.pulses.log.stuck().is_some() {
+        if leads || !self.may_vote() || self.pulses.log.stuck().is_some() {
             Part::None
         } else if membership.voter_ids().eq([self.instance.0]) {
             Part::OnlyVoter
@@ -173,11 +173,6 @@ impl Cluster {
         } else {
             Part::None
         }
-    }
-
-    /// Whether this instance's store may vote, and so stand.
-    fn may_stand(&self) -> bool {
-        self.gate.is_open()
     }
 }
 

@@ -1,114 +1,187 @@
-//! How an instance with an empty log gets into a cluster: it founds one with the others, or it is
-//! taken in by one that exists.
+//! How an instance with an empty log gets into a cluster: it founds one with the others, or it joins
+//! one that exists.
 //!
-//! All instances of a new cluster are started with the same list of members. Each asks the others
-//! how they stand ([`Standing`]). When nobody is in a cluster yet and a majority answers, everybody
-//! founds the same cluster, and raft makes one of them. An instance that is not on its own list, or
-//! hears of a cluster that exists, waits to be taken in by its leader.
+//! # Founding
 //!
-//! An instance that has voted must never forget its votes. So one with an empty log is turned away
-//! if it has lived in that cluster before: its disk was lost, and it must come back under a number
-//! that nobody had. Until that is clear its [`Gate`] is closed, and raft is deaf.
+//! All instances of a new cluster are started with the same list of members. The founding entry
+//! names them all, each with the store in its data directory, and there is one such entry in the
+//! world:
+//!
+//! - Only the listed member with the lowest number decides on it, and only when *every* other listed
+//!   member answers that its log is empty and its list the same. A majority would not do: two of
+//!   three could found while the third one's disk is the only one that remembers an earlier
+//!   founding.
+//! - The others never decide. They copy that entry from a member that has it, and only if it names
+//!   their own store. So the entry was decided on one disk, once; if that disk is lost, the number
+//!   comes back with another store, which none of the copies names.
+//!
+//! One that is missing is waited for and named. The way out is to start it, or to start the others
+//! with a shorter list and to add it later. The first leader then gives the history a random name
+//! ([`Command::Found`](crate::registry::Command::Found)), so two clusters never share a history,
+//! whatever their lists say.
+//!
+//! # Joining
+//!
+//! An instance whose number no entry has named waits until an operator adds it. A number that the
+//! membership names with this very store, or without a store, is waited for by the leader: the gate
+//! opens ([`greeter`](super::greeter)), and the leader sends what the log holds. A number that
+//! belongs to another store, or whose instance has served clients, has lost its disk: it ends, and
+//! needs a new number.
+//!
+//! # Coming back
+//!
+//! An instance with data greets all others before its gate opens, for a short while; those that do
+//! not answer do not hold it up. If one of them remembers more of this store than it holds, or has
+//! another history, the instance ends before it has voted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures_util::future::join_all;
+use openraft::{Raft, async_runtime::WatchReceiver};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
-use super::{Cluster, ClusterError};
-use crate::{clock, ids::InstanceId, raft::Member};
+use super::{
+    Cluster, ClusterError, greeter::Greeter, rpc::hello::Known, turned::Turned, waiting::Waiting,
+};
+use crate::{
+    ids::{InstanceId, StoreId},
+    raft::{Member, TypeConfig},
+    storage::StateMachine,
+};
 
 /// How often the others are asked.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long an answer may take.
+/// How long an answer may take, and how long all greetings of a start may take together.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How long those that do not answer are waited for when a majority has.
-const ABSENT_MAX: Duration = Duration::from_secs(3);
-
 /// How one instance stands to the cluster, as it tells another that wants to get in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
-    /// Whether it is in a cluster.
-    pub founded: bool,
-    /// Whether the one that asks has lived in that cluster.
-    pub known: bool,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Standing {
+    /// Its log is empty.
+    Empty {
+        /// Its store.
+        store: StoreId,
+        /// The list that it was started with: numbers and addresses.
+        list: BTreeMap<InstanceId, String>,
+    },
+    /// It is in a cluster.
+    Founded {
+        /// Its store.
+        store: StoreId,
+        /// What it knows of the number of the one that asks.
+        known: Known,
+        /// The founding entry, while no later entry has changed the membership.
+        first: Option<BTreeMap<InstanceId, Member>>,
+    },
 }
 
-/// Whether raft may hear the others: not before it is known that this instance has forgotten
-/// nothing. Clones share it; it begins closed, and never closes again.
-#[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<AtomicBool>);
-
-impl Gate {
-    /// Whether it is open.
-    pub fn is_open(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+impl Standing {
+    /// How this instance stands, as it tells `peer`.
+    ///
+    /// # Errors
+    /// If it cannot say so yet.
+    pub(super) async fn of(
+        raft: &Raft<TypeConfig, StateMachine>,
+        greeter: &Greeter,
+        peer: InstanceId,
+    ) -> Result<Self, String> {
+        let store = greeter.store();
+        let founded = raft.is_initialized().await.map_err(|error| error.to_string())?;
+        let states = raft.metrics();
+        let membership = states.borrow_watched().membership_config.clone();
+        if !founded {
+            let list = greeter.list().ok_or("this instance is starting")?;
+            return Ok(Self::Empty { store, list });
+        }
+        let is_first = membership.log_id().is_some_and(|id| id.index == 0);
+        let nodes = membership.membership().nodes();
+        let first: BTreeMap<_, _> =
+            nodes.map(|(id, member)| (InstanceId(*id), member.clone())).collect();
+        Ok(Self::Founded { store, known: greeter.known(peer), first: is_first.then_some(first) })
     }
 
-    /// Opens it.
-    pub fn open(&self) {
-        self.0.store(true, Ordering::Release);
+    /// The store of the one that says so.
+    pub fn store(&self) -> StoreId {
+        match self {
+            Self::Empty { store, .. } | Self::Founded { store, .. } => *store,
+        }
     }
 }
 
-/// Whom an instance with an empty log looks for.
+/// The members that an instance with an empty log looks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Founding {
-    /// Nobody: it is the first member of a cluster of its own, and is reached like this.
+    /// None: it is the first member of a cluster of its own, and is reached like this.
     Alone(Member),
     /// These, by their numbers.
     With(BTreeMap<InstanceId, Member>),
 }
 
-/// What the others said.
-#[derive(Debug, Default)]
-struct Heard {
-    /// Not in a cluster yet.
-    empty: BTreeSet<InstanceId>,
-    /// In a cluster that does not know us.
-    founded: BTreeSet<InstanceId>,
-    /// In a cluster in which we have lived.
-    known_by: Option<InstanceId>,
+impl Founding {
+    /// The list by numbers and addresses.
+    pub(in super::super) fn list(&self, me: InstanceId) -> BTreeMap<InstanceId, String> {
+        match self {
+            Self::Alone(member) => BTreeMap::from([(me, member.raft_addr.clone())]),
+            Self::With(members) => addresses(members),
+        }
+    }
 }
 
+pub(super) fn addresses(members: &BTreeMap<InstanceId, Member>) -> BTreeMap<InstanceId, String> {
+    members.iter().map(|(id, member)| (*id, member.raft_addr.clone())).collect()
+}
+
+/// What the others answered.
+pub(super) type Answers = BTreeMap<InstanceId, Result<Standing, String>>;
+
 impl Cluster {
-    /// Gets this instance into a cluster, unless it is in one. `progress` tells people what is
-    /// waited for.
+    /// Gets this instance into a cluster, unless it is in one; then makes sure that it may go on.
+    /// `progress` tells people what is waited for.
     ///
     /// # Errors
-    /// If this instance has lived in the cluster before and lost its log, or raft stops.
+    /// If this instance's votes are lost, or its data cannot be one with the others', or raft stops.
     pub async fn found(
         &self,
         founding: Founding,
         progress: &watch::Sender<String>,
     ) -> Result<(), ClusterError> {
-        let founded = self.is_founded().await?;
-        if founded {
-            self.gate.open();
-        }
-        match founding {
-            Founding::Alone(member) => {
-                if !founded {
-                    self.initialise(BTreeMap::from([(self.instance.0, member)])).await?;
+        self.greeter.set_list(founding.list(self.instance));
+        let finding = async {
+            if self.is_founded().await? {
+                progress.send_replace("greeting the other instances".to_owned());
+                self.greet_all(&founding).await;
+                if let Some(turned) = self.greeter.learnt().borrow().turned.clone() {
+                    return Err(turned.into());
                 }
-                if self.raft.voter_ids().eq([self.instance.0]) {
-                    // Nobody else can lead; there is no election timeout to wait out.
-                    let elected = self.raft.trigger().elect(false).await;
-                    elected.map_err(|error| ClusterError::Raft(error.to_string()))?;
-                }
-                Ok(())
+                self.greeter.gate().open();
             }
-            Founding::With(members) => self.found_with(members, progress).await,
+            match founding {
+                Founding::Alone(member) => self.found_alone(member).await,
+                Founding::With(members) => self.found_with(members, progress).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            turned = self.turned() => Err(turned.into()),
+            found = finding => found,
+        }
+    }
+
+    /// Waits until it turns out that this instance cannot go on with its data directory.
+    pub async fn turned(&self) -> Turned {
+        let mut learnt = self.greeter.learnt();
+        loop {
+            if let Some(turned) = learnt.borrow_and_update().turned.clone() {
+                return turned;
+            }
+            if learnt.changed().await.is_err() {
+                std::future::pending::<()>().await; // this instance keeps it, so it never ends
+            }
         }
     }
 
@@ -118,10 +191,58 @@ impl Cluster {
         known.map_err(|error| ClusterError::Raft(error.to_string()))
     }
 
-    async fn initialise(&self, members: BTreeMap<u64, Member>) -> Result<(), ClusterError> {
-        self.gate.open();
-        let founded = self.raft.initialize(members).await;
-        founded.map_err(|error| ClusterError::Found(error.to_string()))
+    /// Greets every other instance that this one has heard of, all at once.
+    pub(super) async fn greet_all(&self, founding: &Founding) {
+        let mut others = self.members();
+        if let Founding::With(listed) = founding {
+            for (id, member) in listed {
+                others.entry(*id).or_insert_with(|| member.clone());
+            }
+        }
+        others.remove(&self.instance);
+        let greeting = others.iter().map(|(id, member)| self.announce(*id, member, ANSWER_MAX));
+        let _ = timeout(ANSWER_MAX, join_all(greeting)).await;
+    }
+
+    /// Tells a member how this instance is now, and judges it by its answer.
+    pub(super) async fn announce(&self, id: InstanceId, member: &Member, within: Duration) {
+        let facts = self.greeter.facts_for(id);
+        match self.network.announce(id, member, facts, within).await {
+            Ok(facts) => {
+                if self.greeter.meet_again(id, &facts).is_err() {
+                    self.network.forget(id);
+                }
+            }
+            // Why it is not reached is known to the connection that was tried.
+            Err(error) => tracing::debug!(peer = id.0, %error, "no answer"),
+        }
+    }
+
+    async fn found_alone(&self, member: Member) -> Result<(), ClusterError> {
+        if !self.is_founded().await? {
+            let member = Member { store: Some(self.greeter.store()), ..member };
+            self.initialise(BTreeMap::from([(self.instance, member)])).await?;
+        }
+        if self.raft.voter_ids().eq([self.instance.0]) {
+            // No other instance can lead; there is no election timeout to wait out.
+            let elected = self.raft.trigger().elect(false).await;
+            elected.map_err(|error| ClusterError::Raft(error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the founding entry the first one of this instance's log.
+    async fn initialise(&self, members: BTreeMap<InstanceId, Member>) -> Result<(), ClusterError> {
+        let nodes: BTreeMap<u64, Member> =
+            members.into_iter().map(|(id, member)| (id.0, member)).collect();
+        let founded = self.raft.initialize(nodes).await;
+        let founded = founded.map_err(|error| ClusterError::Found(error.to_string()));
+        if founded.is_err() && !self.is_founded().await? {
+            return founded;
+        }
+        // It is in the log now, or a leader was quicker and what it sent is.
+        self.greeter.gate().open();
+        Ok(())
     }
 
     async fn found_with(
@@ -129,76 +250,142 @@ impl Cluster {
         members: BTreeMap<InstanceId, Member>,
         progress: &watch::Sender<String>,
     ) -> Result<(), ClusterError> {
-        let mut quorum_since: Option<Instant> = None;
         loop {
             if self.is_founded().await? {
                 return Ok(());
             }
-            let heard = self.ask_all(&members).await;
-            if let Some(by) = heard.known_by {
-                return Err(ClusterError::Forgetful { instance: self.instance, by });
+            let answers = self.ask_all(&members).await;
+            if let Some(first) = self.founding_entry(&members, &answers) {
+                return self.initialise(first).await;
             }
-            let listed = members.contains_key(&self.instance);
-            let others = members.keys().filter(|id| **id != self.instance).count();
-            let is_majority = 2 * (heard.empty.len() + 1) > members.len();
-            if !heard.founded.is_empty() {
-                self.gate.open();
-                quorum_since = None;
-            } else if !listed {
-                quorum_since = None;
-            } else if is_majority {
-                let since = *quorum_since.get_or_insert_with(clock::now);
-                if heard.empty.len() == others || clock::now() - since >= ABSENT_MAX {
-                    let members = members.into_iter().map(|(id, member)| (id.0, member));
-                    return match self.initialise(members.collect()).await {
-                        // A leader was quicker than we.
-                        Err(_) if self.is_founded().await? => Ok(()),
-                        result => result,
-                    };
-                }
-            }
-            progress.send_replace(self.waiting_text(&members, &heard, listed));
+            let learnt = self.greeter.learnt().borrow().clone();
+            let waiting = Waiting { me: self.instance, members: &members, answers: &answers };
+            progress.send_replace(waiting.text(&learnt, self.greeter.gate().is_open()));
             tokio::time::sleep(ASK_EVERY).await;
         }
     }
 
-    async fn ask_all(&self, members: &BTreeMap<InstanceId, Member>) -> Heard {
+    async fn ask_all(&self, members: &BTreeMap<InstanceId, Member>) -> Answers {
         let others = members.iter().filter(|(id, _)| **id != self.instance);
         let asking = others.map(|(id, member)| async move {
-            (*id, self.network.introduce(*id, member, ANSWER_MAX).await)
+            let answer = self.network.introduce(*id, member, ANSWER_MAX).await;
+            (*id, answer.map_err(|error| error.to_string()))
         });
-        let mut heard = Heard::default();
-        for (id, answer) in join_all(asking).await {
-            match answer {
-                Ok(Standing { founded: false, .. }) => drop(heard.empty.insert(id)),
-                Ok(Standing { known: false, .. }) => drop(heard.founded.insert(id)),
-                Ok(Standing { known: true, .. }) => heard.known_by = Some(id),
-                Err(error) => tracing::debug!(instance = id.0, %error, "no answer"),
-            }
-        }
-        heard
+        join_all(asking).await.into_iter().collect()
     }
 
-    fn waiting_text(
+    /// The founding entry, if one was decided on and names this store, or if it is on this instance
+    /// to decide.
+    fn founding_entry(
         &self,
         members: &BTreeMap<InstanceId, Member>,
-        heard: &Heard,
-        listed: bool,
-    ) -> String {
-        let me = self.instance.0;
-        if !heard.founded.is_empty() && listed {
-            return "the cluster exists; waiting for its leader".to_owned();
+        answers: &Answers,
+    ) -> Option<BTreeMap<InstanceId, Member>> {
+        let mine = (self.instance, self.greeter.store());
+        entry_to_copy(mine, answers).or_else(|| entry_to_decide(mine, members, answers))
+    }
+}
+
+/// The founding entry that a member has, if it names this store.
+fn entry_to_copy(
+    (me, store): (InstanceId, StoreId),
+    answers: &Answers,
+) -> Option<BTreeMap<InstanceId, Member>> {
+    answers.values().find_map(|answer| match answer {
+        Ok(Standing::Founded { first: Some(first), .. }) => {
+            first.get(&me).is_some_and(|named| named.store == Some(store)).then(|| first.clone())
         }
-        if !listed {
-            return format!(
-                "waiting to be taken in; on a member: EMNetChain cluster add {me}=HOST:PORT"
-            );
+        Ok(Standing::Founded { first: None, .. } | Standing::Empty { .. }) | Err(_) => None,
+    })
+}
+
+/// The founding entry, if this instance has the lowest number of its list and every other listed one
+/// is there, empty and of the same list.
+fn entry_to_decide(
+    (me, store): (InstanceId, StoreId),
+    members: &BTreeMap<InstanceId, Member>,
+    answers: &Answers,
+) -> Option<BTreeMap<InstanceId, Member>> {
+    if members.first_key_value()?.0 != &me {
+        return None;
+    }
+    let expected = addresses(members);
+    let store_of = |id: &InstanceId| match answers.get(id) {
+        None if *id == me => Some(store),
+        Some(Ok(Standing::Empty { store, list })) if *list == expected => Some(*store),
+        Some(_) | None => None,
+    };
+    let entry: Option<BTreeMap<_, _>> = members
+        .iter()
+        .map(|(id, member)| Some((*id, Member { store: Some(store_of(id)?), ..member.clone() })))
+        .collect();
+    // Two numbers with one store are one data directory, copied.
+    let stores: BTreeSet<_> =
+        entry.iter().flatten().filter_map(|(_, member)| member.store).collect();
+    entry.filter(|entry| stores.len() == entry.len())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) type Members = BTreeMap<InstanceId, Member>;
+
+    pub(in super::super) fn list(ids: &[u64]) -> Members {
+        ids.iter().map(|id| (InstanceId(*id), Member::at(format!("host-{id}:7000")))).collect()
+    }
+
+    pub(in super::super) fn empty(store: u128, ids: &[u64]) -> Result<Standing, String> {
+        Ok(Standing::Empty { store: StoreId(store), list: addresses(&list(ids)) })
+    }
+
+    fn founded(first: Option<Members>) -> Result<Standing, String> {
+        Ok(Standing::Founded { store: StoreId(1), known: Known::Unknown, first })
+    }
+
+    pub(in super::super) fn answers(of: &[(u64, Result<Standing, String>)]) -> Answers {
+        of.iter().map(|(id, answer)| (InstanceId(*id), answer.clone())).collect()
+    }
+
+    fn mine(id: u64) -> (InstanceId, StoreId) {
+        (InstanceId(id), StoreId(u128::from(id) * 10))
+    }
+
+    #[test]
+    fn the_lowest_number_decides_when_all_are_there_and_empty() {
+        let (three, ids) = (list(&[1, 2, 3]), [1, 2, 3]);
+        let all = answers(&[(2, empty(20, &ids)), (3, empty(30, &ids))]);
+        let entry = entry_to_decide(mine(1), &three, &all).unwrap();
+        let stores: Vec<_> = entry.values().map(|member| member.store.unwrap().0).collect();
+        assert_eq!(stores, [10, 20, 30]);
+        assert_eq!(entry[&InstanceId(2)].raft_addr, "host-2:7000");
+
+        assert_eq!(entry_to_decide(mine(2), &three, &all), None, "only the lowest decides");
+        for short in [
+            answers(&[(2, empty(20, &ids))]),
+            answers(&[(2, empty(20, &ids)), (3, Err("gone".to_owned()))]),
+            answers(&[(2, empty(20, &ids)), (3, empty(30, &[1, 3]))]),
+            answers(&[(2, empty(20, &ids)), (3, founded(None))]),
+            answers(&[(2, empty(20, &ids)), (3, empty(20, &ids))]),
+        ] {
+            assert_eq!(entry_to_decide(mine(1), &three, &short), None, "{short:?}");
         }
-        let absent = members.iter().filter(|(id, _)| {
-            id.0 != me && !heard.empty.contains(id) && !heard.founded.contains(id)
-        });
-        let absent: Vec<String> =
-            absent.map(|(id, member)| format!("{} ({})", id.0, member.raft_addr)).collect();
-        format!("founding the cluster: waiting for {}", absent.join(", "))
+        assert_eq!(entry_to_decide(mine(4), &three, &all), None, "it is not on its list");
+    }
+
+    #[test]
+    fn an_entry_that_was_decided_on_is_copied_by_the_stores_that_it_names() {
+        let named = |stores: [u128; 2]| {
+            let members = list(&[1, 2]).into_iter().zip(stores);
+            let with =
+                |((id, member), store)| (id, Member { store: Some(StoreId(store)), ..member });
+            members.map(with).collect::<Members>()
+        };
+        let first = named([10, 20]);
+        let heard = answers(&[(1, founded(Some(first.clone())))]);
+        assert_eq!(entry_to_copy(mine(2), &heard), Some(first));
+        let other = answers(&[(1, founded(Some(named([10, 21]))))]);
+        assert_eq!(entry_to_copy(mine(2), &other), None, "it names a store that was lost");
+        assert_eq!(entry_to_copy(mine(2), &answers(&[(1, founded(None))])), None);
     }
 }

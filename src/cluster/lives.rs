@@ -11,11 +11,14 @@
 
 use std::time::{Duration, Instant};
 
-use openraft::{ServerState, async_runtime::WatchReceiver};
+use openraft::{
+    ServerState,
+    async_runtime::{AsyncRuntime as _, WatchReceiver},
+};
+use rand::RngExt as _;
 
 use super::{
     Cluster, ClusterError,
-    admin::Change,
     compare::UNFIT,
     found::Founding,
     proposer::{WriteError, Writer, Written},
@@ -23,9 +26,10 @@ use super::{
 };
 use crate::{
     clock,
-    ids::{Incarnation, InstanceId},
+    ids::{HistoryId, Incarnation, InstanceId},
     raft::Member,
-    registry::{Command, Policy},
+    registry::{Command, Policy, Registry},
+    runtime::Runtime,
 };
 
 /// An instance that the leader has not heard from for so long is taken for dead. Its clients have
@@ -58,28 +62,62 @@ impl Cluster {
     /// # Errors
     /// If raft has stopped, or does not take the address.
     pub async fn settle(&self, founding: &Founding, policy: Policy) -> Result<(), ClusterError> {
+        let greeted_with = self.view().read(Registry::history);
         self.catch_up().await?;
-        if let Founding::Alone(member) = founding {
-            self.settle_address(member).await?;
+        if self.view().read(Registry::history) != greeted_with {
+            // The history was in the log only, so nothing could be held against it yet.
+            self.greet_all(founding).await;
+            if let Some(turned) = self.greeter.learnt().borrow().turned.clone() {
+                return Err(turned.into());
+            }
         }
+        self.check_list(founding)?;
+        self.settle_member(founding).await?;
+        if self.view().read(|registry| registry.history().is_none()) {
+            // Each member may propose a name; the first one in the log stays.
+            let history = HistoryId(Runtime::thread_rng().random());
+            self.insist(Command::Found { history }).await?;
+        }
+        self.greeter.settled();
         if self.view().read(|registry| *registry.policy() != policy) {
             self.insist(Command::SetPolicy(policy)).await?;
         }
         Ok(())
     }
 
-    async fn settle_address(&self, member: &Member) -> Result<(), ClusterError> {
-        let (known, alone) = {
-            let states = self.raft.metrics();
-            let now = states.borrow_watched();
-            let membership = now.membership_config.membership();
-            let alone = membership.voter_ids().eq([self.instance.0]);
-            (membership.get_node(&self.instance.0).cloned(), alone)
-        };
-        if alone && known.as_ref() != Some(member) && !member.raft_addr.is_empty() {
-            let change = Change::Add { instance: self.instance, member: member.clone() };
-            let changed = self.change(change).await;
-            changed.map_err(|error| ClusterError::Found(error.to_string()))?;
+    /// Holds the list that this instance was started with against its history: it must name nothing
+    /// that this history never knew. A list from before an addition or a removal is fine.
+    fn check_list(&self, founding: &Founding) -> Result<(), ClusterError> {
+        let Founding::With(list) = founding else { return Ok(()) };
+        let members = self.members();
+        let stranger = self.view().read(|registry| {
+            let known = |id| members.contains_key(&id) || registry.instance(id).is_some();
+            list.iter().find(|(id, _)| !known(**id))
+        });
+        match stranger {
+            Some((id, member)) => {
+                Err(ClusterError::Stranger { id: *id, address: member.raft_addr.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the membership name this instance's store, and its address if it was started alone,
+    /// while it is the only voter.
+    async fn settle_member(&self, founding: &Founding) -> Result<(), ClusterError> {
+        if !self.raft.voter_ids().eq([self.instance.0]) {
+            return Ok(());
+        }
+        let known = self.members().remove(&self.instance).unwrap_or_default();
+        let mut member = Member { store: Some(self.greeter.store()), ..known.clone() };
+        if let Founding::Alone(given) = founding
+            && !given.raft_addr.is_empty()
+        {
+            member.raft_addr.clone_from(&given.raft_addr);
+        }
+        if member != known {
+            let settled = self.settle_own(member).await;
+            settled.map_err(|error| ClusterError::Found(error.to_string()))?;
         }
         Ok(())
     }

@@ -22,9 +22,11 @@ use openraft::{
 use super::{
     admin::Change,
     found::Standing,
+    peers::Peers,
     pipeline::{AppendResults, Pipeline},
+    progress::Progress,
     proposer::{WriteError, Written},
-    rpc::{CallError, Link, Request, Response, snapshot},
+    rpc::{CallError, Link, Request, Response, hello::Facts, snapshot},
     transport::{Lane, Transport},
 };
 use crate::{
@@ -38,12 +40,15 @@ use crate::{
 /// other end syncs its disk first.
 const APPEND_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// The ways to the other members; clones share them.
+/// The ways to the other members; clones share them. Where a member is, the transport knows better
+/// than openraft, which keeps the address that a member had when it first spoke to it.
 #[derive(Clone)]
 pub struct Network {
     transport: Arc<dyn Transport>,
-    /// One way to each member for calls. A member that moved gets a new one.
+    /// One way to each member for calls.
     calls: Arc<Mutex<Ways>>,
+    /// Told what the others acknowledge.
+    peers: Peers,
 }
 
 type Ways = BTreeMap<InstanceId, (Member, Arc<Link>)>;
@@ -56,8 +61,8 @@ impl std::fmt::Debug for Network {
 
 impl Network {
     /// A network over the given transport.
-    pub fn new(transport: Arc<dyn Transport>) -> Self {
-        Self { transport, calls: Arc::default() }
+    pub fn new(transport: Arc<dyn Transport>, peers: Peers) -> Self {
+        Self { transport, calls: Arc::default(), peers }
     }
 
     /// Has the leader write commands, and waits until they are applied there, at most that long.
@@ -91,6 +96,45 @@ impl Network {
         within: Duration,
     ) -> Result<Standing, CallError> {
         let answer = self.calls(target, member).call(&Request::Introduce, within).await?;
+        let Response::Introduced(standing) = answer else { return Err(CallError::Mismatched) };
+        Ok(standing)
+    }
+
+    /// Tells another instance how this one is now, and hears the same of it.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn announce(
+        &self,
+        target: InstanceId,
+        member: &Member,
+        facts: Facts,
+        within: Duration,
+    ) -> Result<Facts, CallError> {
+        let answer = self.calls(target, member).call(&Request::Announce(facts), within).await?;
+        let Response::Announced(facts) = answer else { return Err(CallError::Mismatched) };
+        Ok(facts)
+    }
+
+    /// Gives up the connection for calls to an instance; the next call opens another one.
+    pub fn forget(&self, target: InstanceId) {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
+    }
+
+    /// Asks an instance at an address where it is not known to be yet, over a connection of its
+    /// own, how it stands.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn look_for(
+        &self,
+        target: InstanceId,
+        member: &Member,
+        within: Duration,
+    ) -> Result<Standing, CallError> {
+        let transport = self.transport.exactly().unwrap_or_else(|| Arc::clone(&self.transport));
+        let link = Link::new(transport, target, member.clone(), Lane::Calls);
+        let answer = link.call(&Request::Introduce, within).await?;
         let Response::Introduced(standing) = answer else { return Err(CallError::Mismatched) };
         Ok(standing)
     }
@@ -198,9 +242,14 @@ impl Peer {
         request: Request,
         option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        // A pre-vote promises nothing.
+        let vote = if let Request::Vote(rpc) = &request { Some(rpc.vote) } else { None };
         let Response::Vote(response) = self.call(request, option).await? else {
             return Err(rpc_error(CallError::Mismatched));
         };
+        if let Some(vote) = vote.filter(|_| response.vote_granted) {
+            self.network.peers.acknowledged(self.target, Progress::of_vote(vote));
+        }
         Ok(response)
     }
 
@@ -245,7 +294,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let (link, within) = self.append_link(&option);
-        let results = Pipeline::new(link, within, input.boxed()).into_results();
+        let (peers, target) = (self.network.peers.clone(), self.target);
+        let note = move |progress| peers.acknowledged(target, progress);
+        let results = Pipeline::new(link, within, input.boxed(), note).into_results();
         Box::pin(std::future::ready(Ok(results)))
     }
 

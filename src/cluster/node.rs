@@ -2,29 +2,42 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use openraft::{
-    Config, Raft, ServerState, SnapshotPolicy, async_runtime::WatchReceiver,
+    Config, Raft, RaftMetrics, ServerState, SnapshotPolicy, async_runtime::WatchReceiver,
     storage::RaftLogStorage,
 };
+use tokio::time::sleep;
 
 use super::{
     compare::Standing,
     contact::Contact,
     election::{LEASE, QUIET_TURN, VOTE_MAX},
-    found::Gate,
+    gate,
+    greeted::Greeted,
+    greeter::{Greeter, Roster},
     keeper::LogBounds,
     network::Network,
+    progress::{self, Progress},
     proposer::{Proposer, WriteError},
     rpc::{Service, ServiceOptions},
-    transport::Transport,
+    transport::{NodeName, Transport},
+    turned::Turned,
     writer::{LocalWriter, Router},
 };
 use crate::{
-    ids::{Incarnation, InstanceId},
+    ids::{Incarnation, InstanceId, StoreId},
     metrics::Metrics,
     raft::TypeConfig,
+    registry::Rules,
     storage::{ClusterId, LogGuard, Pulse, Pulses, RegistryView, SnapshotInbox, StateMachine},
 };
+
+/// How often an instance tells the others what it vouches for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long they may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
 
 /// What an instance needs to be a member.
 pub struct ClusterOptions {
@@ -32,6 +45,8 @@ pub struct ClusterOptions {
     pub cluster: ClusterId,
     /// This instance; also its raft node id.
     pub instance: InstanceId,
+    /// The store in its data directory.
+    pub store: StoreId,
     /// How it reaches the others.
     pub transport: Arc<dyn Transport>,
     /// Checks what leaders send against what was applied here.
@@ -55,18 +70,22 @@ impl std::fmt::Debug for ClusterOptions {
 /// Why this instance cannot be a member.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    /// Its log is empty, though it has lived in the cluster: its disk was lost.
+    /// It cannot go on with its data directory.
+    #[error(transparent)]
+    Turned(#[from] Turned),
+    /// Its list names instances of another cluster.
     #[error(
-        "the data directory is empty, but instance {by} remembers an instance {instance}: its \
-         votes are lost, so the number cannot be used again; give this instance a number that \
-         nobody had, `EMNetChain cluster add` it and `EMNetChain cluster remove {instance}`",
-        by = by.0, instance = instance.0
+        "--initial-cluster names instance {id} ({address}), which this history never knew: the list \
+         and the data directory belong to different clusters; give the list of this one \
+         (`EMNetChain cluster members`), or start that instance with an empty data directory and add \
+         it (`EMNetChain cluster add`)",
+        id = id.0
     )]
-    Forgetful {
-        /// This instance.
-        instance: InstanceId,
-        /// Who remembers it.
-        by: InstanceId,
+    Stranger {
+        /// The instance.
+        id: InstanceId,
+        /// Its address in the list.
+        address: String,
     },
     /// The cluster could not be founded.
     #[error("cannot found the cluster: {0}")]
@@ -77,6 +96,13 @@ pub enum ClusterError {
     /// The first commands of a life could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl ClusterError {
+    /// Whether it is the data directory that is refused.
+    pub fn refuses_data(&self) -> bool {
+        matches!(self, Self::Turned(_) | Self::Stranger { .. })
+    }
 }
 
 /// This instance's part of the cluster.
@@ -91,7 +117,7 @@ pub struct Cluster {
     pub(super) cluster: ClusterId,
     pub(super) instance: InstanceId,
     pub(super) contact: Contact,
-    pub(super) gate: Gate,
+    pub(super) greeter: Greeter,
     pub(super) standing: Standing,
     view: RegistryView,
     log_bounds: LogBounds,
@@ -118,13 +144,14 @@ impl Cluster {
     /// If raft cannot start: the stores contradict each other, or the disk fails.
     pub async fn start(
         options: ClusterOptions,
-        log: impl RaftLogStorage<TypeConfig>,
+        mut log: impl RaftLogStorage<TypeConfig>,
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
         let ClusterOptions {
             cluster,
             instance,
+            store,
             transport,
             guard,
             inbox,
@@ -132,13 +159,20 @@ impl Cluster {
             pulses,
             metrics,
         } = options;
-        let network = Network::new(transport);
+        let held = progress::held(&mut log)
+            .await
+            .map_err(|error| ClusterError::Raft(error.to_string()))?;
+        let me = NodeName { cluster, node: instance };
+        let greeter = Greeter::new(me, store, held, view.clone());
+        let greeted = Greeted::new(transport, greeter.clone());
+        let network = Network::new(Arc::new(greeted), greeter.peers().clone());
         let raft =
             Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
                 .await
                 .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let local = LocalWriter::new(raft.clone(), view.clone());
-        let (contact, gate) = (Contact::default(), Gate::default());
+        greeter.set_roster(&raft.metrics().borrow_watched().membership_config);
+        let contact = Contact::default();
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: Arc::new(local.clone()),
@@ -147,7 +181,8 @@ impl Cluster {
             inbox,
             view: view.clone(),
             contact: contact.clone(),
-            gate: gate.clone(),
+            greeter: greeter.clone(),
+            network: network.clone(),
             metrics: metrics.clone(),
         });
         let router = Router::new(local.clone(), network.clone());
@@ -159,7 +194,7 @@ impl Cluster {
             cluster,
             instance,
             contact,
-            gate,
+            greeter,
             standing: Standing::default(),
             view,
             log_bounds,
@@ -188,6 +223,7 @@ impl Cluster {
             super::keeper::keep_log_short(self.raft.clone(), self.log_bounds, self.metrics.clone()),
             self.end_lost_lives(),
             self.stand(),
+            self.look_around(),
             self.keep_comparing(),
             self.watch_pulses(),
             self.watch(),
@@ -202,6 +238,7 @@ impl Cluster {
         loop {
             {
                 let now = states.borrow_and_update();
+                self.follow_membership(&now);
                 let gauge =
                     |index: Option<u64>| i64::try_from(index.unwrap_or(0)).unwrap_or(i64::MAX);
                 self.metrics.raft_is_leader.set(i64::from(now.state == ServerState::Leader));
@@ -224,6 +261,59 @@ impl Cluster {
             if states.changed().await.is_err() {
                 return Err(WriteError::Stopped("raft is gone".to_owned()));
             }
+        }
+    }
+
+    /// Has everything that depends on the members know them as they are in this instance's log.
+    fn follow_membership(&self, now: &RaftMetrics<TypeConfig>) {
+        let membership = &now.membership_config;
+        self.greeter.set_roster(membership);
+        let reached = now.replication.as_ref().and_then(|known| *known.get(&self.instance.0)?);
+        if now.state == ServerState::Leader
+            && let Some(last) = reached
+        {
+            // A leader counts on its own disk as on any other.
+            let progress = Progress { vote: now.vote, last: Some(last) };
+            self.greeter.acknowledged().note(progress);
+        }
+    }
+
+    /// Whether this instance may give votes, and stand for election: its gate is open, and the
+    /// membership in its own log names its own store. See [`gate`].
+    pub fn may_vote(&self) -> bool {
+        let is_removed = self.greeter.learnt().borrow().removed.is_some();
+        let may_hear = self.greeter.gate().is_open() && !is_removed;
+        let states = self.raft.metrics();
+        let membership = &states.borrow_watched().membership_config;
+        may_hear && gate::names(membership, self.instance.0, self.greeter.store())
+    }
+
+    /// The members as they are in this instance's own log.
+    pub(super) fn members(&self) -> Roster {
+        self.greeter.roster().borrow().clone()
+    }
+
+    /// The newest rules that a member can apply; `None` if it has not introduced itself yet.
+    pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
+        if id == self.instance {
+            Some(Rules::NEWEST)
+        } else {
+            self.greeter.peers().newest_rules(id)
+        }
+    }
+
+    /// Has the others remember what this instance vouches for, so that they notice if its disk ever
+    /// goes back; and finds out which of them are reached.
+    async fn look_around(&self) -> Result<(), WriteError> {
+        loop {
+            sleep(LOOK_EVERY).await;
+            if !self.greeter.gate().is_open() {
+                continue;
+            }
+            let mut others = self.members();
+            others.remove(&self.instance);
+            let telling = others.iter().map(|(id, member)| self.announce(*id, member, ANSWER_MAX));
+            join_all(telling).await;
         }
     }
 

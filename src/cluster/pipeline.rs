@@ -17,9 +17,10 @@ use tokio::time::sleep;
 
 use super::{
     network::rpc_error,
+    progress::Progress,
     rpc::{CallError, Link, Request, Response},
 };
-use crate::raft::{LogId, TypeConfig};
+use crate::raft::{LogId, TypeConfig, Vote};
 
 /// Requests with entries that are sent without waiting for the answer to the first of them; more
 /// than the other end works on at once.
@@ -40,24 +41,29 @@ pub(super) struct Pipeline {
     input: Option<BoxStream<'static, AppendEntriesRequest<TypeConfig>>>,
     in_flight: FuturesOrdered<BoxFuture<'static, (Sent, Result<Response, CallError>)>>,
     entries_in_flight: usize,
+    /// Told what was acknowledged.
+    note: Box<dyn Fn(Progress) + Send>,
 }
 
 /// What is kept of a request until it is answered.
 struct Sent {
     entries: usize,
+    vote: Vote,
     previous: Option<LogId>,
     last: Option<LogId>,
 }
 
 impl Pipeline {
-    /// Sends what comes out of `input`; each answer may be waited for so long.
+    /// Sends what comes out of `input`; each answer may be waited for so long. `note` is told what
+    /// the member acknowledges.
     pub(super) fn new(
         link: Arc<Link>,
         within: Duration,
         input: BoxStream<'static, AppendEntriesRequest<TypeConfig>>,
+        note: impl Fn(Progress) + Send + 'static,
     ) -> Self {
-        let in_flight = FuturesOrdered::new();
-        Self { link, within, input: Some(input), in_flight, entries_in_flight: 0 }
+        let (in_flight, note) = (FuturesOrdered::new(), Box::new(note));
+        Self { link, within, input: Some(input), in_flight, entries_in_flight: 0, note }
     }
 
     /// The answers, up to the first error of whichever kind.
@@ -83,6 +89,10 @@ impl Pipeline {
                 Some((sent, answer)) = self.in_flight.next() => {
                     self.entries_in_flight -= sent.entries;
                     let result = answer.and_then(|answer| append_result(answer, &sent));
+                    // Only what was sent is sure to be on the member's disk.
+                    if let Ok(Ok(last @ Some(_))) = result && sent.entries > 0 {
+                        (self.note)(Progress { vote: sent.vote, last });
+                    }
                     return Some(result.map_err(rpc_error));
                 }
                 request = next_of(&mut self.input), if room && self.input.is_some() => {
@@ -107,9 +117,9 @@ impl Pipeline {
     }
 
     async fn send(&mut self, rpc: AppendEntriesRequest<TypeConfig>) -> Result<(), CallError> {
-        let previous = rpc.prev_log_id;
+        let (vote, previous) = (rpc.vote, rpc.prev_log_id);
         let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
-        let sent = Sent { entries: rpc.entries.len(), previous, last };
+        let sent = Sent { entries: rpc.entries.len(), vote, previous, last };
         self.entries_in_flight += sent.entries;
         let waiting = self.link.start(&Request::AppendEntries(rpc)).await?;
         self.in_flight.push_back(Box::pin(async move { (sent, waiting.answer().await) }));
@@ -145,9 +155,10 @@ mod tests {
     use crate::{
         cluster::{
             network::Network,
+            peers::Peers,
             rpc::{FrameReader, frame, tests::Prepared},
         },
-        raft::{Entry, Member, Vote},
+        raft::{Entry, Member},
     };
 
     type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
@@ -193,7 +204,7 @@ mod tests {
             }
         };
         let near = async {
-            let mut network = Network::new(transport.clone());
+            let mut network = Network::new(transport.clone(), Peers::default());
             let mut peer = network.new_client(2, &Member::default()).await;
             let option = RPCOption::new(Duration::from_millis(100));
             let input = stream::iter((0..100).map(request));
@@ -232,7 +243,7 @@ mod tests {
     async fn entries_that_are_never_answered_are_given_up() {
         let transport = Arc::new(Prepared::default());
         let _silent = transport.next();
-        let mut network = Network::new(transport.clone());
+        let mut network = Network::new(transport.clone(), Peers::default());
         let mut peer = network.new_client(2, &Member::default()).await;
         let option = RPCOption::new(Duration::from_millis(100));
         let input = stream::iter([request(0)]).chain(stream::pending()).boxed();

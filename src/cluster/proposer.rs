@@ -334,7 +334,8 @@ mod tests {
         for stale in [of_life(0), of_life(1), of_life(3)].concat() {
             sender.send(stale).await.unwrap();
         }
-        let proposer = Proposer::new(writer.clone(), instance, incarnation, Metrics::new());
+        let proposer =
+            Proposer::new(writer.clone(), instance, incarnation, Metrics::new(), Pulse::default());
         drop(sender);
         proposer.run(&mut receiver).await.unwrap();
         let totals = registry.lock().unwrap().totals();
@@ -346,7 +347,8 @@ mod tests {
             sender.send(command).await.unwrap();
         }
         drop(sender);
-        let proposer = Proposer::new(writer, instance, incarnation, Metrics::new());
+        let proposer =
+            Proposer::new(writer, instance, incarnation, Metrics::new(), Pulse::default());
         proposer.run(&mut receiver).await.unwrap();
         assert_eq!(registry.lock().unwrap().totals().clients, 1);
         assert_eq!(*writes.lock().unwrap(), 1, "one entry for both that are left");

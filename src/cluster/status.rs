@@ -4,16 +4,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use openraft::{Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver};
 
-use super::Cluster;
+use super::{Cluster, trouble::CUT_OFF_AFTER};
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig},
     storage::ClusterId,
 };
-
-/// A leader that no majority has answered for so long, and a follower that has not heard its leader
-/// for so long, cannot answer clients now: the longest time until an election, and a half more.
-const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
 /// What can be said of the cluster at a glance.
 #[derive(Clone, Debug)]
@@ -100,26 +96,6 @@ impl Cluster {
             last_log_index,
             applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),
             members: members.collect(),
-        }
-    }
-
-    /// Why clients cannot be answered now: half a sentence; `None` if they can.
-    pub fn trouble(&self) -> Option<&'static str> {
-        let states = self.raft.metrics();
-        let now = states.borrow_watched();
-        let alone = now.membership_config.membership().voter_ids().eq([self.instance.0]);
-        let leads = now.state == ServerState::Leader;
-        if now.current_leader.is_none() {
-            Some("the cluster has no leader")
-        } else if leads && !alone {
-            let heard = now.last_quorum_acked.map(|at| at.elapsed());
-            let is_cut_off = heard.is_none_or(|silence| silence > CUT_OFF_AFTER);
-            is_cut_off.then_some("no majority of the voters is reached")
-        } else if leads {
-            None
-        } else {
-            let is_cut_off = self.contact.silence().is_none_or(|silence| silence > CUT_OFF_AFTER);
-            is_cut_off.then_some("the leader is not heard")
         }
     }
 }

@@ -2,12 +2,29 @@
 //! ways between two instances that know each other. What travels over it is the matter of
 //! [`rpc`](super::rpc), the same over whatever transport; [`tcp`](super::tcp) is the service's own.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{ids::InstanceId, raft::Member};
+use crate::{ids::InstanceId, raft::Member, storage::ClusterId};
+
+/// An instance of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeName {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The instance in it.
+    pub node: InstanceId,
+}
+
+impl NodeName {
+    /// Returns the DNS name that a certificate of this instance carries:
+    /// `node-<id>.<cluster>.emnetchain`, the cluster in 32 hexadecimal digits. No resolver sees it.
+    pub fn dns_name(self) -> String {
+        format!("node-{}.{}.emnetchain", self.node.0, self.cluster)
+    }
+}
 
 /// What a connection is for. Each kind has one of its own, so that a snapshot or a crowd of entries
 /// delays neither a heartbeat nor a vote.
@@ -39,17 +56,32 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 
 /// Opens connections to other instances.
 pub trait Transport: Send + Sync + 'static {
-    /// Opens a connection. When it comes back, this end has made sure that the other one is
-    /// `target`, and the other end that it may speak with us; what it then says on the connection
-    /// goes through [`Service::serve`](super::rpc::Service::serve) there.
+    /// Opens a connection to `target`, which this end has proven as far as the transport can (with
+    /// TLS: by the certificate). Both ends then introduce themselves over it
+    /// ([`hello`](super::rpc::hello)): this one by [`Greeter::greet`](super::greeter::Greeter::greet),
+    /// the other one in [`Service::serve`](super::rpc::Service::serve).
     ///
-    /// Whoever implements this bounds the time that it takes.
+    /// The implementation bounds the time that this takes.
     fn connect(
         &self,
         target: InstanceId,
         member: &Member,
         lane: Lane,
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
+
+    /// Returns the same transport without knowledge of its own: it looks for a member exactly where
+    /// it is told to. `None` if this one does so.
+    fn exactly(&self) -> Option<Arc<dyn Transport>> {
+        None
+    }
+
+    /// Takes note that a connection to `target` for calls was lost after it had been open.
+    fn lost(&self, _target: InstanceId) {}
+
+    /// Waits until `target` is to be reached elsewhere than it would be now.
+    fn moved(&self, _target: InstanceId, _member: &Member) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// The transport of an instance that is alone: nobody can be reached.

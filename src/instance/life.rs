@@ -33,9 +33,19 @@ impl Living {
     ///
     /// # Errors
     /// If this instance cannot get into the cluster, or raft stops.
-    pub(super) async fn run(self, mut queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
+    pub(super) async fn run(self, queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
+        let cluster = self.cluster.clone();
+        tokio::select! {
+            biased;
+            turned = cluster.turned() => Err(turned.into()),
+            lived = self.live(queue) => lived,
+        }
+    }
+
+    async fn live(self, mut queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
         self.cluster.found(self.founding.clone(), &self.progress).await?;
-        self.progress.send_replace("waiting for a leader".to_owned());
+        // From here on the cluster itself says what is missing.
+        self.progress.send_replace(String::new());
         self.cluster.settle(&self.founding, self.policy).await?;
         loop {
             let Some(life) = self.begin(&mut queue).await? else { return Ok(()) };

@@ -109,6 +109,11 @@ impl Watching {
             ready.set(i64::from(now == Readiness::Ready));
             readiness.send_if_modified(|shown| {
                 let is_new = *shown != now;
+                if let Readiness::NotReady(why) = &now
+                    && is_new
+                {
+                    tracing::warn!("not ready: {why}");
+                }
                 *shown = now;
                 is_new
             });
@@ -121,6 +126,17 @@ impl Watching {
         }
     }
 
+    /// What is waited for at the start.
+    fn starting(&self) -> String {
+        let progress = self.progress.borrow().clone();
+        if progress.is_empty() {
+            let begins = || "it begins to serve".to_owned();
+            self.cluster.trouble().unwrap_or_else(begins)
+        } else {
+            progress
+        }
+    }
+
     fn judge(&self) -> Readiness {
         let phase = *self.phase.borrow();
         if phase < Phase::Draining
@@ -130,12 +146,11 @@ impl Watching {
         }
         match phase {
             Phase::Starting => {
-                let progress = || self.progress.borrow().clone();
-                Readiness::NotReady(self.cluster.hang().unwrap_or_else(progress))
+                Readiness::NotReady(self.cluster.hang().unwrap_or_else(|| self.starting()))
             }
             Phase::Serving => {
                 let hang = self.cluster.hang();
-                let trouble = hang.or_else(|| self.cluster.trouble().map(str::to_owned));
+                let trouble = hang.or_else(|| self.cluster.trouble());
                 match trouble.or_else(|| self.cluster.stall()) {
                     Some(why) => Readiness::NotReady(why),
                     None => Readiness::Ready,

@@ -260,6 +260,15 @@ impl Registry {
         }
     }
 
+    /// Leaves the history: what comes next is another one, with other stores. The numbers of the
+    /// instances stay known, so that none of them is used again.
+    pub fn leave_history(&mut self) {
+        self.image.meta.history = None;
+        for known in self.image.meta.instances.values_mut() {
+            known.store = None;
+        }
+    }
+
     /// What is known of an instance; `None` if no entry ever named its number.
     pub fn instance(&self, instance: InstanceId) -> Option<&Instance> {
         self.image.meta.instances.get(&instance)

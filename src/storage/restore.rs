@@ -1,6 +1,6 @@
 //! A new data directory from a backup: the beginning of a new cluster, with one voter.
 //!
-//! The new cluster has an id of its own, so that instances of the old one cannot join it by
+//! The new cluster has an id and a history of its own, so that instances of the old one cannot join it by
 //! mistake and undo what was restored. The restoration counts as one more entry of the log, in a
 //! new term: it makes this instance the only member, and ends all sessions of the old instances.
 //! Their clients have the resume grace to come back, from the moment that the new one serves.
@@ -63,6 +63,7 @@ pub fn restore(
     let backup = Backup::new(&registry, &at, check);
     let (at, vote) = founding(at.last_log_id, node, member);
     end_sessions(&mut registry);
+    registry.leave_history();
     let cluster = ClusterId::random().map_err(files::failed("draw a cluster id for", data_dir))?;
     let identity = Identity { cluster, node, initialised: true };
     found(&RealDisk, data_dir, identity, &at, vote, registry.image())?;

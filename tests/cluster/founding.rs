@@ -8,15 +8,14 @@ use crate::{
 };
 
 #[test]
-fn two_of_three_found_the_cluster_and_the_third_joins() {
+fn three_found_the_cluster_in_whatever_order_they_start() {
     let mut cluster = Cluster::new(&[]);
     cluster.start_these(&[3, 1]);
+    cluster.start_these(&[2]);
     cluster.wait_ready();
     let members = [0, 1, 2].map(Member);
     let mut at = [1, 3].iter().cycle();
     let mut tip = chain_through(&members, || cluster.at(*at.next().unwrap()));
-    cluster.start_these(&[2]);
-    cluster.wait_ready();
     let status = cluster.status(2);
     let voters: Vec<_> = status["members"].as_array().unwrap().iter().collect();
     assert!(voters.len() == 3 && voters.iter().all(|member| member["voter"] == true), "{status}");
@@ -80,7 +79,9 @@ fn with_certificates_only_those_who_have_one_are_members() {
     let mut cluster = Cluster::new(&[]);
     let plain = cluster.arguments(3);
     cluster.make_certificates();
-    cluster.start_these(&[1, 2]);
+    cluster.start_these(&[1, 2, 3]);
+    cluster.wait_ready();
+    cluster.kill(3);
     let service = Service::try_start(&cluster.data_dir(3), plain).expect("it may listen");
     cluster.wait_ready();
     eventually("it is refused", || {

@@ -168,6 +168,12 @@ pub(crate) fn replace(section: &Section) {
     drop(chain(cluster.at(1), &members(3)));
     cluster.kill(3);
     fs::remove_dir_all(cluster.data_dir(3)).unwrap();
+    // With the directory it has lost its votes.
+    let (status, log) = match cluster.try_start(3) {
+        Ok(mut service) => (service.wait(), service.log()),
+        Err(ended) => ended,
+    };
+    assert!(status.code() == Some(78) && log.contains("cluster remove 3"), "{log}");
     let words = Words::of(&cluster);
     let operate = |words: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));

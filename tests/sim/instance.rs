@@ -11,8 +11,9 @@ use std::{
 use emnetchain::{
     cluster::{
         Cluster, ClusterOptions, LogBounds, Started, found::Founding, proposer::ProposerError,
+        transport::NodeName,
     },
-    ids::{InstanceId, SessionId},
+    ids::{InstanceId, SessionId, StoreId},
     limits::PROPOSER_QUEUE_MAX,
     metrics::Metrics,
     raft::Member,
@@ -247,6 +248,7 @@ impl Process {
         let options = ClusterOptions {
             cluster: CLUSTER,
             instance: self.id,
+            store: StoreId(u128::from(self.id.0)),
             transport: self.shared.network.transport(self.id),
             guard: LogGuard::default(),
             inbox,
@@ -261,9 +263,11 @@ impl Process {
         let mut incoming = self.shared.network.listen(self.id);
         let serving = async {
             let mut connections = JoinSet::new();
-            while let Some((stream, peer, lane)) = incoming.recv().await {
+            while let Some((stream, peer)) = incoming.recv().await {
                 let service = Arc::clone(&service);
-                connections.spawn(async move { service.serve(stream, peer, lane).await });
+                connections.spawn(async move {
+                    service.serve(stream, |name: NodeName| name.node == peer).await
+                });
                 while connections.try_join_next().is_some() {}
             }
             Ok(())
@@ -289,6 +293,7 @@ impl Process {
             }
         };
         let keeping = async { cluster.clone().keep().await.map_err(|error| text(&error)) };
-        tokio::try_join!(serving, keeping, living).map(drop)
+        let turned = async { Err::<(), _>(text(&cluster.turned().await)) };
+        tokio::try_join!(serving, keeping, turned, living).map(drop)
     }
 }

@@ -31,8 +31,8 @@ const TRY_EVERY: Duration = Duration::from_millis(100);
 /// From one instance to another.
 pub(crate) type Way = (InstanceId, InstanceId);
 
-/// A connection that was opened to an instance.
-pub(crate) type Incoming = (Box<dyn Stream>, InstanceId, Lane);
+/// A connection that was opened to an instance, and by which one.
+pub(crate) type Incoming = (Box<dyn Stream>, InstanceId);
 
 /// The network; clones share it.
 #[derive(Clone)]
@@ -131,7 +131,7 @@ impl Network {
         }
     }
 
-    async fn connect(self, from: InstanceId, to: InstanceId, lane: Lane) -> io::Result<End> {
+    async fn connect(self, from: InstanceId, to: InstanceId) -> io::Result<End> {
         let deadline = now() + CONNECT_MAX;
         loop {
             let pause = {
@@ -155,7 +155,7 @@ impl Network {
         let back = Pipe::new(back, state.cut.contains(&(to, from)));
         let (near, far) = End::pair(&there, &back);
         let listener = state.listeners.get(&to).ok_or(io::ErrorKind::ConnectionRefused)?;
-        let incoming: Incoming = (Box::new(far), from, lane);
+        let incoming: Incoming = (Box::new(far), from);
         listener.send(incoming).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         state.connections.push(((from, to), Arc::downgrade(&there), Arc::downgrade(&back)));
         Ok(near)
@@ -173,9 +173,9 @@ impl Transport for Reach {
         &self,
         target: InstanceId,
         _: &Member,
-        lane: Lane,
+        _: Lane,
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let connecting = self.network.clone().connect(self.from, target, lane);
+        let connecting = self.network.clone().connect(self.from, target);
         Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Stream>) })
     }
 }

@@ -189,6 +189,16 @@ impl Cluster {
     }
 }
 
+/// `EMNetChain cluster WORDS`, asked of this instance: the exit code, and what it says.
+pub fn operate(service: &Service, words: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
+    command.arg("cluster").args(words).env_clear();
+    command.arg("--http-addr").arg(service.address("HTTP").to_string());
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+}
+
 /// `/status` or a variant of it.
 pub fn read_status(service: &Service, path: &str) -> Value {
     serde_json::from_str(&service.get(path).1).expect("status is JSON")

@@ -165,11 +165,23 @@ impl Way {
             if first.answer.is_closed() {
                 continue; // nobody waits for it any more
             }
+            // Asked before the address is looked up, so that no change is missed.
+            let moved = self.transport.moved(self.target, &self.member);
             match self.transport.connect(self.target, &self.member, self.lane).await {
                 Ok(stream) => {
                     pause = PAUSE.0;
-                    if let Err(error) = converse(stream, first, &mut queue).await {
-                        self.tell("connection lost", &error);
+                    tokio::select! {
+                        biased;
+                        ended = converse(stream, first, &mut queue) => {
+                            if let Err(error) = ended {
+                                self.tell("connection lost", &error);
+                            }
+                        }
+                        // What is at the old address may be another instance by now.
+                        () = moved => {}
+                    }
+                    if self.lane == Lane::Calls && !queue.is_closed() {
+                        self.transport.lost(self.target);
                     }
                 }
                 Err(error) => {

@@ -10,7 +10,7 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{admin::Change, found::Standing, proposer::Written},
+    cluster::{admin::Change, found::Standing, proposer::Written, rpc::hello::Facts},
     ids::InstanceId,
     raft::{TypeConfig, Vote},
     registry::{BatchId, Command},
@@ -46,6 +46,8 @@ pub enum Request {
     Introduce,
     /// Change the cluster, for you lead.
     Change(Change),
+    /// This is the case with me now, beside what I said when we were introduced.
+    Announce(Facts),
     /// What has your registry come to? See [`crate::cluster::compare`].
     Digests,
 }
@@ -72,6 +74,8 @@ pub enum Response {
     Introduced(Standing),
     /// To a change: it is made. The sentence is for people.
     Changed(String),
+    /// To an announcement: the same of the other one.
+    Announced(Facts),
     /// To the question what the registry has come to.
     Digests(Digests),
 }
@@ -85,7 +89,7 @@ impl Request {
             Self::Propose { batch, .. } => return batch.map(|batch| batch.instance),
             Self::Snapshot { vote, .. } => vote,
             Self::TransferLeader(rpc) => rpc.from_leader(),
-            Self::Introduce | Self::Change(_) | Self::Digests => return None,
+            Self::Introduce | Self::Change(_) | Self::Announce(_) | Self::Digests => return None,
         };
         Some(InstanceId(*vote.leader_id.node_id()))
     }

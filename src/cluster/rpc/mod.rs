@@ -2,14 +2,16 @@
 //!
 //! A [`Link`] is the asking side: one connection to one member, opened when there is something to
 //! ask and again when it was lost. Requests go out without waiting for earlier answers. A
-//! [`Service`] is the answering side of one connection. [`snapshot`] moves a snapshot, file to
-//! file. Nothing here knows who may speak with whom: a connection that gets here has passed that.
+//! [`Service`] is the answering side of one connection. [`hello`] is how a connection begins.
+//! [`snapshot`] moves a snapshot, file to file.
 //!
 //! An answer that does not come means that the outcome is unknown: raft repeats, and proposals are
 //! numbered.
 
+pub mod hello;
 pub mod snapshot;
 
+mod door;
 pub(super) mod frame;
 mod link;
 mod message;
@@ -19,6 +21,7 @@ mod service;
 pub(super) mod tests;
 
 pub use frame::{Frame, FrameError, FrameReader};
+pub use hello::Refusal;
 pub use link::{CallError, Link, Waiting};
 pub use message::{Request, Response};
 pub use service::{ServeError, Service, ServiceOptions};

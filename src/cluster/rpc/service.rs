@@ -17,26 +17,31 @@ use openraft::{
     errors::Fatal,
     raft::{AppendEntriesRequest, StreamAppendResult},
 };
+use prometheus::IntGauge;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     Request, Response,
+    door::Door,
     frame::{self, FrameError, FrameReader},
     link::write_out,
     snapshot,
 };
 use crate::{
     cluster::{
-        admin,
+        admin::Leading,
         contact::Contact,
-        found::{Gate, Standing},
+        found::Standing,
+        gate,
+        greeter::{Greeter, Guest, Unwelcome},
+        network::Network,
+        progress::Progress,
         proposer::Writer,
-        transport::{Lane, Stream},
+        transport::{Lane, NodeName, Stream},
     },
     ids::InstanceId,
     metrics::Metrics,
-    raft::TypeConfig,
-    registry::Registry,
+    raft::{TypeConfig, Vote},
     storage::{ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine},
 };
 
@@ -66,8 +71,10 @@ pub struct ServiceOptions {
     pub view: RegistryView,
     /// Told whenever the leader is heard.
     pub contact: Contact,
-    /// Whether raft may hear anything yet.
-    pub gate: Gate,
+    /// Introduces this instance, and judges those that connect.
+    pub greeter: Greeter,
+    /// The ways to the others.
+    pub network: Network,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -80,7 +87,7 @@ impl std::fmt::Debug for ServiceOptions {
 
 /// Answers other instances.
 #[derive(Debug)]
-pub struct Service(pub(super) ServiceOptions);
+pub struct Service(pub(super) ServiceOptions, Door);
 
 /// Why a connection is not served any longer.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +95,9 @@ pub enum ServeError {
     /// It failed, or carried what is no frame of ours.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// It did not get past its introduction.
+    #[error("one of the two refuses the other: {0:?}")]
+    Unwelcome(Unwelcome),
     /// It carried a request in the name of another instance.
     #[error("a request in the name of another instance")]
     Forged,
@@ -105,6 +115,8 @@ impl ServeError {
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
             Self::Frame(FrameError::Io(_)) | Self::Stopped => None,
+            Self::Unwelcome(Unwelcome::Declined(_)) => None,
+            Self::Unwelcome(Unwelcome::Refused(refusal)) => Some(refusal.as_str()),
             Self::Frame(FrameError::Checksum | FrameError::Length(_) | FrameError::Malformed)
             | Self::WrongLane => Some("frame"),
             Self::Forged => Some("forged"),
@@ -115,39 +127,64 @@ impl ServeError {
 impl Service {
     /// A service.
     pub fn new(options: ServiceOptions) -> Self {
-        Self(options)
+        Self(options, Door::default())
     }
 
-    /// Serves one connection until it ends. `peer` must be known to be at its other end.
+    /// Serves one connection: the two ends introduce themselves, and what is asked is answered
+    /// until the connection ends or a newer one takes its place. `proven` says whether the
+    /// transport has proven that a name is that of the other end.
     ///
     /// # Errors
-    /// If the connection fails, or what it carries is refused.
+    /// If the connection fails, or one of the two refuses the other or what it carries.
     pub async fn serve(
+        &self,
+        mut stream: Box<dyn Stream>,
+        proven: impl Fn(NodeName) -> bool,
+    ) -> Result<(), ServeError> {
+        let heard = self.0.greeter.hear(&mut stream, proven).await;
+        let Guest { peer, lane } = heard.map_err(ServeError::Unwelcome)?;
+        let superseded = self.1.enter(peer, lane);
+        let connections = self.0.metrics.raft_connections.with_label_values(&[lane.as_str()]);
+        let _open = Counted::new(connections);
+        let served = tokio::select! {
+            biased;
+            served = self.converse(stream, peer, lane) => served,
+            _ = superseded => Ok(()),
+        };
+        self.1.forget_ended();
+        served
+    }
+
+    /// Answers on a connection that was introduced.
+    async fn converse(
         &self,
         stream: Box<dyn Stream>,
         peer: InstanceId,
         lane: Lane,
     ) -> Result<(), ServeError> {
         match lane {
-            Lane::Append | Lane::Snapshot if !self.0.gate.is_open() => Ok(()),
+            Lane::Append | Lane::Snapshot if !self.0.greeter.gate().is_open() => Ok(()),
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
             Lane::Calls => answer(stream, peer, Calls::new(self, peer)).await,
             Lane::Snapshot => snapshot::receive(self, stream, peer).await,
         }
     }
 
-    /// Tells an instance with an empty log how this one stands, and whether it knows it.
+    /// Tells an instance that wants to get in how this one stands.
     async fn introduce(&self, peer: InstanceId) -> Response {
-        let lived = |registry: &Registry| registry.incarnation(peer).0 > 0;
-        match self.0.raft.is_initialized().await {
-            Ok(founded) => {
-                let known = self.0.view.read(lived);
-                Response::Introduced(Standing { founded, known })
-            }
-            Err(error) => failed(error),
-        }
+        let standing = Standing::of(&self.0.raft, &self.0.greeter, peer).await;
+        standing.map_or_else(failed, Response::Introduced)
     }
 
+    /// Whether this instance may give a vote: see [`gate`].
+    fn may_vote(&self) -> bool {
+        let greeter = &self.0.greeter;
+        let membership = self.0.raft.metrics().borrow_watched().membership_config.clone();
+        gate::names(&membership, greeter.me().0, greeter.store())
+    }
+
+    /// Has raft take what came with the calls: heartbeats. Entries have a lane of their own, and
+    /// only there are acknowledgements noted.
     async fn append(&self, rpc: AppendEntriesRequest<TypeConfig>) -> Response {
         if let Err(fault) = self.check(&rpc) {
             return fault;
@@ -173,11 +210,24 @@ impl Service {
 
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
         let raft = &self.0.raft;
-        if !self.0.gate.is_open() && !matches!(request, Request::Introduce) {
+        let is_before = matches!(request, Request::Introduce | Request::Announce(_));
+        if !self.0.greeter.gate().is_open() && !is_before {
             return failed("this instance is not in the cluster yet");
+        }
+        let is_of_voters =
+            matches!(request, Request::PreVote(_) | Request::Vote(_) | Request::TransferLeader(_));
+        if is_of_voters && !self.may_vote() {
+            return failed("this store is not recorded as a member, so it does not vote");
         }
         match request {
             Request::Introduce => self.introduce(peer).await,
+            Request::Announce(facts) => {
+                if self.0.greeter.meet_again(peer, &facts).is_err() {
+                    // The next connection is refused with the reason.
+                    self.1.shut(peer);
+                }
+                Response::Announced(self.0.greeter.facts_for(peer))
+            }
             Request::AppendEntries(rpc) => self.append(rpc).await,
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
@@ -193,12 +243,14 @@ impl Service {
                 handled.map_or_else(failed, Response::TransferLeader)
             }
             Request::Vote(rpc) => {
-                if rpc.vote >= raft.metrics().borrow_watched().vote {
+                let vote = rpc.vote;
+                if vote >= raft.metrics().borrow_watched().vote {
                     self.0.contact.candidate_now();
                 }
                 match raft.vote(rpc).await {
                     Ok(answer) => {
                         if answer.vote_granted {
+                            self.0.greeter.acknowledged().note(Progress::of_vote(vote));
                             self.0.contact.candidate_now();
                         }
                         Response::Vote(answer)
@@ -207,11 +259,28 @@ impl Service {
                 }
             }
             Request::Change(change) => {
-                let changed = admin::carry_out(raft, &self.0.view, change).await;
-                changed.map_or_else(failed, Response::Changed)
+                let Service(ServiceOptions { view, greeter, network, .. }, _) = self;
+                let changed = Leading { raft, view, peers: greeter.peers(), network };
+                changed.carry_out(change).await.map_or_else(failed, Response::Changed)
             }
             Request::Digests => Response::Digests(self.0.view.digests()),
         }
+    }
+}
+
+/// Counts a connection while it is open.
+struct Counted(IntGauge);
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -305,8 +374,8 @@ impl Work for Calls<'_> {
 struct Appends<'a> {
     service: &'a Service,
     session: Session,
-    /// The ids of the requests that this session has taken, the oldest first.
-    taken: VecDeque<u64>,
+    /// The requests that this session has taken, by their ids and votes, the oldest first.
+    taken: VecDeque<(u64, Vote)>,
     /// A request that contradicts what was applied, and the answer to it. Nothing is taken after
     /// it.
     contradicted: Option<(u64, Response)>,
@@ -347,8 +416,8 @@ impl Work for Appends<'_> {
         self.service.hear_leader(&rpc);
         // The queue is as long as there are requests in work. It is closed only when raft has
         // stopped, which the next answer will say.
+        self.taken.push_back((id, rpc.vote));
         let _ = self.session.requests.try_send(rpc);
-        self.taken.push_back(id);
         Ok(())
     }
 
@@ -363,13 +432,17 @@ impl Work for Appends<'_> {
         let Some(Ok(result)) = self.session.answers.next().await else {
             return Err(ServeError::Stopped);
         };
-        let id = self.taken.pop_front().ok_or(ServeError::Stopped)?;
+        let (id, vote) = self.taken.pop_front().ok_or(ServeError::Stopped)?;
         let refused = result.is_err();
+        if let Ok(last @ Some(_)) = result {
+            // It is durable, and from now on others may count on it.
+            self.service.0.greeter.acknowledged().note(Progress { vote, last });
+        }
         let mut answers = vec![(id, Response::AppendEntries(result.into()))];
         if refused {
             // What was sent behind it cannot fit either. Whoever sent it starts anew, and so do we.
             let behind = self.taken.drain(..);
-            answers.extend(behind.map(|id| (id, failed("an earlier request was refused"))));
+            answers.extend(behind.map(|(id, _)| (id, failed("an earlier request was refused"))));
             self.session = Session::new(self.service);
         }
         Ok(answers)

@@ -8,11 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    HANDSHAKE_MAX, NodeName, Security,
-    preamble::{self, Hello, VERSION},
-    set_options,
-};
+use super::{HANDSHAKE_MAX, NodeName, Security, set_options};
 use crate::{
     cluster::transport::{Lane, Stream, Transport},
     ids::InstanceId,
@@ -40,12 +36,7 @@ impl TcpTransport {
         Self { me, security, metrics }
     }
 
-    async fn open(
-        self,
-        to: InstanceId,
-        address: String,
-        lane: Lane,
-    ) -> io::Result<Box<dyn Stream>> {
+    async fn open(self, to: InstanceId, address: String) -> io::Result<Box<dyn Stream>> {
         let resolved = timeout(RESOLVE_MAX, lookup_host(&address)).await;
         let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in resolved.map_err(|_| late("the name is not resolved in time"))?? {
@@ -60,8 +51,8 @@ impl TcpTransport {
             let connected = connected.unwrap_or_else(|_| Err(late("no connection in time")));
             match connected {
                 Ok(stream) => {
-                    let introducing = timeout(HANDSHAKE_MAX, self.introduce(stream, to, lane));
-                    match introducing.await.unwrap_or_else(|_| Err(late("no welcome in time"))) {
+                    let securing = timeout(HANDSHAKE_MAX, self.secure(stream, to));
+                    match securing.await.unwrap_or_else(|_| Err(late("no TLS in time"))) {
                         Ok(stream) => return Ok(stream),
                         Err(error) => last = error,
                     }
@@ -72,23 +63,15 @@ impl TcpTransport {
         Err(last)
     }
 
-    async fn introduce(
-        &self,
-        stream: TcpStream,
-        to: InstanceId,
-        lane: Lane,
-    ) -> io::Result<Box<dyn Stream>> {
+    async fn secure(&self, stream: TcpStream, to: InstanceId) -> io::Result<Box<dyn Stream>> {
         set_options(&stream)?;
-        let hello = Hello { version: VERSION, lane, from: self.me, to };
-        let mut stream: Box<dyn Stream> = match &self.security {
-            Security::Insecure | Security::Loopback => Box::new(stream),
+        match &self.security {
+            Security::Insecure | Security::Loopback => Ok(Box::new(stream)),
             Security::Tls(tls) => {
                 let target = NodeName { cluster: self.me.cluster, node: to };
-                Box::new(tls.connect(stream, target).await?)
+                Ok(Box::new(tls.connect(stream, target).await?))
             }
-        };
-        preamble::introduce(&mut stream, &hello).await?;
-        Ok(stream)
+        }
     }
 }
 
@@ -101,12 +84,12 @@ impl Transport for TcpTransport {
         &self,
         target: InstanceId,
         member: &Member,
-        lane: Lane,
+        _: Lane,
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
         let (this, address) = (self.clone(), member.raft_addr.clone());
         Box::pin(async move {
             let connects = this.metrics.raft_connects.clone();
-            let opened = this.open(target, address, lane).await;
+            let opened = this.open(target, address).await;
             let outcome = if opened.is_ok() { "open" } else { "failed" };
             connects.with_label_values(&[outcome]).inc();
             opened

@@ -1,36 +1,17 @@
-//! Takes the connections of other instances.
-//!
-//! An instance has at most one connection of each kind to us: a new one takes the place of the
-//! old, whose other end is usually gone. So what a member can hold is bounded, and a member that
-//! comes back need not wait until we notice that it was gone.
+//! Takes the connections of other instances: TLS first, then
+//! [`Service::serve`] introduces the two ends to each other.
 
-use std::{
-    collections::BTreeMap,
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::oneshot,
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 
-use super::{
-    HANDSHAKE_MAX, NodeName, Refusal, Security,
-    preamble::{self, Hello},
-    set_options, tls,
-};
+use super::{HANDSHAKE_MAX, Security, set_options, tls};
 use crate::{
-    cluster::{
-        rpc::Service,
-        transport::{Lane, Stream},
-    },
-    ids::InstanceId,
+    cluster::rpc::{Refusal, ServeError, Service},
     limits::RPC_CONNECTIONS_MAX,
     metrics::Metrics,
 };
@@ -56,27 +37,17 @@ pub enum RpcServerError {
     Connection(#[source] JoinError),
 }
 
-/// Judges newcomers, and knows who is in.
+/// What a connection must get through before it is served.
 #[derive(Debug)]
 struct Door {
-    me: NodeName,
     security: Security,
     metrics: Metrics,
-    /// By dropping the sender, the connection is ended.
-    open: Mutex<BTreeMap<(InstanceId, Lane), oneshot::Sender<Infallible>>>,
-}
-
-/// A connection that was let in.
-struct Guest {
-    stream: Box<dyn Stream>,
-    peer: InstanceId,
-    lane: Lane,
 }
 
 impl RpcServer {
-    /// A server for the instance `me`. Connections wait until [`RpcServer::run`].
-    pub fn new(listener: TcpListener, me: NodeName, security: Security, metrics: Metrics) -> Self {
-        let door = Door { me, security, metrics, open: Mutex::default() };
+    /// Makes a server. Connections wait until [`RpcServer::run`].
+    pub fn new(listener: TcpListener, security: Security, metrics: Metrics) -> Self {
+        let door = Door { security, metrics };
         Self { listener, door: Arc::new(door) }
     }
 
@@ -135,75 +106,45 @@ impl Door {
         tracing::debug!(%address, reason, "raft connection refused");
     }
 
-    /// Lets a connection in, or not, and stays with it to its end.
+    /// Secures a connection and has it served, to its end.
     async fn welcome(
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
         service: Arc<Service>,
     ) {
-        let introduced = timeout(HANDSHAKE_MAX, self.introduce(stream)).await;
-        let Guest { stream, peer, lane } = match introduced.unwrap_or(Err(Refusal::Timeout)) {
-            Ok(guest) => guest,
-            Err(refusal) => return self.refuse(address, refusal.as_str()),
+        // A connection that is broken already will fail below.
+        let _ = set_options(&stream);
+        let served = match &self.security {
+            Security::Insecure | Security::Loopback => {
+                service.serve(Box::new(stream), |_| true).await
+            }
+            Security::Tls(tls) => {
+                let secured = timeout(HANDSHAKE_MAX, tls.accept(stream)).await;
+                let refusal = match secured {
+                    Ok(Ok((stream, certificate))) => {
+                        let proven = |name| tls::is_of(&certificate, name);
+                        let served = service.serve(Box::new(stream), proven).await;
+                        return self.ended(address, served);
+                    }
+                    Ok(Err(error)) => {
+                        tracing::debug!(%address, %error, "no TLS");
+                        Refusal::Tls
+                    }
+                    Err(_) => Refusal::Timeout,
+                };
+                return self.refuse(address, refusal.as_str());
+            }
         };
-        let superseded = self.enter(peer, lane);
-        let connections = self.metrics.raft_connections.with_label_values(&[lane.as_str()]);
-        connections.inc();
-        let served = tokio::select! {
-            served = service.serve(stream, peer, lane) => served,
-            _ = superseded => Ok(()),
-        };
-        connections.dec();
-        self.forget_ended();
+        self.ended(address, served);
+    }
+
+    fn ended(&self, address: SocketAddr, served: Result<(), ServeError>) {
         if let Err(error) = served {
-            tracing::debug!(peer = peer.0, lane = lane.as_str(), %error, "raft connection ended");
+            tracing::debug!(%address, %error, "raft connection ended");
             if let Some(reason) = error.refusal() {
                 self.refuse(address, reason);
             }
         }
-    }
-
-    /// Finds out who is at the other end.
-    async fn introduce(&self, stream: TcpStream) -> Result<Guest, Refusal> {
-        // A connection that is broken already will fail below.
-        let _ = set_options(&stream);
-        match &self.security {
-            Security::Insecure | Security::Loopback => self.judge(Box::new(stream), |_| true).await,
-            Security::Tls(tls) => {
-                let secured = tls.accept(stream).await;
-                let (stream, certificate) = secured.map_err(|_| Refusal::Tls)?;
-                self.judge(Box::new(stream), |name| tls::is_of(&certificate, name)).await
-            }
-        }
-    }
-
-    /// Hears the hello and answers it.
-    async fn judge(
-        &self,
-        mut stream: Box<dyn Stream>,
-        proven: impl Fn(NodeName) -> bool,
-    ) -> Result<Guest, Refusal> {
-        let hello = Hello::read(&mut stream).await?;
-        let known = hello
-            .check(self.me)
-            .and_then(|()| if proven(hello.from) { Ok(()) } else { Err(Refusal::Identity) });
-        let answered = preamble::answer(&mut stream, hello.version, known.err()).await;
-        known?;
-        answered.map_err(|_| Refusal::Preamble)?;
-        Ok(Guest { stream, peer: hello.from.node, lane: hello.lane })
-    }
-
-    /// Notes a connection; what is returned is ready when a newer one has taken its place.
-    fn enter(&self, peer: InstanceId, lane: Lane) -> oneshot::Receiver<Infallible> {
-        let (place, superseded) = oneshot::channel();
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.insert((peer, lane), place);
-        superseded
-    }
-
-    fn forget_ended(&self) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, place| !place.is_closed());
     }
 }

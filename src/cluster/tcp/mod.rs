@@ -1,10 +1,9 @@
 //! Connections between instances over TCP: [`TcpTransport`] opens them, [`RpcServer`] takes them.
 //!
-//! Every connection is introduced before it carries anything. With TLS each end shows a
-//! certificate of the cluster's own CA, whose name says which instance of which cluster it is
-//! ([`NodeName`]); then the one that connected says who it is, whom it wants and what for, and both
-//! must agree with the certificates. Whatever does not agree is closed, counted by its reason and
-//! never reaches raft. Byte by byte: `proto-docs/cluster-rpc.md`.
+//! With TLS each end shows a certificate of the cluster's own CA, whose name says which instance of
+//! which cluster it is ([`NodeName`]). A connection without such a certificate is closed and counted.
+//! What the two ends then say to each other, and whether they go on, is the same over every
+//! transport: see [`rpc::hello`](super::rpc::hello).
 //!
 //! Without TLS nobody proves anything, so that is for one machine, or for an operator who says that
 //! the network is safe: see [`Security`].
@@ -13,7 +12,6 @@ pub mod certs;
 
 mod dial;
 mod listen;
-mod preamble;
 mod tls;
 
 #[cfg(test)]
@@ -24,14 +22,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use crate::{ids::InstanceId, storage::ClusterId};
-
+pub use super::transport::NodeName;
 pub use dial::TcpTransport;
 pub use listen::{RpcServer, RpcServerError};
-pub use preamble::Refusal;
 pub use tls::{Tls, TlsError, TlsFiles};
 
-/// How long the introduction of a connection may take, on either side.
+/// How long the TLS handshake of a connection may take, on either side.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 
 /// An idle connection whose other end is gone is noticed within idle + 3 intervals; one that sends,
@@ -39,23 +35,6 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
-
-/// An instance of a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeName {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// The instance in it.
-    pub node: InstanceId,
-}
-
-impl NodeName {
-    /// The DNS name that a certificate of this instance carries: `node-<id>.<cluster>.emnetchain`,
-    /// the cluster in 32 hexadecimal digits. No resolver ever sees it.
-    pub fn dns_name(self) -> String {
-        format!("node-{}.{}.emnetchain", self.node.0, self.cluster)
-    }
-}
 
 /// What protects connections between instances.
 #[derive(Clone, Debug)]

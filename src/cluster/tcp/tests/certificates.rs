@@ -14,7 +14,7 @@ async fn certificates_are_renewed_while_instances_run() {
     make_certs(later.path(), CLUSTER, &[(InstanceId(1), vec![]), (InstanceId(2), vec![])]).unwrap();
     let files = world.files(2);
     let tls = Arc::new(Tls::load(files.clone(), name(2)).unwrap());
-    let transport = world.transport(2, Security::Tls(Arc::clone(&tls)));
+    let transport = world.greeted(2, Security::Tls(Arc::clone(&tls)), &node.view);
     let connect = || transport.connect(node.id, &Member::default(), Lane::Calls);
     let mut open = connect().await.unwrap();
 

@@ -10,13 +10,13 @@ use tokio_rustls::{TlsConnector, rustls};
 use super::*;
 use crate::{
     cluster::{
+        progress::Progress,
+        rpc::hello::{self, Facts, Hello, Known},
         rpc::{FrameReader, Request, frame},
-        tcp::{
-            certs::forge,
-            preamble::{Hello, VERSION},
-        },
+        tcp::certs::forge,
     },
     raft::Vote,
+    registry::Rules,
 };
 
 /// A vote that would end every leadership, if anybody listened to it.
@@ -25,8 +25,30 @@ fn greatest_vote(node: u64) -> Vec<u8> {
     frame::encode(1, &Request::Vote(rpc)).unwrap()
 }
 
+/// What a member without data says of itself.
+fn facts() -> Facts {
+    Facts {
+        history: None,
+        store: StoreId(7),
+        progress: Progress::default(),
+        acknowledged: None,
+        rules: Rules::NEWEST,
+        known: Known::Unknown,
+        remembered: None,
+    }
+}
+
+/// A hello, and a verdict that accepts whatever is answered.
 fn hello(from: NodeName, to: u64) -> Vec<u8> {
-    Hello { version: VERSION, lane: Lane::Calls, from, to: InstanceId(to) }.encode()
+    let hello = Hello { lane: Lane::Calls, from, to: InstanceId(to), facts: facts() };
+    [hello.encode(), verdict()].concat()
+}
+
+fn verdict() -> Vec<u8> {
+    let (mut bytes, facts) = (Vec::new(), facts());
+    let sent = hello::send(&mut bytes, hello::VERSION, None, Some(&facts));
+    futures_util::FutureExt::now_or_never(sent).expect("a vector takes all").unwrap();
+    bytes
 }
 
 /// Says all of it, and returns what is answered until the connection is closed.
@@ -49,7 +71,7 @@ impl Victim {
     async fn new() -> Self {
         let (world, dir) = (World::new(3), tempfile::tempdir().unwrap());
         let node = world.start(1, dir.path()).await;
-        node.found(&[1]).await;
+        node.found_alone().await;
         node.write(0..1).await;
         Self { world, node, _dir: dir }
     }
@@ -138,7 +160,7 @@ async fn record(victim: &Victim) -> Vec<u8> {
         let stream = TcpStream::connect(address).await.unwrap();
         let mut stream = tls.connect(stream, name(1)).await.unwrap();
         stream.write_all(&hello(name(2), 1)).await.unwrap();
-        stream.read_exact(&mut [0; 11]).await.unwrap();
+        hello::receive(&mut stream).await.unwrap();
         stream.shutdown().await.unwrap();
     };
     let between = async {
@@ -173,14 +195,14 @@ async fn an_instance_is_let_in_under_its_own_name_only() {
     // The certificate of another instance than it says it is.
     let stream = victim.tls(victim.certificate(3), name(3)).await.unwrap();
     let attack = [hello(name(2), 1), greatest_vote(2)].concat();
-    assert_eq!(say(stream, &attack).await.last(), Some(&3));
+    assert_eq!(say(stream, &attack).await.get(10), Some(&3));
     victim.unmoved("identity", 1).await;
 
     // Of another cluster, openly and hidden.
     let foreign = forge::make(dir, CLUSTER, elsewhere, false);
     let stream = victim.tls(foreign.clone(), elsewhere).await.unwrap();
     assert_eq!(
-        say(stream, &[hello(elsewhere, 1), greatest_vote(2)].concat()).await.last(),
+        say(stream, &[hello(elsewhere, 1), greatest_vote(2)].concat()).await.get(10),
         Some(&1)
     );
     victim.unmoved("cluster", 1).await;
@@ -215,7 +237,7 @@ async fn an_instance_is_let_in_under_its_own_name_only() {
     let rpc = openraft::raft::VoteRequest::new(Vote::new(0, 2), None);
     let request = frame::encode(5, &Request::Vote(rpc)).unwrap();
     stream.write_all(&[hello(name(2), 1), request].concat()).await.unwrap();
-    stream.read_exact(&mut [0; 11]).await.unwrap();
+    hello::receive(&mut stream).await.unwrap();
     let answer = within("an answer", FrameReader::new(stream).next()).await.unwrap().unwrap();
     assert_eq!(answer.id, 5);
     victim.unmoved("frame", 2).await;

@@ -2,6 +2,7 @@
 
 mod certificates;
 mod forgeries;
+mod identity;
 mod replication;
 
 use std::{
@@ -24,13 +25,15 @@ use crate::{
     clock,
     cluster::{
         contact::Contact,
-        found::Gate,
+        greeted::Greeted,
+        greeter::Greeter,
         network::Network,
+        progress::{self, Progress},
         proposer::{WriteError, Writer, Written},
         rpc::{Service, ServiceOptions},
         transport::{Lane, Stream, Transport},
     },
-    ids::{Incarnation, InstanceId, PeerId, SessionId, Timestamp},
+    ids::{Incarnation, InstanceId, PeerId, SessionId, StoreId, Timestamp},
     metrics::Metrics,
     raft::{Member, TypeConfig},
     registry::{BatchId, Command, Proposal},
@@ -92,6 +95,13 @@ impl World {
         Routed { tcp, addresses: Arc::clone(&self.addresses) }
     }
 
+    /// As [`Self::transport`], introduced as a member that has no data yet.
+    fn greeted(&self, node: u64, security: Security, view: &RegistryView) -> Greeted {
+        let store = StoreId(u128::from(node));
+        let greeter = Greeter::new(name(node), store, Progress::default(), view.clone());
+        Greeted::new(Arc::new(self.transport(node, security)), greeter)
+    }
+
     /// Starts an instance over its directory.
     async fn start(&self, node: u64, dir: &Path) -> Node {
         let security = self.security(node);
@@ -99,7 +109,7 @@ impl World {
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let server = RpcServer::new(listener, name(node), security.clone(), metrics.clone());
+        let server = RpcServer::new(listener, security.clone(), metrics.clone());
         let address = format!("localhost:{port}");
         self.addresses.lock().unwrap().insert(InstanceId(node), address);
 
@@ -107,14 +117,18 @@ impl World {
         let (reporter, faults) = fault::channel();
         let stores =
             Stores::open(dir, InstanceId(node), Some(CLUSTER), effects, &metrics, &reporter);
-        let stores = stores.unwrap();
-        let network = Network::new(Arc::new(self.transport(node, security.clone())));
+        let mut stores = stores.unwrap();
+        let held = progress::held(&mut stores.log).await.unwrap();
+        let store = stores.log.store();
+        let greeter = Greeter::new(name(node), store, held, stores.view.clone());
+        let transport = Arc::new(self.transport(node, security.clone()));
+        let greeted = Greeted::new(transport, greeter.clone());
+        let network = Network::new(Arc::new(greeted), greeter.peers().clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { while applied.recv().await.is_some() {} });
         let raft =
             Raft::new(node, config(), network.clone(), stores.log, stores.machine).await.unwrap();
-        let gate = Gate::default();
-        gate.open();
+        greeter.gate().open();
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: Arc::new(LocalWriter(raft.clone())),
@@ -123,7 +137,8 @@ impl World {
             inbox: stores.inbox,
             view: stores.view.clone(),
             contact: Contact::default(),
-            gate,
+            greeter: greeter.clone(),
+            network: network.clone(),
             metrics: metrics.clone(),
         });
         tasks.spawn(async { panic!("{:?}", server.run(service).await) });
@@ -132,6 +147,7 @@ impl World {
             id: InstanceId(node),
             raft,
             network,
+            greeter,
             view,
             image,
             faults,
@@ -166,6 +182,7 @@ struct Node {
     id: InstanceId,
     raft: Raft<TypeConfig, StateMachine>,
     network: Network,
+    greeter: Greeter,
     view: RegistryView,
     image: ImageProgress,
     faults: fault::FaultWatch,
@@ -200,11 +217,23 @@ impl Node {
         self.metrics.raft_refused.with_label_values(&[reason]).get()
     }
 
-    /// Founds the cluster and waits for a leader.
-    async fn found(&self, nodes: &[u64]) {
+    fn store(&self) -> StoreId {
+        self.greeter.store()
+    }
+
+    /// Founds a cluster of these, on each of them, and waits for a leader.
+    async fn found(nodes: &[&Self]) {
+        let member = |node: &Self| Member { store: Some(node.store()), ..Member::default() };
         let members: BTreeMap<u64, Member> =
-            nodes.iter().map(|node| (*node, Member::default())).collect();
-        self.raft.initialize(members).await.unwrap();
+            nodes.iter().map(|node| (node.id.0, member(node))).collect();
+        for node in nodes {
+            node.raft.initialize(members.clone()).await.unwrap();
+        }
+    }
+
+    /// Founds a cluster of its own and waits until it leads.
+    async fn found_alone(&self) {
+        Self::found(&[self]).await;
         until("a leader", || self.leader().is_some()).await;
     }
 
@@ -225,8 +254,8 @@ impl Node {
     async fn stop(mut self) {
         self.tasks.shutdown().await;
         self.raft.shutdown().await.unwrap();
-        let Self { raft, network, view, mut image, .. } = self;
-        drop((raft, network, view));
+        let Self { raft, network, greeter, view, mut image, .. } = self;
+        drop((raft, network, greeter, view));
         image.ended().await;
     }
 }

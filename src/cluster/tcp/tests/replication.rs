@@ -19,7 +19,8 @@ async fn three(world: &World, dirs: &[TempDir]) -> Vec<Node> {
     for (node, dir) in (1..).zip(dirs) {
         nodes.push(world.start(node, dir.path()).await);
     }
-    nodes[0].found(&[1, 2, 3]).await;
+    Node::found(&nodes.iter().collect::<Vec<_>>()).await;
+    until("a leader", || nodes.iter().any(|node| node.leader().is_some())).await;
     nodes
 }
 
@@ -130,8 +131,8 @@ async fn a_learner_gets_a_snapshot_while_writes_go_on_and_the_leadership_is_hand
 async fn a_snapshot_that_breaks_off_or_is_damaged_leaves_nothing_behind() {
     let (world, dirs) = (World::new(2), dirs(1));
     let node = world.start(1, dirs[0].path()).await;
-    node.found(&[1]).await;
-    let transport = world.transport(2, world.security(2));
+    node.found_alone().await;
+    let transport = world.greeted(2, world.security(2), &node.view);
     let drafts = || {
         let dir = fs::read_dir(dirs[0].path().join("snapshot")).unwrap();
         dir.filter(|entry| entry.as_ref().unwrap().path().extension().unwrap() == "new").count()
@@ -188,9 +189,10 @@ async fn a_leader_that_contradicts_what_was_applied_is_refused_before_raft_hears
     {
         let (world, dirs) = (World::new(2), dirs(1));
         let node = world.start(1, dirs[0].path()).await;
-        node.found(&[1]).await;
+        node.found_alone().await;
         let term = node.term();
-        let transport: Arc<dyn Transport> = Arc::new(world.transport(2, world.security(2)));
+        let transport: Arc<dyn Transport> =
+            Arc::new(world.greeted(2, world.security(2), &node.view));
         let link = Link::new(transport, node.id, Member::default(), lane);
         let rpc = AppendEntriesRequest { vote, prev_log_id, entries, leader_commit: None };
         let answer = link.call(&Request::AppendEntries(rpc), Duration::from_secs(20)).await;
@@ -206,7 +208,7 @@ async fn a_leader_that_contradicts_what_was_applied_is_refused_before_raft_hears
 async fn a_newer_connection_takes_the_place_of_the_older() {
     let (world, dirs) = (World::new(2), dirs(1));
     let node = world.start(1, dirs[0].path()).await;
-    let transport: Arc<dyn Transport> = Arc::new(world.transport(2, world.security(2)));
+    let transport: Arc<dyn Transport> = Arc::new(world.greeted(2, world.security(2), &node.view));
     let open = |kind| node.metrics.raft_connections.with_label_values(&[kind]).get();
     let link = |lane| Link::new(Arc::clone(&transport), node.id, Member::default(), lane);
     let propose = Request::Propose { batch: None, commands: Vec::new() };

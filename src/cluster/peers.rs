@@ -1,0 +1,158 @@
+//! What this instance knows of each other one: whether it is reached and if not why, which store
+//! answers under its number, what that store has acknowledged, and which rules it can apply.
+//!
+//! All of it is in memory only. The state of a peer is told in one log line when it changes; why a
+//! peer is not reached goes into the sentences of [`trouble`](super::trouble).
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    progress::Progress,
+    rpc::hello::{Facts, Refusal},
+};
+use crate::{
+    ids::{InstanceId, StoreId},
+    registry::Rules,
+};
+
+/// What is known of all peers; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Peers(Arc<Mutex<BTreeMap<InstanceId, Peer>>>);
+
+/// What is known of one.
+#[derive(Debug, Default)]
+struct Peer {
+    /// The store that introduced itself last.
+    store: Option<StoreId>,
+    rules: Option<Rules>,
+    /// What each store under this number has acknowledged.
+    acknowledged: BTreeMap<StoreId, Progress>,
+    reach: Reach,
+    /// The refusal that was logged last.
+    told: Option<Refusal>,
+}
+
+/// Whether a peer is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// It was not tried yet.
+    #[default]
+    Untried,
+    /// A connection to it is open.
+    Reached,
+    /// There is no connection, for this reason.
+    Lost(String),
+    /// One of the two refuses the other; the end of a sentence about the peer.
+    Refused(String),
+}
+
+impl Peers {
+    fn guard(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Peer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of a peer that has introduced itself and was not refused.
+    pub fn met(&self, id: InstanceId, facts: &Facts) {
+        let mut peers = self.guard();
+        let peer = peers.entry(id).or_default();
+        if peer.store.replace(facts.store).is_none() {
+            tracing::info!(peer = id.0, store = %facts.store, "peer introduced itself");
+        }
+        peer.rules = Some(facts.rules);
+        peer.told = None;
+        // The tail of its log may be cut off yet, so of what it says itself only the vote counts.
+        peer.remember(facts.store, Progress::of_vote(facts.progress.vote));
+        if let Some(acknowledged) = facts.acknowledged {
+            peer.remember(facts.store, acknowledged);
+        }
+    }
+
+    /// Takes note of a connection that was opened to a peer.
+    pub fn reached(&self, id: InstanceId) {
+        let mut peers = self.guard();
+        let peer = peers.entry(id).or_default();
+        let before = std::mem::replace(&mut peer.reach, Reach::Reached);
+        if before != Reach::Reached {
+            tracing::info!(peer = id.0, "peer found");
+        }
+    }
+
+    /// Takes note that a peer cannot be reached, or not any longer.
+    pub fn lost(&self, id: InstanceId, why: &str) {
+        let mut peers = self.guard();
+        let peer = peers.entry(id).or_default();
+        match std::mem::replace(&mut peer.reach, Reach::Lost(why.to_owned())) {
+            Reach::Reached => tracing::info!(peer = id.0, why, "peer lost"),
+            Reach::Untried => tracing::info!(peer = id.0, why, "peer not reached"),
+            Reach::Lost(_) | Reach::Refused(_) => {}
+        }
+    }
+
+    /// Takes note that this instance refuses a peer.
+    pub fn refuses(&self, id: InstanceId, refusal: Refusal) {
+        let mut peers = self.guard();
+        let peer = peers.entry(id).or_default();
+        peer.reach = Reach::Refused(refusal.words().to_owned());
+        if peer.told != Some(refusal) {
+            tracing::warn!(peer = id.0, "peer refused: {}", refusal.words());
+        }
+        peer.told = Some(refusal);
+    }
+
+    /// Takes note that a peer refuses this instance.
+    pub fn refused_by(&self, id: InstanceId, refusal: Refusal) {
+        let mut peers = self.guard();
+        let peer = peers.entry(id).or_default();
+        let why = format!("it refuses this instance: {}", refusal.words());
+        if peer.reach != Reach::Refused(why.clone()) {
+            tracing::warn!(peer = id.0, "refused by a peer: {}", refusal.words());
+        }
+        peer.reach = Reach::Refused(why);
+    }
+
+    /// Whether a peer is reached, and if not why.
+    pub fn reach(&self, id: InstanceId) -> Reach {
+        self.guard().get(&id).map(|peer| peer.reach.clone()).unwrap_or_default()
+    }
+
+    /// Takes note of what a peer has acknowledged: entries that are durable there, or a vote.
+    pub fn acknowledged(&self, id: InstanceId, progress: Progress) {
+        let mut peers = self.guard();
+        let peer = peers.entry(id).or_default();
+        if let Some(store) = peer.store {
+            peer.remember(store, progress);
+        }
+    }
+
+    /// What a store has acknowledged, as far as this instance knows.
+    pub fn remembered(&self, id: InstanceId, store: StoreId) -> Option<Progress> {
+        self.guard().get(&id)?.acknowledged.get(&store).copied()
+    }
+
+    /// Whether another store has acknowledged entries under this number.
+    pub fn knows_another_store(&self, id: InstanceId, store: StoreId) -> bool {
+        let peers = self.guard();
+        let stores = peers.get(&id).into_iter().flat_map(|peer| &peer.acknowledged);
+        stores.into_iter().any(|(other, known)| *other != store && known.last.is_some())
+    }
+
+    /// The store that answers under a number, if it has introduced itself.
+    pub fn store(&self, id: InstanceId) -> Option<StoreId> {
+        self.guard().get(&id)?.store
+    }
+
+    /// The newest rules that a peer can apply; `None` if it has not introduced itself yet.
+    pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
+        self.guard().get(&id)?.rules
+    }
+}
+
+impl Peer {
+    fn remember(&mut self, store: StoreId, progress: Progress) {
+        let known = self.acknowledged.entry(store).or_default();
+        *known = known.further(progress);
+    }
+}

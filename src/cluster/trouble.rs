@@ -1,0 +1,149 @@
+//! Why clients cannot be answered now, in one sentence for each cause: which members are not
+//! reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster status`, and
+//! in the log when it changes, so nothing in it changes by itself.
+
+use std::{fmt::Write as _, time::Duration};
+
+use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
+
+use super::{Cluster, greeter::Roster, peers::Reach, waiting::removed_text};
+use crate::ids::InstanceId;
+
+/// A leader that no majority has answered for so long, and a follower that has not heard its leader
+/// for so long, cannot answer clients now: the longest time until an election, and a half more.
+pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
+
+impl Cluster {
+    /// Why clients cannot be answered now: a sentence; `None` if they can.
+    pub fn trouble(&self) -> Option<String> {
+        let learnt = self.greeter.learnt().borrow().clone();
+        if let Some(turned) = learnt.turned {
+            return Some(turned.to_string());
+        }
+        if let Some((entry, by)) = learnt.removed {
+            return Some(removed_text(self.instance, entry, by));
+        }
+        let states = self.raft.metrics();
+        let now = states.borrow_watched();
+        let voters: Vec<InstanceId> =
+            now.membership_config.membership().voter_ids().map(InstanceId).collect();
+        let alone = voters == [self.instance];
+        let leads = now.state == ServerState::Leader;
+        let is_cut_off = |silence: Option<Duration>| silence.is_none_or(|it| it > CUT_OFF_AFTER);
+        let leader = now.current_leader.map(InstanceId);
+        let heard = if leads {
+            now.last_quorum_acked.map(|at| at.elapsed())
+        } else {
+            self.contact.silence()
+        };
+        drop(now);
+        match leader {
+            None => Some(self.without_a_leader(&voters)),
+            Some(_) if leads && (alone || !is_cut_off(heard)) => None,
+            Some(_) if leads => {
+                Some(format!("no majority of the voters is reached{}", self.unreached(&voters)))
+            }
+            Some(_) if !is_cut_off(heard) => None,
+            Some(leader) if self.is_reached(leader) => {
+                Some(format!("the leader, instance {}, is reached and sends nothing", leader.0))
+            }
+            // A restarted instance knows who led before it stopped.
+            Some(_) => Some(self.without_a_leader(&voters)),
+        }
+    }
+
+    /// Why there is no leader.
+    fn without_a_leader(&self, voters: &[InstanceId]) -> String {
+        if voters.is_empty() {
+            return "the cluster has no leader that speaks to this instance".to_owned();
+        }
+        let away = voters.iter().filter(|id| **id != self.instance && !self.is_reached(**id));
+        let reached = voters.len() - away.count();
+        if 2 * reached <= voters.len() {
+            return format!(
+                "the cluster has no leader, for no majority of its {} voters is reached{}",
+                voters.len(),
+                self.unreached(voters)
+            );
+        }
+        if !voters.contains(&self.instance) {
+            return format!(
+                "the cluster has no leader that speaks to this instance{}",
+                self.unreached(voters)
+            );
+        }
+        format!("the cluster has no leader; its voters elect one{}", self.unreached(voters))
+    }
+
+    fn is_reached(&self, id: InstanceId) -> bool {
+        self.greeter.peers().reach(id) == Reach::Reached
+    }
+
+    /// Those that are not reached, each with its address and the reason, and what can be done; empty
+    /// if there are none.
+    fn unreached(&self, ids: &[InstanceId]) -> String {
+        let members: Roster = self.members();
+        let (mut text, mut is_lost) = (String::new(), false);
+        for id in ids.iter().filter(|id| **id != self.instance) {
+            let why = match self.greeter.peers().reach(*id) {
+                Reach::Reached => continue,
+                Reach::Untried => "not tried yet".to_owned(),
+                Reach::Lost(why) => {
+                    is_lost = true;
+                    plain(&why)
+                }
+                Reach::Refused(why) => why,
+            };
+            let address = members.get(id).map_or("?", |member| member.raft_addr.as_str());
+            let before = if text.is_empty() { ": " } else { ", " };
+            let _ = write!(text, "{before}{} ({address}): {why}", id.0);
+        }
+        if is_lost {
+            text.push_str(
+                "; start what is missing, or replace one whose disk is lost (runbook: Replace a \
+                 lost instance; When a majority is lost)",
+            );
+        }
+        text
+    }
+}
+
+/// A system's or TLS's reason in an operator's words.
+fn plain(why: &str) -> String {
+    let known = [
+        ("Connection refused", "nothing listens there (connection refused)"),
+        ("certificate expired", "its certificate has expired"),
+        ("CertificateExpired", "it does not accept this instance's certificate: it has expired"),
+        ("certificate not valid yet", "its certificate is not valid yet (look at the clocks)"),
+        ("UnknownIssuer", "its certificate is of another CA"),
+        ("UnknownCA", "it does not accept this instance's certificate: another CA"),
+        ("NotValidForName", "its certificate is that of another instance or cluster"),
+        ("No route to host", "no route leads there"),
+        ("Network is unreachable", "no route leads there"),
+        ("failed to lookup address", "its name cannot be resolved"),
+        ("unexpected end of file", "what listens there closes the connection"),
+        ("early eof", "what listens there closes the connection"),
+        ("Connection reset", "what listens there closes the connection"),
+        ("in time", "no answer from there"),
+    ];
+    let plain = known.iter().find(|(part, _)| why.contains(part)).map(|(_, plain)| *plain);
+    plain.map_or_else(|| why.to_owned(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn the_systems_reasons_are_put_in_an_operators_words() {
+        for (why, expected) in [
+            ("Connection refused (os error 111)", "nothing listens there"),
+            ("invalid peer certificate: certificate expired: verification", "has expired"),
+            ("received fatal alert: CertificateExpired", "this instance's certificate"),
+            ("no connection in time", "no answer from there"),
+            ("something else", "something else"),
+        ] {
+            assert!(plain(why).contains(expected), "{why}: {}", plain(why));
+        }
+    }
+}
