@@ -6,8 +6,8 @@
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!
-//! - [`ids`], [`limits`], [`clock`], [`metrics`], [`runtime`]: words, bounds, time, figures and
-//!   chance.
+//! - [`ids`], [`limits`], [`clock`], [`codec`], [`metrics`], [`runtime`]: words, bounds, time,
+//!   encoding, figures and chance.
 //! - [`registry`]: the chains and repairs as a pure state machine.
 //! - [`wire`]: the clients' bytes and messages, pure as well.
 //! - [`storage`]: the raft log and the registry's image on disk.
@@ -22,6 +22,7 @@ extern crate self as emnetchain;
 
 pub mod cli;
 pub mod clock;
+pub mod codec;
 pub mod cluster;
 pub mod config;
 pub mod ids;
