@@ -30,6 +30,9 @@
 //! The version in work is kept per thread while postcard runs, because serde hands no context to
 //! the fields of a struct. Both run to their end without a pause, so calls cannot mix.
 
+#[cfg(test)]
+pub(crate) mod golden;
+
 use std::cell::Cell;
 
 use serde::{

@@ -22,8 +22,8 @@ extern crate self as emnetchain;
 
 pub mod cli;
 pub mod clock;
-pub mod codec;
 pub mod cluster;
+pub mod codec;
 pub mod config;
 pub mod ids;
 pub mod instance;

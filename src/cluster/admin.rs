@@ -59,6 +59,8 @@ pub enum Change {
     Remove(InstanceId),
     /// Let this member lead, or the voter that has caught up furthest.
     TransferLeader(Option<InstanceId>),
+    /// Raise the rules to the newest that every member knows.
+    Upgrade,
 }
 
 /// Why a change was not made: a sentence for people, which says what to do.
@@ -97,6 +99,9 @@ impl Cluster {
     }
 
     async fn change_at(&self, leader: &Leader, change: Change) -> Result<String, ChangeError> {
+        if leader.id == self.instance && change == Change::Upgrade {
+            return self.upgrades.raise().await;
+        }
         if leader.id == self.instance {
             return carry_out(&self.raft, self.view(), change).await;
         }
@@ -128,6 +133,7 @@ pub(super) async fn carry_out(
             Change::Promote(instance) => promote(raft, instance).await,
             Change::Remove(instance) => remove(raft, instance).await,
             Change::TransferLeader(to) => transfer(raft, to).await,
+            Change::Upgrade => unreachable!("the rules are raised by `Upgrades`"),
         }
     };
     let late = || ChangeError::Unknown("it was not finished in time".to_owned());

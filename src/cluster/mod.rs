@@ -9,7 +9,7 @@
 //! [`found`] is how an instance gets into a cluster, [`admin`] how the cluster is changed,
 //! [`lives`] how the clients of an instance that died are set free, [`backup`] how the registry is
 //! taken out of it while it serves, and [`compare`] how a replica finds out that it is not one.
-//! [`election`] decides when an instance stands for leader.
+//! [`election`] decides when an instance stands for leader, and [`upgrade`] raises the rules.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
@@ -29,12 +29,16 @@ pub mod proposer;
 pub mod rpc;
 pub mod tcp;
 pub mod transport;
+pub mod upgrade;
 pub mod writer;
 
 mod node;
 mod pipeline;
 mod status;
+#[cfg(feature = "rules-3")]
+mod version3;
 
 pub use keeper::LogBounds;
 pub use node::{Cluster, ClusterError, ClusterOptions, Started};
 pub use status::{ClusterMember, ClusterStatus};
+pub use upgrade::RulesOptions;

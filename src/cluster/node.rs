@@ -17,13 +17,17 @@ use super::{
     proposer::{Proposer, WriteError},
     rpc::{Service, ServiceOptions},
     transport::Transport,
+    upgrade::{RulesOptions, Upgrades},
     writer::{LocalWriter, Router},
 };
 use crate::{
     ids::{Incarnation, InstanceId},
     metrics::Metrics,
     raft::TypeConfig,
-    storage::{ClusterId, LogGuard, Pulses, RegistryView, SnapshotInbox, StateMachine},
+    storage::{
+        ClusterId, LogGuard, Pulses, RegistryView, SnapshotInbox, StateMachine,
+        fault::FaultReporter,
+    },
 };
 
 /// What an instance needs to be a member.
@@ -42,6 +46,10 @@ pub struct ClusterOptions {
     pub log_bounds: LogBounds,
     /// What the threads that work with the disk are doing.
     pub pulses: Pulses,
+    /// Which rules it knows.
+    pub rules: RulesOptions,
+    /// Told when what others send is refused.
+    pub faults: FaultReporter,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -93,6 +101,7 @@ pub struct Cluster {
     pub(super) contact: Contact,
     pub(super) gate: Gate,
     pub(super) standing: Standing,
+    pub(super) upgrades: Upgrades,
     view: RegistryView,
     log_bounds: LogBounds,
     pub(super) pulses: Pulses,
@@ -120,16 +129,8 @@ impl Cluster {
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
-        let ClusterOptions {
-            cluster,
-            instance,
-            transport,
-            guard,
-            inbox,
-            log_bounds,
-            pulses,
-            metrics,
-        } = options;
+        let ClusterOptions { cluster, instance, transport, guard, inbox, .. } = options;
+        let ClusterOptions { log_bounds, pulses, rules, faults, metrics, .. } = options;
         let network = Network::new(transport);
         let raft =
             Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
@@ -137,15 +138,20 @@ impl Cluster {
                 .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let local = LocalWriter::new(raft.clone(), view.clone());
         let (contact, gate) = (Contact::default(), Gate::default());
+        let writer = Arc::new(local.clone());
+        let upgrades =
+            Upgrades::new(raft.clone(), network.clone(), writer.clone(), view.clone(), rules);
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
-            proposals: Arc::new(local.clone()),
+            proposals: writer,
             cluster,
             guard,
             inbox,
             view: view.clone(),
             contact: contact.clone(),
             gate: gate.clone(),
+            upgrades: upgrades.clone(),
+            faults,
             metrics: metrics.clone(),
         });
         let router = Router::new(local.clone(), network.clone());
@@ -159,6 +165,7 @@ impl Cluster {
             contact,
             gate,
             standing: Standing::default(),
+            upgrades,
             view,
             log_bounds,
             pulses,
@@ -178,6 +185,11 @@ impl Cluster {
     /// # Errors
     /// When raft stops.
     pub async fn keep(self) -> Result<(), WriteError> {
+        let marking = async {
+            #[cfg(feature = "rules-3")]
+            self.mark().await?;
+            Ok(())
+        };
         tokio::try_join!(
             super::keeper::count_time(self.local.clone()),
             super::keeper::keep_time(self.local.clone(), self.view.next_deadline()),
@@ -185,7 +197,9 @@ impl Cluster {
             self.end_lost_lives(),
             self.stand(),
             self.keep_comparing(),
+            self.upgrades.keep(),
             self.watch(),
+            marking,
         )?;
         Ok(())
     }

@@ -10,7 +10,8 @@ use std::{
 
 use emnetchain::{
     cluster::{
-        Cluster, ClusterOptions, LogBounds, Started, found::Founding, proposer::ProposerError,
+        Cluster, ClusterOptions, LogBounds, RulesOptions, Started, found::Founding,
+        proposer::ProposerError,
     },
     ids::{InstanceId, SessionId},
     limits::PROPOSER_QUEUE_MAX,
@@ -252,6 +253,8 @@ impl Process {
             inbox,
             log_bounds: LOG_BOUNDS,
             pulses: Pulses::default(),
+            rules: RulesOptions::default(),
+            faults: fault::channel().0,
             metrics,
         };
         let started = Cluster::start(options, self.log, machine, view).await;

@@ -27,17 +27,20 @@ use super::{
 };
 use crate::{
     cluster::{
-        admin,
+        admin::{self, Change},
         contact::Contact,
         found::{Gate, Standing},
         proposer::Writer,
         transport::{Lane, Stream},
+        upgrade::Upgrades,
     },
     ids::InstanceId,
     metrics::Metrics,
     raft::TypeConfig,
     registry::Registry,
-    storage::{ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine},
+    storage::{
+        ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine, fault::FaultReporter,
+    },
 };
 
 /// Requests of one connection that are worked on; beyond it, no more are read.
@@ -68,6 +71,10 @@ pub struct ServiceOptions {
     pub contact: Contact,
     /// Whether raft may hear anything yet.
     pub gate: Gate,
+    /// Raises the rules, if this instance leads.
+    pub upgrades: Upgrades,
+    /// Told when the leader sends what this binary is too old for.
+    pub faults: FaultReporter,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -105,7 +112,12 @@ impl ServeError {
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
             Self::Frame(FrameError::Io(_)) | Self::Stopped => None,
-            Self::Frame(FrameError::Checksum | FrameError::Length(_) | FrameError::Malformed)
+            Self::Frame(
+                FrameError::Checksum
+                | FrameError::Length(_)
+                | FrameError::Malformed
+                | FrameError::Newer(_),
+            )
             | Self::WrongLane => Some("frame"),
             Self::Forged => Some("forged"),
         }
@@ -128,12 +140,18 @@ impl Service {
         peer: InstanceId,
         lane: Lane,
     ) -> Result<(), ServeError> {
-        match lane {
+        let served = match lane {
             Lane::Append | Lane::Snapshot if !self.0.gate.is_open() => Ok(()),
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
-            Lane::Calls => answer(stream, peer, Calls::new(self, peer)).await,
+            Lane::Calls => return answer(stream, peer, Calls::new(self, peer)).await,
             Lane::Snapshot => snapshot::receive(self, stream, peer).await,
+        };
+        // These lanes carry the cluster's log, so its rules were raised; only a newer binary can
+        // go on.
+        if let Err(ServeError::Frame(FrameError::Newer(newer))) = &served {
+            self.0.faults.refuse(format!("what instance {} sends: {newer}", peer.0));
         }
+        served
     }
 
     /// Tells an instance with an empty log how this one stands, and whether it knows it.
@@ -178,6 +196,13 @@ impl Service {
         }
         match request {
             Request::Introduce => self.introduce(peer).await,
+            Request::Rules => Response::Rules(self.0.upgrades.newest()),
+            #[cfg(feature = "rules-3")]
+            Request::Mark(mark) => {
+                let marks = vec![crate::registry::Command::Mark(mark)];
+                let written = self.0.proposals.write(None, marks).await;
+                written.map_or_else(failed, Response::Proposed)
+            }
             Request::AppendEntries(rpc) => self.append(rpc).await,
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
@@ -205,6 +230,9 @@ impl Service {
                     }
                     Err(error) => failed(error),
                 }
+            }
+            Request::Change(Change::Upgrade) => {
+                self.0.upgrades.raise().await.map_or_else(failed, Response::Changed)
             }
             Request::Change(change) => {
                 let changed = admin::carry_out(raft, &self.0.view, change).await;

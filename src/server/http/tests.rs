@@ -38,12 +38,15 @@ impl Bench {
             last_log_index: 9,
             applied_index: 8,
             trouble: None,
+            rules: 2,
+            newest_rules: 3,
             members: vec![Member {
                 node: InstanceId(2),
                 address: String::new(),
                 voter: true,
                 lag: None,
                 silent_ms: None,
+                newest_rules: None,
             }],
             chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
             connections: BTreeMap::from([("chain", 3)]),
@@ -63,9 +66,10 @@ impl Bench {
                     match &action {
                         Action::Drain => Ok("drained".to_owned()),
                         Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
-                        Action::Add { .. } | Action::Promote(_) | Action::TransferLeader(_) => {
-                            Err(Denied::Unavailable(format!("{action:?}")))
-                        }
+                        Action::Add { .. }
+                        | Action::Promote(_)
+                        | Action::TransferLeader(_)
+                        | Action::Upgrade => Err(Denied::Unavailable(format!("{action:?}"))),
                     }
                 })
             }),

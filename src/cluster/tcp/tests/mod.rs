@@ -29,6 +29,7 @@ use crate::{
         proposer::{WriteError, Writer, Written},
         rpc::{Service, ServiceOptions},
         transport::{Lane, Stream, Transport},
+        upgrade::{RulesOptions, Upgrades},
     },
     ids::{Incarnation, InstanceId, PeerId, SessionId, Timestamp},
     metrics::Metrics,
@@ -115,15 +116,21 @@ impl World {
             Raft::new(node, config(), network.clone(), stores.log, stores.machine).await.unwrap();
         let gate = Gate::default();
         gate.open();
+        let writer = Arc::new(LocalWriter(raft.clone()));
+        let (ways, view) = (network.clone(), stores.view.clone());
+        let rules = RulesOptions::default();
+        let upgrades = Upgrades::new(raft.clone(), ways, writer.clone(), view, rules);
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
-            proposals: Arc::new(LocalWriter(raft.clone())),
+            proposals: writer,
             cluster: CLUSTER,
             guard: stores.guard,
             inbox: stores.inbox,
             view: stores.view.clone(),
             contact: Contact::default(),
             gate,
+            upgrades,
+            faults: reporter,
             metrics: metrics.clone(),
         });
         tasks.spawn(async { panic!("{:?}", server.run(service).await) });
