@@ -20,6 +20,9 @@
 // A file that unit tests share with the simulator names this crate as the simulator does.
 extern crate self as emnetchain;
 
+#[cfg(all(feature = "rules-3", not(debug_assertions)))]
+compile_error!("the feature `rules-3` is a made-up version of the rules, for tests only");
+
 pub mod cli;
 pub mod clock;
 pub mod cluster;

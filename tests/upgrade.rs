@@ -235,7 +235,7 @@ fn three_instances_are_upgraded_under_load_and_the_rules_raised() {
         cluster.start_these(&[id]);
         compare(&cluster, &load);
         load.wait_for(5);
-        assert_eq!(rules(&cluster), 2, "nobody raised them");
+        assert_eq!(rules(&cluster), 2, "no instance raised them");
         if id < 3 {
             let refused = || {
                 let (done, said) = operate(cluster.at(1), &["upgrade"]);
@@ -276,7 +276,7 @@ fn three_instances_are_upgraded_under_load_and_the_rules_raised() {
     assert_nothing_is_lost(&cluster, joined, &kept);
 }
 
-/// Whoever joined is told the same anywhere, every address is given back, and replicas agree.
+/// Each client is told the same anywhere, every address is given back, and replicas agree.
 fn assert_nothing_is_lost(cluster: &Cluster, joined: u16, kept: &BTreeMap<u64, String>) {
     cluster.assert_equal_registries();
     for number in 1..joined - 1 {

@@ -1,7 +1,7 @@
 //! Golden bytes: what a released version wrote, which every later version must read, and write
 //! again as it was. A page is a file of lines `name hex`.
 //!
-//! A page is never written anew to make a test pass: bytes that no longer fit are data that users
+//! A page is never rewritten to make a test pass: bytes that no longer fit are data that users
 //! could no longer read. New names are added by running the tests with
 //! `EMNETCHAIN_REWRITE_BYTES_THAT_USERS_HAVE_ON_DISK=yes`, and the difference then shows that old
 //! lines stay.

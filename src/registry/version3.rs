@@ -41,3 +41,54 @@ impl Registry {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        codec,
+        ids::{Incarnation, PeerId, SessionId, Timestamp},
+        registry::{Command, Proposal, Record},
+    };
+
+    fn apply(registry: &mut Registry, command: Command) {
+        registry.apply(&Proposal { at: Timestamp(1), batch: None, commands: vec![command] });
+    }
+
+    fn add_peer(registry: &mut Registry, candidate: u32) {
+        let (instance, incarnation) = (InstanceId(1), Incarnation(1));
+        let session = SessionId { instance, incarnation, connection: 1 };
+        let address = "any text".to_owned();
+        let candidate = PeerId(candidate);
+        apply(registry, Command::AddPeer { session, address, candidate });
+    }
+
+    fn versions(registry: &Registry) -> Vec<u8> {
+        let records = registry.image().records.iter();
+        records.map(|(_, record)| codec::encode(record)[0]).collect()
+    }
+
+    #[test]
+    fn nothing_of_new_rules_happens_or_is_written_before_they_are_in_force() {
+        let mut registry = Registry::default();
+        let mark = || Command::Mark(Mark { by: InstanceId(1) });
+        apply(&mut registry, mark());
+        add_peer(&mut registry, 1);
+        assert_eq!(registry.image().meta.marks, Marks::default());
+        assert_eq!(codec::encode(&registry.image().meta)[0], 2);
+        assert_eq!(versions(&registry), [2]);
+
+        apply(&mut registry, Command::Raise { rules: VERSION_3 });
+        apply(&mut registry, mark());
+        add_peer(&mut registry, 2);
+        assert_eq!(registry.image().meta.marks, Marks { marks: 1, peers: 1 });
+        assert_eq!(codec::encode(&registry.image().meta)[0], 3);
+        assert_eq!(versions(&registry), [2, 3], "what was there keeps its bytes");
+        for (_, record) in registry.image().records.iter() {
+            assert_eq!(codec::decode::<Record>(&codec::encode(record)).as_ref(), Ok(record));
+        }
+        // They are never lowered.
+        apply(&mut registry, Command::Raise { rules: Rules::FIRST });
+        assert_eq!(registry.rules(), VERSION_3);
+    }
+}

@@ -35,7 +35,7 @@ fn of_0_2(name: &str) -> PathBuf {
 
 fn open(dir: &Path, node: InstanceId) -> Stores {
     let (sender, effects) = mpsc::channel(1000);
-    std::mem::forget(effects); // nobody is to be told, and nothing may fail for it
+    std::mem::forget(effects); // kept open, and never read
     let (faults, _) = fault::channel();
     Stores::open(dir, node, Some(CLUSTER), sender, &Metrics::new(), &faults).unwrap()
 }
