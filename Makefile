@@ -31,7 +31,8 @@ clippy:
 
 test:
 	$(CARGO) test --locked
-	$(CARGO) test --locked --features otlp --test otlp
+	$(CARGO) test --locked --features otlp,rules-3 --test otlp --test upgrade
+	$(CARGO) test --locked --features otlp,rules-3 --lib -- codec fixtures golden version3
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items

@@ -31,7 +31,7 @@ use crate::{
     cli::Exit,
     clock,
     cluster::{
-        Cluster, ClusterError, ClusterOptions, LogBounds, Started,
+        Cluster, ClusterError, ClusterOptions, LogBounds, RulesOptions, Started,
         found::Founding,
         rpc::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
@@ -140,6 +140,8 @@ impl Instance {
             inbox,
             log_bounds: LogBounds::default(),
             pulses,
+            rules: rules(),
+            faults: reporter.clone(),
             metrics: metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;
@@ -159,8 +161,7 @@ impl Instance {
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
         let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
-        let watch = readiness.clone();
-        let sources = observe::http_sources(&cluster, &image, &metrics, watch, powers);
+        let sources = observe::http_sources(&cluster, &image, &metrics, readiness.clone(), powers);
         serve_http(&mut background, http, sources);
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
@@ -173,7 +174,6 @@ impl Instance {
             phase: phase.clone(),
             progress,
         };
-        let lives = JoinSet::from_iter([living.run(queue)]);
         Ok(Self {
             cluster,
             image,
@@ -183,7 +183,7 @@ impl Instance {
             metrics,
             security,
             servers,
-            lives,
+            lives: JoinSet::from_iter([living.run(queue)]),
             background,
             readiness,
             banner: Some(banner),
@@ -252,7 +252,7 @@ impl Instance {
                 }
             }
         };
-        // A failed disk stops raft as well; its report may be a moment behind.
+        // What is reported there stops raft as well; the report may be a moment behind.
         if let Ok(fault) = timeout(Duration::from_millis(200), self.faults.wait()).await {
             return leave(&fault);
         }
@@ -320,6 +320,24 @@ fn leave(fault: &fault::Fault) -> Exit {
     }
 }
 
+/// Which rules this instance knows, and when it raises them. In test builds an instance can be made
+/// older than its program, so that one program plays both parts of an upgrade.
+fn rules() -> RulesOptions {
+    #[cfg(feature = "rules-3")]
+    {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+        let standard = RulesOptions::default();
+        let newest =
+            number("EMNETCHAIN_TEST_RULES").map_or(standard.newest, crate::registry::Rules);
+        let raise_after = number("EMNETCHAIN_TEST_RAISE_AFTER_SECONDS");
+        let raise_after =
+            raise_after.map_or(standard.raise_after, |seconds| Duration::from_secs(seconds.into()));
+        RulesOptions { newest, raise_after }
+    }
+    #[cfg(not(feature = "rules-3"))]
+    RulesOptions::default()
+}
+
 /// Keeps raft going, and answers other instances if they can reach this one.
 fn keep(
     background: &mut JoinSet<String>,
@@ -369,7 +387,7 @@ async fn open_stores(
     let (dir, node): (_, InstanceId) = (config.data_dir.clone(), config.node_id);
     let (metrics, faults, cluster) = (metrics.clone(), faults.clone(), config.founded_cluster());
     let opening = tokio::task::spawn_blocking(move || {
-        Stores::open(&dir, node, cluster, applied, &metrics, &faults)
+        Stores::open(&dir, node, cluster, applied, &metrics, &faults)?.limited_to(rules().newest)
     });
     match opening.await {
         Ok(Ok(stores)) => Ok(stores),

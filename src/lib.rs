@@ -6,8 +6,8 @@
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!
-//! - [`ids`], [`limits`], [`clock`], [`metrics`], [`runtime`]: words, bounds, time, figures and
-//!   chance.
+//! - [`ids`], [`limits`], [`clock`], [`codec`], [`metrics`], [`runtime`]: words, bounds, time,
+//!   encoding, figures and chance.
 //! - [`registry`]: the chains and repairs as a pure state machine.
 //! - [`wire`]: the clients' bytes and messages, pure as well.
 //! - [`storage`]: the raft log and the registry's image on disk.
@@ -20,9 +20,13 @@
 // A file that unit tests share with the simulator names this crate as the simulator does.
 extern crate self as emnetchain;
 
+#[cfg(all(feature = "rules-3", not(debug_assertions)))]
+compile_error!("the feature `rules-3` is a made-up version of the rules, for tests only");
+
 pub mod cli;
 pub mod clock;
 pub mod cluster;
+pub mod codec;
 pub mod config;
 pub mod ids;
 pub mod instance;

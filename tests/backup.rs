@@ -11,7 +11,7 @@ use std::{
     process::{Command, Output},
 };
 
-use support::{Client, Finish as _, Member, Service, chain, told};
+use support::{Client, Finish as _, Member, Service, chain, reconnect, repaired, told};
 use tempfile::TempDir;
 
 /// The node id of the instance that is restored.
@@ -136,4 +136,62 @@ fn what_cannot_be_done_is_refused() {
     let other = Service::try_start(&new, NEW_NODE.map(str::to_owned).to_vec());
     assert_eq!(other.unwrap_err().0.code(), Some(78));
     drop(Service::start(&new, &[]));
+}
+
+/// A backup that the real version 0.2.0 made of three instances: five clients, a caller that waits
+/// for its repair id, one id that was answered, and an address that EMNet kept.
+#[test]
+fn what_version_0_2_0_answered_stays_answered() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v0.2.0");
+    let room = TempDir::new().unwrap();
+    let new = room.path().join("new");
+    let said = done(&run("restore", &fixtures.join("chain.backup"), &new, &NEW_NODE));
+    assert!(said.contains("entries through 20, 5 clients, 4 links, checksum 56fa2a95"), "{said}");
+    let emnet = ["--emnet-addr", "127.0.0.1:0"];
+    let mut service = Service::start(&new, &[NEW_NODE, emnet].concat());
+    support::eventually("it serves", || (service.get("/readyz").0 == 200).then_some(()));
+
+    // The caller that waits has the resume grace, so it comes first.
+    let mut waits = Client::say(service.repair(), reconnect("waits", "127.0.0.1:31002"));
+    let mut second = Client::say(service.repair(), reconnect("waits", "127.0.0.1:31003"));
+    assert_eq!(second.rest(), repaired("127.0.0.1:31002"));
+    assert_eq!(waits.rest(), repaired("127.0.0.1:31003"));
+    let mut answered = Client::say(service.repair(), reconnect("done", "127.0.0.1:31000"));
+    assert_eq!(answered.rest(), repaired("127.0.0.1:31001"));
+    let [head, tail] = [|n: u16| 20_000 + 2 * n, |n: u16| 20_001 + 2 * n];
+    let at = |port: u16| format!("127.0.0.1:{port}");
+    let connect = |n: u16| {
+        format!(r#"{{"msg":"CONNECT","head":"{}","tail":"{}"}}"#, at(head(n)), at(tail(n)))
+    };
+    for n in 1..4 {
+        let mut again = Client::say(service.chain(), connect(n));
+        let partners = told("tail", &at(head(n - 1))) + &told("head", &at(tail(n + 1)));
+        assert_eq!(again.rest(), partners);
+    }
+    // The tip is linked with the next that comes.
+    let mut tip = Client::say(service.chain(), connect(4));
+    assert_eq!(tip.object(), told("tail", &at(head(3))));
+    let mut next = Client::say(service.chain(), connect(5));
+    assert_eq!(next.object(), told("tail", &at(head(4))));
+    assert_eq!(tip.rest(), told("head", &at(tail(5))));
+    let mut peer = Client::say(service.address("EMNet"), r#"{"msg":"ASK_IP","id":405652}"#);
+    assert_eq!(peer.object(), r#"{"IP":"any text","msg":"SUCCESS"}"#);
+    assert_eq!(service.stop().code(), Some(0));
+}
+
+#[test]
+fn a_directory_of_version_0_2_0_is_refused_with_the_way_out() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v0.2.0/data");
+    let room = TempDir::new().unwrap();
+    let old = room.path().join("old");
+    let copied = Command::new("cp").arg("-r").args([&fixture, &old]).status().unwrap();
+    assert!(copied.success());
+    let before = contents(&old);
+    let (status, log) = Service::try_start(&old, Vec::new()).expect_err("it is refused");
+    assert_eq!(status.code(), Some(78), "{log}");
+    let way_out = "run `EMNetChain backup --data-dir DIR FILE` of version 0.2.0, then `EMNetChain \
+                   restore FILE --data-dir NEW` of this version";
+    assert!(log.contains("a data directory of version 0.2.0"), "{log}");
+    assert!(log.contains(way_out), "{log}");
+    assert!(contents(&old) == before, "it is left as it was");
 }

@@ -126,6 +126,11 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     refused(&alone, &["promote", "7"], "7 is no member; members are 1");
     refused(&alone, &["remove", "1"], "is the only voter; promote another one first");
     refused(&alone, &["transfer-leader"], "no other voter is there");
+    let newest = emnetchain::registry::Rules::NEWEST.0;
+    let current = format!("rules version {newest} is in force, and no instance knows a newer one");
+    let raised = done(&alone, &["upgrade"]);
+    assert!(raised.contains(&current) || newest > 2, "{raised}");
+    assert!(done(&alone, &["status"]).contains(&format!("knows versions up to {newest}")));
     assert!(done(&alone, &["promote", "1"]).contains("votes already"));
     let absent = free_address().to_string();
     let said = done(&alone, &["add", &format!("2={absent}")]);
@@ -133,6 +138,7 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     refused(&alone, &["promote", "2"], "instance 2 is not reached");
     refused(&alone, &["transfer-leader", "2"], "does not vote");
     assert!(done(&alone, &["members"]).contains(&format!("2     learner  {absent}")));
+    refused(&alone, &["upgrade"], &format!("instance 2 ({absent}) is not reached: start it, or"));
     assert!(done(&alone, &["remove", "2"]).contains("instance 2 is no member any more"));
     for wrong in [&["promote", "two"][..], &["add", "2"], &["add", "2=here"], &["remove"], &[]] {
         assert_eq!(operate(&alone, wrong).0, 2, "{wrong:?}");

@@ -55,20 +55,21 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 10] = [
+    let layers: [(&str, &[&str]); 11] = [
         ("ids", &["limits"]),
         ("limits", &[]),
-        ("registry", &["ids", "limits"]),
+        ("codec", &[]),
+        ("registry", &["codec", "ids", "limits"]),
         ("wire", &["ids", "limits", "registry"]),
         ("runtime", &[]),
         ("secrets", &[]),
         ("raft", &["ids", "registry", "runtime"]),
-        ("storage", &["clock", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
+        ("storage", &["clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
         (
             "cluster",
             &[
-                "clock", "ids", "limits", "metrics", "raft", "registry", "runtime", "secrets",
-                "storage",
+                "clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime",
+                "secrets", "storage",
             ],
         ),
         ("server", &["clock", "ids", "limits", "metrics", "registry", "wire"]),

@@ -67,7 +67,7 @@ pub(super) fn run(
             let id = operand.is_some().then(number).transpose()?;
             post("transfer-leader", json!({"id": id})).map(drop)
         }
-        "drain" => post("drain", json!({})).map(drop),
+        "drain" | "upgrade" => post(command, json!({})).map(drop),
         promote_or_remove => post(promote_or_remove, json!({"id": number()?})).map(drop),
     }
 }
@@ -79,43 +79,9 @@ fn sentence(answer: &Value) -> String {
 /// The status for people.
 fn page(status: &Value, with_cluster: bool) -> String {
     let mut page = String::new();
-    let text = |value: &Value| match value.as_str() {
-        Some("") => "-".to_owned(),
-        Some(text) => text.to_owned(),
-        None if value.is_null() => "-".to_owned(),
-        None => value.to_string(),
-    };
     let leader = &status["leader"];
     if with_cluster {
-        let chains = &status["chains"];
-        let lines = [
-            ("cluster", text(&status["cluster"])),
-            ("instance", format!("{} ({})", text(&status["node"]), text(&status["role"]))),
-            (
-                "state",
-                match status["trouble"].as_str() {
-                    Some(why) => format!("not serving: {why}"),
-                    None => "serving".to_owned(),
-                },
-            ),
-            ("leader", if leader.is_null() { "none".to_owned() } else { text(leader) }),
-            ("term", text(&status["term"])),
-            ("applied", format!("{} of {}", status["applied_index"], status["last_log_index"])),
-            (
-                "chains",
-                format!(
-                    "{} with {} clients, {} links, {} broken, {} waiting",
-                    chains["count"],
-                    chains["clients"],
-                    chains["links"],
-                    chains["broken_links"],
-                    chains["asks"]
-                ),
-            ),
-        ];
-        for (name, value) in lines {
-            let _ = writeln!(page, "{name:9} {value}");
-        }
+        page.push_str(&head(status));
         page.push('\n');
     }
     let rows = status["members"].as_array().into_iter().flatten().map(|member| {
@@ -131,9 +97,10 @@ fn page(status: &Value, with_cluster: bool) -> String {
             text(&member["address"]),
             text(&member["lag"]),
             heard.unwrap_or_else(|| "-".to_owned()),
+            text(&member["newest_rules"]),
         ]
     });
-    page.push_str(&table(["NODE", "ROLE", "ADDRESS", "LAG", "HEARD"], rows.collect()));
+    page.push_str(&table(["NODE", "ROLE", "ADDRESS", "LAG", "HEARD", "RULES"], rows.collect()));
     if let Some(why) = status["trouble"].as_str() {
         let _ = writeln!(
             page,
@@ -141,6 +108,58 @@ fn page(status: &Value, with_cluster: bool) -> String {
         );
     } else if with_cluster && *leader != status["node"] {
         let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");
+    }
+    page
+}
+
+/// A value for people.
+fn text(value: &Value) -> String {
+    match value.as_str() {
+        Some("") => "-".to_owned(),
+        Some(text) => text.to_owned(),
+        None if value.is_null() => "-".to_owned(),
+        None => value.to_string(),
+    }
+}
+
+/// The cluster in a few lines.
+fn head(status: &Value) -> String {
+    let (mut page, leader) = (String::new(), &status["leader"]);
+    let chains = &status["chains"];
+    let lines = [
+        ("cluster", text(&status["cluster"])),
+        ("instance", format!("{} ({})", text(&status["node"]), text(&status["role"]))),
+        (
+            "state",
+            match status["trouble"].as_str() {
+                Some(why) => format!("not serving: {why}"),
+                None => "serving".to_owned(),
+            },
+        ),
+        ("leader", if leader.is_null() { "none".to_owned() } else { text(leader) }),
+        ("term", text(&status["term"])),
+        (
+            "rules",
+            format!(
+                "version {}; this instance knows versions up to {}",
+                status["rules"], status["newest_rules"]
+            ),
+        ),
+        ("applied", format!("{} of {}", status["applied_index"], status["last_log_index"])),
+        (
+            "chains",
+            format!(
+                "{} with {} clients, {} links, {} broken, {} waiting",
+                chains["count"],
+                chains["clients"],
+                chains["links"],
+                chains["broken_links"],
+                chains["asks"]
+            ),
+        ),
+    ];
+    for (name, value) in lines {
+        let _ = writeln!(page, "{name:9} {value}");
     }
     page
 }

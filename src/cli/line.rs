@@ -94,6 +94,7 @@ fn cluster() -> Command {
     let remove = named("remove", "Takes an instance out; its number is never used again");
     let transfer = named("transfer-leader", "Has another instance lead");
     let drain = named("drain", "Has this instance leave service, before it is stopped");
+    let upgrade = named("upgrade", "Raises the rules to the newest that every instance knows");
     let certs = named("certs", "Makes a certificate authority and certificates for instances");
     let reached = "Its number, and where others reach its raft listener";
     let leader = "The instance that shall lead [default: who has caught up furthest]";
@@ -109,6 +110,7 @@ fn cluster() -> Command {
         .subcommand(with(remove, true, "ID", "The instance"))
         .subcommand(with(transfer, false, "ID", leader))
         .subcommand(with_keys(drain, &AT))
+        .subcommand(with_keys(upgrade, &AT))
         .subcommand(with_keys(certs, &["initial_cluster", "cluster_id"]).arg(operand_arg(
             "DIR",
             true,

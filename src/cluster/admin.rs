@@ -74,6 +74,8 @@ pub enum Change {
     Remove(InstanceId),
     /// Let this member lead, or the voter that has caught up furthest.
     TransferLeader(Option<InstanceId>),
+    /// Raise the rules to the newest that every member knows.
+    Upgrade,
 }
 
 /// Why a change was not made: a sentence for people, which says what to do.
@@ -112,6 +114,9 @@ impl Cluster {
     }
 
     async fn change_at(&self, leader: &Leader, change: Change) -> Result<String, ChangeError> {
+        if leader.id == self.instance && change == Change::Upgrade {
+            return self.upgrades.raise().await;
+        }
         if leader.id == self.instance {
             return self.leading().carry_out(change).await;
         }
@@ -167,6 +172,7 @@ impl Leading<'_> {
                 Change::Promote(instance) => self.promote(instance).await,
                 Change::Remove(instance) => remove(self.raft, instance).await,
                 Change::TransferLeader(to) => self.transfer(to).await,
+                Change::Upgrade => unreachable!("the rules are raised by `Upgrades`"),
             }
         };
         let late = || ChangeError::Unknown("it was not finished in time".to_owned());

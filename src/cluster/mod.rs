@@ -10,8 +10,8 @@
 //! hears it, and [`gate`] decides whether this instance may take part. [`admin`] is how the cluster is
 //! changed, [`lives`] how the clients of an instance that died are set free, [`backup`] how the
 //! registry is taken out of it while it serves, and [`compare`] how a replica finds out that it is
-//! not one. [`election`] decides when an instance stands for leader, and [`watchdog`] sees that
-//! nothing hangs.
+//! not one. [`election`] decides when an instance stands for leader, [`watchdog`] sees that nothing
+//! hangs, and [`upgrade`] raises the rules.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts
@@ -37,6 +37,7 @@ pub mod rpc;
 pub mod tcp;
 pub mod transport;
 pub mod turned;
+pub mod upgrade;
 pub mod watchdog;
 pub mod writer;
 
@@ -45,8 +46,11 @@ mod node;
 mod pipeline;
 mod status;
 mod trouble;
+#[cfg(feature = "rules-3")]
+mod version3;
 mod waiting;
 
 pub use keeper::LogBounds;
 pub use node::{Cluster, ClusterError, ClusterOptions, Started};
 pub use status::{ClusterMember, ClusterStatus};
+pub use upgrade::RulesOptions;

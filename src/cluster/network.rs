@@ -32,7 +32,7 @@ use super::{
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
-    registry::{BatchId, Command},
+    registry::{BatchId, Command, Rules},
     storage::{Digests, SnapshotFile},
 };
 
@@ -156,6 +156,21 @@ impl Network {
         Ok(done)
     }
 
+    /// Asks an instance which rules it knows.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn rules(
+        &self,
+        target: InstanceId,
+        member: &Member,
+        within: Duration,
+    ) -> Result<Rules, CallError> {
+        let answer = self.calls(target, member).call(&Request::Rules, within).await?;
+        let Response::Rules(newest) = answer else { return Err(CallError::Mismatched) };
+        Ok(newest)
+    }
+
     /// Asks an instance what its registry has come to.
     ///
     /// # Errors
@@ -169,6 +184,19 @@ impl Network {
         let answer = self.calls(target, member).call(&Request::Digests, within).await?;
         let Response::Digests(digests) = answer else { return Err(CallError::Mismatched) };
         Ok(digests)
+    }
+
+    /// Has the leader write a mark.
+    #[cfg(feature = "rules-3")]
+    pub(super) async fn mark(
+        &self,
+        leader: InstanceId,
+        member: &Member,
+        mark: crate::registry::Mark,
+        within: Duration,
+    ) {
+        let answer = self.calls(leader, member).call(&Request::Mark(mark), within).await;
+        tracing::trace!(?answer, "marked");
     }
 
     fn calls(&self, target: InstanceId, member: &Member) -> Arc<Link> {

@@ -23,6 +23,7 @@ use super::{
     rpc::{Service, ServiceOptions},
     transport::{NodeName, Transport},
     turned::Turned,
+    upgrade::{RulesOptions, Upgrades},
     writer::{LocalWriter, Router},
 };
 use crate::{
@@ -30,7 +31,10 @@ use crate::{
     metrics::Metrics,
     raft::TypeConfig,
     registry::Rules,
-    storage::{ClusterId, LogGuard, Pulse, Pulses, RegistryView, SnapshotInbox, StateMachine},
+    storage::{
+        ClusterId, LogGuard, Pulse, Pulses, RegistryView, SnapshotInbox, StateMachine,
+        fault::FaultReporter,
+    },
 };
 
 /// How often an instance tells the others what it vouches for.
@@ -57,6 +61,10 @@ pub struct ClusterOptions {
     pub log_bounds: LogBounds,
     /// What the threads that work with the disk are doing.
     pub pulses: Pulses,
+    /// Which rules it knows.
+    pub rules: RulesOptions,
+    /// Told when what others send is refused.
+    pub faults: FaultReporter,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -119,6 +127,7 @@ pub struct Cluster {
     pub(super) contact: Contact,
     pub(super) greeter: Greeter,
     pub(super) standing: Standing,
+    pub(super) upgrades: Upgrades,
     view: RegistryView,
     log_bounds: LogBounds,
     pub(super) pulses: Pulses,
@@ -148,17 +157,8 @@ impl Cluster {
         machine: StateMachine,
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
-        let ClusterOptions {
-            cluster,
-            instance,
-            store,
-            transport,
-            guard,
-            inbox,
-            log_bounds,
-            pulses,
-            metrics,
-        } = options;
+        let ClusterOptions { cluster, instance, store, transport, guard, inbox, .. } = options;
+        let ClusterOptions { log_bounds, pulses, rules, faults, metrics, .. } = options;
         let held = progress::held(&mut log)
             .await
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
@@ -173,9 +173,12 @@ impl Cluster {
         let local = LocalWriter::new(raft.clone(), view.clone());
         greeter.set_roster(&raft.metrics().borrow_watched().membership_config);
         let contact = Contact::default();
+        let writer = Arc::new(local.clone());
+        let upgrades =
+            Upgrades::new(raft.clone(), network.clone(), writer.clone(), view.clone(), rules);
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
-            proposals: Arc::new(local.clone()),
+            proposals: writer,
             cluster,
             guard,
             inbox,
@@ -183,6 +186,8 @@ impl Cluster {
             contact: contact.clone(),
             greeter: greeter.clone(),
             network: network.clone(),
+            upgrades: upgrades.clone(),
+            faults,
             metrics: metrics.clone(),
         });
         let router = Router::new(local.clone(), network.clone());
@@ -196,6 +201,7 @@ impl Cluster {
             contact,
             greeter,
             standing: Standing::default(),
+            upgrades,
             view,
             log_bounds,
             pulses,
@@ -217,6 +223,11 @@ impl Cluster {
     /// # Errors
     /// When raft stops.
     pub async fn keep(self) -> Result<(), WriteError> {
+        let marking = async {
+            #[cfg(feature = "rules-3")]
+            self.mark().await?;
+            Ok(())
+        };
         tokio::try_join!(
             super::keeper::count_time(self.local.clone()),
             super::keeper::keep_time(self.local.clone(), self.view.next_deadline()),
@@ -226,7 +237,9 @@ impl Cluster {
             self.look_around(),
             self.keep_comparing(),
             self.watch_pulses(),
+            self.upgrades.keep(),
             self.watch(),
+            marking,
         )?;
         Ok(())
     }

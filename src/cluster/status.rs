@@ -8,6 +8,7 @@ use super::{Cluster, trouble::CUT_OFF_AFTER};
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig},
+    registry::{Registry, Rules},
     storage::ClusterId,
 };
 
@@ -28,6 +29,10 @@ pub struct ClusterStatus {
     pub last_log_index: u64,
     /// The last entry applied to this instance's registry.
     pub applied_index: u64,
+    /// The rules in force here.
+    pub rules: Rules,
+    /// The newest rules that this instance knows.
+    pub newest_rules: Rules,
     /// The members by number.
     pub members: BTreeMap<InstanceId, ClusterMember>,
 }
@@ -43,6 +48,8 @@ pub struct ClusterMember {
     pub lag: Option<u64>,
     /// For how long it was not heard: the leader knows it of all, a follower of its leader.
     pub silence: Option<Duration>,
+    /// The newest rules that it knows, as it told the leader; every instance knows its own.
+    pub newest_rules: Option<Rules>,
 }
 
 impl ClusterStatus {
@@ -81,11 +88,14 @@ impl Cluster {
                 self.contact.silence().filter(|_| now.current_leader == Some(id))
             }
         };
+        let known_rules = self.upgrades.known();
         let membership = now.membership_config.membership();
         let members = membership.nodes().map(|(id, member)| {
             let voter = membership.voter_ids().any(|voter| voter == *id);
             let (member, lag, silence) = (member.clone(), lag(*id), silence(*id));
-            (InstanceId(*id), ClusterMember { member, voter, lag, silence })
+            let id = InstanceId(*id);
+            let newest_rules = known_rules.get(&id).copied();
+            (id, ClusterMember { member, voter, lag, silence, newest_rules })
         });
         ClusterStatus {
             cluster: self.cluster,
@@ -95,6 +105,8 @@ impl Cluster {
             term: now.current_term,
             last_log_index,
             applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),
+            rules: self.view().read(Registry::rules),
+            newest_rules: self.upgrades.newest(),
             members: members.collect(),
         }
     }

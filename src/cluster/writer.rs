@@ -18,7 +18,7 @@ use super::{
 use crate::{
     ids::{InstanceId, Timestamp},
     raft::{Member, TypeConfig},
-    registry::{BatchId, Command, Proposal},
+    registry::{BatchId, Command, Proposal, Registry, Rules},
     storage::{RegistryView, StateMachine},
 };
 
@@ -78,6 +78,12 @@ impl Writer for LocalWriter {
     ) -> BoxFuture<'static, Result<Written, WriteError>> {
         let this = self.clone();
         async move {
+            // Older members could not even read such an entry.
+            let needed = commands.iter().map(Command::rules).max().unwrap_or(Rules::FIRST);
+            if needed > this.0.view.read(Registry::rules) {
+                let why = format!("rules version {} is not in force yet", needed.0);
+                return Err(WriteError::Again(why));
+            }
             let Some(at) = this.log_time() else {
                 return Err(WriteError::Again("this instance does not lead".to_owned()));
             };

@@ -108,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{cluster::ClusterMember, raft::Member, storage::ClusterId};
+    use crate::{cluster::ClusterMember, raft::Member, registry::Rules, storage::ClusterId};
 
     fn chain(clients: u64) -> ChainTotals {
         ChainTotals { clients, asks: 1, links: clients - 1, broken_links: 0 }
@@ -142,6 +142,7 @@ mod tests {
             voter: true,
             lag,
             silence: silence.map(Duration::from_secs),
+            newest_rules: None,
         };
         let mut status = ClusterStatus {
             cluster: ClusterId(1),
@@ -151,6 +152,8 @@ mod tests {
             term: 1,
             last_log_index: 9,
             applied_index: 9,
+            rules: Rules::FIRST,
+            newest_rules: Rules::FIRST,
             members: BTreeMap::from([
                 (InstanceId(1), member(Some(0), Some(0))),
                 (InstanceId(2), member(Some(7), Some(0))),

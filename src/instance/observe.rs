@@ -216,6 +216,7 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
         voter: known.voter,
         lag: known.lag,
         silent_ms: known.silence.map(|silence| silence.as_millis() as u64),
+        newest_rules: known.newest_rules.map(|rules| rules.0),
     });
     Status {
         version: env!("CARGO_PKG_VERSION"),
@@ -227,6 +228,8 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
         last_log_index: now.last_log_index,
         applied_index: now.applied_index,
         trouble: None,
+        rules: now.rules.0,
+        newest_rules: now.newest_rules.0,
         members: members.collect(),
         chains: Chains {
             count: totals.chains,

@@ -71,6 +71,7 @@ fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> 
                 Action::Promote(id) => Change::Promote(id),
                 Action::Remove(id) => Change::Remove(id),
                 Action::TransferLeader(to) => Change::TransferLeader(to),
+                Action::Upgrade => Change::Upgrade,
             };
             cluster.change(change).await.map_err(|error| match error {
                 ChangeError::NoLeader => Denied::Unavailable(error.to_string()),

@@ -115,9 +115,23 @@ pub enum Command {
         /// The rules.
         rules: Rules,
     },
+    /// The made-up version 3 counts these.
+    #[cfg(feature = "rules-3")]
+    #[serde(with = "crate::codec::Only::<3>")]
+    Mark(super::Mark),
 }
 
 impl Command {
+    /// The first rules that know it. Before they are in force it must not be written, and changes
+    /// nothing.
+    pub fn rules(&self) -> Rules {
+        #[cfg(feature = "rules-3")]
+        if matches!(self, Self::Mark(_)) {
+            return Rules(3);
+        }
+        Rules::FIRST
+    }
+
     /// The session that it comes from, if it comes from one.
     pub fn session(&self) -> Option<SessionId> {
         match self {
@@ -133,6 +147,8 @@ impl Command {
             | Self::SetPolicy(_)
             | Self::Start { .. }
             | Self::Tick => None,
+            #[cfg(feature = "rules-3")]
+            Self::Mark(_) => None,
         }
     }
 }

@@ -50,6 +50,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+#[cfg(feature = "rules-3")]
+mod version3;
 mod window;
 
 pub use census::{Census, ChainTotals, Order};
@@ -66,6 +68,8 @@ pub use record::{
     Side, Standing,
 };
 pub use table::{Serial, Table};
+#[cfg(feature = "rules-3")]
+pub use version3::{Mark, Marks};
 pub use window::{Place, Window};
 
 use std::collections::BTreeMap;
@@ -216,6 +220,9 @@ impl Registry {
     }
 
     fn execute(&mut self, command: &Command) {
+        if command.rules() > self.rules() {
+            return;
+        }
         match command {
             Command::AddPeer { session, address, candidate } => {
                 self.add_peer(*session, address, *candidate);
@@ -237,6 +244,8 @@ impl Registry {
             Command::Raise { rules } => {
                 self.image.meta.rules = self.image.meta.rules.max(*rules);
             }
+            #[cfg(feature = "rules-3")]
+            Command::Mark(_) => self.mark(),
         }
     }
 
@@ -261,7 +270,8 @@ impl Registry {
     }
 
     /// Leaves the history: what comes next is another one, with other stores. The numbers of the
-    /// instances stay known, so that none of them is used again.
+    /// instances stay known, so that none of them is used again; the one that goes on is named by
+    /// the next [`Self::members_changed`].
     pub fn leave_history(&mut self) {
         self.image.meta.history = None;
         for known in self.image.meta.instances.values_mut() {

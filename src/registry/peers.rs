@@ -11,7 +11,14 @@ impl Registry {
         let message = match self.free_peer_id(candidate) {
             Some(id) => {
                 let until = self.now().plus_ms(self.policy().retention_ms);
-                self.insert(Record::Peer(Peer { id, address: address.to_owned(), until }));
+                let peer = Peer {
+                    id,
+                    address: address.to_owned(),
+                    until,
+                    #[cfg(feature = "rules-3")]
+                    made_by: self.mark_peer(),
+                };
+                self.insert(Record::Peer(peer));
                 Message::PeerAdded { id }
             }
             None => Message::PeerFailed,

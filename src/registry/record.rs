@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{LinkedBy, Policy, Serial, Table};
+use crate::codec;
 use crate::ids::{
     ChainName, Endpoint, HeadAddr, HistoryId, Incarnation, InstanceId, Part, PeerId, RepairId,
     SessionId, Socket, StoreId, TailAddr, Timestamp,
@@ -165,6 +166,10 @@ pub struct Peer {
     pub address: String,
     /// When it is forgotten.
     pub until: Timestamp,
+    /// The rules by which it was made, from the made-up version 3 on.
+    #[cfg(feature = "rules-3")]
+    #[serde(with = "codec::Since::<3>")]
+    pub made_by: Option<Rules>,
 }
 
 /// The few values beside the records.
@@ -182,6 +187,10 @@ pub struct Meta {
     pub history: Option<HistoryId>,
     /// The rules version by which entries are applied.
     pub rules: Rules,
+    /// What the made-up version 3 counts.
+    #[cfg(feature = "rules-3")]
+    #[serde(with = "codec::Since::<3>")]
+    pub marks: super::Marks,
 }
 
 /// What the registry knows of an instance.
@@ -204,9 +213,9 @@ pub struct Rules(pub u32);
 
 impl Rules {
     /// The first version that the log knows of; version 0.2.0 had no such number.
-    pub const FIRST: Self = Self(2);
+    pub const FIRST: Self = Self(codec::FIRST);
     /// The newest version that this binary can apply.
-    pub const NEWEST: Self = Self(2);
+    pub const NEWEST: Self = Self(codec::NEWEST);
 }
 
 impl Default for Rules {

@@ -28,11 +28,11 @@ use super::{
     identity,
     image::{Found, Intact},
     snapshot::{self, Contents, Survey},
-    state_machine::apply_to,
+    state_machine::{apply_to, check_entry},
 };
 use crate::{
     raft::SnapshotMeta,
-    registry::{Record, Registry, Totals},
+    registry::{Record, Registry, Rules, Totals},
 };
 
 /// What a backup holds. [`fmt::Display`] prints it on one line.
@@ -223,10 +223,17 @@ fn gather(
         });
     }
     let next = at.last_log_id.map_or(0, |last| last.index + 1);
+    let mut newer = None;
     log.for_each(next, |entry| {
-        // Nobody is there to be told.
-        apply_to(&mut registry, &mut at, entry);
-        registry.take_changed();
+        newer = newer.or_else(|| check_entry(&entry, Rules::NEWEST).err());
+        if newer.is_none() {
+            // Nobody is there to be told.
+            apply_to(&mut registry, &mut at, entry);
+            registry.take_changed();
+        }
     })?;
-    Ok((registry, at))
+    match newer {
+        Some(newer) => Err(StorageError::Newer { path: log_dir, newer }),
+        None => Ok((registry, at)),
+    }
 }

@@ -222,6 +222,7 @@ fn in_place(error: StorageError, original: &Path) -> StorageError {
         }
         error @ (StorageError::Locked { .. }
         | StorageError::Damaged { .. }
+        | StorageError::Newer { .. }
         | StorageError::Unfit { .. }
         | StorageError::Log(_)
         | StorageError::Io(_)) => error,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{LogError, fault::DiskFault, files, identity::ClusterId};
+use crate::codec::{Newer, Undecodable};
 
 /// Why a data directory cannot be used. Each says what the operator can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,14 @@ pub enum StorageError {
         /// What the operator can do.
         way_out: &'static str,
     },
+    /// It is of a rules version that this binary does not know.
+    #[error("{}: {newer}", path.display())]
+    Newer {
+        /// The file or directory.
+        path: PathBuf,
+        /// Which version.
+        newer: Newer,
+    },
     /// A file or directory that was named cannot serve for what it was named for.
     #[error("{}: {what}", path.display())]
     Unfit {
@@ -76,7 +85,11 @@ impl StorageError {
         match self {
             Self::Unfit { .. } => 2,
             Self::Io(_) => 74,
-            Self::Locked { .. } | Self::Foreign { .. } | Self::Damaged { .. } | Self::Log(_) => 78,
+            Self::Locked { .. }
+            | Self::Foreign { .. }
+            | Self::Damaged { .. }
+            | Self::Newer { .. }
+            | Self::Log(_) => 78,
         }
     }
 }
@@ -94,6 +107,8 @@ pub(super) enum Unusable {
         /// Whose it should be.
         expected: ClusterId,
     },
+    /// It is of a rules version that this binary does not know.
+    Newer(Newer),
     /// The system refused to read it, which says nothing about the bytes.
     Io(io::Error),
 }
@@ -105,11 +120,28 @@ impl From<DiskFault> for Unusable {
     }
 }
 
+impl From<Newer> for Unusable {
+    fn from(newer: Newer) -> Self {
+        Self::Newer(newer)
+    }
+}
+
+impl From<Undecodable> for Unusable {
+    fn from(error: Undecodable) -> Self {
+        match error {
+            Undecodable::Newer(newer) => Self::Newer(newer),
+            Undecodable::Malformed => {
+                Self::Damaged("a part is unreadable though its checksum matches".into())
+            }
+        }
+    }
+}
+
 impl Unusable {
     /// Parts damage, which another source may heal, from what must end the start.
     ///
     /// # Errors
-    /// If the file is another cluster's, or the system refused to read it.
+    /// If the file is another cluster's or of a later version, or the system refused to read it.
     pub(super) fn damage(self, path: &Path) -> Result<String, StorageError> {
         match self {
             Self::Damaged(what) => Ok(what),
@@ -118,6 +150,7 @@ impl Unusable {
                 found: format!("cluster {found}"),
                 expected: format!("cluster {expected}"),
             }),
+            Self::Newer(newer) => Err(StorageError::Newer { path: path.to_path_buf(), newer }),
             Self::Io(error) => Err(files::failed("read", path)(error).into()),
         }
     }

@@ -76,6 +76,11 @@ impl FaultReporter {
         });
         error
     }
+
+    /// Reports that data are refused; the text reads as a sentence, and says the way out.
+    pub fn refuse(&self, why: impl ToString) -> io::Error {
+        self.report(DataFault::new(why.to_string()))
+    }
 }
 
 impl DiskFault {

@@ -28,7 +28,18 @@ use super::{
 use crate::{ids::InstanceId, runtime};
 
 /// The layout of the data directory that this version reads and writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// The layout of version 0.2.0, which no later version reads.
+const FORMAT_OF_0_2: u32 = 1;
+
+/// What an operator can do with a directory of version 0.2.0.
+const CARRY_OVER: &str = "its clients are carried over by a backup: run `EMNetChain backup \
+                          --data-dir DIR FILE` of version 0.2.0, then `EMNetChain restore FILE \
+                          --data-dir NEW` of this version";
+
+/// What an operator can do with a directory of a later version.
+const NEWER: &str = "install a newer EMNetChain";
 
 const LOCK_FILE: &str = "LOCK";
 const IDENTITY_FILE: &str = "identity.json";
@@ -302,24 +313,32 @@ pub(super) fn read_identity(
 ) -> Result<Option<Identity>, StorageError> {
     let path = directory.join(IDENTITY_FILE);
     let Some(bytes) = files::read(disk, &path)? else { return Ok(None) };
-    parse_identity(&bytes).map(Some).map_err(|what| StorageError::Damaged {
+    parse_identity(&bytes).map(Some).map_err(|(what, way_out)| StorageError::Damaged {
         path,
         what,
-        way_out: WAY_OUT,
+        way_out,
     })
 }
 
-fn parse_identity(bytes: &[u8]) -> Result<Identity, String> {
+/// Reads the identity, or says what is wrong with it and what can be done.
+fn parse_identity(bytes: &[u8]) -> Result<Identity, (String, &'static str)> {
+    let damaged = |what: String| (what, WAY_OUT);
     let file: IdentityFile =
-        serde_json::from_slice(bytes).map_err(|error| format!("not readable: {error}"))?;
+        serde_json::from_slice(bytes).map_err(|error| damaged(format!("not readable: {error}")))?;
     if file.check != file.expected_check() {
-        return Err("its checksum does not match".into());
+        return Err(damaged("its checksum does not match".into()));
     }
-    if file.format != FORMAT {
-        return Err(format!("format {} where this version knows {FORMAT}", file.format));
+    let format = file.format;
+    if format == FORMAT_OF_0_2 {
+        let what = "a data directory of version 0.2.0, which this version does not read";
+        return Err((what.into(), CARRY_OVER));
+    }
+    if format != FORMAT {
+        let what = format!("format {format}, where this version knows format {FORMAT}");
+        return Err((what, NEWER));
     }
     let cluster = u128::from_str_radix(&file.cluster, 16)
-        .map_err(|error| format!("not a cluster id: {error}"))?;
+        .map_err(|error| damaged(format!("not a cluster id: {error}")))?;
     Ok(Identity {
         cluster: ClusterId(cluster),
         node: InstanceId(file.node),

@@ -32,6 +32,7 @@ use super::{
     },
 };
 use crate::{
+    codec,
     ids::StoreId,
     raft::{Entry, LogId, TypeConfig, Vote},
     runtime::spawn_blocking,
@@ -92,14 +93,14 @@ impl LogStore {
         OfflineLog::open(disk, dir, cluster_id)
     }
 
-    /// Makes a log that begins behind `purged`, with this vote given.
+    /// Makes a log that begins behind `purged`, with this vote given; returns its store.
     pub(super) fn found(
         disk: &dyn Disk,
         dir: &Path,
         cluster_id: [u8; 16],
         vote: Vote,
         purged: Option<LogId>,
-    ) -> Result<(), LogError> {
+    ) -> Result<StoreId, LogError> {
         wal::create(disk, dir, cluster_id, Beginning { vote: Some(vote), purged })
     }
 
@@ -317,7 +318,7 @@ fn encode(
         if index != first.index + encoded.entries.len() as u64 {
             return Err(invalid(format!("entry {index} does not follow the one before it")));
         }
-        let bytes = postcard::to_stdvec(&entry).map_err(|error| invalid(error.to_string()))?;
+        let bytes = codec::encode(&entry);
         if bytes.len() > bytes_max {
             return Err(invalid(format!("entry {index} has {} bytes", bytes.len())));
         }

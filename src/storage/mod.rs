@@ -76,7 +76,11 @@ use std::{path::Path, sync::Arc};
 
 use tokio::sync::mpsc;
 
-use crate::{ids::InstanceId, metrics::Metrics, registry::Applied};
+use crate::{
+    ids::InstanceId,
+    metrics::Metrics,
+    registry::{Applied, Rules},
+};
 use fault::FaultReporter;
 
 /// Everything that an instance keeps on disk, opened and checked.
@@ -148,5 +152,15 @@ impl Stores {
         let (cluster, inbox) = (dir.cluster_id(), dir.inbox());
         let pulses = Pulses { log: log.pulse(), ..dir.pulses().clone() };
         Ok(Self { log, machine, view, image, pulses, cluster, guard, inbox })
+    }
+
+    /// Makes the instance older than its program: it knows no newer rules than these.
+    ///
+    /// # Errors
+    /// If newer ones are in force.
+    pub fn limited_to(mut self, newest: Rules) -> Result<Self, StorageError> {
+        let refused = |newer| StorageError::Newer { path: self.inbox.dir().to_path_buf(), newer };
+        self.machine.limit_rules(newest).map_err(refused)?;
+        Ok(self)
     }
 }

@@ -1,7 +1,8 @@
 //! A new data directory from a backup: the beginning of a new cluster, with one voter.
 //!
-//! The new cluster has an id and a history of its own, so that instances of the old one cannot join it by
-//! mistake and undo what was restored. The restoration counts as one more entry of the log, in a
+//! The new cluster has an id and a history of its own, so that instances of the old one cannot
+//! join it by mistake and undo what was restored; the old numbers count as removed. A backup of
+//! version 0.2.0 is read as well. The restoration counts as one more entry of the log, in a
 //! new term: it makes this instance the only member, and ends all sessions of the old instances.
 //! Their clients have the resume grace to come back, from the moment that the new one serves.
 //!
@@ -24,7 +25,7 @@ use super::{
     snapshot::{self, Loaded},
 };
 use crate::{
-    ids::InstanceId,
+    ids::{HistoryId, InstanceId, StoreId},
     raft::{LogId, Member, Membership, SnapshotMeta, TypeConfig, Vote},
     registry::{Command, Image, Proposal, Registry},
 };
@@ -61,12 +62,18 @@ pub fn restore(
 ) -> Result<Restoration, StorageError> {
     let Loaded { mut registry, at, check } = read(&RealDisk, from)?;
     let backup = Backup::new(&registry, &at, check);
-    let (at, vote) = founding(at.last_log_id, node, member);
     end_sessions(&mut registry);
     registry.leave_history();
-    let cluster = ClusterId::random().map_err(files::failed("draw a cluster id for", data_dir))?;
+    let random = || ClusterId::random().map_err(files::failed("draw an id for", data_dir));
+    let (cluster, history) = (random()?, HistoryId(random()?.0));
     let identity = Identity { cluster, node, initialised: true };
-    found(&RealDisk, data_dir, identity, &at, vote, registry.image())?;
+    found(&RealDisk, data_dir, identity, at.last_log_id, member, |store, at| {
+        let index = at.last_log_id.map_or(0, |entry| entry.index);
+        registry.members_changed(index, [(node, Some(store))]);
+        let mut image = registry.image().clone();
+        image.meta.history = Some(history);
+        image
+    })?;
     Ok(Restoration { data_dir: data_dir.to_path_buf(), identity, backup })
 }
 
@@ -83,16 +90,21 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Loaded, StorageError> {
 }
 
 /// The entry that stands for the restoration, and the vote of the term that it begins.
-fn founding(last: Option<LogId>, node: InstanceId, member: Member) -> (SnapshotMeta, Vote) {
+fn next_entry(last: Option<LogId>, node: InstanceId) -> (LogId, Vote) {
     let term = last.map_or(0, |last| last.committed_leader_id().term) + 1;
     let index = last.map_or(0, |last| last.index + 1);
     let leader = CommittedLeaderIdOf::<TypeConfig>::new(term, node.0);
-    let entry = Some(LogId::new(leader, index));
+    (LogId::new(leader, index), Vote::new(term, node.0))
+}
+
+/// The members that the entry makes: one voter.
+fn founding(entry: LogId, node: InstanceId, member: Member) -> SnapshotMeta {
+    let entry = Some(entry);
     let voters = vec![BTreeSet::from([node.0])];
     let members = openraft::Membership::new(voters, BTreeMap::from([(node.0, member)]));
     let members = members.expect("its one voter is a node");
     let last_membership = Membership::new(entry, members);
-    (SnapshotMeta { last_log_id: entry, last_membership }, Vote::new(term, node.0))
+    SnapshotMeta { last_log_id: entry, last_membership }
 }
 
 /// Begins a new life of every instance, so that no session of an old one is waited for.
@@ -106,14 +118,15 @@ fn end_sessions(registry: &mut Registry) {
     registry.apply(&Proposal { at: registry.now(), batch: None, commands });
 }
 
-/// Makes a data directory that holds this registry, and a raft log that begins behind it.
+/// Makes a data directory whose raft log begins behind an entry after `last`, which makes this
+/// member the only one, and that holds the registry of that entry.
 fn found(
     disk: &dyn Disk,
     dir: &Path,
     identity: Identity,
-    at: &SnapshotMeta,
-    vote: Vote,
-    image: &Image,
+    last: Option<LogId>,
+    member: Member,
+    registry: impl FnOnce(StoreId, &SnapshotMeta) -> Image,
 ) -> Result<(), StorageError> {
     let not_empty = || {
         let what = "is not empty, and nothing is overwritten; name a new directory by --data-dir";
@@ -127,6 +140,11 @@ fn found(
         Ok(_) | Err(_) => return Err(not_empty()),
     }
     let _lock = DirLock::take(disk, dir)?;
+    let (entry, vote) = next_entry(last, identity.node);
+    let cluster_id = identity.cluster.0.to_be_bytes();
+    let store = LogStore::found(disk, &identity::raft_dir(dir), cluster_id, vote, Some(entry))?;
+    let at = &founding(entry, identity.node, Member { store: Some(store), ..member });
+    let image = registry(store, at);
     let snapshots = identity::snapshot_dir(dir);
     disk.create_dir(&snapshots)?;
     let file = files::create_new(disk, &snapshot::path_of(&snapshots, at))?;
@@ -135,8 +153,6 @@ fn found(
     snapshot::fill(&*file, &header, &image.records)?;
     file.sync()?;
     disk.sync_dir(&snapshots)?;
-    let cluster_id = identity.cluster.0.to_be_bytes();
-    LogStore::found(disk, &identity::raft_dir(dir), cluster_id, vote, at.last_log_id)?;
     disk.sync_dir(dir)?;
     identity::write_identity(disk, dir, identity)
 }

@@ -36,11 +36,12 @@ use super::{
 };
 use crate::{
     clock,
+    codec::Newer,
     ids::{InstanceId, Timestamp},
     limits::HISTORY_EVENTS,
     metrics::Metrics,
     raft::{Entry, LogId, Membership, SnapshotMeta, TypeConfig},
-    registry::{Applied, History, Image, Look, Registry, Verdict},
+    registry::{Applied, Command, History, Image, Look, Registry, Rules, Verdict},
     runtime::spawn_blocking,
 };
 
@@ -52,8 +53,11 @@ pub struct StateMachineOptions {
     pub effects: mpsc::Sender<Applied>,
     /// The service's metrics.
     pub metrics: Metrics,
-    /// Told when the disk fails.
+    /// Told when the disk fails, and when an entry is refused.
     pub faults: FaultReporter,
+    /// The newest rules that this instance applies: [`Rules::NEWEST`], unless a test makes an
+    /// instance older than its program.
+    pub newest_rules: Rules,
     /// Whether an image is kept.
     has_image: bool,
     /// Shared with the log whose entries are applied.
@@ -63,7 +67,8 @@ pub struct StateMachineOptions {
 impl StateMachineOptions {
     /// The service's options.
     pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
-        Self { effects, metrics, faults, has_image: true, guard: LogGuard::default() }
+        let (newest_rules, guard) = (Rules::NEWEST, LogGuard::default());
+        Self { effects, metrics, faults, newest_rules, has_image: true, guard }
     }
 
     /// With the guard of the log whose entries are applied.
@@ -191,6 +196,8 @@ impl StateMachine {
         let store = options.has_image.then(|| dir.image_store());
         let Restored { registry, at, image, snapshots } =
             start::restore(dir, log, store.as_deref(), &options.guard)?;
+        check_rules(registry.rules(), options.newest_rules)
+            .map_err(|newer| StorageError::Newer { path: dir.path().to_path_buf(), newer })?;
         let (queue, progress) = match store {
             Some(store) => {
                 let anew = image.is_none().then(|| registry.image().clone());
@@ -236,12 +243,24 @@ impl StateMachine {
         Ok((machine, view, progress))
     }
 
+    /// Has the machine know no newer rules than these.
+    pub(super) fn limit_rules(&mut self, newest: Rules) -> Result<(), Newer> {
+        self.options.newest_rules = newest;
+        check_rules(lock(&self.replica).registry.rules(), newest)
+    }
+
     /// Applies one entry, unless it was applied before.
     async fn apply_entry(&mut self, entry: Entry) -> io::Result<Verdict> {
         let is_next = self.options.guard.check_apply(entry.log_id);
         if !is_next.map_err(|fault| self.options.faults.report(fault))? {
             return Ok(Verdict::Duplicate);
         }
+        // Nothing behind a raise that this binary cannot follow may be applied by it: its rules
+        // would make another registry of the same entries.
+        check_entry(&entry, self.options.newest_rules).map_err(|newer| {
+            let index = entry.log_id.index;
+            self.options.faults.refuse(format!("entry {index} of the raft log: {newer}"))
+        })?;
         let is_counted = Some(entry.log_id.index) <= self.counted_through;
         let (step, mut applied) = self.advance(entry);
         self.options.guard.set_applied(self.at.last_log_id);
@@ -296,6 +315,8 @@ impl StateMachine {
         let adopted = spawn_blocking(adopt).await?;
         // What happened before is the history of another registry.
         let installed = adopted.map_err(|error| report(&self.options.faults, error))?;
+        check_rules(installed.registry.rules(), self.options.newest_rules)
+            .map_err(|newer| self.options.faults.refuse(format!("a snapshot: {newer}")))?;
         let (at, image) = (snapshot.meta().clone(), installed.registry.image().clone());
         tracing::info!(entry = gauge_of(&at), records = snapshot.records(), "snapshot installed");
         {
@@ -387,6 +408,20 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     }
 }
 
+/// Refuses rules that are newer than the newest known.
+fn check_rules(rules: Rules, newest: Rules) -> Result<(), Newer> {
+    let newer = Newer { found: rules.0, newest: newest.0 };
+    if rules > newest { Err(newer) } else { Ok(()) }
+}
+
+/// Refuses an entry that raises the rules above the newest known.
+pub(super) fn check_entry(entry: &Entry, newest: Rules) -> Result<(), Newer> {
+    let EntryPayload::Normal(proposal) = &entry.payload else { return Ok(()) };
+    proposal.commands.iter().try_for_each(|command| {
+        if let Command::Raise { rules } = command { check_rules(*rules, newest) } else { Ok(()) }
+    })
+}
+
 /// Applies an entry to a registry that stands at the one before it.
 pub(super) fn apply_to(registry: &mut Registry, at: &mut SnapshotMeta, entry: Entry) -> Applied {
     at.last_log_id = Some(entry.log_id);
@@ -426,6 +461,7 @@ fn publish_deadline(deadline: &watch::Sender<Option<Timestamp>>, registry: &Regi
 fn report(faults: &FaultReporter, error: StorageError) -> io::Error {
     match error {
         StorageError::Io(fault) => faults.report(fault),
+        error @ StorageError::Newer { .. } => faults.refuse(error),
         error @ (StorageError::Locked { .. }
         | StorageError::Foreign { .. }
         | StorageError::Damaged { .. }

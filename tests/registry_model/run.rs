@@ -7,6 +7,7 @@ use std::{
 };
 
 use emnetchain::{
+    codec,
     ids::Timestamp,
     registry::{Applied, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
     storage::{RunningDigest, digest},
@@ -71,9 +72,7 @@ impl Run {
         }
         for serial in changed.into_keys() {
             match self.registry.image().records.get(serial) {
-                Some(record) => {
-                    self.disk.insert(serial, postcard::to_stdvec(record).expect("it encodes"))
-                }
+                Some(record) => self.disk.insert(serial, codec::encode(record)),
                 None => self.disk.remove(&serial),
             };
         }
@@ -97,11 +96,11 @@ impl Run {
     }
 
     fn disk_image(&self) -> Result<Image, String> {
-        let meta = postcard::to_stdvec(&self.registry.image().meta).expect("it encodes");
-        let meta: Meta = postcard::from_bytes(&meta).map_err(|error| error.to_string())?;
+        let meta = codec::encode(&self.registry.image().meta);
+        let meta: Meta = codec::decode(&meta).map_err(|error| error.to_string())?;
         let mut records = Table::default();
         for (serial, bytes) in &self.disk {
-            let record: Record = postcard::from_bytes(bytes).map_err(|error| error.to_string())?;
+            let record: Record = codec::decode(bytes).map_err(|error| error.to_string())?;
             records.insert(*serial, record);
         }
         Ok(Image { meta, records })

@@ -237,6 +237,12 @@ pub(crate) fn upgrade(section: &Section) {
     let version = section.run("EMNetChain --version", &words);
     assert_eq!(version, concat!("EMNetChain ", env!("CARGO_PKG_VERSION"), "\n"));
     section.run("EMNetChain backup before-upgrade.backup", &words);
+    let newest = emnetchain::registry::Rules::NEWEST.0;
+    let status = section.run("EMNetChain cluster status", &words);
+    assert!(status.contains(&format!("versions up to {newest}")), "{status}");
+    let said = section.run("EMNetChain cluster upgrade", &words);
+    assert!(said.contains("rules version"), "{said}");
+    assert_eq!(read_status(&service, "/status")["rules"], newest);
 }
 
 pub(crate) fn certificates(section: &Section) {

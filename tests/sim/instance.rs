@@ -10,8 +10,8 @@ use std::{
 
 use emnetchain::{
     cluster::{
-        Cluster, ClusterOptions, LogBounds, Started, found::Founding, proposer::ProposerError,
-        transport::NodeName,
+        Cluster, ClusterOptions, LogBounds, RulesOptions, Started, found::Founding,
+        proposer::ProposerError, transport::NodeName,
     },
     ids::{InstanceId, SessionId, StoreId},
     limits::PROPOSER_QUEUE_MAX,
@@ -254,6 +254,8 @@ impl Process {
             inbox,
             log_bounds: LOG_BOUNDS,
             pulses: Pulses::default(),
+            rules: RulesOptions::default(),
+            faults: fault::channel().0,
             metrics,
         };
         let started = Cluster::start(options, self.log, machine, view).await;

@@ -4,7 +4,7 @@
 //! length u32 | crc32 u32 | id u64 | body          length and crc32 cover id and body
 //! ```
 //!
-//! An answer carries the id of its request. The length is checked against
+//! The body is one message, by [`crate::codec`]. An answer carries the id of its request. The length is checked against
 //! [`RPC_FRAME_BYTES_MAX`] before memory is taken for the frame, and memory is taken as the bytes
 //! arrive, so an announcement costs its receiver nothing.
 
@@ -13,7 +13,10 @@ use std::io;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use crate::limits::RPC_FRAME_BYTES_MAX;
+use crate::{
+    codec::{self, Newer, Undecodable},
+    limits::RPC_FRAME_BYTES_MAX,
+};
 
 /// Length, checksum and id.
 const HEADER_BYTES: usize = 16;
@@ -54,6 +57,9 @@ pub enum FrameError {
     /// The body does not decode, or is not what may come here.
     #[error("the body of a frame is not understood")]
     Malformed,
+    /// The body is of a rules version that this binary does not know.
+    #[error("the body of a frame was {0}")]
+    Newer(Newer),
 }
 
 /// Encodes a message as a frame.
@@ -65,7 +71,7 @@ pub(in crate::cluster) fn encode<T: Serialize>(
     message: &T,
 ) -> Result<Vec<u8>, FrameError> {
     let frame = vec![0; HEADER_BYTES];
-    seal(id, postcard::to_extend(message, frame).map_err(|_| FrameError::Malformed)?)
+    seal(id, codec::append(message, frame))
 }
 
 /// Fills in the header of a frame whose body is in place behind [`HEADER_BYTES`] bytes.
@@ -101,10 +107,10 @@ pub(in crate::cluster) fn encode_raw(
 /// # Errors
 /// If it is not one `T` and nothing else.
 pub(in crate::cluster) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, FrameError> {
-    match postcard::take_from_bytes(body) {
-        Ok((message, [])) => Ok(message),
-        Ok(_) | Err(_) => Err(FrameError::Malformed),
-    }
+    codec::decode(body).map_err(|error| match error {
+        Undecodable::Newer(newer) => FrameError::Newer(newer),
+        Undecodable::Malformed => FrameError::Malformed,
+    })
 }
 
 /// Cuts frames out of a connection.

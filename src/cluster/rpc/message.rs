@@ -1,4 +1,4 @@
-//! What instances ask of each other, encoded with postcard.
+//! What instances ask of each other.
 
 use openraft::{
     raft::{
@@ -13,7 +13,7 @@ use crate::{
     cluster::{admin::Change, found::Standing, proposer::Written, rpc::hello::Facts},
     ids::InstanceId,
     raft::{TypeConfig, Vote},
-    registry::{BatchId, Command},
+    registry::{BatchId, Command, Rules},
     storage::Digests,
 };
 
@@ -50,6 +50,12 @@ pub enum Request {
     Announce(Facts),
     /// What has your registry come to? See [`crate::cluster::compare`].
     Digests,
+    /// Which rules do you know?
+    Rules,
+    /// The made-up version 3: I know it too. For the leader.
+    #[cfg(feature = "rules-3")]
+    #[serde(with = "crate::codec::Only::<3>")]
+    Mark(crate::registry::Mark),
 }
 
 /// The answer to a [`Request`] of the same name.
@@ -78,6 +84,8 @@ pub enum Response {
     Announced(Facts),
     /// To the question what the registry has come to.
     Digests(Digests),
+    /// To the question for rules: the newest that it can apply.
+    Rules(Rules),
 }
 
 impl Request {
@@ -89,7 +97,11 @@ impl Request {
             Self::Propose { batch, .. } => return batch.map(|batch| batch.instance),
             Self::Snapshot { vote, .. } => vote,
             Self::TransferLeader(rpc) => rpc.from_leader(),
-            Self::Introduce | Self::Change(_) | Self::Announce(_) | Self::Digests => return None,
+            Self::Introduce | Self::Change(_) | Self::Announce(_) | Self::Digests | Self::Rules => {
+                return None;
+            }
+            #[cfg(feature = "rules-3")]
+            Self::Mark(mark) => return Some(mark.by),
         };
         Some(InstanceId(*vote.leader_id.node_id()))
     }

@@ -18,6 +18,8 @@ mod message;
 mod service;
 
 #[cfg(test)]
+mod golden;
+#[cfg(test)]
 pub(super) mod tests;
 
 pub use frame::{Frame, FrameError, FrameReader};

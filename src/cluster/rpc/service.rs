@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     cluster::{
-        admin::Leading,
+        admin::{Change, Leading},
         contact::Contact,
         found::Standing,
         gate,
@@ -38,11 +38,14 @@ use crate::{
         progress::Progress,
         proposer::Writer,
         transport::{Lane, NodeName, Stream},
+        upgrade::Upgrades,
     },
     ids::InstanceId,
     metrics::Metrics,
     raft::{TypeConfig, Vote},
-    storage::{ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine},
+    storage::{
+        ClusterId, LogGuard, RegistryView, SnapshotInbox, StateMachine, fault::FaultReporter,
+    },
 };
 
 /// Requests of one connection that are worked on; beyond it, no more are read.
@@ -75,6 +78,10 @@ pub struct ServiceOptions {
     pub greeter: Greeter,
     /// The ways to the others.
     pub network: Network,
+    /// Raises the rules, if this instance leads.
+    pub upgrades: Upgrades,
+    /// Told when the leader sends what this binary is too old for.
+    pub faults: FaultReporter,
     /// The service's metrics.
     pub metrics: Metrics,
 }
@@ -117,7 +124,12 @@ impl ServeError {
             Self::Frame(FrameError::Io(_)) | Self::Stopped => None,
             Self::Unwelcome(Unwelcome::Declined(_)) => None,
             Self::Unwelcome(Unwelcome::Refused(refusal)) => Some(refusal.as_str()),
-            Self::Frame(FrameError::Checksum | FrameError::Length(_) | FrameError::Malformed)
+            Self::Frame(
+                FrameError::Checksum
+                | FrameError::Length(_)
+                | FrameError::Malformed
+                | FrameError::Newer(_),
+            )
             | Self::WrongLane => Some("frame"),
             Self::Forged => Some("forged"),
         }
@@ -162,12 +174,18 @@ impl Service {
         peer: InstanceId,
         lane: Lane,
     ) -> Result<(), ServeError> {
-        match lane {
+        let served = match lane {
             Lane::Append | Lane::Snapshot if !self.0.greeter.gate().is_open() => Ok(()),
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
-            Lane::Calls => answer(stream, peer, Calls::new(self, peer)).await,
+            Lane::Calls => return answer(stream, peer, Calls::new(self, peer)).await,
             Lane::Snapshot => snapshot::receive(self, stream, peer).await,
+        };
+        // These lanes carry the cluster's log, so its rules were raised; only a newer binary can
+        // go on.
+        if let Err(ServeError::Frame(FrameError::Newer(newer))) = &served {
+            self.0.faults.refuse(format!("what instance {} sends: {newer}", peer.0));
         }
+        served
     }
 
     /// Tells an instance that wants to get in how this one stands.
@@ -228,6 +246,13 @@ impl Service {
                 }
                 Response::Announced(self.0.greeter.facts_for(peer))
             }
+            Request::Rules => Response::Rules(self.0.upgrades.newest()),
+            #[cfg(feature = "rules-3")]
+            Request::Mark(mark) => {
+                let marks = vec![crate::registry::Command::Mark(mark)];
+                let written = self.0.proposals.write(None, marks).await;
+                written.map_or_else(failed, Response::Proposed)
+            }
             Request::AppendEntries(rpc) => self.append(rpc).await,
             Request::PreVote(rpc) => raft.pre_vote(rpc).await.map_or_else(failed, Response::Vote),
             Request::Propose { batch, commands } => {
@@ -257,6 +282,9 @@ impl Service {
                     }
                     Err(error) => failed(error),
                 }
+            }
+            Request::Change(Change::Upgrade) => {
+                self.0.upgrades.raise().await.map_or_else(failed, Response::Changed)
             }
             Request::Change(change) => {
                 let Service(ServiceOptions { view, greeter, network, .. }, _) = self;

@@ -25,7 +25,10 @@ use crate::{
     limits::SNAPSHOT_BYTES_MAX,
     raft::{TypeConfig, Vote},
     runtime::spawn_blocking,
-    storage::{SnapshotDraft, SnapshotFile, SnapshotInbox, StateMachine},
+    storage::{
+        SnapshotDraft, SnapshotFile, SnapshotInbox, StateMachine, StorageError,
+        fault::FaultReporter,
+    },
 };
 
 /// Bytes of the file in one frame.
@@ -93,10 +96,10 @@ pub(super) async fn receive(
     if bytes > SNAPSHOT_BYTES_MAX {
         return Err(FrameError::Length(usize::try_from(bytes).unwrap_or(usize::MAX)).into());
     }
-    let raft = service.0.raft.clone();
+    let (raft, faults) = (service.0.raft.clone(), service.0.faults.clone());
     let response = match fill(&service.0.inbox, peer, bytes, &mut frames).await {
         // Raft must find the draft until it has done with it, whatever becomes of the connection.
-        Ok(draft) => match tokio::spawn(install(raft, draft, vote)).await {
+        Ok(draft) => match tokio::spawn(install(raft, faults, draft, vote)).await {
             Ok(response) => response,
             Err(_) => return Err(ServeError::Stopped),
         },
@@ -147,11 +150,15 @@ async fn fill(
 
 async fn install(
     raft: Raft<TypeConfig, StateMachine>,
+    faults: FaultReporter,
     draft: SnapshotDraft,
     vote: Vote,
 ) -> Response {
     let snapshot = match draft.check().await {
         Ok(snapshot) => snapshot,
+        Err(error @ StorageError::Newer { .. }) => {
+            return Response::Failed(faults.refuse(error).to_string());
+        }
         Err(error) => return Response::Failed(error.to_string()),
     };
     let meta = snapshot.meta().clone();

@@ -42,6 +42,8 @@ pub enum Action {
     Remove(InstanceId),
     /// Let this instance lead, or the voter that has caught up furthest.
     TransferLeader(Option<InstanceId>),
+    /// Raise the rules to the newest that every member knows.
+    Upgrade,
 }
 
 /// Why it is not done: a sentence for people.
@@ -111,6 +113,7 @@ pub(super) fn routes() -> Router<HttpSources> {
         .route("/api/v1/cluster/promote", post(promote))
         .route("/api/v1/cluster/remove", post(remove))
         .route("/api/v1/cluster/transfer-leader", post(transfer_leader))
+        .route("/api/v1/cluster/upgrade", post(upgrade))
 }
 
 /// That a request may be made.
@@ -212,6 +215,13 @@ async fn transfer_leader(
     Permitted(AnyMember { id }): Permitted<AnyMember>,
 ) -> Response {
     act(&sources, Action::TransferLeader(id)).await
+}
+
+async fn upgrade(
+    State(sources): State<HttpSources>,
+    Permitted(Nothing {}): Permitted<Nothing>,
+) -> Response {
+    act(&sources, Action::Upgrade).await
 }
 
 async fn act(sources: &HttpSources, action: Action) -> Response {

@@ -27,6 +27,10 @@ pub struct Status {
     pub applied_index: u64,
     /// Why clients cannot be answered now, as `/readyz` says it; nothing if they can.
     pub trouble: Option<String>,
+    /// The version of the rules by which entries are applied.
+    pub rules: u32,
+    /// The newest version of the rules that this instance knows.
+    pub newest_rules: u32,
     /// All members, by number.
     pub members: Vec<Member>,
     /// The chains, in figures.
@@ -62,6 +66,9 @@ pub struct Member {
     /// For how many milliseconds it was not heard: the leader knows it of all, a follower of its
     /// leader.
     pub silent_ms: Option<u64>,
+    /// The newest version of the rules that it knows: the leader has asked it, and every instance
+    /// knows its own.
+    pub newest_rules: Option<u32>,
 }
 
 /// The chains, in figures; those of the whole cluster.

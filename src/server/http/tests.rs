@@ -38,12 +38,15 @@ impl Bench {
             last_log_index: 9,
             applied_index: 8,
             trouble: None,
+            rules: 2,
+            newest_rules: 3,
             members: vec![Member {
                 node: InstanceId(2),
                 address: String::new(),
                 voter: true,
                 lag: None,
                 silent_ms: None,
+                newest_rules: None,
             }],
             chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
             connections: BTreeMap::from([("chain", 3)]),
@@ -63,9 +66,10 @@ impl Bench {
                     match &action {
                         Action::Drain => Ok("drained".to_owned()),
                         Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
-                        Action::Add { .. } | Action::Promote(_) | Action::TransferLeader(_) => {
-                            Err(Denied::Unavailable(format!("{action:?}")))
-                        }
+                        Action::Add { .. }
+                        | Action::Promote(_)
+                        | Action::TransferLeader(_)
+                        | Action::Upgrade => Err(Denied::Unavailable(format!("{action:?}"))),
                     }
                 })
             }),
@@ -130,8 +134,9 @@ async fn status_is_json_of_a_fixed_shape() {
     let expected = r#"{"version":"1.2.3","cluster":"c1","node":2,"role":"follower","leader":null,"#
         .to_owned()
         + r#""term":7,"last_log_index":9,"applied_index":8,"#
-        + r#""trouble":"no leader","#
-        + r#""members":[{"node":2,"address":"","voter":true,"lag":null,"silent_ms":null}],"#
+        + r#""trouble":"no leader","rules":2,"newest_rules":3,"#
+        + r#""members":[{"node":2,"address":"","voter":true,"lag":null,"silent_ms":null,"#
+        + r#""newest_rules":null}],"#
         + r#""chains":{"count":1,"clients":3,"asks":2,"links":2,"broken_links":0,"#
         + r#""repairs_pending":0},"connections":{"chain":3}}"#;
     assert!(answer.ends_with(&expected), "{answer}");

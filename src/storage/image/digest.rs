@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::record_key;
-use crate::registry::{Image, Meta, Record, Serial};
+use crate::{
+    codec,
+    registry::{Image, Meta, Record, Serial},
+};
 
 /// The number of records and a digest over all of them, in no order: the sum of a hash of each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,7 +81,7 @@ impl RunningDigest {
     fn encode(&mut self, value: &impl Serialize) {
         self.bytes.clear();
         let empty = std::mem::take(&mut self.bytes);
-        self.bytes = postcard::to_extend(value, empty).expect("it encodes into memory");
+        self.bytes = codec::append(value, empty);
     }
 }
 

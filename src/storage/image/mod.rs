@@ -16,10 +16,11 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `R`, serial as u64 big-endian | the [`Record`], by postcard |
+//! | `R`, serial as u64 big-endian | the [`Record`], by [`codec`] |
 //! | `S`, number of the piece as u16 big-endian | a piece of the [`Stamp`] |
 //!
-//! A stamp is its crc32 (little-endian) and its postcard, joined, and cut every 3 KiB.
+//! A stamp is its crc32 (little-endian), its format (u32, little-endian) and itself by [`codec`],
+//! joined, and cut every 3 KiB. The checksum covers the rest.
 
 mod digest;
 mod open;
@@ -54,12 +55,13 @@ use super::{
     identity::ClusterId,
 };
 use crate::{
+    codec,
     raft::SnapshotMeta,
     registry::{Meta, Record, Serial},
 };
 
 /// The layout of keys and values above.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// The largest value; from some 12 KiB on sled would move a page into `blobs/`.
 const VALUE_BYTES_MAX: usize = 4096;
@@ -102,7 +104,6 @@ impl fmt::Debug for Options {
 /// What a batch says of all the records in the tree.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stamp {
-    format: u32,
     cluster: ClusterId,
     at: SnapshotMeta,
     meta: Meta,
@@ -257,7 +258,7 @@ impl DiskImage {
             batch.remove(&key);
             return Ok(());
         };
-        let value = postcard::to_stdvec(record).expect("records encode into memory");
+        let value = codec::encode(record);
         assert!(value.len() <= VALUE_BYTES_MAX, "{serial:?} takes {} bytes", value.len());
         self.tally.add(&key, &value);
         self.next_serial = self.next_serial.max(Serial(serial.0 + 1));
@@ -266,14 +267,9 @@ impl DiskImage {
     }
 
     fn stamp(&mut self, batch: &mut sled::Batch, at: &SnapshotMeta, meta: &Meta) {
-        let stamp = Stamp {
-            format: FORMAT,
-            cluster: self.cluster,
-            at: at.clone(),
-            meta: meta.clone(),
-            tally: self.tally,
-        };
-        let body = postcard::to_stdvec(&stamp).expect("stamps encode into memory");
+        let stamp =
+            Stamp { cluster: self.cluster, at: at.clone(), meta: meta.clone(), tally: self.tally };
+        let body = codec::append(&stamp, FORMAT.to_le_bytes().to_vec());
         let mut bytes = crc32fast::hash(&body).to_le_bytes().to_vec();
         bytes.extend(body);
         let mut pieces = 0;

@@ -18,7 +18,8 @@ use super::{
     into_io, record_key, sled_config,
 };
 use crate::{
-    registry::{Image, Record, Registry, Serial, Table},
+    codec::{self, Newer},
+    registry::{Image, Record, Registry, Rules, Serial, Table},
     storage::{StorageError, disk::RealDisk, error::Unusable, files},
 };
 
@@ -65,6 +66,9 @@ fn load(store: &SledStore) -> Result<Intact, Unusable> {
     let (stamp, stamp_pieces) = read_stamp(&scan.stamp_pieces)?;
     if stamp.cluster != cluster {
         return Err(Unusable::Foreign { found: stamp.cluster, expected: cluster });
+    }
+    if stamp.meta.rules > Rules::NEWEST {
+        return Err(Newer { found: stamp.meta.rules.0, newest: codec::NEWEST }.into());
     }
     if stamp.tally != scan.tally {
         let (found, said) = (scan.tally.records, stamp.tally.records);
@@ -131,7 +135,7 @@ fn ranges(db: &sled::Db, parts: u64) -> Result<Vec<Range>, Unusable> {
     let number = |pair: sled::Result<Option<(sled::IVec, sled::IVec)>>| -> Result<u64, Unusable> {
         let pair = pair.map_err(unusable)?;
         let serial = pair.and_then(|(key, _)| key.get(1..)?.try_into().ok());
-        Ok(serial.map_or(0, u64::from_be_bytes))
+        Ok::<_, Unusable>(serial.map_or(0, u64::from_be_bytes))
     };
     let (first, last) = (number(db.first())?, number(db.get_lt([STAMP_PREFIX]))?);
     let step = last.saturating_sub(first) / parts + 1;
@@ -161,7 +165,7 @@ impl Scan {
             Some((&RECORD_PREFIX, number)) => {
                 let number = number.try_into().map_err(|_| damaged("not a serial"))?;
                 let serial = Serial(u64::from_be_bytes(number));
-                let record = postcard::from_bytes(&value).map_err(|_| damaged("not a record"))?;
+                let record = codec::decode(&value)?;
                 self.tally.add(&key, &value);
                 self.next_serial = Serial(serial.0.saturating_add(1));
                 Ok(Some((serial, record)))
@@ -188,13 +192,13 @@ fn read_stamp(pieces: &[sled::IVec]) -> Result<(Stamp, u16), Unusable> {
     if crc32fast::hash(body) != u32::from_le_bytes(*check) {
         return Err(damaged("the checksum of its stamp does not match"));
     }
-    let (format, _) =
-        postcard::take_from_bytes::<u32>(body).map_err(|_| damaged("its stamp is unreadable"))?;
+    let (format, body) = body.split_first_chunk().ok_or_else(|| damaged("its stamp is cut"))?;
+    let format = u32::from_le_bytes(*format);
     if format != FORMAT {
         let what = format!("format {format}, where this version knows {FORMAT}");
         return Err(Unusable::Damaged(what));
     }
-    let stamp = postcard::from_bytes(body).map_err(|_| damaged("its stamp is unreadable"))?;
+    let stamp = codec::decode(body)?;
     Ok((stamp, u16::try_from(pieces.len()).expect("scan() counts pieces in 16 bits")))
 }
 

@@ -1,27 +1,32 @@
 //! The bytes of a snapshot. All numbers are little-endian:
 //!
 //! ```text
-//! "EMNETSNP" | version u32 | frame...
+//! "EMNETSNP" | format u32 | frame...
 //! frame: length u32 | crc32 u32 | kind u8 | body          length and crc32 cover kind and body
-//!   H    postcard: cluster id, log position and members, values beside the records
-//!   R    postcard: a list of (serial, record), by rising serial, at most 1 MiB
-//!   E    postcard: number of records, crc32 of every byte before this frame
+//!   H    coded: cluster id, log position and members, values beside the records
+//!   R    (serial, record) after (serial, record), each coded, by rising serial, at most 1 MiB
+//!   E    coded: number of records, crc32 of every byte before this frame
 //! ```
 //!
-//! One `H`, any number of `R`, one `E`, and nothing after it.
+//! One `H`, any number of `R`, one `E`, and nothing after it. *Coded* is the encoding of
+//! [`crate::codec`]. Format 2 is version 0.2.0's, which is read and never written ([`v2`]).
 
 use std::io::{self, Read, Write};
 
 use serde::{Deserialize, Serialize};
 
+use super::v2;
 use crate::{
+    codec::{self, Newer},
     raft::SnapshotMeta,
-    registry::{Meta, Record, Serial, Table},
+    registry::{Meta, Record, Rules, Serial, Table},
     storage::{error::Unusable, identity::ClusterId},
 };
 
 const MAGIC: &[u8; 8] = b"EMNETSNP";
-const VERSION: u32 = 2;
+
+/// The form of the frames; what is in them grows by versions of the rules.
+const FORMAT: u32 = 3;
 
 /// A frame of records is closed once it has this size, so that reading and sending go in steps.
 const FRAME_BYTES_TARGET: usize = 256 * 1024;
@@ -58,30 +63,21 @@ pub(in crate::storage) fn write(
 ) -> io::Result<u32> {
     let mut out = Checked::new(out);
     out.write_all(MAGIC)?;
-    out.write_all(&VERSION.to_le_bytes())?;
-    write_frame(&mut out, HEADER, &encode(header))?;
+    out.write_all(&FORMAT.to_le_bytes())?;
+    write_frame(&mut out, HEADER, &codec::encode(header))?;
     let mut body = Vec::with_capacity(FRAME_BYTES_TARGET);
-    let mut in_frame = 0_u64;
     for pair in records.iter() {
-        body.extend(encode(&pair));
-        in_frame += 1;
+        body = codec::append(&pair, body);
         if body.len() >= FRAME_BYTES_TARGET {
-            write_records(&mut out, in_frame, &mut body)?;
-            in_frame = 0;
+            write_frame(&mut out, RECORDS, &body)?;
+            body.clear();
         }
     }
-    write_records(&mut out, in_frame, &mut body)?;
+    write_frame(&mut out, RECORDS, &body)?;
     let records = u64::try_from(records.len()).expect("a table's length fits 64 bits");
     let check = out.check();
-    write_frame(&mut out, END, &encode(&End { records, check }))?;
+    write_frame(&mut out, END, &codec::encode(&End { records, check }))?;
     Ok(check)
-}
-
-/// Postcard writes a list as its length and then its items, so the items can be gathered first.
-fn write_records(out: &mut impl Write, count: u64, items: &mut Vec<u8>) -> io::Result<()> {
-    let mut body = encode(&count);
-    body.append(items);
-    write_frame(out, RECORDS, &body)
 }
 
 fn write_frame(out: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
@@ -93,10 +89,6 @@ fn write_frame(out: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
     out.write_all(&check.finalize().to_le_bytes())?;
     out.write_all(&[kind])?;
     out.write_all(body)
-}
-
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_stdvec(value).expect("plain values encode into memory")
 }
 
 /// What a snapshot that is whole holds, beside its records.
@@ -119,7 +111,10 @@ pub(in crate::storage) fn read(
     mut take: impl FnMut(Vec<(Serial, Record)>),
 ) -> Result<Contents, Unusable> {
     let mut input = Checked::new(input);
-    let header = read_header(&mut input)?;
+    let (header, format) = read_header(&mut input)?;
+    if header.meta.rules > Rules::NEWEST {
+        return Err(Newer { found: header.meta.rules.0, newest: codec::NEWEST }.into());
+    }
     if let Some(expected) = cluster.filter(|cluster| *cluster != header.cluster) {
         return Err(Unusable::Foreign { found: header.cluster, expected });
     }
@@ -129,12 +124,12 @@ pub(in crate::storage) fn read(
         let (kind, body) = read_frame(&mut input)?;
         match kind {
             RECORDS => {
-                let some: Vec<(Serial, Record)> = decode(&body)?;
+                let some = format.records(&body)?;
                 records += u64::try_from(some.len()).expect("a frame's length fits 32 bits");
                 take(some);
             }
             END => {
-                let end: End = decode(&body)?;
+                let end: End = format.decode(&body)?;
                 if (end.records, end.check) != (records, check) {
                     return Err(damaged("frames are missing from it"));
                 }
@@ -148,18 +143,63 @@ pub(in crate::storage) fn read(
     }
 }
 
-fn read_header(input: &mut impl Read) -> Result<Header, Unusable> {
+/// The form in which a snapshot was written.
+#[derive(Clone, Copy)]
+enum Format {
+    /// By version 0.2.0.
+    V2,
+    /// By this version.
+    Coded,
+}
+
+impl Format {
+    fn header(self, body: &[u8]) -> Result<Header, Unusable> {
+        match self {
+            Self::V2 => Ok(v2::header(body)?),
+            Self::Coded => Ok(codec::decode(body)?),
+        }
+    }
+
+    fn records(self, mut body: &[u8]) -> Result<Vec<(Serial, Record)>, Unusable> {
+        if let Self::V2 = self {
+            return Ok(v2::records(body)?);
+        }
+        let mut records = Vec::new();
+        while !body.is_empty() {
+            let (pair, rest) = codec::take(body)?;
+            records.push(pair);
+            body = rest;
+        }
+        Ok(records)
+    }
+
+    fn decode<T: for<'a> Deserialize<'a>>(self, body: &[u8]) -> Result<T, Unusable> {
+        match self {
+            Self::V2 => Ok(v2::decode(body)?),
+            Self::Coded => Ok(codec::decode(body)?),
+        }
+    }
+}
+
+fn read_header(input: &mut impl Read) -> Result<(Header, Format), Unusable> {
     let mut prologue = [0; 12];
     input.read_exact(&mut prologue).map_err(unreadable)?;
-    let (magic, version) = prologue.split_at(MAGIC.len());
-    if magic != MAGIC {
+    let [magic @ .., a, b, c, d] = prologue;
+    if magic != *MAGIC {
         return Err(damaged("it does not begin like a snapshot"));
     }
-    if version != VERSION.to_le_bytes() {
-        return Err(damaged("its version is not known here"));
-    }
+    let format = match u32::from_le_bytes([a, b, c, d]) {
+        v2::FORMAT => Format::V2,
+        FORMAT => Format::Coded,
+        // Like every number before the checksum, it may be damage as well as a later make.
+        _ => {
+            return Err(damaged(
+                "its format is not known here: it is damaged, or a newer EMNetChain wrote it",
+            ));
+        }
+    };
     match read_frame(input)? {
-        (HEADER, body) => decode(&body),
+        (HEADER, body) => Ok((format.header(&body)?, format)),
         _ => Err(damaged("it has no header")),
     }
 }
@@ -179,13 +219,6 @@ fn read_frame(input: &mut impl Read) -> Result<(u8, Vec<u8>), Unusable> {
     }
     let kind = body.remove(0);
     Ok((kind, body))
-}
-
-fn decode<T: for<'a> Deserialize<'a>>(body: &[u8]) -> Result<T, Unusable> {
-    match postcard::take_from_bytes(body) {
-        Ok((value, [])) => Ok(value),
-        Ok(_) | Err(_) => Err(damaged("a frame is unreadable though its checksum matches")),
-    }
 }
 
 fn unreadable(error: io::Error) -> Unusable {

@@ -41,6 +41,11 @@ impl SnapshotInbox {
         Self { disk, dir, cluster, count: Arc::default() }
     }
 
+    /// The directory of snapshots.
+    pub(in crate::storage) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Begins a draft for a snapshot that `peer` sends. It lies where it can be renamed into
     /// place.
     ///

@@ -7,6 +7,7 @@
 
 mod format;
 mod inbox;
+mod v2;
 
 pub(super) use format::{Contents, Header};
 pub(super) use inbox::wait_for;

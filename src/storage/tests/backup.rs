@@ -19,7 +19,7 @@ const ENTRIES: u64 = 60;
 const NEW_NODE: InstanceId = InstanceId(9);
 
 /// A client joins, or somebody waits for a partner that never calls.
-fn entry(index: u64) -> Entry {
+pub(super) fn entry(index: u64) -> Entry {
     let instance = InstanceId(1 + index % 3);
     let session = SessionId { instance, incarnation: Incarnation(1), connection: index };
     let socket = |port: u64| Socket::parse(&format!("10.0.0.1:{}", 1000 + port)).unwrap();
@@ -66,7 +66,7 @@ async fn directory(applied: u64) -> TempDir {
 }
 
 /// Every file of a directory and its bytes.
-fn contents(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+pub(super) fn contents(path: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for path in files::list(&RealDisk, path).unwrap() {
         if path.is_dir() {
@@ -145,7 +145,8 @@ async fn assert_founded(dir: &Path) {
     let applied = applied.unwrap();
     assert_eq!((applied.index, applied.committed_leader_id().term), (ENTRIES, 2));
     assert_eq!((log.purged(), log.last()), (Some(applied), Some(applied)));
-    assert_eq!(members.nodes().collect::<Vec<_>>(), [(&NEW_NODE.0, &member())]);
+    let restored = Member { store: Some(log.store()), ..member() };
+    assert_eq!(members.nodes().collect::<Vec<_>>(), [(&NEW_NODE.0, &restored)]);
     assert_eq!(members.voter_ids().collect::<Vec<_>>(), [NEW_NODE.0]);
 
     let mut registry = view.read(Clone::clone);

@@ -166,7 +166,7 @@ async fn a_value_that_is_too_large_stops_the_writer() {
     let restored = restore(&dir, LogEnds::default()).unwrap();
     let mut writing = Writing::begin(&dir, restored, Options::default());
     let mut step = model.step();
-    let peer = Peer { id: PeerId(1), address: "p".repeat(4096), until: Timestamp(1) };
+    let peer = peer(4096, Timestamp(1));
     step.changes = vec![(Serial(0), Some(Record::Peer(peer)))];
     writing.send(Work::Step(step)).await.unwrap();
     assert!(soon(writing.faults.wait()).await.to_string().contains("takes 41"));

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::{
     raft::{Entry, Member},
-    registry::{Applied, Command, LinkedBy, Proposal, What},
+    registry::{Applied, Command, LinkedBy, Proposal, Rules, What},
     storage::{Point, RealDisk, RegistryView, StateMachine, StateMachineOptions, digest, files},
 };
 
@@ -212,4 +212,63 @@ async fn a_bad_snapshot_is_not_installed() {
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
     assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(1)));
     drop(temp);
+}
+
+/// The first rules that this program does not know.
+const NEWER: Rules = Rules(Rules::NEWEST.0 + 1);
+
+#[track_caller]
+fn assert_names_both_versions(text: &str) {
+    assert!(text.contains(&format!("rules version {}", NEWER.0)), "{text}");
+    assert!(text.contains(&format!("versions up to {}", Rules::NEWEST.0)), "{text}");
+    assert!(text.contains("install a newer EMNetChain"), "{text}");
+}
+
+#[tokio::test]
+async fn nothing_is_applied_from_a_raise_on_that_this_program_cannot_follow() {
+    let (_temp, mut dir) = new_dir();
+    let (effects, _receiver) = mpsc::channel(1000);
+    let (reporter, faults) = fault::channel();
+    let options = StateMachineOptions::new(effects, Metrics::new(), reporter);
+    let (mut machine, view, _) = StateMachine::open(&mut dir, LogEnds::default(), options).unwrap();
+    let raise = |rules| {
+        let commands = vec![Command::Tick, Command::Raise { rules }];
+        EntryPayload::Normal(Proposal { at: Timestamp(5), batch: None, commands })
+    };
+    apply(&mut machine, vec![entry(0, nothing()), entry(1, raise(Rules::NEWEST))]).await;
+    let behind = [entry(2, nothing()), entry(3, raise(NEWER)), entry(4, nothing())];
+    let behind = behind.map(|entry| Ok((entry, None)));
+    let error = machine.apply(stream::iter(behind)).await.unwrap_err();
+    assert_names_both_versions(&error.to_string());
+    let fault = faults.current().expect("the instance ends");
+    assert!(matches!(*fault, fault::Fault::Data(_)), "{fault}");
+    assert!(fault.to_string().contains("entry 3 of the raft log"), "{fault}");
+    assert_eq!(machine.applied_state().await.unwrap().0, Some(log_id(2)));
+    assert_eq!(view.read(|registry| registry.rules()), Rules::NEWEST);
+}
+
+#[tokio::test]
+async fn an_image_a_snapshot_and_a_backup_of_newer_rules_are_refused_and_not_rebuilt() {
+    let (temp, mut dir) = new_dir();
+    let mut model = Model::new(Random::new("newer_rules"));
+    model.image.meta.rules = NEWER;
+    let restored = restore(&dir, LogEnds::default()).unwrap();
+    let mut writing = Writing::begin(&dir, restored, image::Options::default());
+    writing.send(Work::Step(model.step())).await.unwrap();
+    let file = SnapshotDir::open(&dir, None).unwrap().write(&model.at, &model.image).unwrap();
+    writing.end().await;
+    dir.mark_initialised().unwrap();
+    let error = restore(&dir, ends(None, 0)).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert_names_both_versions(&error.to_string());
+    assert!(dir.registry_dir().exists(), "nothing is put aside");
+    fs::remove_dir_all(dir.registry_dir()).unwrap();
+    let error = restore(&dir, ends(None, 0)).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert_names_both_versions(&error.to_string());
+    let new = temp.path().join("new");
+    let error = crate::storage::restore(file.path(), &new, NODE, Member::default()).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert_names_both_versions(&error.to_string());
+    assert!(!new.exists());
 }

@@ -4,6 +4,8 @@
 mod backup;
 mod crash;
 mod damage;
+mod fixtures;
+mod golden;
 mod guard;
 mod hangs;
 mod machine;
@@ -132,6 +134,17 @@ fn ends(purged: Option<u64>, last: u64) -> LogEnds {
     LogEnds { purged: purged.map(log_id), last: Some(log_id(last)) }
 }
 
+/// An EMNet entry with so many bytes of address.
+fn peer(bytes: usize, until: Timestamp) -> Peer {
+    Peer {
+        id: PeerId(7),
+        address: "p".repeat(bytes),
+        until,
+        #[cfg(feature = "rules-3")]
+        made_by: None,
+    }
+}
+
 /// Any record.
 fn record(random: &mut Random) -> Record {
     let socket = |random: &mut Random| {
@@ -157,7 +170,7 @@ fn record(random: &mut Random) -> Record {
         line: Line::HalfClosed,
     };
     match random.below(4) {
-        0 => Record::Peer(Peer { id: PeerId(7), address: "p".repeat(200), until }),
+        0 => Record::Peer(peer(200, until)),
         1 => Record::Answer(Answer {
             id,
             socket: socket(random).endpoint(),

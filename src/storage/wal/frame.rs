@@ -3,15 +3,16 @@
 //! ```text
 //! segment header, 64 bytes        frame header, 40 bytes          frame body
 //!  0  magic "EMNETWAL"             0  magic "EMFR"                 entries: for each
-//!  8  format version u32           4  body length u32                length u32, postcard
+//!  8  format version u32           4  body length u32                length u32, coded
 //! 12  cluster id, 16 bytes         8  first index u64              restart (count 0):
-//! 28  store id, 16 bytes          16  entry count u32                postcard Option<LogId>
+//! 28  store id, 16 bytes          16  entry count u32                coded Option<LogId>
 //! 44  first index u64             20  CRC-32 of the body
 //! 52  chain u32                   24  durable up to, offset u64
 //! 56  zero u32                    32  chain u32
 //! 60  CRC-32 of bytes 0..60       36  CRC-32 of bytes 0..36
 //! ```
 //!
+//! *Coded* is the encoding of [`crate::codec`], which can grow while the format stays as it is.
 //! *Chain* is the CRC that stands in the header before this one, so that headers follow each other
 //! in one order only. Every CRC starts from the cluster's and the store's id (see [`Seal`]): bytes
 //! of another log never pass as a frame of this one, nor do bytes that a client made us store.
@@ -20,7 +21,7 @@
 //! the torn end of a write that was never acknowledged.
 
 /// The version that this code writes and reads.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 const SEGMENT_MAGIC: &[u8; 8] = b"EMNETWAL";
 const FRAME_MAGIC: &[u8; 4] = b"EMFR";
 

@@ -286,14 +286,14 @@ pub(super) struct Beginning {
     pub(super) purged: Option<LogId>,
 }
 
-/// Makes an empty log. The state gets its final name last: until then it is an interrupted
+/// Makes an empty log and returns the store that was drawn for it. The state gets its final name last: until then it is an interrupted
 /// creation, which the next start repeats.
 pub(super) fn create(
     disk: &dyn Disk,
     dir: &Path,
     cluster: Id,
     beginning: Beginning,
-) -> Result<(), LogError> {
+) -> Result<StoreId, LogError> {
     let Beginning { vote, purged } = beginning;
     let first = purged.map_or(0, |purged| purged.index + 1);
     disk.create_dir(dir)?;
@@ -318,5 +318,5 @@ pub(super) fn create(
     Segment::create(disk, dir, &SegmentHeader { cluster, store, first, chain: 0 })?;
     disk.rename(&dir.join(NEW_STATE_NAME), &dir.join(STATE_NAME))?;
     disk.sync_dir(dir)?;
-    Ok(())
+    Ok(StoreId(u128::from_be_bytes(store)))
 }

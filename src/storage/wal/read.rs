@@ -8,6 +8,7 @@ use super::{
     segment::{FrameError, FrameReader, Mark},
 };
 use crate::{
+    codec,
     raft::Entry,
     storage::{disk::DiskFile, fault::DiskFault},
 };
@@ -98,7 +99,7 @@ impl EntryReader {
             return false;
         }
         self.bytes_left = self.bytes_left.saturating_sub(encoded.len());
-        let entry = postcard::from_bytes(encoded);
+        let entry = codec::decode(encoded);
         self.entries.push(entry.expect("intact entries were encoded by this log"));
         true
     }

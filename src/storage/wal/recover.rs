@@ -11,6 +11,7 @@ use super::{
     state::{NEW_STATE_NAME, OpenedState, STATE_NAME, State, StateFile},
 };
 use crate::{
+    codec,
     raft::{Entry, LogId},
     storage::disk::{Access, Disk},
 };
@@ -195,7 +196,7 @@ fn replay_frame(log: &mut Log, offset: u64, frame: &Frame) -> Result<(), String>
         if first > log.end() && !log.may_begin_anywhere() {
             return Err(format!("the log restarts at {first} and ends at {}", log.end()));
         }
-        let last = postcard::from_bytes(&frame.body).map_err(|error| error.to_string())?;
+        let last = codec::decode(&frame.body).map_err(|error| error.to_string())?;
         log.wrote_restart(first, last, header.frame_bytes(), frame.sum);
         return Ok(());
     }
@@ -226,9 +227,7 @@ fn replay_frame(log: &mut Log, offset: u64, frame: &Frame) -> Result<(), String>
 }
 
 fn log_id_of(encoded: &[u8], index: u64) -> Result<LogId, String> {
-    let entry: Entry = postcard::from_bytes(encoded).map_err(|error| {
-        format!("entry {index} is of a make that this version does not know: {error}")
-    })?;
+    let entry: Entry = codec::decode(encoded).map_err(|error| format!("entry {index}: {error}"))?;
     if entry.log_id.index != index {
         return Err(format!("entry {} stands where {index} belongs", entry.log_id.index));
     }

@@ -14,10 +14,10 @@
 //!
 //! ```text
 //! slot, at 0 and at 4096                       watermark, at 8192
-//!  0  magic "EMSTATE1"                          0  generation u64
+//!  0  magic "EMSTATE2"                          0  generation u64
 //!  8  body length u32                           8  durable up to, offset u64
 //! 12  CRC-32 of the body                       16  sealed CRC-32 of bytes 0..16
-//! 16  body: postcard of [`State`]
+//! 16  body: [`State`] by [`crate::codec`]
 //! ```
 
 use std::{
@@ -34,6 +34,7 @@ use super::{
 };
 use crate::{
     clock,
+    codec::{self, Undecodable},
     raft::{LogId, Vote},
     storage::{
         disk::{Access, Disk, DiskFile},
@@ -46,7 +47,7 @@ pub(super) const STATE_NAME: &str = "state";
 /// Its name until the directory is complete.
 pub(super) const NEW_STATE_NAME: &str = "state.new";
 
-const MAGIC: &[u8; 8] = b"EMSTATE1";
+const MAGIC: &[u8; 8] = b"EMSTATE2";
 const SLOT_BYTES: usize = 4096;
 const SLOT_HEADER_BYTES: usize = 16;
 const WATERMARK_AT: u64 = 2 * SLOT_BYTES as u64;
@@ -206,7 +207,7 @@ impl StateFile {
 }
 
 pub(super) fn encode_slot(state: &State) -> Vec<u8> {
-    let body = postcard::to_stdvec(state).expect("a state is made of numbers only");
+    let body = codec::encode(state);
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes());
     bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
@@ -216,7 +217,7 @@ pub(super) fn encode_slot(state: &State) -> Vec<u8> {
 }
 
 /// The state in a slot; `None` if it is not intact.
-fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, DiskFault> {
+fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, LogError> {
     let bytes = read_page(file, (slot * SLOT_BYTES) as u64)?;
     let Some((header, rest)) = bytes.split_first_chunk::<SLOT_HEADER_BYTES>() else {
         return Ok(None);
@@ -224,7 +225,12 @@ fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, DiskFaul
     let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
     let body = usize::try_from(number(8)).ok().and_then(|length| rest.get(..length));
     let intact = |body: &&[u8]| &header[..8] == MAGIC && crc32fast::hash(body) == number(12);
-    Ok(body.filter(intact).and_then(|body| postcard::from_bytes(body).ok()))
+    match body.filter(intact).map(codec::decode) {
+        Some(Err(Undecodable::Newer(newer))) => {
+            Err(LogError::damaged(file.path(), (slot * SLOT_BYTES) as u64, newer.to_string()))
+        }
+        decoded => Ok(decoded.and_then(Result::ok)),
+    }
 }
 
 /// What the watermark says.

@@ -25,7 +25,7 @@ use super::{
     state::{State, StateFile},
 };
 use crate::{
-    clock,
+    clock, codec,
     metrics::Metrics,
     raft::{LogId, Vote},
     storage::{
@@ -243,7 +243,7 @@ impl Writer {
         let chain = self.shared.lock().current().chain;
         let mut bytes = Vec::new();
         let mut frame = FrameBuilder::new(&mut bytes, first);
-        frame.restart(&postcard::to_stdvec(&last).expect("a log id is made of numbers"));
+        frame.restart(&codec::encode(&last));
         let chain = frame.finish(&self.shared.seal, offset, chain);
         self.write_frames(&*file, &bytes, offset, 0)?;
         self.shared.lock().wrote_restart(first, last, bytes.len() as u64, chain);

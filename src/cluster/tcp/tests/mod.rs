@@ -32,6 +32,7 @@ use crate::{
         proposer::{WriteError, Writer, Written},
         rpc::{Service, ServiceOptions},
         transport::{Lane, Stream, Transport},
+        upgrade::{RulesOptions, Upgrades},
     },
     ids::{Incarnation, InstanceId, PeerId, SessionId, StoreId, Timestamp},
     metrics::Metrics,
@@ -129,9 +130,13 @@ impl World {
         let raft =
             Raft::new(node, config(), network.clone(), stores.log, stores.machine).await.unwrap();
         greeter.gate().open();
+        let writer = Arc::new(LocalWriter(raft.clone()));
+        let (ways, view) = (network.clone(), stores.view.clone());
+        let rules = RulesOptions::default();
+        let upgrades = Upgrades::new(raft.clone(), ways, writer.clone(), view, rules);
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
-            proposals: Arc::new(LocalWriter(raft.clone())),
+            proposals: writer,
             cluster: CLUSTER,
             guard: stores.guard,
             inbox: stores.inbox,
@@ -139,6 +144,8 @@ impl World {
             contact: Contact::default(),
             greeter: greeter.clone(),
             network: network.clone(),
+            upgrades,
+            faults: reporter,
             metrics: metrics.clone(),
         });
         tasks.spawn(async { panic!("{:?}", server.run(service).await) });
