@@ -155,8 +155,8 @@ metrics! {
     raft_insecure: IntGauge = "emnetchain_raft_insecure";
     /// Raft entries proposed by this instance and not yet committed.
     raft_proposals_pending: IntGauge = "emnetchain_raft_proposals_pending";
-    /// Seconds since the oldest raft entry was proposed by this instance that is not yet committed; 0
-    /// if there is none. Clients wait for it.
+    /// Seconds since the oldest raft entry was proposed by this instance that is not yet committed;
+    /// 0 if there is none. Clients wait for it.
     oldest_proposal: Gauge = "emnetchain_oldest_proposal_seconds";
     /// Raft entries committed that this instance proposed.
     raft_proposals_committed: IntCounter = "emnetchain_raft_proposals_committed_total";
@@ -165,8 +165,8 @@ metrics! {
     /// Batches that arrived twice and were applied once.
     raft_duplicates: IntCounter = "emnetchain_raft_duplicate_batches_total";
     /// Connections of other instances that were refused or cut off, by reason: cluster, crowded,
-    /// forged, frame, history, identity, preamble, removed, rolled-back, store, target, timeout, tls,
-    /// version.
+    /// forged, frame, history, identity, preamble, removed, rolled-back, store, target, timeout,
+    /// tls, version.
     raft_refused: IntCounterVec = "emnetchain_raft_refused_total" ["reason"];
     /// Open connections of other instances by kind: append, calls, snapshot.
     raft_connections: IntGaugeVec = "emnetchain_raft_connections" ["kind"];
@@ -182,8 +182,8 @@ metrics! {
     log_torn_bytes: IntCounter = "emnetchain_raft_log_torn_bytes_total";
     /// Raft entries applied in memory and not yet in the image on disk.
     image_lag: IntGauge = "emnetchain_image_lag_entries";
-    /// Times that the image was given up because its writer did not keep up, as when its disk hangs;
-    /// it is written anew once the writer works again.
+    /// Times that the image was given up because its writer did not keep up, as when its disk
+    /// hangs; it is written anew once the writer works again.
     image_given_up: IntCounter = "emnetchain_image_given_up_total";
     /// Seconds of each sync of the image to the disk.
     image_sync_seconds: Histogram = "emnetchain_image_fsync_seconds";

@@ -277,9 +277,9 @@ async fn remove(
 
 /// The other voter whose log goes furthest, of those that are heard and have caught up.
 async fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
-    let others = || raft.voter_ids().filter(|id| id != raft.node_id());
-    hear(raft, |heard| others().all(heard), FRESH).await;
-    let fit = others().filter(|id| is_heard(raft, *id, FRESH));
+    let others: Vec<u64> = raft.voter_ids().filter(|id| id != raft.node_id()).collect();
+    hear(raft, |heard| others.iter().all(|id| heard(*id)), FRESH).await;
+    let fit = others.into_iter().filter(|id| is_heard(raft, *id, FRESH));
     let fit = fit.filter_map(|id| Some((lag(raft, id)?, id)));
     fit.filter(|(lag, _)| *lag <= PROMOTE_LAG_MAX).min().map(|(_, id)| id)
 }

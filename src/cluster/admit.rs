@@ -91,8 +91,8 @@ impl Leading<'_> {
             return Ok(format!("instance {id} is now reached at {address}"));
         }
         Ok(format!(
-            "instance {id} is now looked for at {address}; start it there with its data directory as \
-             it is (an empty one would be refused) and --raft-addr for the new address"
+            "instance {id} is now looked for at {address}; start it there with its data directory \
+             as it is (an empty one would be refused) and --raft-addr for the new address"
         ))
     }
 
@@ -114,7 +114,8 @@ impl Leading<'_> {
             }
             None => {
                 return Err(ChangeError::Refused(format!(
-                    "instance {id} is not reached{}; start it, and promote it when it has caught up",
+                    "instance {id} is not reached{}; start it, and promote it when it has caught \
+                     up",
                     self.why(instance)
                 )));
             }

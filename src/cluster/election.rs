@@ -159,12 +159,15 @@ impl Cluster {
     }
 
     fn part(&self) -> Part {
+        // Asked first: it looks at raft's state as well, and a second look while this one holds it
+        // would wait for ever behind a change that waits for this one.
+        let may_vote = self.may_vote();
         let states = self.raft.metrics();
         let now = states.borrow_watched();
         let membership = now.membership_config.membership();
         let leads = now.state == ServerState::Leader;
         // A vote that cannot be made durable is none, and raft would wait for it.
-        if leads || !self.may_vote() || self.pulses.log.stuck().is_some() {
+        if leads || !may_vote || self.pulses.log.stuck().is_some() {
             Part::None
         } else if membership.voter_ids().eq([self.instance.0]) {
             Part::OnlyVoter

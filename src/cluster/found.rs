@@ -1,5 +1,5 @@
-//! How an instance with an empty log gets into a cluster: it founds one with the others, or it joins
-//! one that exists.
+//! How an instance with an empty log gets into a cluster: it founds one with the others, or it
+//! joins one that exists.
 //!
 //! # Founding
 //!
@@ -7,9 +7,9 @@
 //! names them all, each with the store in its data directory, and there is one such entry in the
 //! world:
 //!
-//! - Only the listed member with the lowest number decides on it, and only when *every* other listed
-//!   member answers that its log is empty and its list the same. A majority would not do: two of
-//!   three could found while the third one's disk is the only one that remembers an earlier
+//! - Only the listed member with the lowest number decides on it, and only when *every* other
+//!   listed member answers that its log is empty and its list the same. A majority would not do:
+//!   two of three could found while the third one's disk is the only one that remembers an earlier
 //!   founding.
 //! - The others never decide. They copy that entry from a member that has it, and only if it names
 //!   their own store. So the entry was decided on one disk, once; if that disk is lost, the number
@@ -144,7 +144,8 @@ impl Cluster {
     /// `progress` tells people what is waited for.
     ///
     /// # Errors
-    /// If this instance's votes are lost, or its data cannot be one with the others', or raft stops.
+    /// If this instance's votes are lost, or its data cannot be one with the others', or raft
+    /// stops.
     pub async fn found(
         &self,
         founding: Founding,
@@ -299,8 +300,8 @@ fn entry_to_copy(
     })
 }
 
-/// The founding entry, if this instance has the lowest number of its list and every other listed one
-/// is there, empty and of the same list.
+/// The founding entry, if this instance has the lowest number of its list and every other listed
+/// one is there, empty and of the same list.
 fn entry_to_decide(
     (me, store): (InstanceId, StoreId),
     members: &BTreeMap<InstanceId, Member>,

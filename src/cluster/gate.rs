@@ -5,8 +5,8 @@
 //! there are two locks:
 //!
 //! - The *gate* is closed until it is known that this store may take part: it has greeted the
-//!   others, and none of them remembers more of it than it does itself. A closed gate refuses votes,
-//!   entries and snapshots alike.
+//!   others, and none of them remembers more of it than it does itself. A closed gate refuses
+//!   votes, entries and snapshots alike.
 //! - Behind it, an instance votes, and stands for election, only if the membership *in its own log*
 //!   names its own store under its own number ([`names`]). An emptied store has no log. It can get
 //!   one only from a leader, and each number's store is written once, so the log that it gets names

@@ -6,12 +6,12 @@
 //! log short. What commands bring about comes out of the state machine, on every instance, as
 //! [`crate::registry::Applied`].
 //!
-//! [`found`] is how an instance gets into a cluster; [`greeter`] makes sure of every peer before raft
-//! hears it, and [`gate`] decides whether this instance may take part. [`admin`] is how the cluster is
-//! changed, [`lives`] how the clients of an instance that died are set free, [`backup`] how the
-//! registry is taken out of it while it serves, and [`compare`] how a replica finds out that it is
-//! not one. [`election`] decides when an instance stands for leader, [`watchdog`] sees that nothing
-//! hangs, and [`upgrade`] raises the rules.
+//! [`found`] is how an instance gets into a cluster; [`greeter`] makes sure of every peer before
+//! raft hears it, and [`gate`] decides whether this instance may take part. [`admin`] is how the
+//! cluster is changed, [`lives`] how the clients of an instance that died are set free, [`backup`]
+//! how the registry is taken out of it while it serves, and [`compare`] how a replica finds out
+//! that it is not one. [`election`] decides when an instance stands for leader, [`watchdog`]
+//! sees that nothing hangs, and [`upgrade`] raises the rules.
 //!
 //! Other instances are reached through a [`transport::Transport`], which opens connections; [`tcp`]
 //! is the service's own, with TLS. [`rpc`] asks and answers over a connection, and [`network`] puts

@@ -83,10 +83,10 @@ pub enum ClusterError {
     Turned(#[from] Turned),
     /// Its list names instances of another cluster.
     #[error(
-        "--initial-cluster names instance {id} ({address}), which this history never knew: the list \
-         and the data directory belong to different clusters; give the list of this one \
-         (`EMNetChain cluster members`), or start that instance with an empty data directory and add \
-         it (`EMNetChain cluster add`)",
+        "--initial-cluster names instance {id} ({address}), which this history never knew: the \
+         list and the data directory belong to different clusters; give the list of this one \
+         (`EMNetChain cluster members`), or start that instance with an empty data directory and \
+         add it (`EMNetChain cluster add`)",
         id = id.0
     )]
     Stranger {

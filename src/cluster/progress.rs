@@ -4,11 +4,11 @@
 //! # The order
 //!
 //! Progress is ordered by the vote first and the last log id second. A log alone may become shorter
-//! without any fault: a later leader cuts off entries that were never committed (Raft, section 5.3).
-//! But then the vote is higher, and a vote never goes back. Under one and the same vote there is one
-//! leader, and it never cuts off what it has already matched in a follower's log, so under one vote
-//! the acknowledged log id never goes back either. Whether a vote is committed is left out: that
-//! mark need not be durable before the next entry is.
+//! without any fault: a later leader cuts off entries that were never committed (Raft, section
+//! 5.3). But then the vote is higher, and a vote never goes back. Under one and the same vote there
+//! is one leader, and it never cuts off what it has already matched in a follower's log, so under
+//! one vote the acknowledged log id never goes back either. Whether a vote is committed is left
+//! out: that mark need not be durable before the next entry is.
 //!
 //! # What is remembered and what is compared
 //!

@@ -58,8 +58,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 pub trait Transport: Send + Sync + 'static {
     /// Opens a connection to `target`, which this end has proven as far as the transport can (with
     /// TLS: by the certificate). Both ends then introduce themselves over it
-    /// ([`hello`](super::rpc::hello)): this one by [`Greeter::greet`](super::greeter::Greeter::greet),
-    /// the other one in [`Service::serve`](super::rpc::Service::serve).
+    /// ([`hello`](super::rpc::hello)): this one by
+    /// [`Greeter::greet`](super::greeter::Greeter::greet), the other one in
+    /// [`Service::serve`](super::rpc::Service::serve).
     ///
     /// The implementation bounds the time that this takes.
     fn connect(

@@ -1,6 +1,6 @@
 //! Why clients cannot be answered now, in one sentence for each cause: which members are not
-//! reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster status`, and
-//! in the log when it changes, so nothing in it changes by itself.
+//! reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster status`,
+//! and in the log when it changes, so nothing in it changes by itself.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -79,8 +79,8 @@ impl Cluster {
         self.greeter.peers().reach(id) == Reach::Reached
     }
 
-    /// Those that are not reached, each with its address and the reason, and what can be done; empty
-    /// if there are none.
+    /// Those that are not reached, each with its address and the reason, and what can be done;
+    /// empty if there are none.
     fn unreached(&self, ids: &[InstanceId]) -> String {
         let members: Roster = self.members();
         let (mut text, mut is_lost) = (String::new(), false);

@@ -12,8 +12,8 @@ pub enum Turned {
         "the data directory is empty or new, but instance {by} knows number {me} with another \
          store{}: the disk was lost or replaced, and with it the votes of number {me}, so the \
          number cannot be used again; give this instance an empty data directory and a number that \
-         no instance had: on a member, `EMNetChain cluster add` it, `EMNetChain cluster promote` it \
-         when it has caught up, and `EMNetChain cluster remove {me}`",
+         no instance had: on a member, `EMNetChain cluster add` it, `EMNetChain cluster promote` \
+         it when it has caught up, and `EMNetChain cluster remove {me}`",
         .recorded.map(|store| format!(" ({store})")).unwrap_or_default(),
         by = by.0, me = me.0
     )]
@@ -30,8 +30,8 @@ pub enum Turned {
         "the data directory is an older copy: it holds {held}, but instance {by} remembers that \
          this store ({store}) acknowledged {remembered}; it has forgotten votes or entries that \
          count, so refilling it is not safe; give this instance an empty data directory and a \
-         number that no instance had: on a member, `EMNetChain cluster add` it, `EMNetChain cluster \
-         promote` it when it has caught up, and `EMNetChain cluster remove {me}`",
+         number that no instance had: on a member, `EMNetChain cluster add` it, `EMNetChain \
+         cluster promote` it when it has caught up, and `EMNetChain cluster remove {me}`",
         by = by.0, me = me.0
     )]
     RolledBack {

@@ -82,8 +82,8 @@ impl Waiting<'_> {
 /// Says that this instance was removed.
 pub(super) fn removed_text(me: InstanceId, entry: u64, by: InstanceId) -> String {
     format!(
-        "this instance was removed from the cluster by entry {entry}, as instance {} says; stop it: \
-         number {} is never used again, and a new one begins with an empty data directory",
+        "this instance was removed from the cluster by entry {entry}, as instance {} says; stop \
+         it: number {} is never used again, and a new one begins with an empty data directory",
         by.0, me.0
     )
 }

@@ -1,5 +1,5 @@
-//! Changes of the cluster while one of its members is away, and members that move, join late or were
-//! removed: an operator is told what is the case, and what to do.
+//! Changes of the cluster while one of its members is away, and members that move, join late or
+//! were removed: an operator is told what is the case, and what to do.
 
 use std::time::Duration;
 

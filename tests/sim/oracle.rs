@@ -266,6 +266,12 @@ impl State {
             self.take_in(proposal, &applied)?;
             effects = applied.effects;
         }
+        if let EntryPayload::Membership(members) = &entry.payload {
+            for registry in [&mut self.registry, &mut self.single] {
+                let named = members.nodes().map(|(id, member)| (InstanceId(*id), member.store));
+                registry.members_changed(index, named);
+            }
+        }
         let image = image_digest(&self.registry);
         let digest = digest(entry);
         self.log.insert(index, Known { id: entry.log_id, digest, image, effects });

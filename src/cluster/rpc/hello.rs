@@ -1,7 +1,7 @@
 //! The first bytes of a connection, the same over every transport. The side that connected says who
 //! it is and which instance it wants; the other side answers; then the first gives its verdict, for
-//! it may be the one that remembers more. All numbers are little-endian, and all three messages have
-//! one form:
+//! it may be the one that remembers more. All numbers are little-endian, and all three messages
+//! have one form:
 //!
 //! ```text
 //! "EMNETRFT" | version u16 | refusal u8 | length u16 | body, in postcard
@@ -12,8 +12,8 @@
 //! both go on with. A refusal of 0 is none; after another one nothing follows. A body may end in
 //! fields that its reader does not know, so later versions can add some.
 //!
-//! What is checked here is what a hello says by itself; [`Greeter`](crate::cluster::greeter::Greeter)
-//! holds it against what this instance knows.
+//! What is checked here is what a hello says by itself;
+//! [`Greeter`](crate::cluster::greeter::Greeter) holds it against what this instance knows.
 
 use std::io;
 

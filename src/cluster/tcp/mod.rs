@@ -1,9 +1,9 @@
 //! Connections between instances over TCP: [`TcpTransport`] opens them, [`RpcServer`] takes them.
 //!
 //! With TLS each end shows a certificate of the cluster's own CA, whose name says which instance of
-//! which cluster it is ([`NodeName`]). A connection without such a certificate is closed and counted.
-//! What the two ends then say to each other, and whether they go on, is the same over every
-//! transport: see [`rpc::hello`](super::rpc::hello).
+//! which cluster it is ([`NodeName`]). A connection without such a certificate is closed and
+//! counted. What the two ends then say to each other, and whether they go on, is the same over
+//! every transport: see [`rpc::hello`](super::rpc::hello).
 //!
 //! Without TLS nobody proves anything, so that is for one machine, or for an operator who says that
 //! the network is safe: see [`Security`].
