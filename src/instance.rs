@@ -159,8 +159,7 @@ impl Instance {
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
         let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
-        let watch = readiness.clone();
-        let sources = observe::http_sources(&cluster, &image, &metrics, watch, powers);
+        let sources = observe::http_sources(&cluster, &image, &metrics, readiness.clone(), powers);
         serve_http(&mut background, http, sources);
         let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
