@@ -1,9 +1,10 @@
 //! A new data directory from a backup: the beginning of a new cluster, with one voter.
 //!
-//! The new cluster has an id and a history of its own, so that instances of the old one cannot join it by
-//! mistake and undo what was restored. The restoration counts as one more entry of the log, in a
-//! new term: it makes this instance the only member, and ends all sessions of the old instances.
-//! Their clients have the resume grace to come back, from the moment that the new one serves.
+//! The new cluster has an id and a history of its own, so that instances of the old one cannot
+//! join it by mistake and undo what was restored. The restoration counts as one more entry of the
+//! log, in a new term: it makes this instance the only member, and ends all sessions of the old
+//! instances. Their clients have the resume grace to come back, from the moment that the new one
+//! serves.
 //!
 //! `identity.json` is written last. A directory whose restoration was interrupted has data and no
 //! identity, and is refused.
