@@ -1,5 +1,6 @@
-//! The seam between the storage and the disk. The service uses [`RealDisk`]. Tests and the simulator
-//! use a double that loses what was not synced, fails, hangs, or comes back older than it was.
+//! The seam between the storage and the disk. The service uses [`RealDisk`]. Tests and the
+//! simulator use a double that loses what was not synced, fails, hangs, or comes back older than
+//! it was.
 //!
 //! A name (of a new file, or a renamed one) is durable only once its directory was synced, and the
 //! contents of a file only once the file was. Every error says what was tried on which file, for

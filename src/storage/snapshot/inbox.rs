@@ -1,6 +1,6 @@
-//! Snapshots that arrive from other instances. Their bytes go into a draft that is checked as a whole
-//! before raft sees it. A draft that did not become a snapshot is removed, at the latest at the next
-//! start.
+//! Snapshots that arrive from other instances. Their bytes go into a draft that is checked as a
+//! whole before raft sees it. A draft that did not become a snapshot is removed, at the latest at
+//! the next start.
 
 use std::{
     fmt, io,

@@ -32,7 +32,8 @@ fn model_after(seed: u64, entries: u64) -> Model {
     model
 }
 
-/// An instance builds a snapshot while a newer one is installed; the log is purged behind the newer.
+/// An instance builds a snapshot while a newer one is installed; the log is purged behind the
+/// newer.
 #[tokio::test]
 async fn an_older_snapshot_does_not_replace_a_newer_one() {
     let disk = SimDisk::new(1);

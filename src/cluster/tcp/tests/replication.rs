@@ -190,6 +190,8 @@ async fn a_leader_that_contradicts_what_was_applied_is_refused_before_raft_hears
         let (world, dirs) = (World::new(2), dirs(1));
         let node = world.start(1, dirs[0].path()).await;
         node.found_alone().await;
+        let applied = || node.raft.metrics().borrow_watched().last_applied;
+        until("the first entry is applied", || applied().is_some()).await;
         let term = node.term();
         let transport: Arc<dyn Transport> =
             Arc::new(world.greeted(2, world.security(2), &node.view));
