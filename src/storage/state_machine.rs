@@ -275,8 +275,7 @@ impl StateMachine {
             // the next life of it what they were not told.
             let _ = self.options.effects.send(applied).await;
         }
-        let whole = || whole(&self.replica, &self.at);
-        self.image.send(Work::Step(step), whole).await?;
+        self.image.send(Work::Step(step), || whole(&self.replica, &self.at)).await?;
         Ok(verdict)
     }
 

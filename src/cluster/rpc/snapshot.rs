@@ -7,7 +7,9 @@
 
 use std::{io, time::Duration};
 
-use openraft::{Raft, raft::SnapshotResponse, storage::Snapshot, vote::RaftLeaderId as _};
+use openraft::{
+    Raft, RaftMetrics, raft::SnapshotResponse, storage::Snapshot, vote::RaftLeaderId as _,
+};
 use tokio::{
     io::{AsyncRead, AsyncWriteExt as _},
     time::timeout,
@@ -42,6 +44,9 @@ const CHUNK_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// How long checking and installing may take before the sender begins again.
 const INSTALL_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// How long a snapshot waits for entries in the log to be applied: many heartbeats.
+const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 /// Sends a snapshot over a connection of its own, and waits until it is installed. Dropping the
 /// future cancels it.
@@ -148,6 +153,22 @@ async fn fill(
     Ok(draft)
 }
 
+/// Waits until every entry in the log is applied, or for long enough. openraft 0.10.0-alpha.37
+/// purges the log behind a snapshot at once, and panics if entries that it purged have been written
+/// under the present leader and not been applied: the snapshot says that they are committed, and
+/// their ids are gone (openraft #2116). With the next heartbeat it hears that they are, and has
+/// applied them before the snapshot comes. Entries of an earlier leader it does not apply, so they
+/// do no harm, and may keep this waiting in vain.
+async fn catch_up(raft: &Raft<TypeConfig, StateMachine>) {
+    let is_applied = |now: &RaftMetrics<TypeConfig>| {
+        now.last_log_index <= now.last_applied.as_ref().map(|last| last.index)
+    };
+    let waited = raft.wait(Some(CATCH_UP_MAX)).metrics(is_applied, "all entries are applied").await;
+    if waited.is_err() {
+        tracing::debug!("a snapshot takes the place of entries that are not applied");
+    }
+}
+
 async fn install(
     raft: Raft<TypeConfig, StateMachine>,
     faults: FaultReporter,
@@ -167,6 +188,7 @@ async fn install(
         // openraft takes that for granted.
         return Response::Failed("the snapshot is of a later term than its sender".to_owned());
     }
+    catch_up(&raft).await;
     match raft.install_full_snapshot(vote, Snapshot { meta, snapshot }).await {
         Ok(response) => Response::Snapshot(response),
         Err(error) => Response::Failed(error.to_string()),
