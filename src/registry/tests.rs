@@ -240,3 +240,31 @@ fn an_instances_batches_apply_once_and_in_order() {
     assert_eq!(apply(1, 3, &[]), Verdict::Stale);
     assert_eq!(apply(2, 1, &[]), Verdict::Applied);
 }
+
+/// The leader ends the lives of these once it does not hear from them.
+#[test]
+fn instances_hold_asks_by_the_sessions_of_their_present_life() {
+    let mut registry = Registry::default();
+    let mut apply = |command| {
+        let at = Timestamp(0);
+        registry.apply(&Proposal { at, batch: None, commands: vec![command] });
+        registry.instances_that_hold_asks()
+    };
+    let start =
+        |id, life| Command::Start { instance: InstanceId(id), incarnation: Incarnation(life) };
+    for (id, life) in [(1, 1), (2, 1), (3, 1)] {
+        assert_eq!(apply(start(id, life)), []);
+    }
+    let socket = |port| Socket::parse(&format!("10.0.0.1:{port}")).unwrap();
+    let session = SessionId { instance: InstanceId(2), incarnation: Incarnation(1), connection: 7 };
+    let connect = Command::Connect {
+        session,
+        source: IpAddr::from([10, 0, 0, 1]),
+        chain: ChainName::default(),
+        head: HeadAddr(socket(1)),
+        tail: TailAddr(socket(2)),
+    };
+    // Not the one before it in the order of sessions, nor the one behind it.
+    assert_eq!(apply(connect), [(InstanceId(2), Incarnation(1))]);
+    assert_eq!(apply(start(2, 2)), [], "the ask is of an earlier life");
+}
