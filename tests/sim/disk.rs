@@ -18,6 +18,9 @@ use tokio::{
 
 use crate::{chance::Chance, planted::Planted};
 
+/// A disk whose syncs take no longer is a good one.
+const GOOD_MS: u64 = 30;
+
 /// What raft keeps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
@@ -92,6 +95,8 @@ impl Done {
 pub(crate) struct Disk {
     state: Mutex<State>,
     work: Notify,
+    /// The delay of syncs is another one now.
+    hurry: Notify,
     planted: Planted,
 }
 
@@ -124,7 +129,12 @@ impl Disk {
             delay: (0, 3),
             acknowledged_vote: None,
         };
-        Arc::new(Self { state: Mutex::new(state), work: Notify::new(), planted })
+        Arc::new(Self {
+            state: Mutex::new(state),
+            work: Notify::new(),
+            hurry: Notify::new(),
+            planted,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,6 +144,12 @@ impl Disk {
     /// How many milliseconds a sync takes from now on.
     pub(crate) fn set_delay(&self, least: u64, most: u64) {
         self.lock().delay = (least, most);
+        self.hurry.notify_one();
+    }
+
+    /// Whether it is neither slow nor hung.
+    pub(crate) fn is_good(&self) -> bool {
+        self.lock().delay.1 <= GOOD_MS
     }
 
     /// Whether an entry would survive a crash now.
@@ -228,7 +244,11 @@ impl Disk {
             if count == 0 {
                 self.work.notified().await;
             } else {
-                sleep(Duration::from_millis(delay)).await;
+                tokio::select! {
+                    biased;
+                    () = sleep(Duration::from_millis(delay)) => {}
+                    () = self.hurry.notified() => continue,
+                }
             }
             let done: Vec<Done> = {
                 let mut state = self.lock();

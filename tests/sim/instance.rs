@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    future::Future,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
@@ -17,13 +18,12 @@ use emnetchain::{
     metrics::Metrics,
     raft::Member,
     registry::{Command, Policy},
-    storage::{
-        ClusterId, DataDir, LogEnds, LogGuard, Pulses, StateMachine, StateMachineOptions, fault,
-    },
+    runtime,
+    storage::{ClusterId, DataDir, LogEnds, StateMachine, StateMachineOptions, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
 };
 
 use crate::{
@@ -64,6 +64,9 @@ pub(crate) struct Instance {
     /// Counts the starts, each with a folder of its own.
     starts: u32,
     running: Option<Running>,
+    /// Whether it was seen among the members, and is no more.
+    is_member: bool,
+    is_retired: bool,
 }
 
 /// The process of an instance.
@@ -72,16 +75,28 @@ struct Running {
     commands: mpsc::Sender<Command>,
     connections: u64,
     cluster: Arc<OnceLock<Cluster>>,
-    task: AbortHandle,
+    process: runtime::Process,
 }
 
 impl Instance {
     pub(crate) fn new(id: InstanceId, disk: Arc<Disk>, shared: Shared) -> Self {
-        Self { id, disk, shared, starts: 0, running: None }
+        Self { id, disk, shared, starts: 0, running: None, is_member: false, is_retired: false }
     }
 
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// Whether it has left the cluster.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// Takes note of whether it belongs to the cluster. True if it has just left.
+    pub(crate) fn belongs(&mut self, is_member: bool) -> bool {
+        let was_member = std::mem::replace(&mut self.is_member, is_member);
+        self.is_retired |= was_member && !is_member;
+        was_member && !is_member
     }
 
     /// Whether clients are served.
@@ -92,6 +107,37 @@ impl Instance {
     /// Raft and what is around it, once it has started.
     pub(crate) fn cluster(&self) -> Option<&Cluster> {
         self.running.as_ref()?.cluster.get()
+    }
+
+    /// Whether it is stopped where it stands.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.process.is_paused())
+    }
+
+    /// Stops it where it stands, or lets it go on.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let Some(running) = &self.running else { return };
+        if paused {
+            running.process.pause();
+        } else {
+            running.process.resume();
+        }
+        self.shared.oracle.runs(self.id, !paused);
+    }
+
+    /// Has the instance do something on the side, if it has started.
+    pub(crate) fn spawn<F>(&self, work: impl FnOnce(Cluster) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let (Some(running), Some(cluster)) = (&self.running, self.cluster()) {
+            tokio::spawn(running.process.run(work(cluster.clone())));
+        }
+    }
+
+    /// Whether the disk works as disks do.
+    pub(crate) fn has_good_disk(&self) -> bool {
+        self.disk.is_good()
     }
 
     /// How many milliseconds the disk takes for a sync from now on.
@@ -132,14 +178,16 @@ impl Instance {
         let options = options(&metrics);
         let (oracle, watched) = (Arc::clone(&self.shared.oracle), Arc::clone(&witness));
         let id = self.id;
-        let task = tokio::spawn(async move {
+        let tasks = runtime::Process::default();
+        tokio::spawn(tasks.run(async move {
             let ended = process.run(ends, options, metrics, queue).await;
             if !watched.is_over() {
                 oracle.fail(format!("an instance does not end by itself: {id:?}: {ended}"));
             }
-        });
-        let task = task.abort_handle();
-        self.running = Some(Running { witness, commands, connections: 0, cluster, task });
+        }));
+        self.shared.oracle.runs(self.id, true);
+        let (connections, process) = (0, tasks);
+        self.running = Some(Running { witness, commands, connections, cluster, process });
     }
 
     /// Ends the process at once. What its disk had not synced is lost.
@@ -148,11 +196,8 @@ impl Instance {
         running.witness.ends();
         self.shared.network.silence(self.id);
         self.disk.crash();
-        running.task.abort();
-        if let Some(cluster) = running.cluster.get().cloned() {
-            // Its tasks have nothing to hold on to any more; this only makes them end.
-            tokio::spawn(async move { cluster.shutdown().await });
-        }
+        running.process.kill();
+        self.shared.oracle.runs(self.id, false);
         let lost = self.shared.planted == Planted::LogPurgedTooEarly && chance.percent(70);
         copy_durable(&self.folder(self.starts), &self.folder(self.starts + 1), lost);
         self.starts += 1;
@@ -248,10 +293,8 @@ impl Process {
             cluster: CLUSTER,
             instance: self.id,
             transport: self.shared.network.transport(self.id),
-            guard: LogGuard::default(),
             inbox,
             log_bounds: LOG_BOUNDS,
-            pulses: Pulses::default(),
             metrics,
         };
         let started = Cluster::start(options, self.log, machine, view).await;

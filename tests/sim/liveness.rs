@@ -20,7 +20,8 @@ impl World {
 
     fn instances_agree(&self) -> Result<(), String> {
         let mut states = Vec::new();
-        for (id, instance) in &self.instances {
+        let members = self.oracle.members().all();
+        for (id, instance) in self.instances.iter().filter(|(id, _)| members.contains(id)) {
             let cluster = instance.cluster().ok_or(format!("{id:?} has not started"))?;
             if !instance.is_serving() {
                 return Err(format!("{id:?} does not serve"));

@@ -22,11 +22,15 @@
 #[path = "../support/chance.rs"]
 #[allow(dead_code, unreachable_pub, reason = "other test programs use the rest")]
 mod chance;
+mod clients;
 mod disk;
 mod faults;
+mod health;
 mod instance;
+mod leaders;
 mod liveness;
 mod log_store;
+mod members;
 mod network;
 mod oracle;
 mod people;

@@ -28,6 +28,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How often a way that is cut is tried again.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
+/// A way on which bytes take no longer is a good one.
+const GOOD_MS: u64 = 30;
+
 /// From one instance to another.
 pub(crate) type Way = (InstanceId, InstanceId);
 
@@ -119,6 +122,18 @@ impl Network {
         if changed {
             state.pipes(way).iter().for_each(|pipe| pipe.set_cut(cut));
         }
+    }
+
+    /// Whether nothing arrives on a way.
+    pub(crate) fn is_cut(&self, way: Way) -> bool {
+        self.lock().cut.contains(&way)
+    }
+
+    /// Whether bytes arrive on a way, and soon.
+    pub(crate) fn is_good(&self, way: Way) -> bool {
+        let state = self.lock();
+        let most = state.delays.get(&way).map_or(0, |(_, most)| *most);
+        !state.cut.contains(&way) && most <= GOOD_MS
     }
 
     /// From now on bytes take so many milliseconds on a way.

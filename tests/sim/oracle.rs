@@ -19,6 +19,8 @@ use openraft::{EntryPayload, vote::RaftLeaderId as _};
 
 use crate::{
     disk::Disk,
+    leaders::{Leaders, Life},
+    members::Members,
     post::{Letter, Post},
     told::{Seen, Told},
     trace::{Trace, digest, fold},
@@ -26,12 +28,6 @@ use crate::{
 
 /// The registry of an instance checks itself after every so many entries.
 const CHECK_EVERY: u64 = 8;
-
-/// An entry's place in terms and index, and who led.
-type Place = (u64, u64, u64);
-
-/// A life of an instance as its disk counts it.
-type Life = (InstanceId, u64);
 
 /// What is committed at one index.
 struct Known {
@@ -53,12 +49,20 @@ pub(crate) struct Figures {
     pub(crate) crashes: u64,
     /// Registries that were replaced by a snapshot from another instance.
     pub(crate) snapshots: u64,
+    /// Changes of the members that were made.
+    pub(crate) changes: u64,
+    pub(crate) pauses: u64,
+    /// Looks at a connected majority that was well while something else was not.
+    pub(crate) healthy_looks: u64,
+    /// The longest wait of a client of such a majority, and its longest time without a leader.
+    pub(crate) longest_wait_ms: u64,
+    pub(crate) longest_leaderless_ms: u64,
     pub(crate) virtual_ms: u64,
 }
 
 /// Sees everything.
 pub(crate) struct Oracle {
-    disks: BTreeMap<InstanceId, Arc<Disk>>,
+    disks: Mutex<BTreeMap<InstanceId, Arc<Disk>>>,
     post: Post,
     state: Mutex<State>,
 }
@@ -71,10 +75,8 @@ struct State {
     /// Applies their commands one by one.
     single: Registry,
     told: Told,
-    /// For every entry ever written, a digest of it and of all before it.
-    chains: BTreeMap<Place, u64>,
-    /// The lives that led.
-    leaders: BTreeMap<(u64, u64), Life>,
+    leaders: Leaders,
+    members: Members,
     votes: BTreeMap<InstanceId, (u64, u64, bool)>,
     /// Requests that took effect.
     done: BTreeSet<(SessionId, &'static str)>,
@@ -85,18 +87,18 @@ struct State {
     trace: Trace,
 }
 
-fn place(id: LogId) -> Place {
-    let leader = id.committed_leader_id();
-    (leader.term, leader.node_id, id.index)
-}
-
 fn require(holds: bool, promise: &str, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{promise}: {}", what())) }
 }
 
 impl Oracle {
-    pub(crate) fn new(disks: BTreeMap<InstanceId, Arc<Disk>>, post: Post) -> Arc<Self> {
-        Arc::new(Self { disks, post, state: Mutex::default() })
+    pub(crate) fn new(post: Post) -> Arc<Self> {
+        Arc::new(Self { disks: Mutex::default(), post, state: Mutex::default() })
+    }
+
+    /// There is another instance, with this disk.
+    pub(crate) fn knows(&self, instance: InstanceId, disk: &Arc<Disk>) {
+        self.disks.lock().unwrap().insert(instance, Arc::clone(disk));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,6 +136,16 @@ impl Oracle {
         state.figures
     }
 
+    /// An instance runs from now on, or is stopped.
+    pub(crate) fn runs(&self, who: InstanceId, runs: bool) {
+        self.lock().leaders.runs(who, runs);
+    }
+
+    /// The members as they were committed last.
+    pub(crate) fn members(&self) -> Members {
+        self.lock().members.clone()
+    }
+
     /// Looks at what is committed, as a registry.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
         look(&self.lock().registry)
@@ -149,35 +161,24 @@ impl Oracle {
         let is = (vote.leader_id.term(), *vote.leader_id.node_id(), vote.committed);
         self.judge(|state| {
             let was = state.votes.insert(who, is).unwrap_or_default();
+            state.leaders.votes((is.0, is.1));
             require(is >= was, "S14: a vote never goes back", || format!("{who:?} {was:?} {is:?}"))
         });
     }
 
     /// Entries go into somebody's log.
-    pub(crate) fn appends(&self, life: Life, before: Option<LogId>, entries: &[Entry]) {
+    pub(crate) fn appends(&self, life: Life, mut before: Option<LogId>, entries: &[Entry]) {
         self.judge(|state| {
-            let mut chain = match before {
-                Some(id) => state.chains.get(&place(id)).copied().unwrap_or_default(),
-                None => 0,
-            };
             for entry in entries {
-                chain = fold(chain, digest(entry));
-                let (term, node, index) = place(entry.log_id);
-                let known = state.chains.insert((term, node, index), chain);
-                require(known.is_none_or(|known| known == chain), "S14: logs match", || {
-                    format!("{life:?} at {index} of term {term}")
-                })?;
-                if known.is_some() {
-                    continue;
+                if let EntryPayload::Membership(members) = &entry.payload {
+                    state.members.proposes(entry.log_id, members);
                 }
-                let leader = *state.leaders.entry((term, node)).or_insert_with(|| {
+                if state.leaders.writes(life, before, entry)? {
                     state.figures.elections += 1;
-                    state.trace.note(format!("{life:?} leads term {term}"));
-                    life
-                });
-                require(leader == life, "S14: one leader in a term", || {
-                    format!("{leader:?} and {life:?} in {term}")
-                })?;
+                    let leader = entry.log_id.committed_leader_id();
+                    state.trace.note(format!("{life:?} leads as {leader}"));
+                }
+                before = Some(entry.log_id);
             }
             Ok(())
         });
@@ -193,12 +194,13 @@ impl Oracle {
                 let same = known.id == entry.log_id && known.digest == entry_digest;
                 require(same, "S14: what is committed stays", || format!("{who:?} at {index}"))?;
             } else {
-                let durable = self.disks.values().filter(|disk| disk.is_durable(entry.log_id));
-                let (count, all) = (durable.count(), self.disks.len());
+                let disks = self.disks.lock().unwrap();
+                let durable = disks.iter().filter(|(_, disk)| disk.is_durable(entry.log_id));
+                let durable: BTreeSet<u64> = durable.map(|(id, _)| id.0).collect();
                 require(
-                    2 * count > all,
+                    state.members.is_majority(&durable),
                     "S12: what is applied is on the disks of a majority",
-                    || format!("{who:?} at {index}: {count} of {all}"),
+                    || format!("{who:?} at {index}: {durable:?}"),
                 )?;
                 state.commit(entry)?;
             }
@@ -259,16 +261,29 @@ impl State {
             format!("{index} is applied where {next} is next")
         })?;
         let mut effects = Vec::new();
-        if let EntryPayload::Normal(proposal) = &entry.payload {
-            let applied = self.registry.apply(proposal);
-            self.registry.take_changed();
-            self.count_links(&applied);
-            self.take_in(proposal, &applied)?;
-            effects = applied.effects;
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(proposal) => {
+                self.leaders.stamps(entry.log_id, proposal, &self.registry)?;
+                let applied = self.registry.apply(proposal);
+                self.registry.take_changed();
+                self.count_links(&applied);
+                self.take_in(proposal, &applied)?;
+                effects = applied.effects;
+            }
+            EntryPayload::Membership(members) => {
+                for registry in [&mut self.registry, &mut self.single] {
+                    let named = members.nodes().map(|(id, node)| (InstanceId(*id), node.store));
+                    registry.members_changed(index, named);
+                }
+                self.members.commits(entry.log_id);
+                self.figures.changes += 1;
+            }
         }
         let image = image_digest(&self.registry);
         let digest = digest(entry);
         self.log.insert(index, Known { id: entry.log_id, digest, image, effects });
+        self.leaders.commits(entry.log_id);
         self.figures.entries += 1;
         Ok(())
     }

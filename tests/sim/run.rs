@@ -1,15 +1,14 @@
 //! One run: everything follows from a seed. First faults and life at once, then peace, in which
 //! everything must come right.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use emnetchain::{ids::InstanceId, raft::Member, registry::Policy, runtime};
 
 use crate::{
     begin_time,
     chance::Chance,
-    disk::Disk,
-    instance::{Instance, Shared},
+    instance::Shared,
     network::Network,
     now, now_ms,
     oracle::{Figures, Oracle},
@@ -80,30 +79,19 @@ async fn simulate(chance: Chance, play: Play, planted: Planted, root: &Path) -> 
 
 /// A cluster that has just been started.
 fn build(mut chance: Chance, planted: Planted, root: &Path) -> World {
-    let count = if chance.percent(20) { 5 } else { 3 };
-    let ids: Vec<InstanceId> = (1..=count).map(InstanceId).collect();
-    let disks: BTreeMap<_, _> =
-        ids.iter().map(|id| (*id, Disk::new(chance.fork(), planted))).collect();
+    let count = chance.pick(&[3, 3, 3, 4, 5]);
+    let member = |id| (InstanceId(id), Member::at(format!("instance-{id}:1")));
     let post = Post::default();
-    let oracle = Oracle::new(disks.clone(), post.clone());
-    let network = Network::new(chance.fork());
-    let member = |id: &InstanceId| Member::at(format!("instance-{}:1", id.0));
     let shared = Shared {
-        network: network.clone(),
-        oracle: oracle.clone(),
-        post: post.clone(),
-        members: ids.iter().map(|id| (*id, member(id))).collect(),
+        network: Network::new(chance.fork()),
+        oracle: Oracle::new(post.clone()),
+        post,
+        members: (1..=count).map(member).collect(),
         policy: Policy { retention_ms: 30_000, ..Policy::default() },
         planted,
         root: root.to_path_buf(),
     };
-    let instances = disks.into_iter().map(|(id, disk)| {
-        let mut instance = Instance::new(id, disk, shared.clone());
-        instance.start();
-        (id, instance)
-    });
-    let instances = instances.collect();
-    World::new(chance, oracle, instances, network, post)
+    World::new(chance, shared)
 }
 
 async fn leader_comes_back(world: &mut World) {

@@ -24,7 +24,7 @@ use crate::{
     ids::InstanceId,
     limits::SNAPSHOT_BYTES_MAX,
     raft::{TypeConfig, Vote},
-    runtime::spawn_blocking,
+    runtime::{spawn, spawn_blocking},
     storage::{SnapshotDraft, SnapshotFile, SnapshotInbox, StateMachine},
 };
 
@@ -96,7 +96,7 @@ pub(super) async fn receive(
     let raft = service.0.raft.clone();
     let response = match fill(&service.0.inbox, peer, bytes, &mut frames).await {
         // Raft must find the draft until it has done with it, whatever becomes of the connection.
-        Ok(draft) => match tokio::spawn(install(raft, draft, vote)).await {
+        Ok(draft) => match spawn(install(raft, draft, vote)).await {
             Ok(response) => response,
             Err(_) => return Err(ServeError::Stopped),
         },
