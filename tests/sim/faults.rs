@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use emnetchain::{cluster::admin::Change, ids::InstanceId};
 
 use crate::{
+    disk::DIRS,
     instance::Instance,
     network::Way,
+    sim_disk::Pace,
     world::{Event, World},
 };
 
@@ -19,8 +21,8 @@ pub(crate) enum Fault {
     Down(InstanceId),
     /// Instances are stopped where they stand.
     Paused(Vec<InstanceId>),
-    /// A disk takes its time.
-    SlowDisk(InstanceId),
+    /// A disk takes its time in a directory.
+    SlowDisk(InstanceId, &'static str),
     /// Bytes take their time.
     SlowWay(Way),
 }
@@ -81,7 +83,7 @@ impl World {
         for id in self.spared.clone() {
             self.heal(Fault::Down(id));
             self.heal(Fault::Paused(vec![id]));
-            self.heal(Fault::SlowDisk(id));
+            DIRS.iter().for_each(|dir| self.heal(Fault::SlowDisk(id, dir)));
             for other in self.spared.clone().into_iter().filter(|other| *other != id) {
                 self.heal(Fault::Cut(vec![(id, other)]));
                 self.heal(Fault::SlowWay((id, other)));
@@ -110,7 +112,8 @@ impl World {
                     self.network.reset(way);
                 }
             }
-            64..74 => self.slow_disk(),
+            64..72 => self.slow_disk(),
+            72..74 => self.fail_disk(),
             74..82 => {
                 let way = self.any_way();
                 let most = self.chance.pick(&[20, 100, 400]);
@@ -124,11 +127,31 @@ impl World {
         }
     }
 
+    /// A disk is slow or hangs, in one of its directories or in all.
     fn slow_disk(&mut self) {
         let Some(id) = self.victim() else { return };
-        let (least, most) = self.chance.pick(&[(0, 40), (0, 200), (0, 900), (4_000, 4_000)]);
-        self.instances[&id].set_disk_delay(least, most);
-        self.plan(500, 5_000, Event::Heal(Fault::SlowDisk(id)));
+        let pace = self.chance.pick(&[
+            Pace::Slow(0, 40),
+            Pace::Slow(50, 200),
+            Pace::Slow(0, 900),
+            Pace::Hangs,
+        ]);
+        let dirs =
+            if self.chance.percent(30) { DIRS.to_vec() } else { vec![self.chance.pick(&DIRS)] };
+        for dir in dirs {
+            self.instances[&id].disk().set_pace(dir, Some(pace));
+            self.plan(500, 5_000, Event::Heal(Fault::SlowDisk(id, dir)));
+        }
+        self.oracle.note(format!("the disk of {id:?}: {pace:?}"));
+    }
+
+    /// A disk fails once, and its instance has to end.
+    fn fail_disk(&mut self) {
+        let Some(id) = self.victim() else { return };
+        if self.instances[&id].is_running() {
+            self.instances[&id].disk().fail_soon();
+            self.oracle.note(format!("the disk of {id:?} fails soon"));
+        }
     }
 
     fn cut(&mut self, mut ways: Vec<Way>, most_ms: u64) {
@@ -205,7 +228,10 @@ impl World {
         let instance = self.instances.get_mut(&id).expect("it is one of them");
         let is_up = instance.is_running();
         if is_up {
-            instance.crash(&mut self.chance);
+            instance.crash();
+            if self.chance.percent(10) {
+                instance.disk().spoil_image();
+            }
             self.oracle.note(format!("{id:?} crashed"));
             self.oracle.count(|figures| figures.crashes += 1);
         }
@@ -258,7 +284,7 @@ impl World {
                 let paused = ids.iter().map(|id| &self.instances[id]);
                 paused.filter(|one| one.is_paused()).for_each(|one| one.set_paused(false));
             }
-            Fault::SlowDisk(id) => self.instances[&id].set_disk_delay(0, 3),
+            Fault::SlowDisk(id, dir) => self.instances[&id].disk().set_pace(dir, None),
             Fault::SlowWay(way) => self.network.set_delay(way, 1, 3),
         }
     }
@@ -271,7 +297,7 @@ impl World {
         self.heal(Fault::Paused(ids.clone()));
         self.restart_all();
         for id in &ids {
-            self.heal(Fault::SlowDisk(*id));
+            DIRS.iter().for_each(|dir| self.heal(Fault::SlowDisk(*id, dir)));
             for other in ids.iter().filter(|other| *other != id) {
                 self.heal(Fault::Cut(vec![(*id, *other)]));
                 self.heal(Fault::SlowWay((*id, *other)));

@@ -1,11 +1,10 @@
-//! One instance: the real cluster code over a simulated disk and network, what is kept of it over
-//! crashes, and its lives.
+//! One instance: the real storage and cluster code over a simulated disk and network, what is kept
+//! of it over crashes, and its lives.
 
 use std::{
     collections::BTreeMap,
-    fs,
     future::Future,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -19,7 +18,7 @@ use emnetchain::{
     raft::Member,
     registry::{Command, Policy},
     runtime,
-    storage::{ClusterId, DataDir, LogEnds, StateMachine, StateMachineOptions, fault},
+    storage::{ClusterId, Stores, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -27,8 +26,13 @@ use tokio::{
 };
 
 use crate::{
-    chance::Chance, disk::Disk, log_store::LogStore, network::Network, oracle::Oracle,
-    planted::Planted, post::Post, witness::Witness,
+    disk::{Disk, ROOT},
+    log_store::LogStore,
+    network::Network,
+    oracle::Oracle,
+    planted::Planted,
+    post::{Letter, Post},
+    witness::Witness,
 };
 
 /// The cluster that all simulated instances belong to.
@@ -40,9 +44,6 @@ const EFFECTS_MAX: usize = 64;
 /// The log is cut early, so that whoever lags is sent a snapshot.
 const LOG_BOUNDS: LogBounds = LogBounds { snapshot_after_entries: 60, entries_kept: 20 };
 
-/// Longer than any snapshot here, and too short to be cut for that alone.
-const LOG_BYTES: i64 = 64 * 1024 * 1024;
-
 /// What all instances share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -52,8 +53,6 @@ pub(crate) struct Shared {
     pub(crate) members: BTreeMap<InstanceId, Member>,
     pub(crate) policy: Policy,
     pub(crate) planted: Planted,
-    /// Where the instances have their folders.
-    pub(crate) root: PathBuf,
 }
 
 /// An instance, running or not.
@@ -61,8 +60,6 @@ pub(crate) struct Instance {
     id: InstanceId,
     disk: Arc<Disk>,
     shared: Shared,
-    /// Counts the starts, each with a folder of its own.
-    starts: u32,
     running: Option<Running>,
     /// Whether it was seen among the members, and is no more.
     is_member: bool,
@@ -80,7 +77,7 @@ struct Running {
 
 impl Instance {
     pub(crate) fn new(id: InstanceId, disk: Arc<Disk>, shared: Shared) -> Self {
-        Self { id, disk, shared, starts: 0, running: None, is_member: false, is_retired: false }
+        Self { id, disk, shared, running: None, is_member: false, is_retired: false }
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -140,67 +137,60 @@ impl Instance {
         self.disk.is_good()
     }
 
-    /// How many milliseconds the disk takes for a sync from now on.
-    pub(crate) fn set_disk_delay(&self, least: u64, most: u64) {
-        self.disk.set_delay(least, most);
-    }
-
-    fn folder(&self, start: u32) -> PathBuf {
-        self.shared.root.join(format!("{}-{start}", self.id.0))
+    /// Its disk.
+    pub(crate) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
     }
 
     /// Starts the process.
     pub(crate) fn start(&mut self) {
-        let (life, content) = match self.disk.open() {
-            Ok(opened) => opened,
-            Err(failure) => return self.shared.oracle.fail(failure),
-        };
-        let ends = LogEnds { purged: content.purged, last: content.last() };
+        let (life, disk) = self.disk.open();
         let (effects, said) = mpsc::channel(EFFECTS_MAX);
         let Shared { oracle, post, planted, .. } = self.shared.clone();
         let witness = Witness::new((self.id, life), planted, oracle, post, said);
-        let (commands, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
+        let (commands, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
         let cluster = Arc::new(OnceLock::new());
+        let tasks = runtime::Process::default();
+        let (metrics, (reporter, mut failure)) = (Metrics::new(), fault::channel());
         let process = Process {
             id: self.id,
             shared: self.shared.clone(),
-            folder: self.folder(self.starts),
-            log: LogStore::new(Arc::clone(&self.disk), life, Arc::clone(&witness)),
+            life,
+            disk: Arc::clone(&self.disk),
             witness: Arc::clone(&witness),
             cluster: Arc::clone(&cluster),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
         };
-        let options = |metrics: &Metrics| {
-            let (faults, _) = fault::channel();
-            StateMachineOptions::new(effects, metrics.clone(), faults).without_image()
-        };
-        let metrics = Metrics::new();
-        metrics.log_bytes.set(LOG_BYTES);
-        let options = options(&metrics);
-        let (oracle, watched) = (Arc::clone(&self.shared.oracle), Arc::clone(&witness));
         let id = self.id;
-        let tasks = runtime::Process::default();
         tokio::spawn(tasks.run(async move {
-            let ended = process.run(ends, options, metrics, queue).await;
-            if !watched.is_over() {
-                oracle.fail(format!("an instance does not end by itself: {id:?}: {ended}"));
-            }
+            let path = Path::new(ROOT);
+            let stores =
+                Stores::open_on(disk, path, id, Some(CLUSTER), effects, &metrics, &reporter);
+            let ended = async {
+                let text = |error| format!("S6: a store opens again after a crash: {error}");
+                process.live(stores.map_err(text)?, &mut queue).await
+            };
+            let ended: Result<(), String> = tokio::select! {
+                biased;
+                fault = failure.wait() => Err(format!("the disk failed: {fault}")),
+                ended = ended => ended,
+            };
+            process.ended(ended);
         }));
         self.shared.oracle.runs(self.id, true);
         let (connections, process) = (0, tasks);
         self.running = Some(Running { witness, commands, connections, cluster, process });
     }
 
-    /// Ends the process at once. What its disk had not synced is lost.
-    pub(crate) fn crash(&mut self, chance: &mut Chance) {
+    /// Ends the process at once. What its disk had not synced is lost, or some of it.
+    pub(crate) fn crash(&mut self) {
         let Some(running) = self.running.take() else { return };
         running.witness.ends();
         self.shared.network.silence(self.id);
         self.disk.crash();
         running.process.kill();
         self.shared.oracle.runs(self.id, false);
-        let lost = self.shared.planted == Planted::LogPurgedTooEarly && chance.percent(70);
-        copy_durable(&self.folder(self.starts), &self.folder(self.starts + 1), lost);
-        self.starts += 1;
     }
 
     /// A client connects; `None` if nobody serves it.
@@ -220,74 +210,44 @@ impl Instance {
     }
 }
 
-/// What a crash leaves of a folder, in a folder of its own: what still runs of the old process must
-/// not reach it.
-fn copy_durable(from: &Path, to: &Path, snapshot_is_lost: bool) {
-    let copy = |name: &str| {
-        let (from, to) = (from.join(name), to.join(name));
-        if from.exists() {
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(from, to).unwrap();
-        }
-    };
-    copy("identity.json");
-    copy("raft/log");
-    let snapshots = fs::read_dir(from.join("snapshot")).into_iter().flatten();
-    for file in snapshots.filter(|_| !snapshot_is_lost) {
-        let name = file.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".snap") {
-            copy(&format!("snapshot/{name}"));
-        }
-    }
-    // It may still be written into, in vain.
-    let _ = fs::remove_dir_all(from);
-}
-
 /// What runs.
 struct Process {
     id: InstanceId,
     shared: Shared,
-    folder: PathBuf,
-    log: LogStore,
+    life: u64,
+    disk: Arc<Disk>,
     witness: Arc<Witness>,
     cluster: Arc<OnceLock<Cluster>>,
+    metrics: Metrics,
+    tasks: runtime::Process,
 }
 
 impl Process {
-    /// Runs until something fails, and says what.
-    async fn run(
-        self,
-        ends: LogEnds,
-        options: StateMachineOptions,
-        metrics: Metrics,
-        mut queue: mpsc::Receiver<Command>,
-    ) -> String {
-        match self.live(ends, options, metrics, &mut queue).await {
-            Ok(()) => "without a reason".to_owned(),
-            Err(failure) => failure,
+    /// It has ended by itself, which only a disk that fails may bring about.
+    fn ended(&self, why: Result<(), String>) {
+        let why = why.err().unwrap_or_else(|| "without a reason".to_owned());
+        if self.witness.is_over() {
+        } else if self.disk.fails() {
+            self.shared.oracle.note(format!("{:?} ends: {why}", self.id));
+            self.shared.post.send(Letter::Ended(self.id));
+        } else {
+            let id = self.id;
+            self.shared.oracle.fail(match why.split_once(": ") {
+                Some((name, _)) if name.starts_with('S') => format!("{why}: {id:?}"),
+                _ => format!("an instance does not end by itself: {id:?}: {why}"),
+            });
         }
     }
 
     async fn live(
-        self,
-        ends: LogEnds,
-        options: StateMachineOptions,
-        metrics: Metrics,
+        &self,
+        stores: Stores,
         queue: &mut mpsc::Receiver<Command>,
     ) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
-        let opened = DataDir::open(&self.folder, self.id, Some(CLUSTER)).and_then(|mut dir| {
-            // The raft log is elsewhere; its folder must not look lost.
-            fs::create_dir_all(dir.raft_dir()).unwrap();
-            fs::write(dir.raft_dir().join("log"), "elsewhere").unwrap();
-            let (machine, view, _) = StateMachine::open(&mut dir, ends, options)?;
-            Ok((machine, view, dir.inbox()))
-        });
-        let (machine, view, inbox) = opened.map_err(|error| {
-            let failure = format!("S6: a store opens again after a crash: {error}");
-            self.shared.oracle.fail(failure.clone());
-            failure
-        })?;
+        let Stores { log, machine, view, inbox, .. } = stores;
+        let (disk, witness) = (Arc::clone(&self.disk), Arc::clone(&self.witness));
+        let log = LogStore::new(log, self.life, disk, witness).await?;
         self.witness.sees(view.clone());
         let options = ClusterOptions {
             cluster: CLUSTER,
@@ -295,9 +255,9 @@ impl Process {
             transport: self.shared.network.transport(self.id),
             inbox,
             log_bounds: LOG_BOUNDS,
-            metrics,
+            metrics: self.metrics.clone(),
         };
-        let started = Cluster::start(options, self.log, machine, view).await;
+        let started = Cluster::start(options, log, machine, view).await;
         let Started { cluster, service } = started.map_err(|error| text(&error))?;
         let service = Arc::new(service);
         assert!(self.cluster.set(cluster.clone()).is_ok(), "a process starts once");
@@ -306,7 +266,8 @@ impl Process {
             let mut connections = JoinSet::new();
             while let Some((stream, peer, lane)) = incoming.recv().await {
                 let service = Arc::clone(&service);
-                connections.spawn(async move { service.serve(stream, peer, lane).await });
+                connections
+                    .spawn(self.tasks.run(async move { service.serve(stream, peer, lane).await }));
                 while connections.try_join_next().is_some() {}
             }
             Ok(())

@@ -38,6 +38,10 @@ mod pipe;
 mod planted;
 mod post;
 mod run;
+#[path = "../support/sim_disk.rs"]
+mod sim_disk;
+#[path = "../support/sim_image.rs"]
+mod sim_image;
 #[path = "../registry_model/told.rs"]
 mod told;
 mod trace;

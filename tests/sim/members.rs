@@ -131,7 +131,7 @@ impl World {
         for (id, instance) in &mut self.instances {
             if instance.belongs(members.contains(id)) && instance.is_running() {
                 self.oracle.note(format!("{id:?} is removed and stopped"));
-                instance.crash(&mut self.chance);
+                instance.crash();
             }
         }
     }

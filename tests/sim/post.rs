@@ -16,6 +16,8 @@ use tokio::sync::Notify;
 pub(crate) enum Letter {
     /// A life is over: its sessions are closed.
     Closed(InstanceId, Incarnation),
+    /// An instance has ended by itself.
+    Ended(InstanceId),
     /// A session is to be told, closed or refused.
     Effect(Effect),
     /// Something is wrong; the run is over.

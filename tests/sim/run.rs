@@ -1,7 +1,7 @@
 //! One run: everything follows from a seed. First faults and life at once, then peace, in which
 //! everything must come right.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use emnetchain::{ids::InstanceId, raft::Member, registry::Policy, runtime};
 
@@ -47,20 +47,14 @@ pub(crate) struct Outcome {
 /// Runs a seed, with a planted mistake or without.
 pub(crate) fn run(seed: u64, play: Play, planted: Planted) -> Outcome {
     runtime::follow_seed(seed);
-    let folder = ["/dev/shm", "/tmp"].iter().find(|folder| Path::new(folder).is_dir());
-    let root = match folder {
-        Some(folder) => tempfile::tempdir_in(folder),
-        None => tempfile::tempdir(),
-    };
-    let root = root.expect("there is room for snapshots");
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(simulate(Chance::from_seed(seed), play, planted, root.path()))
+    runtime.block_on(simulate(Chance::from_seed(seed), play, planted))
 }
 
-async fn simulate(chance: Chance, play: Play, planted: Planted, root: &Path) -> Outcome {
+async fn simulate(chance: Chance, play: Play, planted: Planted) -> Outcome {
     begin_time();
-    let mut world = build(chance, planted, root);
+    let mut world = build(chance, planted);
     match play {
         Play::Wild => {
             let wild = Duration::from_secs(world.chance.between(15, 40));
@@ -78,7 +72,7 @@ async fn simulate(chance: Chance, play: Play, planted: Planted, root: &Path) -> 
 }
 
 /// A cluster that has just been started.
-fn build(mut chance: Chance, planted: Planted, root: &Path) -> World {
+fn build(mut chance: Chance, planted: Planted) -> World {
     let count = chance.pick(&[3, 3, 3, 4, 5]);
     let member = |id| (InstanceId(id), Member::at(format!("instance-{id}:1")));
     let post = Post::default();
@@ -89,7 +83,6 @@ fn build(mut chance: Chance, planted: Planted, root: &Path) -> World {
         members: (1..=count).map(member).collect(),
         policy: Policy { retention_ms: 30_000, ..Policy::default() },
         planted,
-        root: root.to_path_buf(),
     };
     World::new(chance, shared)
 }

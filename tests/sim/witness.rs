@@ -2,19 +2,21 @@
 //! in and every entry that has been applied. It tells the oracle, and hands the effects of the
 //! entry to the sessions of this instance, as the service's dispatcher does.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, OnceLock},
+};
 
 use emnetchain::{
     ids::{Incarnation, InstanceId},
     raft::{Entry, LogId, Vote},
-    registry::{Applied, Command, Effect, Proposal, Record},
+    registry::{Applied, BatchId, Command, Effect, Proposal, Record},
     storage::RegistryView,
 };
 use openraft::EntryPayload;
 use tokio::sync::mpsc;
 
 use crate::{
-    disk::Content,
     oracle::Oracle,
     planted::Planted,
     post::{Letter, Post},
@@ -24,7 +26,7 @@ use crate::{
 pub(crate) struct Witness {
     instance: InstanceId,
     life: u64,
-    planted: Planted,
+    pub(crate) planted: Planted,
     oracle: Arc<Oracle>,
     post: Post,
     effects: Mutex<mpsc::Receiver<Applied>>,
@@ -40,6 +42,8 @@ struct State {
     term: u64,
     /// Entries whose effects a planted mistake drops.
     deaf: u32,
+    /// Batches that went into the log.
+    batches: BTreeSet<BatchId>,
     /// The life, as the registry counts it, whose sessions are open.
     open: Option<Incarnation>,
     /// The instance has crashed: whatever still runs of it is not real any more.
@@ -167,18 +171,15 @@ impl Witness {
     }
 
     /// What a planted mistake makes of entries on their way into the log.
-    pub(crate) fn alter_appended(&self, entries: Vec<Entry>, content: &Content) -> Vec<Entry> {
+    pub(crate) fn alter_appended(&self, entries: Vec<Entry>) -> Vec<Entry> {
         if self.planted != Planted::AppliedTwice {
             return entries;
         }
+        let mut state = self.state.lock().unwrap();
         let alter = |mut entry: Entry| {
             if let EntryPayload::Normal(proposal) = &mut entry.payload
-                && content.entries.values().any(|known| match &known.payload {
-                    EntryPayload::Normal(known) => {
-                        proposal.batch.is_some() && known.batch == proposal.batch
-                    }
-                    EntryPayload::Blank | EntryPayload::Membership(_) => false,
-                })
+                && let Some(batch) = proposal.batch
+                && !state.batches.insert(batch)
             {
                 proposal.batch = None;
             }

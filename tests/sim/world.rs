@@ -172,6 +172,11 @@ impl World {
                         }
                     }
                     Letter::Effect(effect) => self.carry_out(effect),
+                    Letter::Ended(instance) => {
+                        self.crash(instance);
+                        self.feel();
+                        self.plan(50, 3_000, Event::Heal(Fault::Down(instance)));
+                    }
                     Letter::Failure => return,
                 }
             }
