@@ -1,14 +1,16 @@
 //! The clients in the world: how they come, ask, listen, die and miss each other.
 
+use std::{net::IpAddr, time::Duration};
+
 use emnetchain::{
-    ids::{Endpoint, Part, PeerId, RepairId, SessionId},
-    registry::{Command, Message, Then, Why},
+    ids::{Endpoint, InstanceId, Part, RepairId, Socket},
+    server::Protocol,
 };
+use serde_json::{Deserializer, Value};
 
 use crate::{
-    instance::Instance,
-    now,
     people::{Ask, Connection, Person},
+    visit::Visit,
     world::{Event, World},
 };
 
@@ -38,14 +40,13 @@ impl World {
             let id = RepairId(format!("pair {number}").into());
             for number in [number, number + 1] {
                 let ask = Ask::Repair(Part::Head, id.clone());
-                self.people.push(Person::new(number, None));
+                self.people.push(Person::new(number, false));
                 self.people[number].asks.push(ask.clone());
                 self.plan(1, 8_000, Event::Knock(number, ask));
             }
             return;
         }
-        let chain = if self.chance.percent(85) { "" } else { "blue" };
-        self.people.push(Person::new(number, Some(chain)));
+        self.people.push(Person::new(number, true));
         self.ask(number, Ask::Connect);
         self.plan(3_000, 9_000, Event::Review(number));
     }
@@ -61,105 +62,114 @@ impl World {
         self.people[person].asks.retain(|other| other != ask);
     }
 
-    pub(crate) fn chat(&mut self) {
-        if !self.is_wild {
-            return;
-        }
-        self.plan(20, 150, Event::Chat);
-        let id = self.any_instance();
-        let Some(session) = self.instances.get_mut(&id).and_then(Instance::accept) else { return };
-        let candidate = PeerId(u32::try_from(self.chance.below(1000)).expect("it is small"));
-        let address = format!("somebody {}", self.events);
-        self.instances[&id].submit(Command::AddPeer { session, address, candidate });
-    }
-
     pub(crate) fn knock(&mut self, person: usize, ask: Ask) {
         if !self.people[person].alive || !self.people[person].asks.contains(&ask) {
             return;
         }
         let instance = self.any_instance();
-        let door = self.instances.get_mut(&instance).expect("it is one of them");
-        let Some(session) = door.accept() else {
+        let (protocol, text) = self.people[person].request(&ask);
+        let source = self.people[person].source();
+        let Some((number, visit)) = self.visit(instance, protocol, source) else {
             return self.plan(20, 600, Event::Knock(person, ask));
         };
-        let half_closed = self.chance.percent(20);
-        let command = self.people[person].command(session, &ask);
-        self.instances[&instance].submit(command);
-        if half_closed {
-            self.plan(0, 100, Event::Submit(Command::HalfClose { session }));
+        visit.say(text);
+        if self.chance.percent(20) {
+            self.plan(0, 100, Event::HalfClose(number));
         }
-        self.oracle.note(format!("{person} asks {ask:?} over {session:?}"));
-        let connection = Connection { person, ask, half_closed, last_due: now() };
-        self.connections.insert(session, connection);
+        self.oracle.note(format!("{person} asks {ask:?} over {number} at {instance:?}"));
+        let connection = Connection { person, ask, visit, heard: Vec::new() };
+        self.connections.insert(number, connection);
     }
 
-    pub(crate) fn hear(&mut self, session: SessionId, message: &Message, then: Then) {
-        let Some(connection) = self.connections.get(&session) else { return };
-        let (number, ask) = (connection.person, connection.ask.clone());
-        if !self.people[number].alive {
-            self.connections.remove(&session);
-            return self.plan(1, 30, Event::Submit(Command::Disconnect { session }));
+    /// Opens a connection to an instance, if it takes it.
+    pub(crate) fn visit(
+        &mut self,
+        instance: InstanceId,
+        protocol: Protocol,
+        source: IpAddr,
+    ) -> Option<(u64, Visit)> {
+        self.events += 1;
+        let number = self.events;
+        let delays = [(); 2].map(|()| Duration::from_millis(self.chance.between(1, 30)));
+        let visit = self.instances[&instance].enter(protocol, source, number, delays)?;
+        Some((number, visit))
+    }
+
+    pub(crate) fn half_close(&self, number: u64) {
+        if let Some(connection) = self.connections.get(&number) {
+            connection.visit.half_close();
         }
-        let (part, ip) = match (message, &ask) {
-            (Message::Link { part, ip }, _) => (*part, ip.endpoint()),
-            (Message::Repair { ip }, Ask::Repair(part, _)) => (*part, ip.endpoint()),
-            _ => return self.oracle.fail(format!("S9: an answer to no request: {message:?}")),
+    }
+
+    /// Bytes arrive at a client.
+    pub(crate) fn hear(&mut self, number: u64, bytes: &[u8]) {
+        if self.heard_by_prober(number, bytes) {
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(&number) else { return };
+        connection.heard.extend_from_slice(bytes);
+        let mut messages = Deserializer::from_slice(&connection.heard).into_iter::<Value>();
+        let whole: Vec<Value> = messages.by_ref().map_while(Result::ok).collect();
+        let read = messages.byte_offset();
+        connection.heard.drain(..read);
+        let (person, ask) = (connection.person, connection.ask.clone());
+        for message in whole {
+            self.oracle.note(format!("{person} hears {message} over {number}"));
+            self.hear_message(person, &ask, &message);
+        }
+    }
+
+    fn hear_message(&mut self, number: usize, ask: &Ask, message: &Value) {
+        let part = match (message["part"].as_str(), ask) {
+            (Some("head"), Ask::Connect) => Part::Head,
+            (Some("tail"), Ask::Connect) => Part::Tail,
+            (None, Ask::Repair(part, _)) => *part,
+            _ => return self.oracle.fail(format!("S9: an answer to no request: {message}")),
+        };
+        let ip = message["ip"].as_str().and_then(|ip| Socket::parse(ip));
+        let Some(ip) = ip.map(|ip| ip.endpoint()) else {
+            return self.oracle.fail(format!("S9: an answer without a socket: {message}"));
         };
         *self.people[number].told(part) = Some(ip);
         self.people[number].doubts.retain(|doubted| *doubted != part);
-        if then == Then::Close || matches!(ask, Ask::Repair(..)) {
-            self.finish(number, &ask);
+        let person = &self.people[number];
+        if person.knows_both() || matches!(ask, Ask::Repair(..)) {
+            self.finish(number, ask);
         }
         if self.people.iter().any(|other| !other.alive && other.owns(ip)) {
             self.plan(100, 2_000, Event::Miss(number, part, ip));
         }
-        match then {
-            Then::Close => drop(self.connections.remove(&session)),
-            Then::Confirm => {
-                self.plan(1, 30, Event::Submit(Command::Delivered { session }));
-            }
-            Then::Stay => {}
-        }
     }
 
-    pub(crate) fn released(&mut self, session: SessionId, why: Why) {
-        let Some(connection) = self.connections.remove(&session) else { return };
-        let number = connection.person;
-        match why {
-            Why::Answered => self.finish(number, &connection.ask),
-            // The other connection may be an older one, whose request came late.
-            Why::Superseded if self.connections.values().any(|other| other.person == number) => {}
-            Why::Superseded | Why::Expired => {
-                self.plan(100, 1_000, Event::Knock(number, connection.ask));
-            }
-            Why::TakenOut => {
-                let person = &mut self.people[number];
-                (person.told_head, person.told_tail) = (None, None);
-                person.asks = vec![Ask::Connect];
-                self.plan(100, 1_000, Event::Knock(number, Ask::Connect));
-            }
+    /// A client finds its connection closed or broken, and may not know why.
+    pub(crate) fn lose(&mut self, number: u64) {
+        if self.lost_by_prober(number) {
+            return;
         }
-    }
-
-    pub(crate) fn lose(&mut self, session: SessionId) {
-        let Some(connection) = self.connections.remove(&session) else { return };
-        let person = &self.people[connection.person];
-        if person.told_head.is_some() && person.told_tail.is_some() {
-            return self.finish(connection.person, &connection.ask);
+        let Some(Connection { person, ask, visit, .. }) = self.connections.remove(&number) else {
+            return;
+        };
+        visit.close();
+        if ask == Ask::Connect && self.people[person].knows_both() {
+            return self.finish(person, &ask);
         }
-        self.plan(20, 1_500, Event::Knock(connection.person, connection.ask));
+        // The other connection may be a newer one, for which this one was closed.
+        let mut others = self.connections.values();
+        if !others.any(|other| other.person == person && other.ask == ask) {
+            self.plan(20, 1_500, Event::Knock(person, ask));
+        }
     }
 
     pub(crate) fn break_one(&mut self) {
         self.plan(50, 1_500, Event::Break);
-        let sessions: Vec<SessionId> = self.connections.keys().copied().collect();
-        if !self.is_wild || sessions.is_empty() {
+        let numbers: Vec<u64> = self.connections.keys().copied().collect();
+        if !self.is_wild || numbers.is_empty() {
             return;
         }
-        let session = self.chance.pick(&sessions);
+        let number = self.chance.pick(&numbers);
         // Either end may find out much later than the other.
-        self.plan(1, 3_000, Event::Lose(session));
-        self.plan(1, 3_000, Event::Submit(Command::Disconnect { session }));
+        self.plan(1, 3_000, Event::Lose(number));
+        self.connections[&number].visit.breaks_there();
     }
 
     pub(crate) fn die(&mut self) {
@@ -168,20 +178,20 @@ impl World {
         }
         self.plan(300, 3_000, Event::Die);
         let living: Vec<usize> =
-            self.people.iter().filter(|p| p.alive && p.chain.is_some()).map(|p| p.number).collect();
+            self.people.iter().filter(|p| p.alive && p.is_client).map(|p| p.number).collect();
         if living.len() < 3 {
             return;
         }
         let number = self.chance.pick(&living);
         self.people[number].alive = false;
         self.oracle.note(format!("{number} is dead"));
-        let its = self.connections.iter().filter(|(_, connection)| connection.person == number);
-        let its: Vec<_> = its.map(|(id, connection)| (*id, connection.half_closed)).collect();
-        for (session, half_closed) in its {
-            // Who had closed its side before is found out when it is told something.
-            if !half_closed {
-                self.connections.remove(&session);
-                self.plan(1, 1_000, Event::Submit(Command::Disconnect { session }));
+        let its = |(_, connection): &(&u64, &mut Connection)| connection.person == number;
+        let its: Vec<u64> = self.connections.iter_mut().filter(its).map(|(id, _)| *id).collect();
+        for connection in its {
+            let connection = self.connections.remove(&connection).expect("it is one of them");
+            match self.chance.percent(50) {
+                true => connection.visit.die(),
+                false => connection.visit.breaks_there(), // nothing comes from its machine any more
             }
         }
         let dead = self.people[number].clone();
@@ -220,9 +230,8 @@ impl World {
     /// A client closes its connections and asks for everything.
     fn join_anew(&mut self, number: usize) {
         let its = self.connections.iter().filter(|(_, connection)| connection.person == number);
-        for session in its.map(|(session, _)| *session).collect::<Vec<_>>() {
-            self.connections.remove(&session);
-            self.plan(1, 30, Event::Submit(Command::Disconnect { session }));
+        for connection in its.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.connections.remove(&connection).into_iter().for_each(|old| old.visit.close());
         }
         let person = &mut self.people[number];
         (person.asks, person.waits) = (vec![Ask::Connect], 0);

@@ -4,18 +4,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::Duration,
 };
 
-use emnetchain::{
-    ids::{InstanceId, PeerId, SessionId},
-    registry::Command,
-};
+use emnetchain::{ids::InstanceId, server::Protocol};
 use tokio::time::Instant;
 
 use crate::{
     network::Way,
     now,
+    visit::Visit,
     world::{Event, World},
 };
 
@@ -27,14 +26,14 @@ const WAIT_MAX: Duration = Duration::from_secs(6);
 const LOOK_EVERY_MS: u64 = 200;
 
 /// Between an answer and the next request of a prober.
-const PAUSE_MS: (u64, u64) = (100, 600);
+const PAUSE_MS: (u64, u64) = (20, 250);
 
-/// A client of one instance that asks again and again.
-#[derive(Clone, Copy, Debug)]
+/// A client of one instance that asks again and again, over one connection while it lasts.
+#[derive(Debug, Default)]
 struct Prober {
     /// Since when it has waited for an answer.
     since: Option<Instant>,
-    session: Option<SessionId>,
+    visit: Option<(u64, Visit)>,
 }
 
 /// Since when what is well has been so, and the clients that find out.
@@ -57,23 +56,6 @@ fn since<T: Ord>(known: &mut BTreeMap<T, Instant>, what: T, holds: bool) {
 }
 
 impl Health {
-    /// A session was told something; true if it is a prober's.
-    pub(crate) fn answered(&mut self, session: SessionId) -> Option<Duration> {
-        let prober = self.probers.get_mut(&session.instance)?;
-        if prober.session != Some(session) {
-            return None;
-        }
-        prober.session = None;
-        Some(now() - prober.since.take()?)
-    }
-
-    /// Sessions are closed: who waits asks again.
-    pub(crate) fn closed(&mut self, instance: InstanceId) {
-        if let Some(prober) = self.probers.get_mut(&instance) {
-            prober.session = None;
-        }
-    }
-
     /// The instances that some majority among `well` consists of, if all in it reach each other.
     fn majorities(
         well: &[InstanceId],
@@ -114,18 +96,42 @@ impl World {
     /// A prober asks, unless it waits for an answer already.
     pub(crate) fn probe(&mut self, id: InstanceId) {
         self.plan(PAUSE_MS.0, PAUSE_MS.1, Event::Probe(id));
-        let candidate = PeerId(u32::try_from(self.chance.below(1_000_000)).expect("it is small"));
-        let new = Prober { since: None, session: None };
-        let prober = self.health.probers.entry(id).or_insert(new);
+        let mut prober = self.health.probers.remove(&id).unwrap_or_default();
+        let had_asked = prober.since.is_some() && prober.visit.is_some();
         prober.since.get_or_insert_with(now);
-        let instance = self.instances.get_mut(&id).expect("it is one of them");
-        if prober.session.is_some() {
-            return;
+        if prober.visit.is_none() {
+            let source = IpAddr::from([10, 9, 9, 9]);
+            prober.visit = self.visit(id, Protocol::Emnet, source);
         }
-        let Some(session) = instance.accept() else { return };
-        prober.session = Some(session);
-        let address = format!("prober {}", id.0);
-        instance.submit(Command::AddPeer { session, address, candidate });
+        if let Some((_, visit)) = prober.visit.as_ref().filter(|_| !had_asked) {
+            self.events += 1;
+            let name = self.events;
+            visit.say(format!(r#"{{"msg":"ADD_PEER","IP_Peer":"prober {name}"}}"#));
+        }
+        self.health.probers.insert(id, prober);
+    }
+
+    fn prober(&mut self, number: u64) -> Option<&mut Prober> {
+        let is_its = |prober: &&mut Prober| prober.visit.as_ref().is_some_and(|v| v.0 == number);
+        self.health.probers.values_mut().find(is_its)
+    }
+
+    /// True if a prober hears this.
+    pub(crate) fn heard_by_prober(&mut self, number: u64, bytes: &[u8]) -> bool {
+        let Some(prober) = self.prober(number) else { return false };
+        if bytes.ends_with(b"\n")
+            && let Some(since) = prober.since.take()
+        {
+            self.oracle.note(format!("a prober has waited for {:?}", now() - since));
+        }
+        true
+    }
+
+    /// True if this was a prober's connection. It asks again over another one.
+    pub(crate) fn lost_by_prober(&mut self, number: u64) -> bool {
+        let Some(prober) = self.prober(number) else { return false };
+        prober.visit.take().into_iter().for_each(|(_, visit)| visit.close());
+        true
     }
 
     /// Looks whether those that are well serve.

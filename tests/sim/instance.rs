@@ -4,20 +4,23 @@
 use std::{
     collections::BTreeMap,
     future::Future,
+    net::{IpAddr, SocketAddr},
     path::Path,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use emnetchain::{
     cluster::{
         Cluster, ClusterOptions, LogBounds, Started, found::Founding, proposer::ProposerError,
     },
-    ids::{InstanceId, SessionId},
+    ids::InstanceId,
     limits::PROPOSER_QUEUE_MAX,
     metrics::Metrics,
     raft::Member,
     registry::{Command, Policy},
     runtime,
+    server::{Doors, Outbox, Protocol, ServerOptions},
     storage::{ClusterId, Stores, fault},
 };
 use tokio::{
@@ -32,6 +35,7 @@ use crate::{
     oracle::Oracle,
     planted::Planted,
     post::{Letter, Post},
+    visit::Visit,
     witness::Witness,
 };
 
@@ -69,8 +73,7 @@ pub(crate) struct Instance {
 /// The process of an instance.
 struct Running {
     witness: Arc<Witness>,
-    commands: mpsc::Sender<Command>,
-    connections: u64,
+    doors: Doors,
     cluster: Arc<OnceLock<Cluster>>,
     process: runtime::Process,
 }
@@ -146,12 +149,15 @@ impl Instance {
     pub(crate) fn start(&mut self) {
         let (life, disk) = self.disk.open();
         let (effects, said) = mpsc::channel(EFFECTS_MAX);
-        let Shared { oracle, post, planted, .. } = self.shared.clone();
-        let witness = Witness::new((self.id, life), planted, oracle, post, said);
+        let Shared { oracle, planted, .. } = self.shared.clone();
         let (commands, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
         let cluster = Arc::new(OnceLock::new());
         let tasks = runtime::Process::default();
         let (metrics, (reporter, mut failure)) = (Metrics::new(), fault::channel());
+        let outbox = Arc::new(Outbox::new(self.id, metrics.clone()));
+        let (_, options) = watch::channel(ServerOptions::default());
+        let doors = Doors::new(commands, Arc::clone(&outbox), options, metrics.clone());
+        let witness = Witness::new((self.id, life), planted, oracle, outbox, said);
         let process = Process {
             id: self.id,
             shared: self.shared.clone(),
@@ -179,8 +185,7 @@ impl Instance {
             process.ended(ended);
         }));
         self.shared.oracle.runs(self.id, true);
-        let (connections, process) = (0, tasks);
-        self.running = Some(Running { witness, commands, connections, cluster, process });
+        self.running = Some(Running { witness, doors, cluster, process: tasks });
     }
 
     /// Ends the process at once. What its disk had not synced is lost, or some of it.
@@ -194,19 +199,19 @@ impl Instance {
     }
 
     /// A client connects; `None` if nobody serves it.
-    pub(crate) fn accept(&mut self) -> Option<SessionId> {
-        let running = self.running.as_mut()?;
-        let incarnation = running.witness.is_open()?;
-        running.connections += 1;
-        Some(SessionId { instance: self.id, incarnation, connection: running.connections })
-    }
-
-    /// A session of this instance has something to say.
-    pub(crate) fn submit(&self, command: Command) {
-        if let Some(running) = &self.running {
-            // A full queue would make the session wait; it is too long to be ever full here.
-            running.commands.try_send(command).expect("the queue has room");
-        }
+    pub(crate) fn enter(
+        &self,
+        protocol: Protocol,
+        from: IpAddr,
+        number: u64,
+        delays: [Duration; 2],
+    ) -> Option<Visit> {
+        let running = self.running.as_ref()?;
+        running.witness.is_open()?;
+        let (visit, guest) = Visit::begin(number, delays, self.shared.post.clone());
+        let session = running.doors.enter(protocol, guest, SocketAddr::new(from, 9))?;
+        tokio::spawn(running.process.run(session));
+        Some(visit)
     }
 }
 

@@ -12,8 +12,8 @@ impl World {
     /// What is not right yet.
     pub(crate) fn complaint(&self) -> Result<(), String> {
         self.instances_agree()?;
-        for chain in ["", "blue"].into_iter().filter(|_| !self.has_common_ids) {
-            self.survivors_are_one_path(chain)?;
+        if !self.has_common_ids {
+            self.survivors_are_one_path()?;
         }
         self.pairs_are_told()
     }
@@ -37,7 +37,7 @@ impl World {
         if same { Ok(()) } else { Err(format!("instances differ: {states:?}")) }
     }
 
-    fn survivors_are_one_path(&self, chain: &str) -> Result<(), String> {
+    fn survivors_are_one_path(&self) -> Result<(), String> {
         let path: Vec<(Client, &Person)> = self.oracle.read(|registry| {
             let members = registry.image().records.iter().filter_map(|(_, record)| match record {
                 Record::Client(client) => Some(client),
@@ -47,13 +47,13 @@ impl World {
             for client in members {
                 let is_its = |person: &&Person| person.head.endpoint() == client.head.0.endpoint();
                 let person = self.people.iter().find(is_its).expect("only people are clients");
-                if client.standing == Standing::Member && person.chain == Some(chain) {
+                if client.standing == Standing::Member && person.is_client {
                     path.push((client.clone(), person));
                 }
             }
             path
         });
-        for person in self.people.iter().filter(|p| p.alive && p.chain == Some(chain)) {
+        for person in self.people.iter().filter(|p| p.alive && p.is_client) {
             if !path.iter().any(|(_, member)| member.number == person.number) {
                 return Err(format!("{} is in no path", person.number));
             }
@@ -82,7 +82,7 @@ impl World {
     /// Two sockets with a common id that no chain knows.
     fn pairs_are_told(&self) -> Result<(), String> {
         let strangers: Vec<&Person> =
-            self.people.iter().filter(|person| person.chain.is_none()).collect();
+            self.people.iter().filter(|person| !person.is_client).collect();
         for pair in strangers.chunks(2) {
             let [a, b] = pair else { unreachable!("they come in pairs") };
             let knows =

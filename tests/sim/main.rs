@@ -45,6 +45,7 @@ mod sim_image;
 #[path = "../registry_model/told.rs"]
 mod told;
 mod trace;
+mod visit;
 mod witness;
 mod world;
 

@@ -168,7 +168,7 @@ impl Network {
         let (there, back) = (state.delay((from, to)), state.delay((to, from)));
         let there = Pipe::new(there, state.cut.contains(&(from, to)));
         let back = Pipe::new(back, state.cut.contains(&(to, from)));
-        let (near, far) = End::pair(&there, &back);
+        let (near, far) = (End::new(&back, &there), End::new(&there, &back));
         let listener = state.listeners.get(&to).ok_or(io::ErrorKind::ConnectionRefused)?;
         let incoming: Incoming = (Box::new(far), from, lane);
         listener.send(incoming).map_err(|_| io::ErrorKind::ConnectionRefused)?;

@@ -79,7 +79,7 @@ struct State {
     members: Members,
     votes: BTreeMap<InstanceId, (u64, u64, bool)>,
     /// Requests that took effect.
-    done: BTreeSet<(SessionId, &'static str)>,
+    done: BTreeSet<(SessionId, String)>,
     /// Effects that were carried out: the index of the entry and the number of the effect.
     carried_out: BTreeSet<(u64, usize)>,
     failure: Option<String>,
@@ -333,13 +333,13 @@ impl State {
 }
 
 /// A request that a session makes once.
-fn request_of(command: &Command) -> Option<(SessionId, &'static str)> {
+fn request_of(command: &Command) -> Option<(SessionId, String)> {
     match command {
-        Command::AddPeer { session, .. } => Some((*session, "add a peer")),
-        Command::AskIp { session, .. } => Some((*session, "ask for a peer")),
-        Command::Connect { session, .. } => Some((*session, "connect")),
-        Command::HalfClose { session } => Some((*session, "half-close")),
-        Command::Reconnect { session, .. } => Some((*session, "reconnect")),
+        Command::AddPeer { session, address, .. } => Some((*session, format!("add {address}"))),
+        Command::AskIp { session, id } => Some((*session, format!("ask for {}", id.0))),
+        Command::Connect { session, .. } => Some((*session, "connect".to_owned())),
+        Command::HalfClose { session } => Some((*session, "half-close".to_owned())),
+        Command::Reconnect { session, .. } => Some((*session, "reconnect".to_owned())),
         Command::Delivered { .. }
         | Command::Disconnect { .. }
         | Command::Found { .. }

@@ -11,16 +11,13 @@ use emnetchain::{
     ids::{Incarnation, InstanceId},
     raft::{Entry, LogId, Vote},
     registry::{Applied, BatchId, Command, Effect, Proposal, Record},
+    server::Outbox,
     storage::RegistryView,
 };
 use openraft::EntryPayload;
 use tokio::sync::mpsc;
 
-use crate::{
-    oracle::Oracle,
-    planted::Planted,
-    post::{Letter, Post},
-};
+use crate::{oracle::Oracle, planted::Planted};
 
 /// The witness of one life.
 pub(crate) struct Witness {
@@ -28,7 +25,7 @@ pub(crate) struct Witness {
     life: u64,
     pub(crate) planted: Planted,
     oracle: Arc<Oracle>,
-    post: Post,
+    outbox: Arc<Outbox>,
     effects: Mutex<mpsc::Receiver<Applied>>,
     view: OnceLock<RegistryView>,
     state: Mutex<State>,
@@ -55,12 +52,12 @@ impl Witness {
         (instance, life): (InstanceId, u64),
         planted: Planted,
         oracle: Arc<Oracle>,
-        post: Post,
+        outbox: Arc<Outbox>,
         effects: mpsc::Receiver<Applied>,
     ) -> Arc<Self> {
         let (effects, state) = (Mutex::new(effects), Mutex::default());
         let view = OnceLock::new();
-        Arc::new(Self { instance, life, planted, oracle, post, effects, view, state })
+        Arc::new(Self { instance, life, planted, oracle, outbox, effects, view, state })
     }
 
     /// From now on the registry can be seen.
@@ -70,10 +67,9 @@ impl Witness {
 
     /// A life, as the registry counts it, begins or is over; its sessions are open while it lasts.
     pub(crate) fn open(&self, life: Option<Incarnation>) {
-        let mut state = self.state.lock().unwrap();
-        let before = std::mem::replace(&mut state.open, life);
-        if let Some(before) = before.filter(|_| !state.is_over) {
-            self.post.send(Letter::Closed(self.instance, before));
+        self.state.lock().unwrap().open = life;
+        if let Some(life) = life {
+            self.outbox.begin(life);
         }
     }
 
@@ -145,7 +141,7 @@ impl Witness {
     fn tell(&self, index: u64, effects: Vec<Effect>) {
         for effect in effects {
             self.oracle.tells(self.instance, index, &effect);
-            self.post.send(Letter::Effect(effect));
+            self.outbox.dispatch(&[effect]);
         }
     }
 

@@ -7,10 +7,7 @@ use std::{
     time::Duration,
 };
 
-use emnetchain::{
-    ids::{Endpoint, InstanceId, Part, SessionId},
-    registry::{Command, Effect, Message, Then, Why},
-};
+use emnetchain::ids::{Endpoint, InstanceId, Part};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
@@ -30,40 +27,34 @@ use crate::{
 pub(crate) enum Event {
     /// A connection of a client breaks.
     Break,
-    /// Somebody leaves an address, as EMNet's clients do.
-    Chat,
+    /// The operator changes the members.
+    ChangeMembers,
     /// A client dies.
     Die,
     /// Something goes wrong between or under the instances.
     Fault,
+    /// A client closes its sending side.
+    HalfClose(u64),
     /// What went wrong goes right again.
     Heal(Fault),
-    /// A client hears a message.
-    Hear(SessionId, Message, Then),
-    /// The operator changes the members.
-    ChangeMembers,
-    /// It is looked whether those that are well serve.
-    Look,
-    /// The client that looks after an instance asks something.
-    Probe(InstanceId),
-    /// Whoever was removed is stopped.
-    Retire,
-    /// Some are spared for a while.
-    Spare,
     /// A client connects and asks.
     Knock(usize, Ask),
     /// A new client comes.
     Join,
+    /// It is looked whether those that are well serve.
+    Look,
     /// A client finds its connection gone.
-    Lose(SessionId),
+    Lose(u64),
     /// A client misses the partner that a socket of it was told.
     Miss(usize, Part, Endpoint),
-    /// A client finds its connection closed in order.
-    Released(SessionId, Why),
+    /// The client that looks after an instance asks something.
+    Probe(InstanceId),
+    /// Whoever was removed is stopped.
+    Retire,
     /// A client looks whether it still waits for something that nobody works on.
     Review(usize),
-    /// Something reaches the instance of a session.
-    Submit(Command),
+    /// Some are spared for a while.
+    Spare,
 }
 
 /// Everything outside the instances.
@@ -86,7 +77,7 @@ pub(crate) struct World {
     /// Whether faults, deaths and newcomers go on.
     pub(crate) is_wild: bool,
     post: Post,
-    pub(crate) connections: BTreeMap<SessionId, Connection>,
+    pub(crate) connections: BTreeMap<u64, Connection>,
     agenda: BTreeMap<(Instant, u64), Event>,
     pub(crate) events: u64,
 }
@@ -114,14 +105,7 @@ impl World {
             events: 0,
         };
         founders.into_iter().for_each(|id| world.start_instance(id));
-        let events = [
-            Event::Fault,
-            Event::Die,
-            Event::Join,
-            Event::Break,
-            Event::Chat,
-            Event::ChangeMembers,
-        ];
+        let events = [Event::Fault, Event::Die, Event::Join, Event::Break, Event::ChangeMembers];
         for event in events.into_iter().chain([Event::Retire, Event::Look, Event::Spare]) {
             world.plan(2_000, 5_000, event);
         }
@@ -161,23 +145,14 @@ impl World {
         loop {
             while let Some(letter) = self.post.take() {
                 match letter {
-                    Letter::Closed(instance, life) => {
-                        self.health.closed(instance);
-                        let is_its =
-                            |id: &&SessionId| id.instance == instance && id.incarnation == life;
-                        let closed: Vec<_> =
-                            self.connections.keys().filter(is_its).copied().collect();
-                        for session in closed {
-                            self.plan(1, 40, Event::Lose(session));
-                        }
-                    }
-                    Letter::Effect(effect) => self.carry_out(effect),
                     Letter::Ended(instance) => {
                         self.crash(instance);
                         self.feel();
                         self.plan(50, 3_000, Event::Heal(Fault::Down(instance)));
                     }
                     Letter::Failure => return,
+                    Letter::Heard(number, bytes) => self.hear(number, &bytes),
+                    Letter::Over(number) => self.lose(number),
                 }
             }
             let next = self.agenda.first_key_value().map(|((at, _), _)| *at);
@@ -200,36 +175,10 @@ impl World {
         }
     }
 
-    /// Takes an effect to its client.
-    fn carry_out(&mut self, effect: Effect) {
-        if let Some(wait) = self.health.answered(effect.session()) {
-            return self.oracle.note(format!("a prober has waited for {wait:?}"));
-        }
-        let delay = Duration::from_millis(self.chance.between(1, 30));
-        let Some(connection) = self.connections.get_mut(&effect.session()) else { return };
-        let due = connection.last_due.max(now() + delay);
-        connection.last_due = due;
-        let event = match effect {
-            Effect::Tell { session, message, then } => Event::Hear(session, message, then),
-            Effect::Release { session, why } => Event::Released(session, why),
-            // A legacy client sees nothing; this one gives up after a while.
-            Effect::Refuse { session, .. } => {
-                self.plan(1, 500, Event::Submit(Command::Disconnect { session }));
-                Event::Lose(session)
-            }
-        };
-        self.plan_at(due, event);
-    }
-
     fn happen(&mut self, event: Event) {
         let is_dull = matches!(
             event,
-            Event::Chat
-                | Event::Knock(..)
-                | Event::Look
-                | Event::Probe(_)
-                | Event::Retire
-                | Event::Review(_)
+            Event::Knock(..) | Event::Look | Event::Probe(_) | Event::Retire | Event::Review(_)
         );
         if !is_dull {
             self.oracle.note(format!("{event:?}"));
@@ -241,25 +190,19 @@ impl World {
         match event {
             Event::Break => self.break_one(),
             Event::ChangeMembers => self.change_members(),
-            Event::Chat => self.chat(),
             Event::Die => self.die(),
             Event::Fault => self.fault(),
+            Event::HalfClose(number) => self.half_close(number),
             Event::Heal(fault) => self.heal(fault),
-            Event::Look => self.look(),
-            Event::Probe(id) => self.probe(id),
-            Event::Retire => self.retire(),
-            Event::Spare => self.choose_spared(),
-            Event::Hear(session, message, then) => self.hear(session, &message, then),
             Event::Join => self.join(),
             Event::Knock(person, ask) => self.knock(person, ask),
-            Event::Lose(session) => self.lose(session),
+            Event::Look => self.look(),
+            Event::Lose(number) => self.lose(number),
             Event::Miss(person, part, lost) => self.miss(person, part, lost),
-            Event::Released(session, why) => self.released(session, why),
+            Event::Probe(id) => self.probe(id),
+            Event::Retire => self.retire(),
             Event::Review(person) => self.review(person),
-            Event::Submit(command) => {
-                let session = command.session().expect("it comes from a session");
-                self.instances[&session.instance].submit(command);
-            }
+            Event::Spare => self.choose_spared(),
         }
         if may_hurt {
             self.feel();
