@@ -250,7 +250,7 @@ impl Process {
         queue: &mut mpsc::Receiver<Command>,
     ) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
-        let Stores { log, machine, view, inbox, .. } = stores;
+        let Stores { log, machine, view, inbox, guard, pulses, .. } = stores;
         let (disk, witness) = (Arc::clone(&self.disk), Arc::clone(&self.witness));
         let log = LogStore::new(log, self.life, disk, witness).await?;
         self.witness.sees(view.clone());
@@ -258,8 +258,10 @@ impl Process {
             cluster: CLUSTER,
             instance: self.id,
             transport: self.shared.network.transport(self.id),
+            guard,
             inbox,
             log_bounds: LOG_BOUNDS,
+            pulses,
             metrics: self.metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;

@@ -26,7 +26,7 @@ pub(crate) type Life = (InstanceId, u64);
 
 /// How far log time may run ahead of the time for which its stamper ran: two looks at the clock,
 /// one before and one after a pause.
-const AHEAD_MAX_MS: u64 = 1_000;
+const AHEAD_MAX_MS: u64 = 600;
 
 /// The place of an entry.
 pub(crate) fn place(id: LogId) -> Place {

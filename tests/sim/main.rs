@@ -38,10 +38,8 @@ mod pipe;
 mod planted;
 mod post;
 mod run;
-#[path = "../support/sim_disk.rs"]
+#[path = "../support/sim_disk/mod.rs"]
 mod sim_disk;
-#[path = "../support/sim_image.rs"]
-mod sim_image;
 #[path = "../registry_model/told.rs"]
 mod told;
 mod trace;
