@@ -60,14 +60,14 @@ impl Durable {
 
     /// Whether what is found on the disk has all of this.
     pub(crate) fn is_in(&self, found: &Self) -> Result<(), String> {
+        if let Some(lost) = self.entries.values().find(|id| !found.has(**id)) {
+            return Err(format!("S6: what was durable survives a crash: {lost} is gone"));
+        }
         if found.vote < self.vote {
             let (was, is) = (self.vote, found.vote);
             return Err(format!("S14: a vote never goes back: {was:?} was given, {is:?} is left"));
         }
-        match self.entries.values().find(|id| !found.has(**id)) {
-            Some(lost) => Err(format!("S6: what was durable survives a crash: {lost} is gone")),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -81,8 +81,8 @@ struct State {
     disk: SimDisk,
     paces: BTreeMap<&'static str, Pace>,
     durable: Durable,
-    /// A copy that was made some time ago.
-    copy: Option<(SimDisk, Durable)>,
+    /// A copy that was made some time ago, for a planted mistake.
+    copy: Option<SimDisk>,
     /// A failure was ordered: the instance may end by itself.
     fails: bool,
     planted: Planted,
@@ -130,36 +130,13 @@ impl Disk {
     pub(crate) fn fail_soon(&self) {
         let mut state = self.lock();
         let at = state.disk.operations() + state.chance.between(1, 30);
-        let file_sync_lies = state.planted == Planted::SyncRemoved;
-        state.disk.set_faults(Faults { fail_at: Some(at), file_sync_lies, ..Faults::default() });
+        state.disk.set_faults(Faults { fail_at: Some(at), ..state.lies() });
         state.fails = true;
     }
 
     /// Whether a failure was ordered in this life.
     pub(crate) fn fails(&self) -> bool {
         self.lock().fails
-    }
-
-    /// Keeps a copy of it as it is now.
-    pub(crate) fn copy(&self) {
-        let mut state = self.lock();
-        state.copy = Some((state.disk.copy(), state.durable.clone()));
-    }
-
-    /// The copy that was made takes its place. Nothing may run on it.
-    pub(crate) fn go_back(&self) -> bool {
-        let mut state = self.lock();
-        let Some((disk, durable)) = state.copy.clone() else { return false };
-        (state.disk, state.durable) = (disk.copy(), durable);
-        true
-    }
-
-    /// An empty one takes its place. Nothing may run on it.
-    pub(crate) fn wipe(&self) {
-        let mut state = self.lock();
-        let seed = state.chance.next();
-        state.disk = SimDisk::new(seed);
-        (state.durable, state.copy) = (Durable::default(), None);
     }
 
     /// The image comes back older than it was, or damaged.
@@ -204,16 +181,23 @@ impl Disk {
             _ => state.disk.after_power_cut(Survives::Sectors, &mut rng),
         };
         state.disk = disk;
-        if state.planted == Planted::LogPurgedTooEarly && state.chance.percent(70) {
-            state.lose_snapshots();
+        match state.planted {
+            Planted::LogPurgedTooEarly if state.chance.percent(70) => state.lose_snapshots(),
+            Planted::OldCopyTaken => match state.copy.take() {
+                Some(copy) => state.disk = copy,
+                None => state.copy = Some(state.disk.copy()),
+            },
+            Planted::WipedDiskTaken if !state.durable.entries.is_empty() => {
+                state.disk = SimDisk::new(1);
+            }
+            _ => {}
         }
     }
 
     /// Begins a life: its number, and the disk.
     pub(crate) fn open(&self) -> (u64, Arc<dyn storage::Disk>) {
         let state = self.lock();
-        let file_sync_lies = state.planted == Planted::SyncRemoved;
-        state.disk.set_faults(Faults { file_sync_lies, ..Faults::default() });
+        state.disk.set_faults(state.lies());
         for (dir, pace) in &state.paces {
             state.disk.set_pace(dir, *pace);
         }
@@ -222,6 +206,15 @@ impl Disk {
 }
 
 impl State {
+    /// What a planted mistake makes of syncs.
+    fn lies(&self) -> Faults {
+        Faults {
+            file_sync_lies: self.planted == Planted::SyncRemoved,
+            dir_sync_lies: self.planted == Planted::NamesNotSynced,
+            ..Faults::default()
+        }
+    }
+
     /// A planted mistake: the log was purged before what it was purged for was durable.
     fn lose_snapshots(&mut self) {
         let disk = self.disk.share();

@@ -21,7 +21,7 @@ use emnetchain::{
     registry::{Command, Policy},
     runtime,
     server::{Doors, Outbox, Protocol, ServerOptions},
-    storage::{ClusterId, Stores, fault},
+    storage::{ClusterId, Pulses, Stores, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -122,6 +122,7 @@ impl Instance {
         } else {
             running.process.resume();
         }
+        running.witness.pauses(paused);
         self.shared.oracle.runs(self.id, !paused);
     }
 
@@ -151,6 +152,10 @@ impl Instance {
         let (effects, said) = mpsc::channel(EFFECTS_MAX);
         let Shared { oracle, planted, .. } = self.shared.clone();
         let (commands, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
+        let commands = match planted {
+            Planted::CommandsLost => lose_some(commands),
+            _ => commands,
+        };
         let cluster = Arc::new(OnceLock::new());
         let tasks = runtime::Process::default();
         let (metrics, (reporter, mut failure)) = (Metrics::new(), fault::channel());
@@ -215,6 +220,21 @@ impl Instance {
     }
 }
 
+/// A planted mistake: of every twenty commands one is lost.
+fn lose_some(commands: mpsc::Sender<Command>) -> mpsc::Sender<Command> {
+    let (sender, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
+    tokio::spawn(async move {
+        let mut count = 0;
+        while let Some(command) = queue.recv().await {
+            count += 1;
+            if count % 20 != 0 && commands.send(command).await.is_err() {
+                return;
+            }
+        }
+    });
+    sender
+}
+
 /// What runs.
 struct Process {
     id: InstanceId,
@@ -261,7 +281,10 @@ impl Process {
             guard,
             inbox,
             log_bounds: LOG_BOUNDS,
-            pulses,
+            pulses: match self.shared.planted {
+                Planted::SyncsUnmeasured => Pulses::default(),
+                _ => pulses,
+            },
             metrics: self.metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;

@@ -6,7 +6,7 @@ use emnetchain::{
     registry::{Client, Record, Standing},
 };
 
-use crate::{oracle::image_digest, people::Person, world::World};
+use crate::{people::Person, world::World};
 
 impl World {
     /// What is not right yet.
@@ -27,7 +27,7 @@ impl World {
                 return Err(format!("{id:?} does not serve"));
             }
             let status = cluster.status();
-            let image = cluster.view().read(image_digest);
+            let image = cluster.view().digest().digest;
             states.push((status.leader, status.term, status.applied_index, image));
             if status.role == "leader" && status.leader != Some(*id) {
                 return Err(format!("{id:?} leads beside {:?}", status.leader));

@@ -10,7 +10,7 @@ use emnetchain::{
 };
 use futures_util::stream::{self, Stream};
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
     type_config::{TypeConfigExt as _, alias::OneshotReceiverOf},
 };
@@ -75,6 +75,12 @@ impl Watch {
     /// Hands the results of writes on, in their order.
     async fn hand_on(self, mut writes: mpsc::UnboundedReceiver<Write>) {
         while let Some((ids, result, callback)) = writes.recv().await {
+            if self.witness.planted == Planted::DurableTooEarly {
+                callback.io_completed(Ok(()));
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                self.disk.note(self.life, |durable| durable.append(&ids));
+                continue;
+            }
             let gone = || io::Error::other("the log is gone");
             let result = result.await.unwrap_or_else(|_| Err(gone()));
             if result.is_ok() {
@@ -138,6 +144,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
+/// A planted mistake: what goes to others is not what was written here.
+fn change(entry: &mut Entry) {
+    if let EntryPayload::Normal(proposal) = &mut entry.payload
+        && entry.log_id.index.is_multiple_of(50)
+    {
+        proposal.commands.pop();
+    }
+}
+
 /// Reads the log.
 pub(crate) struct LogReader {
     reader: RealReader,
@@ -161,7 +176,12 @@ impl RaftLogReader<TypeConfig> for LogReader {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.reader.limited_get_log_entries(start, end.min(start + READ_MAX)).await
+        let end = end.min(start + READ_MAX);
+        let mut entries = self.reader.limited_get_log_entries(start, end).await?;
+        if self.watch.witness.planted == Planted::EntriesChanged {
+            entries.iter_mut().for_each(change);
+        }
+        Ok(entries)
     }
 
     /// What openraft reads in order to apply it. By the time that it asks for the next entry, the

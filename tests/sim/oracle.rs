@@ -7,13 +7,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use emnetchain::{
-    ids::{Incarnation, InstanceId, SessionId},
+    ids::{Endpoint, Incarnation, InstanceId, SessionId},
     raft::{Entry, LogId, Vote},
     registry::{Applied, Command, Effect, Note, Proposal, Record, Registry, Verdict, What},
+    storage::{self, RegistryView, RunningDigest},
 };
 use openraft::{EntryPayload, vote::RaftLeaderId as _};
 
@@ -23,7 +25,7 @@ use crate::{
     members::Members,
     post::{Letter, Post},
     told::{Seen, Told},
-    trace::{Trace, digest, fold},
+    trace::{Trace, digest},
 };
 
 /// The registry of an instance checks itself after every so many entries.
@@ -72,8 +74,12 @@ struct State {
     log: BTreeMap<u64, Known>,
     /// Applies whole entries.
     registry: Registry,
+    /// The digest of it.
+    running: RunningDigest,
     /// Applies their commands one by one.
     single: Registry,
+    /// The sockets of its clients, with their owners.
+    sockets: Vec<(Endpoint, IpAddr)>,
     told: Told,
     leaders: Leaders,
     members: Members,
@@ -185,9 +191,9 @@ impl Oracle {
     }
 
     /// An instance has applied an entry; this is its registry now.
-    pub(crate) fn applied(&self, who: InstanceId, entry: &Entry, registry: &Registry) {
+    pub(crate) fn applied(&self, who: InstanceId, entry: &Entry, view: &RegistryView) {
         let (index, entry_digest) = (entry.log_id.index, digest(entry));
-        let image = image_digest(registry);
+        let image = view.digest().digest;
         self.judge(|state| {
             if state.log.contains_key(&index) {
                 let known = &state.log[&index];
@@ -211,7 +217,12 @@ impl Oracle {
             let (who_short, short) = (who.0, image >> 48);
             state.trace.note(format!("{who_short} applied {}: {short:x}", entry.log_id));
             if index % CHECK_EVERY == who.0 {
-                registry.check().map_err(|violation| format!("check: {violation}"))?;
+                let whole = view
+                    .read(|registry| registry.check().map(|()| storage::digest(registry.image())));
+                let whole = whole.map_err(|violation| format!("check: {violation}"))?;
+                require(whole == image, "S10: a digest is one of the whole registry", || {
+                    format!("{who:?} at {index}")
+                })?;
             }
             Ok(())
         });
@@ -266,7 +277,7 @@ impl State {
             EntryPayload::Normal(proposal) => {
                 self.leaders.stamps(entry.log_id, proposal, &self.registry)?;
                 let applied = self.registry.apply(proposal);
-                self.registry.take_changed();
+                self.running.follow(&self.registry.take_changed(), self.registry.image());
                 self.count_links(&applied);
                 self.take_in(proposal, &applied)?;
                 effects = applied.effects;
@@ -280,7 +291,7 @@ impl State {
                 self.figures.changes += 1;
             }
         }
-        let image = image_digest(&self.registry);
+        let image = self.running.digest(&self.registry.image().meta);
         let digest = digest(entry);
         self.log.insert(index, Known { id: entry.log_id, digest, image, effects });
         self.leaders.commits(entry.log_id);
@@ -307,20 +318,14 @@ impl State {
             let (since, clients) = (self.single.now(), self.single.totals().clients);
             let commands = vec![command.clone()];
             let applied = self.single.apply(&Proposal { at: proposal.at, batch: None, commands });
-            self.single.take_changed();
-            let sockets = self.single.image().records.iter().filter_map(|(_, r)| match r {
-                Record::Client(client) => Some([
-                    (client.tail.0.endpoint(), client.source),
-                    (client.head.0.endpoint(), client.source),
-                ]),
-                Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
-            });
-            let known: Vec<_> = sockets.flatten().collect();
+            self.note_sockets();
+            let known = std::mem::take(&mut self.sockets);
             let (now, policy) = (self.single.now(), self.single.policy());
             let clients = (clients, self.single.totals().clients);
             let seen =
                 Seen { command, applied: &applied, since, now, policy, known: &known, clients };
             self.told.see(seen).map_err(|failure| format!("{failure}: {command:?}"))?;
+            self.sockets = known;
             if *command != Command::Tick || !applied.effects.is_empty() {
                 self.trace.note(format!("  {command:?} -> {:?}", applied.effects));
             }
@@ -329,6 +334,27 @@ impl State {
         require(effects == applied.effects, "S11: a batch does what its commands do", || {
             format!("{:?} and not {effects:?}", applied.effects)
         })
+    }
+}
+
+impl State {
+    /// Takes note of the clients' sockets, if clients have changed.
+    fn note_sockets(&mut self) {
+        let changed = self.single.take_changed();
+        let records = &self.single.image().records;
+        let is_client = |record: Option<&Record>| matches!(record, Some(Record::Client(_)));
+        let mut both = changed.iter().map(|(serial, old)| (old.as_ref(), records.get(*serial)));
+        if !both.any(|(old, new)| is_client(old) || is_client(new)) {
+            return;
+        }
+        let sockets = records.iter().filter_map(|(_, record)| match record {
+            Record::Client(client) => Some([
+                (client.tail.0.endpoint(), client.source),
+                (client.head.0.endpoint(), client.source),
+            ]),
+            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
+        });
+        self.sockets = sockets.flatten().collect();
     }
 }
 
@@ -348,11 +374,4 @@ fn request_of(command: &Command) -> Option<(SessionId, String)> {
         | Command::Start { .. }
         | Command::Tick => None,
     }
-}
-
-/// A digest of all that a registry holds.
-pub(crate) fn image_digest(registry: &Registry) -> u64 {
-    let image = registry.image();
-    let records = image.records.iter();
-    records.fold(digest(&image.meta), |all, (serial, record)| fold(all, digest(&(serial, record))))
 }

@@ -14,6 +14,7 @@ use crate::{
     oracle::{Figures, Oracle},
     planted::Planted,
     post::Post,
+    sim_disk::Pace,
     world::World,
 };
 
@@ -31,6 +32,8 @@ pub(crate) enum Play {
     Wild,
     /// Again and again the leader loses its power and comes back before the others have missed it.
     LeaderComesBack,
+    /// Every sync takes 150 ms, and again and again the leader dies.
+    SlowDisks,
 }
 
 /// What became of a run.
@@ -61,6 +64,7 @@ async fn simulate(chance: Chance, play: Play, planted: Planted) -> Outcome {
             world.go_on_until(now() + wild).await;
         }
         Play::LeaderComesBack => leader_comes_back(&mut world).await,
+        Play::SlowDisks => slow_disks(&mut world).await,
     }
     let oracle = world.oracle.clone();
     if oracle.failure().is_none() {
@@ -94,6 +98,29 @@ async fn leader_comes_back(world: &mut World) {
             world.crash(leader);
         }
         world.go_on_until(now() + Duration::from_millis(20)).await;
+        world.restart_all();
+    }
+}
+
+/// B1: an election takes no longer than this.
+const ELECTED_MAX: Duration = Duration::from_secs(5);
+
+async fn slow_disks(world: &mut World) {
+    world.is_wild = false;
+    for id in world.ids() {
+        world.instances[&id].disk().set_pace("raft", Some(Pace::Slow(150, 150)));
+    }
+    for _ in 0..5 {
+        let begun = now();
+        while world.leader().is_none() {
+            world.go_on_until(now() + Duration::from_millis(50)).await;
+            if now() - begun > ELECTED_MAX {
+                return world.oracle.fail(format!("B1: a slow disk elects within {ELECTED_MAX:?}"));
+            }
+        }
+        world.go_on_until(now() + Duration::from_secs(1)).await;
+        let leader = world.leader().unwrap_or(InstanceId(1));
+        world.crash(leader);
         world.restart_all();
     }
 }

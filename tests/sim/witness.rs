@@ -4,7 +4,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use emnetchain::{
@@ -17,7 +20,7 @@ use emnetchain::{
 use openraft::EntryPayload;
 use tokio::sync::mpsc;
 
-use crate::{oracle::Oracle, planted::Planted};
+use crate::{now_ms, oracle::Oracle, planted::Planted};
 
 /// The witness of one life.
 pub(crate) struct Witness {
@@ -28,6 +31,8 @@ pub(crate) struct Witness {
     outbox: Arc<Outbox>,
     effects: Mutex<mpsc::Receiver<Applied>>,
     view: OnceLock<RegistryView>,
+    /// A life has begun.
+    begun: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -41,10 +46,19 @@ struct State {
     deaf: u32,
     /// Batches that went into the log.
     batches: BTreeSet<BatchId>,
+    /// For how long the process was stopped, and since when it is now.
+    paused_ms: u64,
+    paused_at: Option<u64>,
     /// The life, as the registry counts it, whose sessions are open.
     open: Option<Incarnation>,
     /// The instance has crashed: whatever still runs of it is not real any more.
     is_over: bool,
+}
+
+impl State {
+    fn paused_ms(&self) -> u64 {
+        self.paused_ms + self.paused_at.map_or(0, |at| now_ms() - at)
+    }
 }
 
 impl Witness {
@@ -56,8 +70,8 @@ impl Witness {
         effects: mpsc::Receiver<Applied>,
     ) -> Arc<Self> {
         let (effects, state) = (Mutex::new(effects), Mutex::default());
-        let view = OnceLock::new();
-        Arc::new(Self { instance, life, planted, oracle, outbox, effects, view, state })
+        let (view, begun) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Self { instance, life, planted, oracle, outbox, effects, view, begun, state })
     }
 
     /// From now on the registry can be seen.
@@ -68,7 +82,8 @@ impl Witness {
     /// A life, as the registry counts it, begins or is over; its sessions are open while it lasts.
     pub(crate) fn open(&self, life: Option<Incarnation>) {
         self.state.lock().unwrap().open = life;
-        if let Some(life) = life {
+        let forgets = self.planted == Planted::SessionsOutliveLives;
+        if let Some(life) = life.filter(|_| !forgets || !self.begun.swap(true, Ordering::Relaxed)) {
             self.outbox.begin(life);
         }
     }
@@ -129,7 +144,7 @@ impl Witness {
             std::iter::from_fn(|| effects.try_recv().ok()).flat_map(|a| a.effects).collect()
         };
         let view = self.view.get().expect("it sees the registry before it applies");
-        view.read(|registry| self.oracle.applied(self.instance, entry, registry));
+        self.oracle.applied(self.instance, entry, view);
         if !self.is_deaf(entry) && self.planted != Planted::AnswerBeforeCommit {
             self.tell(index, self.mine(said));
         }
@@ -168,20 +183,35 @@ impl Witness {
 
     /// What a planted mistake makes of entries on their way into the log.
     pub(crate) fn alter_appended(&self, entries: Vec<Entry>) -> Vec<Entry> {
-        if self.planted != Planted::AppliedTwice {
-            return entries;
-        }
         let mut state = self.state.lock().unwrap();
         let alter = |mut entry: Entry| {
-            if let EntryPayload::Normal(proposal) = &mut entry.payload
-                && let Some(batch) = proposal.batch
-                && !state.batches.insert(batch)
-            {
-                proposal.batch = None;
+            let leader = *entry.log_id.committed_leader_id();
+            let EntryPayload::Normal(proposal) = &mut entry.payload else { return entry };
+            if leader.node_id != self.instance.0 {
+                return entry; // another instance has made it
+            }
+            match (self.planted, proposal.batch) {
+                (Planted::AppliedTwice, Some(batch)) if !state.batches.insert(batch) => {
+                    proposal.batch = None;
+                }
+                (Planted::ClockRunsInPauses, _) => {
+                    proposal.at = proposal.at.plus_ms(state.paused_ms());
+                }
+                (Planted::TermKeepsTimeBase, _) => {
+                    proposal.at = proposal.at.plus_ms(3_000 * (leader.term - 1));
+                }
+                _ => {}
             }
             entry
         };
         entries.into_iter().map(alter).collect()
+    }
+
+    /// The process is stopped where it stands, or goes on.
+    pub(crate) fn pauses(&self, paused: bool) {
+        let mut state = self.state.lock().unwrap();
+        state.paused_ms = state.paused_ms();
+        state.paused_at = paused.then(now_ms);
     }
 
     /// What a planted mistake makes of an entry on its way to the registry.
