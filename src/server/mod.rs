@@ -4,8 +4,8 @@
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
 //! - `listener` accepts, `doors` give each connection its session, `admission` says who may stay,
-//!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes; `outq`
-//!   asks the kernel whether a client can still read.
+//!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes;
+//!   `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
 //! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
 //! - [`http`] is for operators.
