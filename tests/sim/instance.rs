@@ -21,7 +21,7 @@ use emnetchain::{
     registry::{Command, Policy},
     runtime,
     server::{Doors, Outbox, Protocol, ServerOptions},
-    storage::{ClusterId, Pulses, Stores, fault},
+    storage::{ClusterId, Stores, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -281,10 +281,7 @@ impl Process {
             guard,
             inbox,
             log_bounds: LOG_BOUNDS,
-            pulses: match self.shared.planted {
-                Planted::SyncsUnmeasured => Pulses::default(),
-                _ => pulses,
-            },
+            pulses,
             metrics: self.metrics.clone(),
         };
         let started = Cluster::start(options, log, machine, view).await;

@@ -104,10 +104,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
         let Watch { life, disk, witness } = &self.watch;
-        witness.votes(vote);
         if witness.planted != Planted::VoteNotStored {
             self.log.save_vote(vote).await?;
         }
+        // A vote that was not durable when the power was cut was never given.
+        witness.votes(vote);
         disk.note(*life, |durable| durable.vote = Some(*vote));
         Ok(())
     }

@@ -37,8 +37,6 @@ pub(crate) enum Planted {
     SnapshotWithoutCallers,
     /// The syncs of files do nothing.
     SyncRemoved,
-    /// Elections do not follow what the disk's syncs take.
-    SyncsUnmeasured,
     /// A new leader stamps entries by the time for which its process has run.
     TermKeepsTimeBase,
     /// The disk says that a vote is durable, and forgets it.
@@ -49,20 +47,13 @@ pub(crate) enum Planted {
     WipedDiskTaken,
 }
 
-impl Planted {
-    /// What is done with the cluster in order to find it.
-    pub(crate) fn play(self) -> Play {
-        if self == Self::SyncsUnmeasured { Play::SlowDisks } else { Play::Wild }
-    }
-}
-
 /// Within so many seeds a mistake must be found.
 const SEEDS_MAX: u64 = 20;
 
 fn assert_found(planted: Planted, promise: &str) {
     let begun = emnetchain::clock::now();
     let found = (0..SEEDS_MAX).find_map(|seed| {
-        let outcome = run(seed, planted.play(), planted);
+        let outcome = run(seed, Play::Wild, planted);
         outcome.failure.map(|failure| (seed, failure, outcome.figures.virtual_ms))
     });
     let (seed, failure, virtual_ms) = found.unwrap_or_else(|| panic!("{planted:?} is not found"));
@@ -100,7 +91,6 @@ found! {
     sessions_outlive_lives SessionsOutliveLives "L3: a majority that is well answers"
     snapshot_without_callers SnapshotWithoutCallers "S10: replicas agree"
     sync_removed SyncRemoved "S6: "
-    syncs_unmeasured SyncsUnmeasured "B1: a slow disk elects"
     term_keeps_time_base TermKeepsTimeBase "B5: log time passes while its stamper runs"
     vote_not_stored VoteNotStored "S14: a vote never goes back or S6: a store opens again after a crash"
     waiter_not_told WaiterNotTold "L2: who waits is told"
