@@ -2,8 +2,10 @@
 //! happens on its thread follows from a seed. Three things would stand in the way. openraft draws
 //! its election timeouts, so they come from the seed; work that blocks would end at a time of its
 //! own choosing on another thread, so it is done on the spot; and tokio's watch channel wakes by
-//! chance, so openraft gets one that does not ([`watch`]).
+//! chance, so openraft gets one that does not ([`watch`]). There, too, the tasks of one instance are
+//! a [`Process`], which can be stopped and killed.
 
+mod process;
 pub mod watch;
 
 use std::{cell::Cell, future::Future, io, time::Duration};
@@ -11,6 +13,8 @@ use std::{cell::Cell, future::Future, io, time::Duration};
 use openraft::{OptionalSend, async_runtime::AsyncRuntime};
 use openraft_rt_tokio::TokioRuntime;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
+
+pub use process::{Process, Task, spawn};
 
 thread_local! {
     /// The next seed, on the thread of a simulation.
@@ -84,7 +88,7 @@ impl AsyncRuntime for Runtime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(future)
+        spawn(future)
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {

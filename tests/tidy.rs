@@ -72,7 +72,7 @@ fn each_layer_knows_only_those_below_it() {
                 "secrets", "storage",
             ],
         ),
-        ("server", &["clock", "ids", "limits", "metrics", "registry", "wire"]),
+        ("server", &["clock", "ids", "limits", "metrics", "registry", "runtime", "wire"]),
     ];
     for (layer, known) in layers {
         no_line(&module(layer), |line| {

@@ -2,10 +2,11 @@
 
 use std::{future::poll_fn, io, time::Duration};
 
-use tokio::{net::TcpStream, select, time::timeout};
+use tokio::{select, time::timeout};
 
 use super::{
     Protocol, Rejection, Request, Sender, chain, emnet, line::Line, repair, session::Session,
+    stream::ClientStream,
 };
 use crate::{
     limits::JUNK_BYTES_MAX,
@@ -96,10 +97,9 @@ pub(super) enum Received {
     End,
 }
 
-/// Waits for something to read. Unlike [`TcpStream::readable`] it costs the waiting task no room,
-/// for a stream keeps a place for the one task that reads it.
-pub(super) async fn readable(stream: &TcpStream) -> io::Result<()> {
-    poll_fn(|cx| stream.poll_read_ready(cx)).await
+/// Waits for something to read.
+pub(super) async fn readable(stream: &dyn ClientStream) -> io::Result<()> {
+    poll_fn(|context| stream.poll_readable(context)).await
 }
 
 /// Reads once, and shows the bytes to `take`. The buffer lives on the stack and only here, so a

@@ -2,7 +2,7 @@
 //! stays open; nothing is read while an answer is on its way, so the network makes a hasty client
 //! wait. The registry keeps nothing of such a connection, and hears nothing of its end.
 
-use tokio::{io::Interest, select, task::coop::consume_budget, time::timeout};
+use tokio::{select, task::coop::consume_budget, time::timeout};
 
 use super::{
     Request, Sender,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     ids::PeerId,
     registry::{Command, Message, Then},
+    runtime,
     wire::{Object, emnet},
 };
 
@@ -73,15 +74,15 @@ impl Session {
                     self.obey(order).await
                 }
             },
-            _ = self.line.stream().ready(Interest::ERROR) => Course::Lost,
+            () = self.line.stream().broken() => Course::Lost,
         }
     }
 }
 
 /// Chance enters here and travels through the log, so that all replicas agree.
 fn random_peer_id() -> PeerId {
-    let random = getrandom::u32().expect("the kernel's random numbers do not run out");
-    PeerId(random % PEER_IDS)
+    let random = runtime::random().expect("the kernel's random numbers do not run out");
+    PeerId(u32::try_from(random % u128::from(PEER_IDS)).expect("it is below a million"))
 }
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
     io,
     sync::{Mutex, MutexGuard},
 };
 
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::sync::Notify;
 
+use super::stream::ClientStream;
 use crate::{limits::UNSENT_BYTES_MAX, registry::Then};
 
 /// What a session is to do next.
@@ -31,7 +33,7 @@ pub(super) enum Order {
 /// A stream and what its task must know.
 #[derive(Debug)]
 pub(super) struct Line {
-    stream: TcpStream,
+    stream: Box<dyn ClientStream>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -47,19 +49,19 @@ struct State {
 pub(super) struct Overflow;
 
 impl Line {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(super) fn new(stream: Box<dyn ClientStream>) -> Self {
         Self { stream, state: Mutex::default(), wake: Notify::new() }
     }
 
     /// The stream, for reading and for asking about it.
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    pub(super) fn stream(&self) -> &dyn ClientStream {
+        &*self.stream
     }
 
     /// Writes a message now, or as much of it as the socket takes, and says what comes then.
     pub(super) fn tell(&self, message: &[u8], then: Then) -> Result<(), Overflow> {
         let mut state = self.state();
-        let outcome = state.write(&self.stream, message);
+        let outcome = state.write(&*self.stream, message);
         state.orders.push_back(match outcome {
             Outcome::Taken => Order::Told(then),
             Outcome::Failed | Outcome::Overflowed => Order::Broken,
@@ -95,8 +97,8 @@ impl Line {
 
     /// Waits until the socket has taken everything.
     pub(super) async fn flush(&self) -> io::Result<()> {
-        while !self.state().flush(&self.stream)? {
-            self.stream.writable().await?;
+        while !self.state().flush(&*self.stream)? {
+            poll_fn(|context| self.stream.poll_writable(context)).await?;
         }
         Ok(())
     }
@@ -124,7 +126,7 @@ enum Outcome {
 }
 
 impl State {
-    fn write(&mut self, stream: &TcpStream, message: &[u8]) -> Outcome {
+    fn write(&mut self, stream: &dyn ClientStream, message: &[u8]) -> Outcome {
         if self.unsent.len() + message.len() > UNSENT_BYTES_MAX {
             return Outcome::Overflowed;
         }
@@ -136,7 +138,7 @@ impl State {
     }
 
     /// Sends what the socket takes; true if nothing is left.
-    fn flush(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    fn flush(&mut self, stream: &dyn ClientStream) -> io::Result<bool> {
         while !self.unsent.is_empty() {
             match stream.try_write(&self.unsent) {
                 Ok(sent) => drop(self.unsent.drain(..sent)),

@@ -8,24 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{Phase, Protocol, ServerError, ServerOptions, doors::Doors};
+use crate::clock;
 use socket2::{Domain, Protocol as Transport, Socket, TcpKeepalive, Type};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     select,
     sync::watch,
     task::{JoinError, JoinSet, yield_now},
     time::{sleep, timeout},
 };
-use tracing::Instrument as _;
-
-use super::{
-    Phase, Protocol, ServerError, ServerOptions,
-    admission::Admission,
-    line::Line,
-    outbox::Outbox,
-    session::{Counted, Edge, Session},
-};
-use crate::clock;
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 4096;
@@ -67,9 +59,7 @@ pub(super) fn bind(address: SocketAddr, options: &ServerOptions) -> io::Result<T
 pub(super) struct Acceptor {
     pub(super) listener: TcpListener,
     pub(super) protocol: Protocol,
-    pub(super) edge: Arc<Edge>,
-    pub(super) outbox: Arc<Outbox>,
-    pub(super) admission: Arc<Admission>,
+    pub(super) doors: Arc<Doors>,
     pub(super) phase: watch::Receiver<Phase>,
 }
 
@@ -83,15 +73,15 @@ impl Acceptor {
         let mut sessions = JoinSet::new();
         reached(&mut self.phase, Phase::Serving).await;
         self.accept_all(&mut sessions).await?;
-        let Self { listener, outbox, edge, mut phase, .. } = self;
+        let Self { listener, doors, mut phase, .. } = self;
         drop(listener); // newcomers are sent elsewhere at once
         select! {
             () = reached(&mut phase, Phase::Stopping) => {}
             result = all_ended(&mut sessions) => return result,
         }
-        outbox.stop_all();
+        doors.outbox.stop_all();
         // Who has not said goodbye by then is cut off as the set is dropped.
-        let deadline = edge.options.borrow().stop_deadline;
+        let deadline = doors.edge.options.borrow().stop_deadline;
         timeout(deadline, all_ended(&mut sessions)).await.unwrap_or(Ok(()))
     }
 
@@ -106,9 +96,12 @@ impl Acceptor {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {
                         shortage = Shortage { logged: shortage.logged, ..Shortage::default() };
-                        self.open(sessions, stream, peer);
+                        let stream = Box::new(stream);
+                        if let Some(session) = self.doors.enter(self.protocol, stream, peer) {
+                            sessions.spawn(session);
+                        }
                         // Else a quick crowd could take descriptors that are others'.
-                        while self.admission.is_closing() {
+                        while self.doors.admission.is_closing() {
                             yield_now().await;
                         }
                     }
@@ -122,36 +115,9 @@ impl Acceptor {
         }
     }
 
-    /// Starts a session, or turns the connection away by closing it.
-    fn open(&self, sessions: &mut JoinSet<()>, stream: TcpStream, peer: SocketAddr) {
-        let metrics = &self.edge.metrics;
-        let name = self.protocol.as_str();
-        metrics.accepted.with_label_values(&[name]).inc();
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let line = Arc::new(Line::new(stream));
-        let permit = match self.admission.admit(peer.ip(), &line) {
-            Ok(permit) => permit,
-            Err(rejection) => return rejection.count(metrics),
-        };
-        let seat = self.outbox.enter(&line);
-        let edge = Arc::clone(&self.edge);
-        // The id is the one that `explain` tells; addresses are for those who debug.
-        let span = tracing::debug_span!("request", id = %seat.session(), server = name, %peer);
-        let mut session = Session {
-            edge,
-            protocol: self.protocol,
-            peer,
-            line,
-            seat,
-            permit,
-            _counted: Counted::new(metrics.connections.with_label_values(&[name])),
-        };
-        sessions.spawn(async move { session.run().await }.instrument(span));
-    }
-
     async fn pause(&self, shortage: &mut Shortage, error: &io::Error) {
         let name = self.protocol.as_str();
-        self.edge.metrics.accept_pauses.with_label_values(&[name]).inc();
+        self.doors.edge.metrics.accept_pauses.with_label_values(&[name]).inc();
         if shortage.is_worth_a_line() {
             tracing::warn!(server = name, %error, "cannot accept connections for the moment");
         }
@@ -233,6 +199,7 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use socket2::SockRef;
+    use tokio::net::TcpStream;
 
     use super::*;
 

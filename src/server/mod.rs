@@ -3,8 +3,9 @@
 //! back as [`crate::registry::Effect`]s through the [`Outbox`].
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
-//! - `listener` accepts, `admission` says who may stay, `session` is the life of a connection,
-//!   `ear` its hearing, `line` its stream; `outq` asks the kernel whether a client can still read.
+//! - `listener` accepts, `doors` give each connection its session, `admission` says who may stay,
+//!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes;
+//!   `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
 //! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
 //! - [`http`] is for operators.
@@ -14,6 +15,7 @@
 
 mod admission;
 mod chain;
+mod doors;
 mod ear;
 mod emnet;
 pub mod http;
@@ -26,6 +28,7 @@ mod ratelimit;
 mod reflector;
 mod repair;
 mod session;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -41,14 +44,14 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
+pub use doors::Doors;
 pub use options::{Addresses, LiveOptions, ServerOptions};
 pub use outbox::Outbox;
+pub use stream::ClientStream;
 
-use admission::Admission;
 use listener::Acceptor;
 use options::Shares;
 use reflector::Reflector;
-use session::Edge;
 
 use crate::{
     ids::SessionId,
@@ -173,17 +176,11 @@ impl Servers {
                 Ok(())
             });
         }
-        let admission = Arc::new(Admission::new(self.options.clone(), metrics.clone()));
-        let edge = Arc::new(Edge { commands, options: self.options, metrics: metrics.clone() });
+        let doors = Doors::new(commands, Arc::clone(outbox), self.options, metrics.clone());
+        let doors = Arc::new(doors);
         for (protocol, listener) in self.acceptors {
-            let acceptor = Acceptor {
-                listener,
-                protocol,
-                edge: Arc::clone(&edge),
-                outbox: Arc::clone(outbox),
-                admission: Arc::clone(&admission),
-                phase: phase.clone(),
-            };
+            let acceptor =
+                Acceptor { listener, protocol, doors: Arc::clone(&doors), phase: phase.clone() };
             tasks.spawn(acceptor.run());
         }
         tasks
@@ -198,9 +195,12 @@ fn bind_reflector(address: SocketAddr) -> Result<(SocketAddr, UdpSocket), Server
 
 /// Which protocol a TCP listener speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Protocol {
+pub enum Protocol {
+    /// The chain server's: CONNECT.
     Chain,
+    /// The repair server's: RECONNECT.
     Repair,
+    /// EMNet's: ADD_PEER and ASK_IP.
     Emnet,
 }
 

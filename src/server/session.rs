@@ -8,17 +8,10 @@
 //!
 //! How it hears is in `ear`; EMNet's conversations, which differ, are in `emnet`.
 
-use std::{
-    io,
-    net::{Shutdown, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use prometheus::IntGauge;
-use socket2::SockRef;
 use tokio::{
-    io::Interest,
     select,
     sync::mpsc,
     time::{sleep, timeout},
@@ -30,7 +23,6 @@ use super::{
     ear::{Ear, Received, readable, receive},
     line::{Line, Order},
     outbox::Seat,
-    outq,
 };
 use crate::{
     ids::SessionId,
@@ -205,7 +197,7 @@ impl Session {
                     }
                 }
                 Reading::Off | Reading::Ended => {
-                    let _ = Box::pin(stream.ready(Interest::ERROR)).await;
+                    stream.broken().await;
                     return Act::Gone;
                 }
             }
@@ -249,7 +241,7 @@ impl Session {
     async fn confirm(&self) -> Course {
         let look = async {
             let mut pause = CONFIRM_WAIT.0;
-            while !acknowledged(&self.line)? {
+            while !self.line.stream().is_acknowledged()? {
                 if self.line.is_stopping() {
                     return Ok(false);
                 }
@@ -272,8 +264,7 @@ impl Session {
     /// Says goodbye: our FIN, then a moment for the client's. Bytes that arrived and were not read
     /// would turn the close into a reset.
     pub(super) async fn finish(&self) -> Course {
-        let fin = || SockRef::from(self.line.stream()).shutdown(Shutdown::Write);
-        if !self.flushed().await || fin().is_err() {
+        if !self.flushed().await || self.line.stream().finish().is_err() {
             return Course::Lost;
         }
         let drain = async {
@@ -306,15 +297,5 @@ impl Session {
         let reason = rejection.as_str();
         tracing::debug!(reason, "rejected");
         rejection.count(&self.edge.metrics);
-    }
-}
-
-/// Whether the far kernel has acknowledged everything; an error if it reset the connection. A
-/// reset empties the queue as well, so the error is looked at last.
-fn acknowledged(line: &Line) -> io::Result<bool> {
-    let bytes = outq::unacknowledged(line.stream())?;
-    match line.stream().take_error()? {
-        Some(error) => Err(error),
-        None => Ok(bytes == 0),
     }
 }

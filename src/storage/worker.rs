@@ -98,7 +98,7 @@ pub(super) fn start<W: Worker>(
     let (sender, jobs) = mpsc::channel();
     if runtime::follows_seed() {
         let bell = Arc::new(Notify::new());
-        tokio::spawn(run_as_task(worker, jobs, Arc::clone(&bell)));
+        runtime::spawn(run_as_task(worker, jobs, Arc::clone(&bell)));
         return Ok((Queue { sender, bell: Some(Bell(bell)) }, None));
     }
     let thread = thread::Builder::new().name(W::NAME.to_owned());

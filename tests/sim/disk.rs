@@ -1,251 +1,228 @@
-//! The disk of one instance as far as raft's log and vote are concerned: what was written is read
-//! at once, and becomes durable, in order, when a sync is done. A crash keeps what is durable and
-//! any beginning of what was under way; the rest is lost.
+//! The disk of one instance, over all its lives: a simulated disk under the real storage, and what
+//! the instance was told is durable on it, in log and vote. What was told must never be missing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    io,
+    collections::BTreeMap,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
 };
 
-use emnetchain::raft::{Entry, LogId, TypeConfig, Vote};
-use openraft::storage::IOFlushed;
-use tokio::{
-    sync::{Notify, oneshot},
-    time::sleep,
+use emnetchain::{
+    raft::{LogId, Vote},
+    storage,
 };
 
-use crate::{chance::Chance, planted::Planted};
+use crate::{
+    chance::Chance,
+    planted::Planted,
+    sim_disk::{Faults, Pace, Rng, SimDisk, Survives},
+};
 
-/// What raft keeps.
+/// Where the data directory is.
+pub(crate) const ROOT: &str = "/data";
+
+/// The directories that a disk can be slow in.
+pub(crate) const DIRS: [&str; 3] = ["raft", "snapshot", "registry"];
+
+/// A disk whose syncs take no longer is a good one.
+const GOOD_MS: u64 = 30;
+
+/// How long syncs take if nothing is wrong.
+const USUAL: Pace = Pace::Slow(0, 3);
+
+/// Raft's log and vote, as far as they were said to be durable.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Content {
-    /// The vote.
+pub(crate) struct Durable {
     pub(crate) vote: Option<Vote>,
-    /// The last entry that was purged.
     pub(crate) purged: Option<LogId>,
-    /// The entries behind it.
-    pub(crate) entries: BTreeMap<u64, Arc<Entry>>,
+    pub(crate) entries: BTreeMap<u64, LogId>,
 }
 
-/// One change of it.
-#[derive(Clone, Debug)]
-pub(crate) enum Write {
-    Append(Vec<Arc<Entry>>),
-    Purge(LogId),
-    Truncate(Option<LogId>),
-    Vote(Vote),
-}
-
-impl Content {
-    /// The last entry, or the last purged one if there is none.
-    pub(crate) fn last(&self) -> Option<LogId> {
-        self.entries.last_key_value().map(|(_, entry)| entry.log_id).or(self.purged)
-    }
-
+impl Durable {
     /// Whether the entry is here, or was until it was purged.
-    pub(crate) fn has(&self, id: LogId) -> bool {
+    fn has(&self, id: LogId) -> bool {
         let purged = self.purged.is_some_and(|purged| purged.index >= id.index);
-        purged || self.entries.get(&id.index).is_some_and(|entry| entry.log_id == id)
+        purged || self.entries.get(&id.index) == Some(&id)
     }
 
-    fn change(&mut self, write: &Write) {
-        match write {
-            Write::Append(entries) => {
-                for entry in entries {
-                    self.entries.insert(entry.log_id.index, Arc::clone(entry));
-                }
-            }
-            Write::Purge(id) => {
-                self.entries = self.entries.split_off(&(id.index + 1));
-                self.purged = self.purged.max(Some(*id));
-            }
-            Write::Truncate(last) => {
-                self.entries.split_off(&last.map_or(0, |last| last.index + 1));
-            }
-            Write::Vote(vote) => self.vote = Some(*vote),
-        }
+    pub(crate) fn append(&mut self, ids: &[LogId]) {
+        self.entries.extend(ids.iter().map(|id| (id.index, *id)));
     }
-}
 
-/// Who is told that a write is durable.
-pub(crate) enum Done {
-    Flushed(IOFlushed<TypeConfig>),
-    Waiting(oneshot::Sender<io::Result<()>>),
-    /// Nobody: it was told before.
-    Lied,
-}
+    pub(crate) fn truncate(&mut self, last: Option<LogId>) {
+        self.entries.split_off(&last.map_or(0, |last| last.index + 1));
+    }
 
-impl Done {
-    fn tell(self, result: io::Result<()>) {
-        match self {
-            Self::Flushed(callback) => callback.io_completed(result),
-            // Whoever has stopped waiting need not be told.
-            Self::Waiting(sender) => drop(sender.send(result)),
-            Self::Lied => {}
+    pub(crate) fn purge(&mut self, id: LogId) {
+        self.entries = self.entries.split_off(&(id.index + 1));
+        self.purged = self.purged.max(Some(id));
+    }
+
+    /// Whether what is found on the disk has all of this.
+    pub(crate) fn is_in(&self, found: &Self) -> Result<(), String> {
+        if let Some(lost) = self.entries.values().find(|id| !found.has(**id)) {
+            return Err(format!("S6: what was durable survives a crash: {lost} is gone"));
         }
+        if found.vote < self.vote {
+            let (was, is) = (self.vote, found.vote);
+            return Err(format!("S14: a vote never goes back: {was:?} was given, {is:?} is left"));
+        }
+        Ok(())
     }
 }
 
 /// The disk; it outlives the lives of its instance.
-pub(crate) struct Disk {
-    state: Mutex<State>,
-    work: Notify,
-    planted: Planted,
-}
+pub(crate) struct Disk(Mutex<State>);
 
 struct State {
     chance: Chance,
     /// Counts the crashes; only the present life may write.
     life: u64,
-    durable: Content,
-    memory: Content,
-    under_way: VecDeque<(Write, Done)>,
-    /// How many milliseconds a sync takes.
-    delay: (u64, u64),
-    /// The highest vote that raft was told is durable.
-    acknowledged_vote: Option<Vote>,
-}
-
-/// The error of every access to a disk by a life that is over.
-fn gone() -> io::Error {
-    io::Error::other("the instance has crashed")
+    disk: SimDisk,
+    paces: BTreeMap<&'static str, Pace>,
+    durable: Durable,
+    /// A copy that was made some time ago, for a planted mistake.
+    copy: Option<SimDisk>,
+    /// A failure was ordered: the instance may end by itself.
+    fails: bool,
+    planted: Planted,
 }
 
 impl Disk {
-    pub(crate) fn new(chance: Chance, planted: Planted) -> Arc<Self> {
-        let state = State {
+    pub(crate) fn new(mut chance: Chance, planted: Planted) -> Arc<Self> {
+        let disk = SimDisk::new(chance.next());
+        Arc::new(Self(Mutex::new(State {
             chance,
             life: 0,
-            durable: Content::default(),
-            memory: Content::default(),
-            under_way: VecDeque::new(),
-            delay: (0, 3),
-            acknowledged_vote: None,
-        };
-        Arc::new(Self { state: Mutex::new(state), work: Notify::new(), planted })
+            disk,
+            paces: DIRS.map(|dir| (dir, USUAL)).into(),
+            durable: Durable::default(),
+            copy: None,
+            fails: false,
+            planted,
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.0.lock().unwrap()
     }
 
-    /// How many milliseconds a sync takes from now on.
-    pub(crate) fn set_delay(&self, least: u64, most: u64) {
-        self.lock().delay = (least, most);
+    /// How the syncs into a directory go from now on; `None` as usual.
+    pub(crate) fn set_pace(&self, dir: &'static str, pace: Option<Pace>) {
+        let mut state = self.lock();
+        let pace = pace.unwrap_or(USUAL);
+        state.disk.set_pace(dir, pace);
+        state.paces.insert(dir, pace);
     }
 
-    /// Whether an entry would survive a crash now.
+    /// Whether it is neither slow nor hung, and does not fail.
+    pub(crate) fn is_good(&self) -> bool {
+        let state = self.lock();
+        let good = |pace: &Pace| match pace {
+            Pace::Quick => true,
+            Pace::Slow(_, most) => *most <= GOOD_MS,
+            Pace::Hangs => false,
+        };
+        !state.fails && state.paces.values().all(good)
+    }
+
+    /// The next change of anything on it but one of the next few fails.
+    pub(crate) fn fail_soon(&self) {
+        let mut state = self.lock();
+        let at = state.disk.operations() + state.chance.between(1, 30);
+        state.disk.set_faults(Faults { fail_at: Some(at), ..state.lies() });
+        state.fails = true;
+    }
+
+    /// Whether a failure was ordered in this life.
+    pub(crate) fn fails(&self) -> bool {
+        self.lock().fails
+    }
+
+    /// The image comes back older than it was, or damaged.
+    pub(crate) fn spoil_image(&self) {
+        let mut state = self.lock();
+        let flushes = state.chance.below(12);
+        match state.chance.percent(80) {
+            true => state.disk.image_goes_back(flushes),
+            false => state.disk.image_is_damaged(),
+        }
+    }
+
+    /// Whether an entry was said to be durable.
     pub(crate) fn is_durable(&self, id: LogId) -> bool {
         self.lock().durable.has(id)
     }
 
-    /// The power is cut: what was under way is lost, but for any beginning of it.
-    pub(crate) fn crash(&self) {
-        let lost = {
-            let mut state = self.lock();
-            state.life += 1;
-            let end = state.under_way.len() + 1;
-            let kept = state.chance.below(end);
-            let mut lost: Vec<_> = state.under_way.drain(..).collect();
-            for (number, (write, _)) in lost.iter_mut().enumerate() {
-                if number < kept {
-                    state.durable.change(write);
-                } else if let (true, Write::Append(entries)) = (number == kept, write) {
-                    let torn = state.chance.below(entries.len() + 1);
-                    entries.truncate(torn);
-                    state.durable.change(&Write::Append(std::mem::take(entries)));
-                }
-            }
-            state.memory = state.durable.clone();
-            lost
-        };
-        lost.into_iter().for_each(|(_, done)| done.tell(Err(gone())));
-        self.work.notify_one();
+    /// What was said to be durable.
+    pub(crate) fn durable(&self) -> Durable {
+        self.lock().durable.clone()
     }
 
-    /// Begins a life: its number, and what the disk holds.
-    ///
-    /// # Errors
-    /// If the disk has forgotten a vote.
-    pub(crate) fn open(self: &Arc<Self>) -> Result<(u64, Content), String> {
-        let state = self.lock();
-        if state.durable.vote < state.acknowledged_vote {
-            let (was, is) = (state.acknowledged_vote, state.durable.vote);
-            return Err(format!("S14: a vote never goes back: {was:?} was given, {is:?} is left"));
-        }
-        tokio::spawn(Arc::clone(self).sync(state.life));
-        Ok((state.life, state.memory.clone()))
-    }
-
-    /// Reads as the present life sees it.
-    pub(crate) fn read<T>(&self, life: u64, look: impl FnOnce(&Content) -> T) -> io::Result<T> {
-        let state = self.lock();
-        if state.life == life { Ok(look(&state.memory)) } else { Err(gone()) }
-    }
-
-    /// Writes; `done` is told when it is durable.
-    pub(crate) fn write(&self, life: u64, write: Write, done: Done) {
+    /// Takes note of what is durable now, unless the life is over.
+    pub(crate) fn note(&self, life: u64, change: impl FnOnce(&mut Durable)) {
         let mut state = self.lock();
-        if state.life != life {
-            drop(state);
-            return done.tell(Err(gone()));
+        if state.life == life {
+            change(&mut state.durable);
         }
-        state.memory.change(&write);
-        let lie = match (&write, self.planted) {
-            (Write::Append(_), Planted::SyncRemoved) => true,
-            (Write::Vote(vote), Planted::VoteNotStored) => {
-                state.acknowledged_vote = Some(*vote);
-                drop(state);
-                return done.tell(Ok(()));
-            }
-            _ => false,
+    }
+
+    /// The process is killed, or the power is cut: then what was not synced is lost, or some of it.
+    pub(crate) fn crash(&self) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.life += 1;
+        state.fails = false;
+        let mut rng = Rng(state.chance.next());
+        let disk = match state.chance.below(4) {
+            0 => state.disk.after_kill(),
+            1 => state.disk.after_power_cut(Survives::Nothing, &mut rng),
+            2 => state.disk.after_power_cut(Survives::Everything, &mut rng),
+            _ => state.disk.after_power_cut(Survives::Sectors, &mut rng),
         };
-        let (done, told) = if lie { (Done::Lied, Some(done)) } else { (done, None) };
-        state.under_way.push_back((write, done));
-        drop(state);
-        self.work.notify_one();
-        told.into_iter().for_each(|done| done.tell(Ok(())));
-    }
-
-    /// As [`Self::write`], and waits until it is durable.
-    pub(crate) async fn write_and_wait(&self, life: u64, write: Write) -> io::Result<()> {
-        let (sender, done) = oneshot::channel();
-        self.write(life, write, Done::Waiting(sender));
-        done.await.unwrap_or_else(|_| Err(gone()))
-    }
-
-    /// Syncs what is written, all that there is at a time, for as long as the life lasts.
-    async fn sync(self: Arc<Self>, life: u64) {
-        loop {
-            let (count, delay) = {
-                let mut state = self.lock();
-                let (least, most) = state.delay;
-                let slow = if self.planted == Planted::SyncRemoved { 50 } else { 0 };
-                (state.under_way.len(), slow + state.chance.between(least, most))
-            };
-            if count == 0 {
-                self.work.notified().await;
-            } else {
-                sleep(Duration::from_millis(delay)).await;
+        state.disk = disk;
+        match state.planted {
+            Planted::LogPurgedTooEarly if state.chance.percent(70) => state.lose_snapshots(),
+            Planted::OldCopyTaken => match state.copy.take() {
+                Some(copy) => state.disk = copy,
+                None => state.copy = Some(state.disk.copy()),
+            },
+            Planted::WipedDiskTaken if !state.durable.entries.is_empty() => {
+                state.disk = SimDisk::new(1);
             }
-            let done: Vec<Done> = {
-                let mut state = self.lock();
-                if state.life != life {
-                    return;
-                }
-                let synced: Vec<_> = state.under_way.drain(..count).collect();
-                let durable = |(write, done): (Write, Done)| {
-                    state.durable.change(&write);
-                    if let Write::Vote(vote) = &write {
-                        state.acknowledged_vote = Some(*vote);
-                    }
-                    done
-                };
-                synced.into_iter().map(durable).collect()
-            };
-            done.into_iter().for_each(|done| done.tell(Ok(())));
+            _ => {}
         }
+    }
+
+    /// Begins a life: its number, and the disk.
+    pub(crate) fn open(&self) -> (u64, Arc<dyn storage::Disk>) {
+        let state = self.lock();
+        state.disk.set_faults(state.lies());
+        for (dir, pace) in &state.paces {
+            state.disk.set_pace(dir, *pace);
+        }
+        (state.life, state.disk.share())
+    }
+}
+
+impl State {
+    /// What a planted mistake makes of syncs.
+    fn lies(&self) -> Faults {
+        Faults {
+            file_sync_lies: self.planted == Planted::SyncRemoved,
+            dir_sync_lies: self.planted == Planted::NamesNotSynced,
+            ..Faults::default()
+        }
+    }
+
+    /// A planted mistake: the log was purged before what it was purged for was durable.
+    fn lose_snapshots(&mut self) {
+        let disk = self.disk.share();
+        let dir = PathBuf::from(ROOT).join("snapshot");
+        for name in disk.names(&dir).unwrap() {
+            disk.remove(&dir.join(Path::new(&name))).unwrap();
+        }
+        self.disk.image_goes_back(usize::MAX);
+        self.disk.image_is_damaged();
     }
 }

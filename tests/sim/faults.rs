@@ -1,10 +1,14 @@
 //! What goes wrong between and under the instances, and how it is put right.
 
+use std::collections::BTreeSet;
+
 use emnetchain::{cluster::admin::Change, ids::InstanceId};
 
 use crate::{
+    disk::DIRS,
     instance::Instance,
     network::Way,
+    sim_disk::Pace,
     world::{Event, World},
 };
 
@@ -15,14 +19,21 @@ pub(crate) enum Fault {
     Cut(Vec<Way>),
     /// An instance is down.
     Down(InstanceId),
-    /// A disk takes its time.
-    SlowDisk(InstanceId),
+    /// Instances are stopped where they stand.
+    Paused(Vec<InstanceId>),
+    /// A disk takes its time in a directory.
+    SlowDisk(InstanceId, &'static str),
     /// Bytes take their time.
     SlowWay(Way),
 }
 
+/// Both directions between two instances.
+fn both((a, b): Way) -> [Way; 2] {
+    [(a, b), (b, a)]
+}
+
 impl World {
-    fn ids(&self) -> Vec<InstanceId> {
+    pub(crate) fn ids(&self) -> Vec<InstanceId> {
         self.instances.keys().copied().collect()
     }
 
@@ -31,10 +42,53 @@ impl World {
         self.chance.pick(&ids)
     }
 
+    /// An instance that may suffer.
+    fn victim(&mut self) -> Option<InstanceId> {
+        let ids: Vec<_> = self.ids().into_iter().filter(|id| !self.spared.contains(id)).collect();
+        (!ids.is_empty()).then(|| self.chance.pick(&ids))
+    }
+
+    fn may_suffer(&self, (a, b): Way) -> bool {
+        !(self.spared.contains(&a) && self.spared.contains(&b))
+    }
+
     fn any_way(&mut self) -> Way {
         let mut ids = self.ids();
         self.chance.shuffle(&mut ids);
         (ids[0], ids[1])
+    }
+
+    /// Chooses a majority that nothing happens to for a while, or none: faults of all others must
+    /// not keep it from serving.
+    pub(crate) fn choose_spared(&mut self) {
+        self.plan(8_000, 20_000, Event::Spare);
+        self.spared.clear();
+        if !self.is_wild || self.chance.percent(30) {
+            return;
+        }
+        let members = self.oracle.members();
+        let mut voters: Vec<_> = members.voters().into_iter().collect();
+        self.chance.shuffle(&mut voters);
+        if let (true, Some(leader)) = (self.chance.percent(60), self.leader()) {
+            voters.sort_by_key(|id| *id == leader); // the leader is rather not among them
+        }
+        let mut spared = BTreeSet::new();
+        for voter in voters {
+            if !members.is_sure_majority(&spared) {
+                spared.insert(voter.0);
+            }
+        }
+        self.spared = spared.into_iter().map(InstanceId).collect();
+        self.oracle.note(format!("spared are {:?}", self.spared));
+        for id in self.spared.clone() {
+            self.heal(Fault::Down(id));
+            self.heal(Fault::Paused(vec![id]));
+            DIRS.iter().for_each(|dir| self.heal(Fault::SlowDisk(id, dir)));
+            for other in self.spared.clone().into_iter().filter(|other| *other != id) {
+                self.heal(Fault::Cut(vec![(id, other)]));
+                self.heal(Fault::SlowWay((id, other)));
+            }
+        }
     }
 
     /// Something goes wrong.
@@ -44,45 +98,112 @@ impl World {
         }
         self.plan(100, 4_000, Event::Fault);
         match self.chance.below(100) {
-            0..30 => self.crash_some(),
-            30..45 => {
-                let (a, b) = self.any_way();
-                let one_way = self.chance.percent(50);
-                self.cut(if one_way { vec![(a, b)] } else { vec![(a, b), (b, a)] });
-            }
-            45..60 => {
-                let alone = self.any_instance();
-                let deaf = self.chance.percent(70);
-                let dumb = !deaf || self.chance.percent(70);
-                let others: Vec<_> = self.ids().into_iter().filter(|id| *id != alone).collect();
-                let to = others.iter().filter(|_| deaf).map(|other| (*other, alone));
-                let from = others.iter().filter(|_| dumb).map(|other| (alone, *other));
-                self.cut(to.chain(from).collect());
-            }
-            60..70 => {
+            0..25 => self.crash_some(),
+            25..33 => {
                 let way = self.any_way();
-                self.network.reset(way);
+                let one_way = self.chance.percent(50);
+                self.cut(if one_way { vec![way] } else { both(way).to_vec() }, 3_000);
             }
-            70..80 => {
-                let id = self.any_instance();
-                let most = self.chance.pick(&[30, 200, 900]);
-                self.instances[&id].set_disk_delay(0, most);
-                self.plan(500, 5_000, Event::Heal(Fault::SlowDisk(id)));
+            33..43 => self.isolate(),
+            43..56 => self.partition(),
+            56..64 => {
+                let way = self.any_way();
+                if self.may_suffer(way) {
+                    self.network.reset(way);
+                }
             }
-            80..90 => {
+            64..72 => self.slow_disk(),
+            72..74 => self.fail_disk(),
+            74..82 => {
                 let way = self.any_way();
                 let most = self.chance.pick(&[20, 100, 400]);
-                self.network.set_delay(way, 1, most);
-                self.plan(500, 5_000, Event::Heal(Fault::SlowWay(way)));
+                if self.may_suffer(way) {
+                    self.network.set_delay(way, 1, most);
+                    self.plan(500, 5_000, Event::Heal(Fault::SlowWay(way)));
+                }
             }
+            82..92 => self.pause_some(),
             _ => self.transfer(),
         }
     }
 
-    fn cut(&mut self, ways: Vec<Way>) {
+    /// A disk is slow or hangs, in one of its directories or in all.
+    fn slow_disk(&mut self) {
+        let Some(id) = self.victim() else { return };
+        let pace = self.chance.pick(&[
+            Pace::Slow(0, 40),
+            Pace::Slow(50, 200),
+            Pace::Slow(0, 900),
+            Pace::Hangs,
+        ]);
+        let dirs =
+            if self.chance.percent(30) { DIRS.to_vec() } else { vec![self.chance.pick(&DIRS)] };
+        for dir in dirs {
+            self.instances[&id].disk().set_pace(dir, Some(pace));
+            self.plan(500, 5_000, Event::Heal(Fault::SlowDisk(id, dir)));
+        }
+        self.oracle.note(format!("the disk of {id:?}: {pace:?}"));
+    }
+
+    /// A disk fails once, and its instance has to end.
+    fn fail_disk(&mut self) {
+        let Some(id) = self.victim() else { return };
+        if self.instances[&id].is_running() {
+            self.instances[&id].disk().fail_soon();
+            self.oracle.note(format!("the disk of {id:?} fails soon"));
+        }
+    }
+
+    fn cut(&mut self, mut ways: Vec<Way>, most_ms: u64) {
+        ways.retain(|way| self.may_suffer(*way));
         self.oracle.note(format!("cut {ways:?}"));
         ways.iter().for_each(|way| self.network.set_cut(*way, true));
-        self.plan(200, 3_000, Event::Heal(Fault::Cut(ways)));
+        self.plan(200, most_ms, Event::Heal(Fault::Cut(ways)));
+    }
+
+    /// An instance hears none of the others, or is heard by none.
+    fn isolate(&mut self) {
+        let alone = self.any_instance();
+        let deaf = self.chance.percent(70);
+        let dumb = !deaf || self.chance.percent(70);
+        let others: Vec<_> = self.ids().into_iter().filter(|id| *id != alone).collect();
+        let to = others.iter().filter(|_| deaf).map(|other| (*other, alone));
+        let from = others.iter().filter(|_| dumb).map(|other| (alone, *other));
+        self.cut(to.chain(from).collect(), 3_000);
+    }
+
+    /// The network falls apart, in one of the ways in which some instances still reach some.
+    fn partition(&mut self) {
+        let mut ids = self.ids();
+        self.chance.shuffle(&mut ids);
+        let mut pairs: Vec<Way> = Vec::new();
+        for (n, a) in ids.iter().enumerate() {
+            pairs.extend(ids[n + 1..].iter().map(|b| (*a, *b)));
+        }
+        let half = ids.len() / 2;
+        let is_left = |id: InstanceId| ids[..half].contains(&id);
+        let leader = self.leader().unwrap_or(ids[0]);
+        let friends: Vec<_> = ids.iter().copied().filter(|id| *id != leader).take(1).collect();
+        let shape = self.chance.below(4);
+        let ways: Vec<Way> = pairs
+            .into_iter()
+            .filter(|(a, b)| match shape {
+                // Two groups.
+                0 => is_left(*a) != is_left(*b),
+                // Two groups, and one instance that reaches both.
+                1 => is_left(*a) != is_left(*b) && *a != ids[0] && *b != ids[0],
+                // The leader reaches one of the others only, and the others reach each other.
+                2 => {
+                    let other = if *a == leader { b } else { a };
+                    (*a == leader || *b == leader) && !friends.contains(other)
+                }
+                // Whatever.
+                _ => self.chance.percent(50),
+            })
+            .flat_map(both)
+            .collect();
+        let most_ms = self.chance.pick(&[3_000, 12_000]);
+        self.cut(ways, most_ms);
     }
 
     /// One instance crashes, or several do at once.
@@ -94,6 +215,7 @@ impl World {
             1..3 => 2,
             _ => 1,
         };
+        ids.retain(|id| !self.spared.contains(id));
         for id in ids.into_iter().take(count) {
             if self.crash(id) {
                 self.plan(50, 3_000, Event::Heal(Fault::Down(id)));
@@ -106,11 +228,28 @@ impl World {
         let instance = self.instances.get_mut(&id).expect("it is one of them");
         let is_up = instance.is_running();
         if is_up {
-            instance.crash(&mut self.chance);
+            instance.crash();
+            if self.chance.percent(10) {
+                instance.disk().spoil_image();
+            }
             self.oracle.note(format!("{id:?} crashed"));
             self.oracle.count(|figures| figures.crashes += 1);
         }
         is_up
+    }
+
+    /// One instance stands still, or all do, as on a machine that sleeps.
+    fn pause_some(&mut self) {
+        let all = self.chance.percent(40);
+        let paused = if all { self.ids() } else { self.victim().into_iter().collect() };
+        if paused.is_empty() || all && !self.spared.is_empty() {
+            return;
+        }
+        paused.iter().for_each(|id| self.instances[id].set_paused(true));
+        self.oracle.count(|figures| figures.pauses += 1);
+        self.oracle.note(format!("paused {paused:?}"));
+        let most = self.chance.pick(&[700, 4_000, 10_000]);
+        self.plan(100, most, Event::Heal(Fault::Paused(paused)));
     }
 
     /// Who leads and knows it.
@@ -127,11 +266,8 @@ impl World {
     }
 
     fn transfer(&mut self) {
-        let (to, at) = self.any_way();
-        if let Some(cluster) = self.instances[&at].cluster().cloned() {
-            // Whether it comes to that is chance.
-            tokio::spawn(async move { cluster.change(Change::TransferLeader(Some(to))).await });
-        }
+        let (to, _) = self.any_way();
+        self.ask_for(Change::TransferLeader(Some(to)));
     }
 
     /// Something goes right again.
@@ -140,11 +276,15 @@ impl World {
             Fault::Cut(ways) => ways.iter().for_each(|way| self.network.set_cut(*way, false)),
             Fault::Down(id) => {
                 let instance = self.instances.get_mut(&id).expect("it is one of them");
-                if !instance.is_running() {
+                if !instance.is_running() && !instance.is_retired() {
                     instance.start();
                 }
             }
-            Fault::SlowDisk(id) => self.instances[&id].set_disk_delay(0, 3),
+            Fault::Paused(ids) => {
+                let paused = ids.iter().map(|id| &self.instances[id]);
+                paused.filter(|one| one.is_paused()).for_each(|one| one.set_paused(false));
+            }
+            Fault::SlowDisk(id, dir) => self.instances[&id].disk().set_pace(dir, None),
             Fault::SlowWay(way) => self.network.set_delay(way, 1, 3),
         }
     }
@@ -152,10 +292,12 @@ impl World {
     /// Everything goes right again.
     pub(crate) fn heal_all(&mut self) {
         self.is_wild = false;
-        self.restart_all();
+        self.spared.clear();
         let ids = self.ids();
+        self.heal(Fault::Paused(ids.clone()));
+        self.restart_all();
         for id in &ids {
-            self.heal(Fault::SlowDisk(*id));
+            DIRS.iter().for_each(|dir| self.heal(Fault::SlowDisk(*id, dir)));
             for other in ids.iter().filter(|other| *other != id) {
                 self.heal(Fault::Cut(vec![(*id, *other)]));
                 self.heal(Fault::SlowWay((*id, *other)));

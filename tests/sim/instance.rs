@@ -1,11 +1,13 @@
-//! One instance: the real cluster code over a simulated disk and network, what is kept of it over
-//! crashes, and its lives.
+//! One instance: the real storage and cluster code over a simulated disk and network, what is kept
+//! of it over crashes, and its lives.
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use emnetchain::{
@@ -13,23 +15,29 @@ use emnetchain::{
         Cluster, ClusterOptions, LogBounds, RulesOptions, Started, found::Founding,
         proposer::ProposerError, transport::NodeName,
     },
-    ids::{InstanceId, SessionId, StoreId},
+    ids::InstanceId,
     limits::PROPOSER_QUEUE_MAX,
     metrics::Metrics,
     raft::Member,
     registry::{Command, Policy},
-    storage::{
-        ClusterId, DataDir, LogEnds, LogGuard, Pulses, StateMachine, StateMachineOptions, fault,
-    },
+    runtime,
+    server::{Doors, Outbox, Protocol, ServerOptions},
+    storage::{ClusterId, Stores, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::{AbortHandle, JoinSet},
+    task::JoinSet,
 };
 
 use crate::{
-    chance::Chance, disk::Disk, log_store::LogStore, network::Network, oracle::Oracle,
-    planted::Planted, post::Post, witness::Witness,
+    disk::{Disk, ROOT},
+    log_store::LogStore,
+    network::Network,
+    oracle::Oracle,
+    planted::Planted,
+    post::{Letter, Post},
+    visit::Visit,
+    witness::Witness,
 };
 
 /// The cluster that all simulated instances belong to.
@@ -41,9 +49,6 @@ const EFFECTS_MAX: usize = 64;
 /// The log is cut early, so that whoever lags is sent a snapshot.
 const LOG_BOUNDS: LogBounds = LogBounds { snapshot_after_entries: 60, entries_kept: 20 };
 
-/// Longer than any snapshot here, and too short to be cut for that alone.
-const LOG_BYTES: i64 = 64 * 1024 * 1024;
-
 /// What all instances share.
 #[derive(Clone)]
 pub(crate) struct Shared {
@@ -53,8 +58,6 @@ pub(crate) struct Shared {
     pub(crate) members: BTreeMap<InstanceId, Member>,
     pub(crate) policy: Policy,
     pub(crate) planted: Planted,
-    /// Where the instances have their folders.
-    pub(crate) root: PathBuf,
 }
 
 /// An instance, running or not.
@@ -62,27 +65,39 @@ pub(crate) struct Instance {
     id: InstanceId,
     disk: Arc<Disk>,
     shared: Shared,
-    /// Counts the starts, each with a folder of its own.
-    starts: u32,
     running: Option<Running>,
+    /// Whether it was seen among the members, and is no more.
+    is_member: bool,
+    is_retired: bool,
 }
 
 /// The process of an instance.
 struct Running {
     witness: Arc<Witness>,
-    commands: mpsc::Sender<Command>,
-    connections: u64,
+    doors: Doors,
     cluster: Arc<OnceLock<Cluster>>,
-    task: AbortHandle,
+    process: runtime::Process,
 }
 
 impl Instance {
     pub(crate) fn new(id: InstanceId, disk: Arc<Disk>, shared: Shared) -> Self {
-        Self { id, disk, shared, starts: 0, running: None }
+        Self { id, disk, shared, running: None, is_member: false, is_retired: false }
     }
 
     pub(crate) fn is_running(&self) -> bool {
         self.running.is_some()
+    }
+
+    /// Whether it has left the cluster.
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// Takes note of whether it belongs to the cluster. True if it has just left.
+    pub(crate) fn belongs(&mut self, is_member: bool) -> bool {
+        let was_member = std::mem::replace(&mut self.is_member, is_member);
+        self.is_retired |= was_member && !is_member;
+        was_member && !is_member
     }
 
     /// Whether clients are served.
@@ -95,170 +110,186 @@ impl Instance {
         self.running.as_ref()?.cluster.get()
     }
 
-    /// How many milliseconds the disk takes for a sync from now on.
-    pub(crate) fn set_disk_delay(&self, least: u64, most: u64) {
-        self.disk.set_delay(least, most);
+    /// Whether it is stopped where it stands.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.process.is_paused())
     }
 
-    fn folder(&self, start: u32) -> PathBuf {
-        self.shared.root.join(format!("{}-{start}", self.id.0))
+    /// Stops it where it stands, or lets it go on.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        let Some(running) = &self.running else { return };
+        if paused {
+            running.process.pause();
+        } else {
+            running.process.resume();
+        }
+        running.witness.pauses(paused);
+        self.shared.oracle.runs(self.id, !paused);
+    }
+
+    /// Has the instance do something on the side, if it has started.
+    pub(crate) fn spawn<F>(&self, work: impl FnOnce(Cluster) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let (Some(running), Some(cluster)) = (&self.running, self.cluster()) {
+            tokio::spawn(running.process.run(work(cluster.clone())));
+        }
+    }
+
+    /// Whether the disk works as disks do.
+    pub(crate) fn has_good_disk(&self) -> bool {
+        self.disk.is_good()
+    }
+
+    /// Its disk.
+    pub(crate) fn disk(&self) -> &Arc<Disk> {
+        &self.disk
     }
 
     /// Starts the process.
     pub(crate) fn start(&mut self) {
-        let (life, content) = match self.disk.open() {
-            Ok(opened) => opened,
-            Err(failure) => return self.shared.oracle.fail(failure),
-        };
-        let ends = LogEnds { purged: content.purged, last: content.last() };
+        let (life, disk) = self.disk.open();
         let (effects, said) = mpsc::channel(EFFECTS_MAX);
-        let Shared { oracle, post, planted, .. } = self.shared.clone();
-        let witness = Witness::new((self.id, life), planted, oracle, post, said);
-        let (commands, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
+        let Shared { oracle, planted, .. } = self.shared.clone();
+        let (commands, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
+        let commands = match planted {
+            Planted::CommandsLost => lose_some(commands),
+            _ => commands,
+        };
         let cluster = Arc::new(OnceLock::new());
+        let tasks = runtime::Process::default();
+        let (metrics, (reporter, mut failure)) = (Metrics::new(), fault::channel());
+        let outbox = Arc::new(Outbox::new(self.id, metrics.clone()));
+        let (_, options) = watch::channel(ServerOptions::default());
+        let doors = Doors::new(commands, Arc::clone(&outbox), options, metrics.clone());
+        let witness = Witness::new((self.id, life), planted, oracle, outbox, said);
         let process = Process {
             id: self.id,
             shared: self.shared.clone(),
-            folder: self.folder(self.starts),
-            log: LogStore::new(Arc::clone(&self.disk), life, Arc::clone(&witness)),
+            life,
+            disk: Arc::clone(&self.disk),
             witness: Arc::clone(&witness),
             cluster: Arc::clone(&cluster),
+            metrics: metrics.clone(),
+            tasks: tasks.clone(),
         };
-        let options = |metrics: &Metrics| {
-            let (faults, _) = fault::channel();
-            StateMachineOptions::new(effects, metrics.clone(), faults).without_image()
-        };
-        let metrics = Metrics::new();
-        metrics.log_bytes.set(LOG_BYTES);
-        let options = options(&metrics);
-        let (oracle, watched) = (Arc::clone(&self.shared.oracle), Arc::clone(&witness));
         let id = self.id;
-        let task = tokio::spawn(async move {
-            let ended = process.run(ends, options, metrics, queue).await;
-            if !watched.is_over() {
-                oracle.fail(format!("an instance does not end by itself: {id:?}: {ended}"));
-            }
-        });
-        let task = task.abort_handle();
-        self.running = Some(Running { witness, commands, connections: 0, cluster, task });
+        tokio::spawn(tasks.run(async move {
+            let path = Path::new(ROOT);
+            let stores =
+                Stores::open_on(disk, path, id, Some(CLUSTER), effects, &metrics, &reporter);
+            let ended = async {
+                let text = |error| format!("S6: a store opens again after a crash: {error}");
+                process.live(stores.map_err(text)?, &mut queue).await
+            };
+            let ended: Result<(), String> = tokio::select! {
+                biased;
+                fault = failure.wait() => Err(format!("the disk failed: {fault}")),
+                ended = ended => ended,
+            };
+            process.ended(ended);
+        }));
+        self.shared.oracle.runs(self.id, true);
+        self.running = Some(Running { witness, doors, cluster, process: tasks });
     }
 
-    /// Ends the process at once. What its disk had not synced is lost.
-    pub(crate) fn crash(&mut self, chance: &mut Chance) {
+    /// Ends the process at once. What its disk had not synced is lost, or some of it.
+    pub(crate) fn crash(&mut self) {
         let Some(running) = self.running.take() else { return };
         running.witness.ends();
         self.shared.network.silence(self.id);
         self.disk.crash();
-        running.task.abort();
-        if let Some(cluster) = running.cluster.get().cloned() {
-            // Its tasks have nothing to hold on to any more; this only makes them end.
-            tokio::spawn(async move { cluster.shutdown().await });
-        }
-        let lost = self.shared.planted == Planted::LogPurgedTooEarly && chance.percent(70);
-        copy_durable(&self.folder(self.starts), &self.folder(self.starts + 1), lost);
-        self.starts += 1;
+        running.process.kill();
+        self.shared.oracle.runs(self.id, false);
     }
 
     /// A client connects; `None` if nobody serves it.
-    pub(crate) fn accept(&mut self) -> Option<SessionId> {
-        let running = self.running.as_mut()?;
-        let incarnation = running.witness.is_open()?;
-        running.connections += 1;
-        Some(SessionId { instance: self.id, incarnation, connection: running.connections })
-    }
-
-    /// A session of this instance has something to say.
-    pub(crate) fn submit(&self, command: Command) {
-        if let Some(running) = &self.running {
-            // A full queue would make the session wait; it is too long to be ever full here.
-            running.commands.try_send(command).expect("the queue has room");
-        }
+    pub(crate) fn enter(
+        &self,
+        protocol: Protocol,
+        from: IpAddr,
+        number: u64,
+        delays: [Duration; 2],
+    ) -> Option<Visit> {
+        let running = self.running.as_ref()?;
+        running.witness.is_open()?;
+        let (visit, guest) = Visit::begin(number, delays, self.shared.post.clone());
+        let session = running.doors.enter(protocol, guest, SocketAddr::new(from, 9))?;
+        tokio::spawn(running.process.run(session));
+        Some(visit)
     }
 }
 
-/// What a crash leaves of a folder, in a folder of its own: what still runs of the old process must
-/// not reach it.
-fn copy_durable(from: &Path, to: &Path, snapshot_is_lost: bool) {
-    let copy = |name: &str| {
-        let (from, to) = (from.join(name), to.join(name));
-        if from.exists() {
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(from, to).unwrap();
+/// A planted mistake: of every twenty commands one is lost.
+fn lose_some(commands: mpsc::Sender<Command>) -> mpsc::Sender<Command> {
+    let (sender, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
+    tokio::spawn(async move {
+        let mut count = 0;
+        while let Some(command) = queue.recv().await {
+            count += 1;
+            if count % 20 != 0 && commands.send(command).await.is_err() {
+                return;
+            }
         }
-    };
-    copy("identity.json");
-    copy("raft/log");
-    let snapshots = fs::read_dir(from.join("snapshot")).into_iter().flatten();
-    for file in snapshots.filter(|_| !snapshot_is_lost) {
-        let name = file.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".snap") {
-            copy(&format!("snapshot/{name}"));
-        }
-    }
-    // It may still be written into, in vain.
-    let _ = fs::remove_dir_all(from);
+    });
+    sender
 }
 
 /// What runs.
 struct Process {
     id: InstanceId,
     shared: Shared,
-    folder: PathBuf,
-    log: LogStore,
+    life: u64,
+    disk: Arc<Disk>,
     witness: Arc<Witness>,
     cluster: Arc<OnceLock<Cluster>>,
+    metrics: Metrics,
+    tasks: runtime::Process,
 }
 
 impl Process {
-    /// Runs until something fails, and says what.
-    async fn run(
-        self,
-        ends: LogEnds,
-        options: StateMachineOptions,
-        metrics: Metrics,
-        mut queue: mpsc::Receiver<Command>,
-    ) -> String {
-        match self.live(ends, options, metrics, &mut queue).await {
-            Ok(()) => "without a reason".to_owned(),
-            Err(failure) => failure,
+    /// It has ended by itself, which only a disk that fails may bring about.
+    fn ended(&self, why: Result<(), String>) {
+        let why = why.err().unwrap_or_else(|| "without a reason".to_owned());
+        if self.witness.is_over() {
+        } else if self.disk.fails() {
+            self.shared.oracle.note(format!("{:?} ends: {why}", self.id));
+            self.shared.post.send(Letter::Ended(self.id));
+        } else {
+            let id = self.id;
+            self.shared.oracle.fail(match why.split_once(": ") {
+                Some((name, _)) if name.starts_with('S') => format!("{why}: {id:?}"),
+                _ => format!("an instance does not end by itself: {id:?}: {why}"),
+            });
         }
     }
 
     async fn live(
-        self,
-        ends: LogEnds,
-        options: StateMachineOptions,
-        metrics: Metrics,
+        &self,
+        stores: Stores,
         queue: &mut mpsc::Receiver<Command>,
     ) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
-        let opened = DataDir::open(&self.folder, self.id, Some(CLUSTER)).and_then(|mut dir| {
-            // The raft log is elsewhere; its folder must not look lost.
-            fs::create_dir_all(dir.raft_dir()).unwrap();
-            fs::write(dir.raft_dir().join("log"), "elsewhere").unwrap();
-            let (machine, view, _) = StateMachine::open(&mut dir, ends, options)?;
-            Ok((machine, view, dir.inbox()))
-        });
-        let (machine, view, inbox) = opened.map_err(|error| {
-            let failure = format!("S6: a store opens again after a crash: {error}");
-            self.shared.oracle.fail(failure.clone());
-            failure
-        })?;
+        let Stores { log, machine, view, inbox, guard, pulses, .. } = stores;
+        let (disk, witness) = (Arc::clone(&self.disk), Arc::clone(&self.witness));
+        let store = log.store();
+        let log = LogStore::new(log, self.life, disk, witness).await?;
         self.witness.sees(view.clone());
         let options = ClusterOptions {
             cluster: CLUSTER,
             instance: self.id,
-            store: StoreId(u128::from(self.id.0)),
+            store,
             transport: self.shared.network.transport(self.id),
-            guard: LogGuard::default(),
+            guard,
             inbox,
             log_bounds: LOG_BOUNDS,
-            pulses: Pulses::default(),
+            pulses,
             rules: RulesOptions::default(),
             faults: fault::channel().0,
-            metrics,
+            metrics: self.metrics.clone(),
         };
-        let started = Cluster::start(options, self.log, machine, view).await;
+        let started = Cluster::start(options, log, machine, view).await;
         let Started { cluster, service } = started.map_err(|error| text(&error))?;
         let service = Arc::new(service);
         assert!(self.cluster.set(cluster.clone()).is_ok(), "a process starts once");
@@ -267,9 +298,9 @@ impl Process {
             let mut connections = JoinSet::new();
             while let Some((stream, peer)) = incoming.recv().await {
                 let service = Arc::clone(&service);
-                connections.spawn(async move {
+                connections.spawn(self.tasks.run(async move {
                     service.serve(stream, |name: NodeName| name.node == peer).await
-                });
+                }));
                 while connections.try_join_next().is_some() {}
             }
             Ok(())

@@ -1,78 +1,116 @@
-//! The raft log as openraft sees it, over a simulated [`Disk`]. It also watches: each entry that
-//! goes in, and each that has been applied, is shown to the life that it belongs to.
+//! The real raft log, watched: each entry that goes in, each that has been applied, and each write
+//! that is said to be durable is shown to the life that it belongs to.
 
-use std::{
-    collections::VecDeque,
-    fmt::Debug,
-    io,
-    ops::{Bound, RangeBounds},
-    sync::Arc,
+use std::{collections::VecDeque, fmt::Debug, io, ops::RangeBounds, sync::Arc};
+
+use emnetchain::{
+    raft::{Entry, LogId, TypeConfig, Vote},
+    runtime,
+    storage::{LogReader as RealReader, LogStore as RealLog},
 };
-
-use emnetchain::raft::{Entry, LogId, TypeConfig, Vote};
 use futures_util::stream::{self, Stream};
 use openraft::{
-    LogState, OptionalSend, RaftLogReader,
+    EntryPayload, LogState, OptionalSend, RaftLogReader,
     storage::{IOFlushed, RaftLogStorage},
+    type_config::{TypeConfigExt as _, alias::OneshotReceiverOf},
 };
+use tokio::sync::mpsc;
 
 use crate::{
-    disk::{Disk, Done, Write},
+    disk::{Disk, Durable},
+    planted::Planted,
     witness::Witness,
 };
 
 /// The most entries in one reading, so that replication goes in steps.
-const READ_MAX: usize = 16;
+const READ_MAX: u64 = 16;
 
-/// The log of one life of one instance.
+/// A write under way: its entries, its result, and who waits for it.
+type Write = (Vec<LogId>, OneshotReceiverOf<TypeConfig, io::Result<()>>, IOFlushed<TypeConfig>);
+
+/// What is the same for the log and its readers.
 #[derive(Clone)]
-pub(crate) struct LogStore {
-    disk: Arc<Disk>,
+struct Watch {
     life: u64,
+    disk: Arc<Disk>,
     witness: Arc<Witness>,
 }
 
-impl LogStore {
-    pub(crate) fn new(disk: Arc<Disk>, life: u64, witness: Arc<Witness>) -> Self {
-        Self { disk, life, witness }
-    }
+/// The log of one life of one instance.
+pub(crate) struct LogStore {
+    log: RealLog,
+    watch: Watch,
+    writes: mpsc::UnboundedSender<Write>,
+}
 
-    fn range(&self, range: &impl RangeBounds<u64>, most: usize) -> io::Result<Vec<Entry>> {
-        let from = match range.start_bound() {
-            Bound::Included(from) => *from,
-            Bound::Excluded(before) => before + 1,
-            Bound::Unbounded => 0,
+impl LogStore {
+    /// Watches a log that was just opened.
+    ///
+    /// # Errors
+    /// If it lacks anything that was durable.
+    pub(crate) async fn new(
+        mut log: RealLog,
+        life: u64,
+        disk: Arc<Disk>,
+        witness: Arc<Witness>,
+    ) -> Result<Self, String> {
+        let mut reader = log.get_log_reader().await;
+        let text = |error: io::Error| format!("S6: a log can be read: {error}");
+        let entries = reader.try_get_log_entries(..).await.map_err(text)?;
+        let found = Durable {
+            vote: reader.read_vote().await.map_err(text)?,
+            purged: log.purged(),
+            entries: entries.iter().map(|entry| (entry.log_id.index, entry.log_id)).collect(),
         };
-        let to = match range.end_bound() {
-            Bound::Included(last) => *last + 1,
-            Bound::Excluded(to) => *to,
-            Bound::Unbounded => u64::MAX,
-        };
-        let read = |content: &crate::disk::Content| {
-            let entries = content.entries.range(from..to.max(from)).take(most);
-            entries.map(|(_, entry)| Entry::clone(entry)).collect()
-        };
-        self.disk.read(self.life, read)
+        disk.durable().is_in(&found)?;
+        disk.note(life, |durable| *durable = found);
+        let watch = Watch { life, disk, witness };
+        let (writes, under_way) = mpsc::unbounded_channel();
+        runtime::spawn(watch.clone().hand_on(under_way));
+        Ok(Self { log, watch, writes })
+    }
+}
+
+impl Watch {
+    /// Hands the results of writes on, in their order.
+    async fn hand_on(self, mut writes: mpsc::UnboundedReceiver<Write>) {
+        while let Some((ids, result, callback)) = writes.recv().await {
+            if self.witness.planted == Planted::DurableTooEarly {
+                callback.io_completed(Ok(()));
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                self.disk.note(self.life, |durable| durable.append(&ids));
+                continue;
+            }
+            let gone = || io::Error::other("the log is gone");
+            let result = result.await.unwrap_or_else(|_| Err(gone()));
+            if result.is_ok() {
+                self.disk.note(self.life, |durable| durable.append(&ids));
+            }
+            callback.io_completed(result);
+        }
     }
 }
 
 impl RaftLogStorage<TypeConfig> for LogStore {
-    type LogReader = Self;
+    type LogReader = LogReader;
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, io::Error> {
-        self.disk.read(self.life, |content| LogState {
-            last_purged_log_id: content.purged,
-            last_log_id: content.last(),
-        })
+        self.log.get_log_state().await
     }
 
-    async fn get_log_reader(&mut self) -> Self {
-        self.clone()
+    async fn get_log_reader(&mut self) -> LogReader {
+        LogReader { reader: self.log.get_log_reader().await, watch: self.watch.clone() }
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        self.witness.votes(vote);
-        self.disk.write_and_wait(self.life, Write::Vote(*vote)).await
+        let Watch { life, disk, witness } = &self.watch;
+        if witness.planted != Planted::VoteNotStored {
+            self.log.save_vote(vote).await?;
+        }
+        // A vote that was not durable when the power was cut was never given.
+        witness.votes(vote);
+        disk.note(*life, |durable| durable.vote = Some(*vote));
+        Ok(())
     }
 
     async fn append<I>(
@@ -84,35 +122,54 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let before = self.disk.read(self.life, |content| content.last())?;
-        let entries: Vec<Entry> = entries.into_iter().collect();
-        let entries =
-            self.disk.read(self.life, |content| self.witness.alter_appended(entries, content))?;
-        self.witness.appends(before, &entries);
-        let entries = entries.into_iter().map(Arc::new).collect();
-        self.disk.write(self.life, Write::Append(entries), Done::Flushed(callback));
+        let before = self.log.last();
+        let entries = self.watch.witness.alter_appended(entries.into_iter().collect());
+        self.watch.witness.appends(before, &entries);
+        let ids = entries.iter().map(|entry| entry.log_id).collect();
+        let (done, result) = TypeConfig::oneshot();
+        self.log.append(entries, IOFlushed::signal(done)).await?;
+        // The task that takes it ends with the process only.
+        drop(self.writes.send((ids, result, callback)));
         Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> Result<(), io::Error> {
-        self.disk.write_and_wait(self.life, Write::Truncate(last)).await
+        // From the moment it is asked for, nothing behind it counts any more.
+        self.watch.disk.note(self.watch.life, |durable| durable.truncate(last));
+        self.log.truncate_after(last).await
     }
 
     async fn purge(&mut self, id: LogId) -> Result<(), io::Error> {
-        self.disk.write_and_wait(self.life, Write::Purge(id)).await
+        self.watch.disk.note(self.watch.life, |durable| durable.purge(id));
+        self.log.purge(id).await
     }
 }
 
-impl RaftLogReader<TypeConfig> for LogStore {
+/// A planted mistake: what goes to others is not what was written here.
+fn change(entry: &mut Entry) {
+    if let EntryPayload::Normal(proposal) = &mut entry.payload
+        && entry.log_id.index.is_multiple_of(50)
+    {
+        proposal.commands.pop();
+    }
+}
+
+/// Reads the log.
+pub(crate) struct LogReader {
+    reader: RealReader,
+    watch: Watch,
+}
+
+impl RaftLogReader<TypeConfig> for LogReader {
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        self.range(&range, usize::MAX)
+        self.reader.try_get_log_entries(range).await
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
-        self.disk.read(self.life, |content| content.vote)
+        self.reader.read_vote().await
     }
 
     async fn limited_get_log_entries(
@@ -120,7 +177,12 @@ impl RaftLogReader<TypeConfig> for LogStore {
         start: u64,
         end: u64,
     ) -> Result<Vec<Entry>, io::Error> {
-        self.range(&(start..end), READ_MAX)
+        let end = end.min(start + READ_MAX);
+        let mut entries = self.reader.limited_get_log_entries(start, end).await?;
+        if self.watch.witness.planted == Planted::EntriesChanged {
+            entries.iter_mut().for_each(change);
+        }
+        Ok(entries)
     }
 
     /// What openraft reads in order to apply it. By the time that it asks for the next entry, the
@@ -132,19 +194,19 @@ impl RaftLogReader<TypeConfig> for LogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let entries = self.range(&range, usize::MAX).map(VecDeque::from);
-        let start = (self.clone(), entries, None);
-        let steps = stream::unfold(start, |(reader, mut entries, applied)| async move {
+        let entries = self.reader.try_get_log_entries(range).await.map(VecDeque::from);
+        let start = (Arc::clone(&self.watch.witness), entries, None);
+        let steps = stream::unfold(start, |(witness, mut entries, applied)| async move {
             if let Some(applied) = applied {
-                reader.witness.applied(&applied);
+                witness.applied(&applied);
             }
             let next = match &mut entries {
                 Ok(entries) => Ok(entries.pop_front()?),
                 Err(error) => Err(io::Error::other(error.to_string())),
             };
             let applied = next.as_ref().ok().cloned();
-            let given = next.map(|entry| reader.witness.alter_applied(entry));
-            Some((given, (reader, entries, applied)))
+            let given = next.map(|entry| witness.alter_applied(entry));
+            Some((given, (witness, entries, applied)))
         });
         Box::pin(steps)
     }

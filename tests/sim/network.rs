@@ -28,6 +28,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// How often a way that is cut is tried again.
 const TRY_EVERY: Duration = Duration::from_millis(100);
 
+/// A way on which bytes take no longer is a good one.
+const GOOD_MS: u64 = 30;
+
 /// From one instance to another.
 pub(crate) type Way = (InstanceId, InstanceId);
 
@@ -121,6 +124,18 @@ impl Network {
         }
     }
 
+    /// Whether nothing arrives on a way.
+    pub(crate) fn is_cut(&self, way: Way) -> bool {
+        self.lock().cut.contains(&way)
+    }
+
+    /// Whether bytes arrive on a way, and soon.
+    pub(crate) fn is_good(&self, way: Way) -> bool {
+        let state = self.lock();
+        let most = state.delays.get(&way).map_or(0, |(_, most)| *most);
+        !state.cut.contains(&way) && most <= GOOD_MS
+    }
+
     /// From now on bytes take so many milliseconds on a way.
     pub(crate) fn set_delay(&self, way: Way, least: u64, most: u64) {
         let mut state = self.lock();
@@ -153,7 +168,7 @@ impl Network {
         let (there, back) = (state.delay((from, to)), state.delay((to, from)));
         let there = Pipe::new(there, state.cut.contains(&(from, to)));
         let back = Pipe::new(back, state.cut.contains(&(to, from)));
-        let (near, far) = End::pair(&there, &back);
+        let (near, far) = (End::new(&back, &there), End::new(&there, &back));
         let listener = state.listeners.get(&to).ok_or(io::ErrorKind::ConnectionRefused)?;
         let incoming: Incoming = (Box::new(far), from);
         listener.send(incoming).map_err(|_| io::ErrorKind::ConnectionRefused)?;

@@ -7,31 +7,29 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use emnetchain::{
-    ids::{Incarnation, InstanceId, SessionId},
+    ids::{Endpoint, Incarnation, InstanceId, SessionId},
     raft::{Entry, LogId, Vote},
     registry::{Applied, Command, Effect, Note, Proposal, Record, Registry, Verdict, What},
+    storage::{self, RegistryView, RunningDigest},
 };
 use openraft::{EntryPayload, vote::RaftLeaderId as _};
 
 use crate::{
     disk::Disk,
+    leaders::{Leaders, Life},
+    members::Members,
     post::{Letter, Post},
     told::{Seen, Told},
-    trace::{Trace, digest, fold},
+    trace::{Trace, digest},
 };
 
 /// The registry of an instance checks itself after every so many entries.
 const CHECK_EVERY: u64 = 8;
-
-/// An entry's place in terms and index, and who led.
-type Place = (u64, u64, u64);
-
-/// A life of an instance as its disk counts it.
-type Life = (InstanceId, u64);
 
 /// What is committed at one index.
 struct Known {
@@ -53,12 +51,20 @@ pub(crate) struct Figures {
     pub(crate) crashes: u64,
     /// Registries that were replaced by a snapshot from another instance.
     pub(crate) snapshots: u64,
+    /// Changes of the members that were made.
+    pub(crate) changes: u64,
+    pub(crate) pauses: u64,
+    /// Looks at a connected majority that was well while something else was not.
+    pub(crate) healthy_looks: u64,
+    /// The longest wait of a client of such a majority, and its longest time without a leader.
+    pub(crate) longest_wait_ms: u64,
+    pub(crate) longest_leaderless_ms: u64,
     pub(crate) virtual_ms: u64,
 }
 
 /// Sees everything.
 pub(crate) struct Oracle {
-    disks: BTreeMap<InstanceId, Arc<Disk>>,
+    disks: Mutex<BTreeMap<InstanceId, Arc<Disk>>>,
     post: Post,
     state: Mutex<State>,
 }
@@ -68,16 +74,18 @@ struct State {
     log: BTreeMap<u64, Known>,
     /// Applies whole entries.
     registry: Registry,
+    /// The digest of it.
+    running: RunningDigest,
     /// Applies their commands one by one.
     single: Registry,
+    /// The sockets of its clients, with their owners.
+    sockets: Vec<(Endpoint, IpAddr)>,
     told: Told,
-    /// For every entry ever written, a digest of it and of all before it.
-    chains: BTreeMap<Place, u64>,
-    /// The lives that led.
-    leaders: BTreeMap<(u64, u64), Life>,
+    leaders: Leaders,
+    members: Members,
     votes: BTreeMap<InstanceId, (u64, u64, bool)>,
     /// Requests that took effect.
-    done: BTreeSet<(SessionId, &'static str)>,
+    done: BTreeSet<(SessionId, String)>,
     /// Effects that were carried out: the index of the entry and the number of the effect.
     carried_out: BTreeSet<(u64, usize)>,
     failure: Option<String>,
@@ -85,18 +93,18 @@ struct State {
     trace: Trace,
 }
 
-fn place(id: LogId) -> Place {
-    let leader = id.committed_leader_id();
-    (leader.term, leader.node_id, id.index)
-}
-
 fn require(holds: bool, promise: &str, what: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(format!("{promise}: {}", what())) }
 }
 
 impl Oracle {
-    pub(crate) fn new(disks: BTreeMap<InstanceId, Arc<Disk>>, post: Post) -> Arc<Self> {
-        Arc::new(Self { disks, post, state: Mutex::default() })
+    pub(crate) fn new(post: Post) -> Arc<Self> {
+        Arc::new(Self { disks: Mutex::default(), post, state: Mutex::default() })
+    }
+
+    /// There is another instance, with this disk.
+    pub(crate) fn knows(&self, instance: InstanceId, disk: &Arc<Disk>) {
+        self.disks.lock().unwrap().insert(instance, Arc::clone(disk));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -134,6 +142,16 @@ impl Oracle {
         state.figures
     }
 
+    /// An instance runs from now on, or is stopped.
+    pub(crate) fn runs(&self, who: InstanceId, runs: bool) {
+        self.lock().leaders.runs(who, runs);
+    }
+
+    /// The members as they were committed last.
+    pub(crate) fn members(&self) -> Members {
+        self.lock().members.clone()
+    }
+
     /// Looks at what is committed, as a registry.
     pub(crate) fn read<T>(&self, look: impl FnOnce(&Registry) -> T) -> T {
         look(&self.lock().registry)
@@ -149,56 +167,46 @@ impl Oracle {
         let is = (vote.leader_id.term(), *vote.leader_id.node_id(), vote.committed);
         self.judge(|state| {
             let was = state.votes.insert(who, is).unwrap_or_default();
+            state.leaders.votes((is.0, is.1));
             require(is >= was, "S14: a vote never goes back", || format!("{who:?} {was:?} {is:?}"))
         });
     }
 
     /// Entries go into somebody's log.
-    pub(crate) fn appends(&self, life: Life, before: Option<LogId>, entries: &[Entry]) {
+    pub(crate) fn appends(&self, life: Life, mut before: Option<LogId>, entries: &[Entry]) {
         self.judge(|state| {
-            let mut chain = match before {
-                Some(id) => state.chains.get(&place(id)).copied().unwrap_or_default(),
-                None => 0,
-            };
             for entry in entries {
-                chain = fold(chain, digest(entry));
-                let (term, node, index) = place(entry.log_id);
-                let known = state.chains.insert((term, node, index), chain);
-                require(known.is_none_or(|known| known == chain), "S14: logs match", || {
-                    format!("{life:?} at {index} of term {term}")
-                })?;
-                if known.is_some() {
-                    continue;
+                if let EntryPayload::Membership(members) = &entry.payload {
+                    state.members.proposes(entry.log_id, members);
                 }
-                let leader = *state.leaders.entry((term, node)).or_insert_with(|| {
+                if state.leaders.writes(life, before, entry)? {
                     state.figures.elections += 1;
-                    state.trace.note(format!("{life:?} leads term {term}"));
-                    life
-                });
-                require(leader == life, "S14: one leader in a term", || {
-                    format!("{leader:?} and {life:?} in {term}")
-                })?;
+                    let leader = entry.log_id.committed_leader_id();
+                    state.trace.note(format!("{life:?} leads as {leader}"));
+                }
+                before = Some(entry.log_id);
             }
             Ok(())
         });
     }
 
     /// An instance has applied an entry; this is its registry now.
-    pub(crate) fn applied(&self, who: InstanceId, entry: &Entry, registry: &Registry) {
+    pub(crate) fn applied(&self, who: InstanceId, entry: &Entry, view: &RegistryView) {
         let (index, entry_digest) = (entry.log_id.index, digest(entry));
-        let image = image_digest(registry);
+        let image = view.digest().digest;
         self.judge(|state| {
             if state.log.contains_key(&index) {
                 let known = &state.log[&index];
                 let same = known.id == entry.log_id && known.digest == entry_digest;
                 require(same, "S14: what is committed stays", || format!("{who:?} at {index}"))?;
             } else {
-                let durable = self.disks.values().filter(|disk| disk.is_durable(entry.log_id));
-                let (count, all) = (durable.count(), self.disks.len());
+                let disks = self.disks.lock().unwrap();
+                let durable = disks.iter().filter(|(_, disk)| disk.is_durable(entry.log_id));
+                let durable: BTreeSet<u64> = durable.map(|(id, _)| id.0).collect();
                 require(
-                    2 * count > all,
+                    state.members.is_majority(&durable),
                     "S12: what is applied is on the disks of a majority",
-                    || format!("{who:?} at {index}: {count} of {all}"),
+                    || format!("{who:?} at {index}: {durable:?}"),
                 )?;
                 state.commit(entry)?;
             }
@@ -209,7 +217,12 @@ impl Oracle {
             let (who_short, short) = (who.0, image >> 48);
             state.trace.note(format!("{who_short} applied {}: {short:x}", entry.log_id));
             if index % CHECK_EVERY == who.0 {
-                registry.check().map_err(|violation| format!("check: {violation}"))?;
+                let whole = view
+                    .read(|registry| registry.check().map(|()| storage::digest(registry.image())));
+                let whole = whole.map_err(|violation| format!("check: {violation}"))?;
+                require(whole == image, "S10: a digest is one of the whole registry", || {
+                    format!("{who:?} at {index}")
+                })?;
             }
             Ok(())
         });
@@ -259,22 +272,29 @@ impl State {
             format!("{index} is applied where {next} is next")
         })?;
         let mut effects = Vec::new();
-        if let EntryPayload::Normal(proposal) = &entry.payload {
-            let applied = self.registry.apply(proposal);
-            self.registry.take_changed();
-            self.count_links(&applied);
-            self.take_in(proposal, &applied)?;
-            effects = applied.effects;
-        }
-        if let EntryPayload::Membership(members) = &entry.payload {
-            for registry in [&mut self.registry, &mut self.single] {
-                let named = members.nodes().map(|(id, member)| (InstanceId(*id), member.store));
-                registry.members_changed(index, named);
+        match &entry.payload {
+            EntryPayload::Blank => {}
+            EntryPayload::Normal(proposal) => {
+                self.leaders.stamps(entry.log_id, proposal, &self.registry)?;
+                let applied = self.registry.apply(proposal);
+                self.running.follow(&self.registry.take_changed(), self.registry.image());
+                self.count_links(&applied);
+                self.take_in(proposal, &applied)?;
+                effects = applied.effects;
+            }
+            EntryPayload::Membership(members) => {
+                for registry in [&mut self.registry, &mut self.single] {
+                    let named = members.nodes().map(|(id, node)| (InstanceId(*id), node.store));
+                    registry.members_changed(index, named);
+                }
+                self.members.commits(entry.log_id);
+                self.figures.changes += 1;
             }
         }
-        let image = image_digest(&self.registry);
+        let image = self.running.digest(&self.registry.image().meta);
         let digest = digest(entry);
         self.log.insert(index, Known { id: entry.log_id, digest, image, effects });
+        self.leaders.commits(entry.log_id);
         self.figures.entries += 1;
         Ok(())
     }
@@ -298,20 +318,14 @@ impl State {
             let (since, clients) = (self.single.now(), self.single.totals().clients);
             let commands = vec![command.clone()];
             let applied = self.single.apply(&Proposal { at: proposal.at, batch: None, commands });
-            self.single.take_changed();
-            let sockets = self.single.image().records.iter().filter_map(|(_, r)| match r {
-                Record::Client(client) => Some([
-                    (client.tail.0.endpoint(), client.source),
-                    (client.head.0.endpoint(), client.source),
-                ]),
-                Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
-            });
-            let known: Vec<_> = sockets.flatten().collect();
+            self.note_sockets();
+            let known = std::mem::take(&mut self.sockets);
             let (now, policy) = (self.single.now(), self.single.policy());
             let clients = (clients, self.single.totals().clients);
             let seen =
                 Seen { command, applied: &applied, since, now, policy, known: &known, clients };
             self.told.see(seen).map_err(|failure| format!("{failure}: {command:?}"))?;
+            self.sockets = known;
             if *command != Command::Tick || !applied.effects.is_empty() {
                 self.trace.note(format!("  {command:?} -> {:?}", applied.effects));
             }
@@ -323,14 +337,35 @@ impl State {
     }
 }
 
+impl State {
+    /// Takes note of the clients' sockets, if clients have changed.
+    fn note_sockets(&mut self) {
+        let changed = self.single.take_changed();
+        let records = &self.single.image().records;
+        let is_client = |record: Option<&Record>| matches!(record, Some(Record::Client(_)));
+        let mut both = changed.iter().map(|(serial, old)| (old.as_ref(), records.get(*serial)));
+        if !both.any(|(old, new)| is_client(old) || is_client(new)) {
+            return;
+        }
+        let sockets = records.iter().filter_map(|(_, record)| match record {
+            Record::Client(client) => Some([
+                (client.tail.0.endpoint(), client.source),
+                (client.head.0.endpoint(), client.source),
+            ]),
+            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
+        });
+        self.sockets = sockets.flatten().collect();
+    }
+}
+
 /// A request that a session makes once.
-fn request_of(command: &Command) -> Option<(SessionId, &'static str)> {
+fn request_of(command: &Command) -> Option<(SessionId, String)> {
     match command {
-        Command::AddPeer { session, .. } => Some((*session, "add a peer")),
-        Command::AskIp { session, .. } => Some((*session, "ask for a peer")),
-        Command::Connect { session, .. } => Some((*session, "connect")),
-        Command::HalfClose { session } => Some((*session, "half-close")),
-        Command::Reconnect { session, .. } => Some((*session, "reconnect")),
+        Command::AddPeer { session, address, .. } => Some((*session, format!("add {address}"))),
+        Command::AskIp { session, id } => Some((*session, format!("ask for {}", id.0))),
+        Command::Connect { session, .. } => Some((*session, "connect".to_owned())),
+        Command::HalfClose { session } => Some((*session, "half-close".to_owned())),
+        Command::Reconnect { session, .. } => Some((*session, "reconnect".to_owned())),
         Command::Delivered { .. }
         | Command::Disconnect { .. }
         | Command::Found { .. }
@@ -339,11 +374,4 @@ fn request_of(command: &Command) -> Option<(SessionId, &'static str)> {
         | Command::Start { .. }
         | Command::Tick => None,
     }
-}
-
-/// A digest of all that a registry holds.
-pub(crate) fn image_digest(registry: &Registry) -> u64 {
-    let image = registry.image();
-    let records = image.records.iter();
-    records.fold(digest(&image.meta), |all, (serial, record)| fold(all, digest(&(serial, record))))
 }

@@ -5,18 +5,19 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use emnetchain::{
-    ids::{ChainName, Endpoint, HeadAddr, OrphanAddr, Part, RepairId, SessionId, Socket, TailAddr},
-    registry::Command,
+    ids::{Endpoint, Part, RepairId, Socket},
+    server::Protocol,
 };
-use tokio::time::Instant;
+
+use crate::visit::Visit;
 
 /// A client.
 #[derive(Clone, Debug)]
 pub(crate) struct Person {
     pub(crate) number: usize,
     pub(crate) alive: bool,
-    /// Its chain; `None` if it only repairs, with a socket that no chain knows.
-    pub(crate) chain: Option<&'static str>,
+    /// Whether it is of the chain; else it only repairs, with a socket that no chain knows.
+    pub(crate) is_client: bool,
     pub(crate) head: Socket,
     pub(crate) tail: Socket,
     /// What its head and its tail were told last.
@@ -48,19 +49,18 @@ impl Ask {
 }
 
 /// A connection to an instance.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) person: usize,
     pub(crate) ask: Ask,
-    /// The client has closed its sending side.
-    pub(crate) half_closed: bool,
-    /// When the last message to the client arrives; the next one comes later.
-    pub(crate) last_due: Instant,
+    pub(crate) visit: Visit,
+    /// What was heard and is no whole message yet.
+    pub(crate) heard: Vec<u8>,
 }
 
 impl Person {
     /// A client with sockets of its own.
-    pub(crate) fn new(number: usize, chain: Option<&'static str>) -> Self {
+    pub(crate) fn new(number: usize, is_client: bool) -> Self {
         let socket = |port| {
             let text = format!("198.51.{}.{}:{port}", number / 250, number % 250 + 1);
             Socket::parse(&text).expect("a socket")
@@ -70,7 +70,7 @@ impl Person {
         Self {
             number,
             alive: true,
-            chain,
+            is_client,
             head,
             tail,
             told_head,
@@ -101,32 +101,34 @@ impl Person {
         self.asks.iter().any(|ask| ask.covers(part))
     }
 
+    /// Whether both its sockets have a partner.
+    pub(crate) fn knows_both(&self) -> bool {
+        self.told_head.is_some() && self.told_tail.is_some()
+    }
+
     pub(crate) fn owns(&self, endpoint: Endpoint) -> bool {
         self.head.endpoint() == endpoint || self.tail.endpoint() == endpoint
     }
 
-    fn source(&self) -> IpAddr {
+    /// Where it connects from.
+    pub(crate) fn source(&self) -> IpAddr {
         let number = u32::try_from(self.number).expect("few people");
         IpAddr::V4(Ipv4Addr::from(0x0a00_0001 + number))
     }
 
-    /// The command that an ask becomes at the instance that hears it.
-    pub(crate) fn command(&self, session: SessionId, ask: &Ask) -> Command {
-        let source = self.source();
+    /// Which server an ask goes to, and in which words.
+    pub(crate) fn request(&self, ask: &Ask) -> (Protocol, String) {
         match ask {
-            Ask::Connect => Command::Connect {
-                session,
-                source,
-                chain: ChainName(self.chain.unwrap_or_default().into()),
-                head: HeadAddr(self.head.clone()),
-                tail: TailAddr(self.tail.clone()),
-            },
-            Ask::Repair(part, id) => Command::Reconnect {
-                session,
-                source,
-                id: id.clone(),
-                orphan: OrphanAddr(self.socket(*part).clone()),
-            },
+            Ask::Connect => {
+                let (head, tail) = (&self.head, &self.tail);
+                let text = format!(r#"{{"msg":"CONNECT","head":"{head}","tail":"{tail}"}}"#);
+                (Protocol::Chain, text)
+            }
+            Ask::Repair(part, id) => {
+                let (id, ip) = (&id.0, self.socket(*part));
+                let text = format!(r#"{{"msg":"RECONNECT","id":"{id}","ip":"{ip}"}}"#);
+                (Protocol::Repair, text)
+            }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! One direction of a simulated connection: bytes that arrive after a delay, in order, or not at
-//! all while their way is cut.
+//! all while their way is cut. And the end of one that openraft's requests take.
 
 use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
     time::Duration,
 };
@@ -35,21 +35,18 @@ struct State {
     cut: bool,
     /// The connection is broken.
     reset: bool,
+    /// Nobody will read any more, and the far kernel will say so when bytes arrive.
+    unread: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Wait for a reset.
+    watchers: Vec<Waker>,
 }
 
 impl State {
     fn wake(&mut self) {
-        self.reader.take().into_iter().chain(self.writer.take()).for_each(Waker::wake);
-    }
-
-    fn push(&mut self, bytes: Vec<u8>) {
-        let due = now() + self.delay;
-        let due = self.chunks.back().map_or(due, |(last, _)| due.max(*last));
-        self.bytes += bytes.len();
-        self.chunks.push_back((due, bytes));
-        self.reader.take().into_iter().for_each(Waker::wake);
+        let watchers = self.watchers.drain(..);
+        watchers.chain(self.reader.take()).chain(self.writer.take()).for_each(Waker::wake);
     }
 }
 
@@ -59,7 +56,7 @@ impl Pipe {
         Arc::new(Self(Mutex::new(State { delay, cut, ..State::default() })))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
 
@@ -81,6 +78,133 @@ impl Pipe {
         state.reset = true;
         state.wake();
     }
+
+    /// Waits until the connection is broken.
+    pub(crate) fn poll_broken(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.reset {
+            return Poll::Ready(());
+        }
+        state.watchers.push(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// The reader is gone.
+    pub(crate) fn leave_unread(&self) {
+        self.lock().unread = true;
+    }
+
+    /// Whether the reader is gone.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.lock().unread
+    }
+
+    /// Whether everything has arrived.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub(crate) fn has_arrived(&self) -> io::Result<bool> {
+        let state = self.lock();
+        if state.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let last = state.chunks.iter().rfind(|(_, bytes)| !bytes.is_empty());
+        Ok(!state.cut && last.is_none_or(|(due, _)| *due <= now()))
+    }
+
+    /// Puts bytes on their way; none are the end of the stream.
+    pub(crate) fn push(&self, bytes: Vec<u8>) {
+        let mut state = self.lock();
+        let due = now() + state.delay;
+        let due = state.chunks.back().map_or(due, |(last, _)| due.max(*last));
+        state.bytes += bytes.len();
+        state.chunks.push_back((due, bytes));
+        state.reader.take().into_iter().for_each(Waker::wake);
+    }
+
+    /// Takes what has arrived; `None` if nothing has, no bytes at the end of the stream.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub(crate) fn take(&self, most: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut state = self.lock();
+        if state.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let (false, Some((due, _))) = (state.cut, state.chunks.front()) else { return Ok(None) };
+        if *due > now() {
+            return Ok(None);
+        }
+        let (due, mut bytes) = state.chunks.pop_front().expect("it was there");
+        if bytes.is_empty() {
+            state.chunks.push_front((due, Vec::new())); // the end stays the end
+            return Ok(Some(bytes));
+        }
+        if bytes.len() > most {
+            let rest = bytes.split_off(most);
+            state.chunks.push_front((due, rest));
+        }
+        state.bytes -= bytes.len();
+        state.writer.take().into_iter().for_each(Waker::wake);
+        Ok(Some(bytes))
+    }
+
+    /// Waits until there is something to take. `arrival` is where the one reader keeps its timer.
+    pub(crate) fn poll_arrived(
+        &self,
+        context: &mut Context<'_>,
+        arrival: &mut Option<Pin<Box<Sleep>>>,
+    ) -> Poll<()> {
+        loop {
+            let due = {
+                let mut state = self.lock();
+                if state.reset {
+                    return Poll::Ready(());
+                }
+                state.reader = Some(context.waker().clone());
+                match (state.cut, state.chunks.front()) {
+                    (false, Some((due, _))) => *due,
+                    (true, _) | (_, None) => return Poll::Pending,
+                }
+            };
+            if due <= now() {
+                return Poll::Ready(());
+            }
+            let arrival = arrival.insert(Box::pin(sleep_until(due)));
+            if arrival.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Writes as much as there is room for; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let room = {
+            let state = self.lock();
+            if state.reset {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            BYTES_MAX - state.bytes.min(BYTES_MAX)
+        };
+        let count = room.min(bytes.len());
+        if count > 0 {
+            self.push(bytes[..count].to_vec());
+        }
+        Ok((room > 0).then_some(count))
+    }
+
+    /// Waits for room.
+    pub(crate) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if state.reset || state.bytes < BYTES_MAX {
+            return Poll::Ready(());
+        }
+        state.writer = Some(context.waker().clone());
+        Poll::Pending
+    }
 }
 
 /// One end of a connection.
@@ -92,21 +216,17 @@ pub(crate) struct End {
 }
 
 impl End {
-    /// The two ends of a connection over two pipes.
-    pub(crate) fn pair(there: &Arc<Pipe>, back: &Arc<Pipe>) -> (Self, Self) {
-        let end = |incoming: &Arc<Pipe>, outgoing: &Arc<Pipe>| Self {
-            incoming: Arc::clone(incoming),
-            outgoing: Arc::clone(outgoing),
-            arrival: None,
-        };
-        (end(back, there), end(there, back))
+    /// The end that reads from `incoming`.
+    pub(crate) fn new(incoming: &Arc<Pipe>, outgoing: &Arc<Pipe>) -> Self {
+        let (incoming, outgoing) = (Arc::clone(incoming), Arc::clone(outgoing));
+        Self { incoming, outgoing, arrival: None }
     }
 }
 
 /// The other end reads the end of the stream, and an error when it writes.
 impl Drop for End {
     fn drop(&mut self) {
-        self.outgoing.lock().push(Vec::new());
+        self.outgoing.push(Vec::new());
         self.incoming.reset();
     }
 }
@@ -117,37 +237,13 @@ impl AsyncRead for End {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Self { incoming, arrival, .. } = &mut *self;
         loop {
-            let pipe = Arc::clone(&self.incoming);
-            let mut state = pipe.lock();
-            if state.reset {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
-            }
-            state.reader = Some(context.waker().clone());
-            let (false, Some(&(due, _))) = (state.cut, state.chunks.front()) else {
-                return Poll::Pending;
-            };
-            if due > now() {
-                drop(state);
-                let arrival = self.arrival.insert(Box::pin(sleep_until(due)));
-                if arrival.as_mut().poll(context).is_pending() {
-                    return Poll::Pending;
-                }
-                continue;
-            }
-            let (_, mut bytes) = state.chunks.pop_front().expect("it was there");
-            if bytes.is_empty() {
-                state.chunks.push_front((due, bytes)); // the end stays the end
+            if let Some(bytes) = incoming.take(buffer.remaining())? {
+                buffer.put_slice(&bytes);
                 return Poll::Ready(Ok(()));
             }
-            let count = bytes.len().min(buffer.remaining());
-            buffer.put_slice(&bytes[..count]);
-            state.bytes -= count;
-            if count < bytes.len() {
-                state.chunks.push_front((due, bytes.split_off(count)));
-            }
-            state.writer.take().into_iter().for_each(Waker::wake);
-            return Poll::Ready(Ok(()));
+            std::task::ready!(incoming.poll_arrived(context, arrival));
         }
     }
 }
@@ -158,20 +254,12 @@ impl AsyncWrite for End {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let mut state = self.outgoing.lock();
-        if state.reset {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        loop {
+            if let Some(count) = self.outgoing.write(bytes)? {
+                return Poll::Ready(Ok(count));
+            }
+            std::task::ready!(self.outgoing.poll_room(context));
         }
-        let room = BYTES_MAX - state.bytes.min(BYTES_MAX);
-        if room == 0 {
-            state.writer = Some(context.waker().clone());
-            return Poll::Pending;
-        }
-        let count = room.min(bytes.len());
-        if count > 0 {
-            state.push(bytes[..count].to_vec());
-        }
-        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -179,7 +267,7 @@ impl AsyncWrite for End {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.outgoing.lock().push(Vec::new());
+        self.outgoing.push(Vec::new());
         Poll::Ready(Ok(()))
     }
 }

@@ -5,21 +5,20 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use emnetchain::{
-    ids::{Incarnation, InstanceId},
-    registry::Effect,
-};
+use emnetchain::ids::InstanceId;
 use tokio::sync::Notify;
 
 /// News.
 #[derive(Clone, Debug)]
 pub(crate) enum Letter {
-    /// A life is over: its sessions are closed.
-    Closed(InstanceId, Incarnation),
-    /// A session is to be told, closed or refused.
-    Effect(Effect),
+    /// An instance has ended by itself.
+    Ended(InstanceId),
     /// Something is wrong; the run is over.
     Failure,
+    /// A client hears something over this connection.
+    Heard(u64, Vec<u8>),
+    /// A client finds this connection closed or broken.
+    Over(u64),
 }
 
 /// The letter box; clones share it.

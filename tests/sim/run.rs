@@ -1,20 +1,20 @@
 //! One run: everything follows from a seed. First faults and life at once, then peace, in which
 //! everything must come right.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::time::Duration;
 
 use emnetchain::{ids::InstanceId, raft::Member, registry::Policy, runtime};
 
 use crate::{
     begin_time,
     chance::Chance,
-    disk::Disk,
-    instance::{Instance, Shared},
+    instance::Shared,
     network::Network,
     now, now_ms,
     oracle::{Figures, Oracle},
     planted::Planted,
     post::Post,
+    sim_disk::Pace,
     world::World,
 };
 
@@ -32,6 +32,8 @@ pub(crate) enum Play {
     Wild,
     /// Again and again the leader loses its power and comes back before the others have missed it.
     LeaderComesBack,
+    /// Every sync takes 150 ms, and again and again the leader dies.
+    SlowDisks,
 }
 
 /// What became of a run.
@@ -48,26 +50,21 @@ pub(crate) struct Outcome {
 /// Runs a seed, with a planted mistake or without.
 pub(crate) fn run(seed: u64, play: Play, planted: Planted) -> Outcome {
     runtime::follow_seed(seed);
-    let folder = ["/dev/shm", "/tmp"].iter().find(|folder| Path::new(folder).is_dir());
-    let root = match folder {
-        Some(folder) => tempfile::tempdir_in(folder),
-        None => tempfile::tempdir(),
-    };
-    let root = root.expect("there is room for snapshots");
     let mut builder = tokio::runtime::Builder::new_current_thread();
     let runtime = builder.enable_time().start_paused(true).build().expect("a runtime");
-    runtime.block_on(simulate(Chance::from_seed(seed), play, planted, root.path()))
+    runtime.block_on(simulate(Chance::from_seed(seed), play, planted))
 }
 
-async fn simulate(chance: Chance, play: Play, planted: Planted, root: &Path) -> Outcome {
+async fn simulate(chance: Chance, play: Play, planted: Planted) -> Outcome {
     begin_time();
-    let mut world = build(chance, planted, root);
+    let mut world = build(chance, planted);
     match play {
         Play::Wild => {
             let wild = Duration::from_secs(world.chance.between(15, 40));
             world.go_on_until(now() + wild).await;
         }
         Play::LeaderComesBack => leader_comes_back(&mut world).await,
+        Play::SlowDisks => slow_disks(&mut world).await,
     }
     let oracle = world.oracle.clone();
     if oracle.failure().is_none() {
@@ -79,31 +76,19 @@ async fn simulate(chance: Chance, play: Play, planted: Planted, root: &Path) -> 
 }
 
 /// A cluster that has just been started.
-fn build(mut chance: Chance, planted: Planted, root: &Path) -> World {
-    let count = if chance.percent(20) { 5 } else { 3 };
-    let ids: Vec<InstanceId> = (1..=count).map(InstanceId).collect();
-    let disks: BTreeMap<_, _> =
-        ids.iter().map(|id| (*id, Disk::new(chance.fork(), planted))).collect();
+fn build(mut chance: Chance, planted: Planted) -> World {
+    let count = chance.pick(&[3, 3, 3, 4, 5]);
+    let member = |id| (InstanceId(id), Member::at(format!("instance-{id}:1")));
     let post = Post::default();
-    let oracle = Oracle::new(disks.clone(), post.clone());
-    let network = Network::new(chance.fork());
-    let member = |id: &InstanceId| Member::at(format!("instance-{}:1", id.0));
     let shared = Shared {
-        network: network.clone(),
-        oracle: oracle.clone(),
-        post: post.clone(),
-        members: ids.iter().map(|id| (*id, member(id))).collect(),
+        network: Network::new(chance.fork()),
+        oracle: Oracle::new(post.clone()),
+        post,
+        members: (1..=count).map(member).collect(),
         policy: Policy { retention_ms: 30_000, ..Policy::default() },
         planted,
-        root: root.to_path_buf(),
     };
-    let instances = disks.into_iter().map(|(id, disk)| {
-        let mut instance = Instance::new(id, disk, shared.clone());
-        instance.start();
-        (id, instance)
-    });
-    let instances = instances.collect();
-    World::new(chance, oracle, instances, network, post)
+    World::new(chance, shared)
 }
 
 async fn leader_comes_back(world: &mut World) {
@@ -113,6 +98,29 @@ async fn leader_comes_back(world: &mut World) {
             world.crash(leader);
         }
         world.go_on_until(now() + Duration::from_millis(20)).await;
+        world.restart_all();
+    }
+}
+
+/// B1: an election takes no longer than this.
+const ELECTED_MAX: Duration = Duration::from_secs(5);
+
+async fn slow_disks(world: &mut World) {
+    world.is_wild = false;
+    for id in world.ids() {
+        world.instances[&id].disk().set_pace("raft", Some(Pace::Slow(150, 150)));
+    }
+    for _ in 0..5 {
+        let begun = now();
+        while world.leader().is_none() {
+            world.go_on_until(now() + Duration::from_millis(50)).await;
+            if now() - begun > ELECTED_MAX {
+                return world.oracle.fail(format!("B1: a slow disk elects within {ELECTED_MAX:?}"));
+            }
+        }
+        world.go_on_until(now() + Duration::from_secs(1)).await;
+        let leader = world.leader().unwrap_or(InstanceId(1));
+        world.crash(leader);
         world.restart_all();
     }
 }

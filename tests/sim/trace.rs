@@ -24,7 +24,7 @@ pub(crate) struct Trace {
 impl Trace {
     pub(crate) fn note(&mut self, line: String) {
         let line = format!("{:>7} {line}", now_ms());
-        self.digest = fold(self.digest, digest(line.as_bytes()));
+        self.digest = fold(self.digest, u64::from(crc32fast::hash(line.as_bytes())));
         if self.lines.len() == lines_max() {
             self.lines.pop_front();
         }
@@ -46,10 +46,10 @@ impl Trace {
     }
 }
 
-/// FNV-1a over the encoding of a value.
+/// A digest of the encoding of a value.
 pub(crate) fn digest(value: &(impl Serialize + ?Sized)) -> u64 {
     let bytes = postcard::to_stdvec(value).expect("it can be encoded");
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| fold(hash, u64::from(*byte)))
+    fold(u64::from(crc32fast::hash(&bytes)), bytes.len() as u64)
 }
 
 /// One step of FNV-1a.

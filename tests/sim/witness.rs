@@ -2,33 +2,37 @@
 //! in and every entry that has been applied. It tells the oracle, and hands the effects of the
 //! entry to the sessions of this instance, as the service's dispatcher does.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use emnetchain::{
     ids::{Incarnation, InstanceId},
     raft::{Entry, LogId, Vote},
-    registry::{Applied, Command, Effect, Proposal, Record},
+    registry::{Applied, BatchId, Command, Effect, Proposal, Record},
+    server::Outbox,
     storage::RegistryView,
 };
 use openraft::EntryPayload;
 use tokio::sync::mpsc;
 
-use crate::{
-    disk::Content,
-    oracle::Oracle,
-    planted::Planted,
-    post::{Letter, Post},
-};
+use crate::{now_ms, oracle::Oracle, planted::Planted};
 
 /// The witness of one life.
 pub(crate) struct Witness {
     instance: InstanceId,
     life: u64,
-    planted: Planted,
+    pub(crate) planted: Planted,
     oracle: Arc<Oracle>,
-    post: Post,
+    outbox: Arc<Outbox>,
     effects: Mutex<mpsc::Receiver<Applied>>,
     view: OnceLock<RegistryView>,
+    /// A life has begun.
+    begun: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -40,10 +44,21 @@ struct State {
     term: u64,
     /// Entries whose effects a planted mistake drops.
     deaf: u32,
+    /// Batches that went into the log.
+    batches: BTreeSet<BatchId>,
+    /// For how long the process was stopped, and since when it is now.
+    paused_ms: u64,
+    paused_at: Option<u64>,
     /// The life, as the registry counts it, whose sessions are open.
     open: Option<Incarnation>,
     /// The instance has crashed: whatever still runs of it is not real any more.
     is_over: bool,
+}
+
+impl State {
+    fn paused_ms(&self) -> u64 {
+        self.paused_ms + self.paused_at.map_or(0, |at| now_ms() - at)
+    }
 }
 
 impl Witness {
@@ -51,12 +66,12 @@ impl Witness {
         (instance, life): (InstanceId, u64),
         planted: Planted,
         oracle: Arc<Oracle>,
-        post: Post,
+        outbox: Arc<Outbox>,
         effects: mpsc::Receiver<Applied>,
     ) -> Arc<Self> {
         let (effects, state) = (Mutex::new(effects), Mutex::default());
-        let view = OnceLock::new();
-        Arc::new(Self { instance, life, planted, oracle, post, effects, view, state })
+        let (view, begun) = (OnceLock::new(), AtomicBool::new(false));
+        Arc::new(Self { instance, life, planted, oracle, outbox, effects, view, begun, state })
     }
 
     /// From now on the registry can be seen.
@@ -66,10 +81,10 @@ impl Witness {
 
     /// A life, as the registry counts it, begins or is over; its sessions are open while it lasts.
     pub(crate) fn open(&self, life: Option<Incarnation>) {
-        let mut state = self.state.lock().unwrap();
-        let before = std::mem::replace(&mut state.open, life);
-        if let Some(before) = before.filter(|_| !state.is_over) {
-            self.post.send(Letter::Closed(self.instance, before));
+        self.state.lock().unwrap().open = life;
+        let forgets = self.planted == Planted::SessionsOutliveLives;
+        if let Some(life) = life.filter(|_| !forgets || !self.begun.swap(true, Ordering::Relaxed)) {
+            self.outbox.begin(life);
         }
     }
 
@@ -129,7 +144,7 @@ impl Witness {
             std::iter::from_fn(|| effects.try_recv().ok()).flat_map(|a| a.effects).collect()
         };
         let view = self.view.get().expect("it sees the registry before it applies");
-        view.read(|registry| self.oracle.applied(self.instance, entry, registry));
+        self.oracle.applied(self.instance, entry, view);
         if !self.is_deaf(entry) && self.planted != Planted::AnswerBeforeCommit {
             self.tell(index, self.mine(said));
         }
@@ -141,7 +156,7 @@ impl Witness {
     fn tell(&self, index: u64, effects: Vec<Effect>) {
         for effect in effects {
             self.oracle.tells(self.instance, index, &effect);
-            self.post.send(Letter::Effect(effect));
+            self.outbox.dispatch(&[effect]);
         }
     }
 
@@ -167,24 +182,36 @@ impl Witness {
     }
 
     /// What a planted mistake makes of entries on their way into the log.
-    pub(crate) fn alter_appended(&self, entries: Vec<Entry>, content: &Content) -> Vec<Entry> {
-        if self.planted != Planted::AppliedTwice {
-            return entries;
-        }
+    pub(crate) fn alter_appended(&self, entries: Vec<Entry>) -> Vec<Entry> {
+        let mut state = self.state.lock().unwrap();
         let alter = |mut entry: Entry| {
-            if let EntryPayload::Normal(proposal) = &mut entry.payload
-                && content.entries.values().any(|known| match &known.payload {
-                    EntryPayload::Normal(known) => {
-                        proposal.batch.is_some() && known.batch == proposal.batch
-                    }
-                    EntryPayload::Blank | EntryPayload::Membership(_) => false,
-                })
-            {
-                proposal.batch = None;
+            let leader = *entry.log_id.committed_leader_id();
+            let EntryPayload::Normal(proposal) = &mut entry.payload else { return entry };
+            if leader.node_id != self.instance.0 {
+                return entry; // another instance has made it
+            }
+            match (self.planted, proposal.batch) {
+                (Planted::AppliedTwice, Some(batch)) if !state.batches.insert(batch) => {
+                    proposal.batch = None;
+                }
+                (Planted::ClockRunsInPauses, _) => {
+                    proposal.at = proposal.at.plus_ms(state.paused_ms());
+                }
+                (Planted::TermKeepsTimeBase, _) => {
+                    proposal.at = proposal.at.plus_ms(3_000 * (leader.term - 1));
+                }
+                _ => {}
             }
             entry
         };
         entries.into_iter().map(alter).collect()
+    }
+
+    /// The process is stopped where it stands, or goes on.
+    pub(crate) fn pauses(&self, paused: bool) {
+        let mut state = self.state.lock().unwrap();
+        state.paused_ms = state.paused_ms();
+        state.paused_at = paused.then(now_ms);
     }
 
     /// What a planted mistake makes of an entry on its way to the registry.

@@ -27,6 +27,7 @@ use crate::{
     cluster::transport::{Lane, Stream, Transport},
     ids::InstanceId,
     raft::Member,
+    runtime,
 };
 
 /// Requests that wait to be written; beyond it, whoever asks waits.
@@ -121,7 +122,7 @@ impl Link {
     ) -> Self {
         let (queue, outgoing) = mpsc::channel(QUEUE_MAX);
         let way = Way { transport, target, member, lane };
-        tokio::spawn(way.keep(outgoing));
+        runtime::spawn(way.keep(outgoing));
         Self { target, queue, last_id: AtomicU64::new(0) }
     }
 

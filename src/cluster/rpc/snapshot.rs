@@ -26,7 +26,7 @@ use crate::{
     ids::InstanceId,
     limits::SNAPSHOT_BYTES_MAX,
     raft::{TypeConfig, Vote},
-    runtime::spawn_blocking,
+    runtime::{spawn, spawn_blocking},
     storage::{
         SnapshotDraft, SnapshotFile, SnapshotInbox, StateMachine, StorageError,
         fault::FaultReporter,
@@ -104,7 +104,7 @@ pub(super) async fn receive(
     let (raft, faults) = (service.0.raft.clone(), service.0.faults.clone());
     let response = match fill(&service.0.inbox, peer, bytes, &mut frames).await {
         // Raft must find the draft until it has done with it, whatever becomes of the connection.
-        Ok(draft) => match tokio::spawn(install(raft, faults, draft, vote)).await {
+        Ok(draft) => match spawn(install(raft, faults, draft, vote)).await {
             Ok(response) => response,
             Err(_) => return Err(ServeError::Stopped),
         },
