@@ -130,7 +130,7 @@ fn frames_of_another_snapshot_are_not_taken() {
     let ours_bytes = bytes_of(&snapshots.write(&ours.at, &ours.image).unwrap());
     // The same registry one entry later, in which one record has another value.
     let (serial, _) = ours.image.records.iter().next().unwrap();
-    let other = Record::Peer(Peer { id: PeerId(99), address: "x".into(), until: Timestamp(1) });
+    let other = Record::Peer(Peer { id: PeerId(99), ..peer(1, Timestamp(1)) });
     drop(ours.image.records.insert(serial, other));
     ours.at.last_log_id = Some(log_id(40));
     let theirs_bytes = bytes_of(&snapshots.write(&ours.at, &ours.image).unwrap());
