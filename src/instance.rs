@@ -125,9 +125,9 @@ impl Instance {
         let stores = open_stores(config, applied, &metrics, &reporter).await?;
         let Stores { log, machine, view, image, pulses, cluster, guard, inbox } = stores;
 
-        let mut background = JoinSet::new();
         let outbox = Arc::new(Outbox::new(config.node_id, metrics.clone()));
-        background.spawn(dispatch(effects, Arc::clone(&outbox), metrics.clone()));
+        let dispatching = dispatch(effects, Arc::clone(&outbox), metrics.clone());
+        let mut background = JoinSet::from_iter([dispatching]);
         let founding = config.founding(listeners.raft_address());
         let me = NodeName { cluster, node: config.node_id };
         let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
@@ -144,19 +144,16 @@ impl Instance {
             faults: reporter.clone(),
             metrics: metrics.clone(),
         };
-        let started = Cluster::start(options, log, machine, view).await;
+        let started = Box::pin(Cluster::start(options, log, machine, view)).await;
         let Started { cluster, service } = started.map_err(|error| failed(&faults, &error))?;
         let (phase, watch_phase) = watch::channel(Phase::Starting);
         let (progress, watch_progress) = watch::channel("it is starting".to_owned());
-        background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
-        background.spawn(end_if_hung(cluster.clone(), config.data_dir.clone(), reporter));
-
+        watch_disk(&mut background, &cluster, config, &metrics, reporter);
         let banner = listeners.banner();
         let alone = matches!(founding, Founding::Alone(_)) && cluster.status().members.len() <= 1;
         let Listeners { servers, http, raft } = listeners;
-        let server = raft
-            .zip(security.clone())
-            .map(|(listener, security)| RpcServer::new(listener, security, metrics.clone()));
+        let raft = raft.zip(security.clone());
+        let server = raft.map(|(at, security)| RpcServer::new(at, security, metrics.clone()));
         keep(&mut background, &cluster, server, service);
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
@@ -338,6 +335,18 @@ fn rules() -> RulesOptions {
     RulesOptions::default()
 }
 
+/// Tells how much of the disk is free, and ends the instance if the disk hangs for too long.
+fn watch_disk(
+    background: &mut JoinSet<String>,
+    cluster: &Cluster,
+    config: &Config,
+    metrics: &Metrics,
+    faults: fault::FaultReporter,
+) {
+    background.spawn(gauges::watch_disk(config.data_dir.clone(), metrics.clone()));
+    background.spawn(end_if_hung(cluster.clone(), config.data_dir.clone(), faults));
+}
+
 /// Keeps raft going, and answers other instances if they can reach this one.
 fn keep(
     background: &mut JoinSet<String>,
@@ -345,7 +354,7 @@ fn keep(
     server: Option<RpcServer>,
     service: Service,
 ) {
-    let keeper = cluster.clone().keep();
+    let keeper = Box::pin(cluster.clone().keep());
     background.spawn(async { keeper.await.expect_err("it runs until raft stops").to_string() });
     if let Some(server) = server {
         background.spawn(async move {

@@ -101,7 +101,7 @@ mod tests {
         let gate = Gate::default();
         assert!(!gate.is_open());
         gate.open();
-        assert!(gate.clone().is_open());
+        assert!(gate.is_open());
         gate.lock();
         gate.open();
         assert!(!gate.is_open());

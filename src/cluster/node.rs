@@ -80,7 +80,7 @@ impl std::fmt::Debug for ClusterOptions {
 pub enum ClusterError {
     /// It cannot go on with its data directory.
     #[error(transparent)]
-    Turned(#[from] Turned),
+    Turned(Box<Turned>),
     /// Its list names instances of another cluster.
     #[error(
         "--initial-cluster names instance {id} ({address}), which this history never knew: the \
@@ -104,6 +104,12 @@ pub enum ClusterError {
     /// The first commands of a life could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+}
+
+impl From<Turned> for ClusterError {
+    fn from(turned: Turned) -> Self {
+        Self::Turned(Box::new(turned))
+    }
 }
 
 impl ClusterError {

@@ -145,7 +145,7 @@ impl Drop for Present {
 mod tests {
     use std::time::Duration;
 
-    use tokio::time::{Instant, sleep, timeout};
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -154,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn tasks_stop_and_go_on_together() {
         let process = Process::default();
-        let begun = Instant::now();
+        let begun = crate::clock::now();
         let outer = tokio::spawn(process.run(async {
             let inner = spawn(async { sleep(TICK).await });
             inner.await.unwrap();

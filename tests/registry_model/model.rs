@@ -205,6 +205,8 @@ impl Model {
             Command::SetPolicy(policy) => self.policy = *policy,
             Command::Start { instance, incarnation } => self.start(*instance, *incarnation),
             Command::Found { .. } | Command::Raise { .. } | Command::Tick => {}
+            #[cfg(feature = "rules-3")]
+            Command::Mark(_) => {}
         }
     }
 

@@ -134,6 +134,8 @@ impl Told {
                 | Command::Found { .. }
                 | Command::Raise { .. }
                 | Command::Tick => {}
+                #[cfg(feature = "rules-3")]
+                Command::Mark(_) => {}
             }
         }
         self.clock += 1;

@@ -126,7 +126,7 @@ impl World {
             (None, Ask::Repair(part, _)) => *part,
             _ => return self.oracle.fail(format!("S9: an answer to no request: {message}")),
         };
-        let ip = message["ip"].as_str().and_then(|ip| Socket::parse(ip));
+        let ip = message["ip"].as_str().and_then(Socket::parse);
         let Some(ip) = ip.map(|ip| ip.endpoint()) else {
             return self.oracle.fail(format!("S9: an answer without a socket: {message}"));
         };

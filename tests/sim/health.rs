@@ -148,9 +148,9 @@ impl World {
         }
         let Health { instances, ways, .. } = &self.health;
         let voters = members.voters();
-        let is_well = |id: &InstanceId| instances.get(id).is_some_and(|since| long_ago(since));
+        let is_well = |id: &InstanceId| instances.get(id).is_some_and(&long_ago);
         let well: Vec<_> = voters.iter().copied().filter(is_well).collect();
-        let reach = |way: Way| ways.get(&way).is_some_and(|since| long_ago(since));
+        let reach = |way: Way| ways.get(&way).is_some_and(&long_ago);
         if Health::majorities(&well, reach, is_majority).is_empty() {
             self.health.led = None;
             return;

@@ -181,7 +181,7 @@ impl Instance {
                 Stores::open_on(disk, path, id, Some(CLUSTER), effects, &metrics, &reporter);
             let ended = async {
                 let text = |error| format!("S6: a store opens again after a crash: {error}");
-                process.live(stores.map_err(text)?, &mut queue).await
+                Box::pin(process.live(stores.map_err(text)?, reporter, &mut queue)).await
             };
             let ended: Result<(), String> = tokio::select! {
                 biased;
@@ -268,6 +268,7 @@ impl Process {
     async fn live(
         &self,
         stores: Stores,
+        faults: fault::FaultReporter,
         queue: &mut mpsc::Receiver<Command>,
     ) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
@@ -286,10 +287,10 @@ impl Process {
             log_bounds: LOG_BOUNDS,
             pulses,
             rules: RulesOptions::default(),
-            faults: fault::channel().0,
+            faults,
             metrics: self.metrics.clone(),
         };
-        let started = Cluster::start(options, log, machine, view).await;
+        let started = Box::pin(Cluster::start(options, log, machine, view)).await;
         let Started { cluster, service } = started.map_err(|error| text(&error))?;
         let service = Arc::new(service);
         assert!(self.cluster.set(cluster.clone()).is_ok(), "a process starts once");
@@ -325,7 +326,8 @@ impl Process {
                 self.witness.open(None);
             }
         };
-        let keeping = async { cluster.clone().keep().await.map_err(|error| text(&error)) };
+        let keep = Box::pin(cluster.clone().keep());
+        let keeping = async { keep.await.map_err(|error| text(&error)) };
         let turned = async { Err::<(), _>(text(&cluster.turned().await)) };
         tokio::try_join!(serving, keeping, turned, living).map(drop)
     }

@@ -373,5 +373,7 @@ fn request_of(command: &Command) -> Option<(SessionId, String)> {
         | Command::SetPolicy(_)
         | Command::Start { .. }
         | Command::Tick => None,
+        #[cfg(feature = "rules-3")]
+        Command::Mark(_) => None,
     }
 }

@@ -205,7 +205,7 @@ impl Service {
     /// only there are acknowledgements noted.
     async fn append(&self, rpc: AppendEntriesRequest<TypeConfig>) -> Response {
         if let Err(fault) = self.check(&rpc) {
-            return fault;
+            return Response::Contradicted(fault);
         }
         self.hear_leader(&rpc);
         self.0.raft.append_entries(rpc).await.map_or_else(failed, Response::AppendEntries)
@@ -213,9 +213,9 @@ impl Service {
 
     /// Refuses entries that contradict what was applied. openraft takes every entry below the
     /// committed one for the same, whatever its id.
-    fn check(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), Response> {
+    fn check(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let checked = self.0.guard.check_leader(&rpc.vote, rpc.prev_log_id, &rpc.entries);
-        checked.map_err(|fault| Response::Contradicted(fault.to_string()))
+        checked.map_err(|fault| fault.to_string())
     }
 
     /// Notes that the leader was heard, if the request is of the leader of the newest term. Raft
@@ -287,7 +287,7 @@ impl Service {
                 self.0.upgrades.raise().await.map_or_else(failed, Response::Changed)
             }
             Request::Change(change) => {
-                let Service(ServiceOptions { view, greeter, network, .. }, _) = self;
+                let Self(ServiceOptions { view, greeter, network, .. }, _) = self;
                 let changed = Leading { raft, view, peers: greeter.peers(), network };
                 changed.carry_out(change).await.map_or_else(failed, Response::Changed)
             }
@@ -437,8 +437,8 @@ impl Work for Appends<'_> {
         if self.contradicted.is_some() {
             return Err(ServeError::Stopped);
         }
-        if let Err(answer) = self.service.check(&rpc) {
-            self.contradicted = Some((id, answer));
+        if let Err(fault) = self.service.check(&rpc) {
+            self.contradicted = Some((id, Response::Contradicted(fault)));
             return Ok(());
         }
         self.service.hear_leader(&rpc);
