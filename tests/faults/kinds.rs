@@ -70,7 +70,19 @@ impl Fault {
             Self::KillAll | Self::CutPowerOfAll => None,
             Self::Exchange => (members > 4).then_some(SOON),
             Self::SlowDisks => Some(2 * SOON),
-            _ => Some(SOON),
+            Self::Kill
+            | Self::Freeze
+            | Self::Part
+            | Self::PartOneWay
+            | Self::PartTwo
+            | Self::Lose
+            | Self::RollingRestart
+            | Self::CutPower
+            | Self::SlowDisk
+            | Self::HangingDisk
+            | Self::Wipe
+            | Self::OlderCopy
+            | Self::Replace => Some(SOON),
         }
     }
 
@@ -113,15 +125,38 @@ impl Fault {
                     fleet.wait_ready();
                 }
             }
+            Self::CutPower
+            | Self::CutPowerOfAll
+            | Self::SlowDisk
+            | Self::SlowDisks
+            | Self::HangingDisk => self.slow_or_cut(fleet, random, victim, &mut kills),
+            Self::Wipe | Self::OlderCopy | Self::Exchange => {
+                kills += self.lose_a_disk(fleet, victim, other);
+            }
+            Self::Replace => {
+                fleet.grow();
+                fleet.shrink(victim);
+            }
+        }
+        fleet.wait_ready();
+        kills
+    }
+
+    /// What happens to disks that keep what they have acknowledged.
+    fn slow_or_cut(self, fleet: &mut Fleet, random: &mut Random, victim: u8, kills: &mut usize) {
+        match self {
             Self::CutPower => lose_power(fleet, &[victim]),
-            Self::CutPowerOfAll => lose_power(fleet, &random.shuffled(&ids)),
+            Self::CutPowerOfAll => {
+                let ids = random.shuffled(&fleet.ids());
+                lose_power(fleet, &ids);
+            }
             Self::SlowDisk => {
                 fleet.disk(victim).take(*random.pick(&SYNCS).expect("some"));
                 last(random);
                 fleet.disk(victim).take(Duration::ZERO);
             }
             Self::SlowDisks => {
-                kills += 1;
+                *kills += 1;
                 let time = *random.pick(&SYNCS[..3]).expect("some");
                 fleet.disks().for_each(|disk| disk.take(time));
                 last(random);
@@ -138,6 +173,14 @@ impl Fault {
                 fleet.disk(victim).take(Duration::ZERO);
                 fleet.start_if_it_gave_up(victim);
             }
+            other => unreachable!("{other:?} is none of them"),
+        }
+    }
+
+    /// What happens to a disk that does not keep what it has acknowledged; returns the kills.
+    fn lose_a_disk(self, fleet: &mut Fleet, victim: u8, other: u8) -> usize {
+        let mut kills = 0;
+        match self {
             Self::Wipe => {
                 kills += 1;
                 fleet.take(victim).kill();
@@ -167,12 +210,8 @@ impl Fault {
                 fleet.disk(victim).exchange(fleet.disk(other));
                 [victim, other].iter().for_each(|id| fleet.start_one(*id));
             }
-            Self::Replace => {
-                fleet.grow();
-                fleet.shrink(victim);
-            }
+            other => unreachable!("{other:?} is none of them"),
         }
-        fleet.wait_ready();
         kills
     }
 
@@ -189,7 +228,8 @@ impl Fault {
                 }
             }
             Self::PartTwo => cut_both_ways(fleet, victim, other),
-            _ => fleet.net.lose(LOST_PERCENT, victim),
+            Self::Lose => fleet.net.lose(LOST_PERCENT, victim),
+            other => unreachable!("{other:?} is none of the network"),
         }
         last(random);
         fleet.ids().into_iter().for_each(|id| fleet.net.heal(id));

@@ -8,8 +8,9 @@
 //! again somewhere else. `EMNETCHAIN_SEED` repeats the choices of a run, though not the timing.
 //!
 //! Namespaces need root: `EMNETCHAIN_PRIVILEGED=1 cargo test --test faults`, with `ip`, `nft` and
-//! `dnsmasq` installed, and for disks `cc`, `mkfs.ext4` and `python3`. `EMNETCHAIN_FAULTS=10` makes runs ten times as long: then 10,000
-//! CONNECTs and 2,000 repairs are answered while one instance after the other is killed.
+//! `dnsmasq` installed, and for disks `cc`, `mkfs.ext4` and `python3`. `EMNETCHAIN_FAULTS=10` makes
+//! runs ten times as long: then 10,000 CONNECTs and 2,000 repairs are answered while one instance
+//! after the other is killed.
 
 #![allow(
     clippy::unwrap_used,
