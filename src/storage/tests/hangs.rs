@@ -35,18 +35,18 @@ struct Site {
     stores: Stores,
     metrics: Metrics,
     next: u64,
-    _effects: mpsc::Receiver<Applied>,
 }
 
 impl Site {
     fn open(disk: &SimDisk) -> Self {
-        let (effects, receiver) = mpsc::channel(1000);
+        let (effects, mut said) = mpsc::channel::<Applied>(1000);
+        tokio::spawn(async move { while said.recv().await.is_some() {} });
         let (reporter, _) = fault::channel();
         let metrics = Metrics::new();
         let path = Path::new("/data");
         let opened =
             Stores::open_on(disk.share(), path, NODE, None, effects, &metrics, &reporter).unwrap();
-        Self { disk: disk.clone(), stores: opened, metrics, next: 0, _effects: receiver }
+        Self { disk: disk.clone(), stores: opened, metrics, next: 0 }
     }
 
     /// Applies entries that each add a record, and returns how long the slowest took.
