@@ -84,6 +84,7 @@ async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
     assert_eq!(site.metrics.image_given_up.get(), 1);
     assert_eq!(site.apply(1000).await, Duration::ZERO, "then no entry waits any more");
     let pulse = site.stores.pulses.image.clone();
+    sleep(Duration::from_secs(1)).await;
     assert!(pulse.stuck().is_some(), "it is seen from outside");
     sleep(DISK_WAIT_MAX).await;
     assert!(pulse.pending() >= Some(DISK_WAIT_MAX));

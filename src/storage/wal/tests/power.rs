@@ -122,6 +122,7 @@ fn canary_one_sync_for_both_copies_of_the_state_is_seen() {
     };
     let is_refused = |mistake: bool, seed: u64| {
         let disk = SimDisk::new(seed);
+        disk.share().create_dir(&sim_dir()).unwrap();
         StateFile::create(&*disk.share(), &sim_dir(), &state(1)).unwrap();
         let names = [NEW_STATE_NAME, STATE_NAME].map(|name| sim_dir().join(name));
         disk.share().rename(&names[0], &names[1]).unwrap();
@@ -157,7 +158,7 @@ async fn the_only_copy_of_a_vote_is_missed_and_a_second_one_is_made_soon() {
         store.save_vote(vote).await.unwrap();
     }
     let lost = |disk: &SimDisk| {
-        let disk = disk.after_power_cut(Survives::Everything, &mut Rng(1));
+        let disk = disk.copy();
         let state = disk.share().open(&sim_dir().join(STATE_NAME), Access::Write).unwrap();
         let slots = [0, 4096].map(|slot| {
             let mut before = [0; 64];
