@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use futures_util::future::join_all;
 use openraft::{
     ChangeMembers, Raft, ServerState,
     async_runtime::WatchReceiver,
@@ -187,7 +188,7 @@ impl Leading<'_> {
         }
         let to = match to {
             Some(to) => self.fit_to_lead(to).await?.0,
-            None => furthest(raft).await.ok_or_else(|| {
+            None => self.furthest().await.ok_or_else(|| {
                 ChangeError::Refused(format!(
                     "no other voter is there and has caught up, so instance {me} goes on leading"
                 ))
@@ -219,8 +220,7 @@ impl Leading<'_> {
             }
             None => return Err(not_a_member(raft, id)),
         }
-        hear(raft, |heard| heard(id), FRESH).await;
-        if !is_heard(raft, id, FRESH) {
+        if !self.answers(id).await {
             return Err(ChangeError::Refused(format!(
                 "instance {id} is not heard{}, so instance {me} goes on leading",
                 self.why(to)
@@ -234,6 +234,23 @@ impl Leading<'_> {
                 lag.map_or_else(|| "all".to_owned(), |lag| lag.to_string())
             ))),
         }
+    }
+
+    /// Asks a member whether it is there. That it was heard a moment ago does not suffice: one that
+    /// has just died would cost clients the time of a transfer that comes to nothing.
+    async fn answers(&self, id: u64) -> bool {
+        let Some(member) = node(self.raft, id) else { return false };
+        self.network.introduce(InstanceId(id), &member, FRESH).await.is_ok()
+    }
+
+    /// The other voter whose log goes furthest, of those that are there and have caught up.
+    async fn furthest(&self) -> Option<u64> {
+        let raft = self.raft;
+        let others = raft.voter_ids().filter(|id| id != raft.node_id());
+        let asked = others.map(|id| async move { (id, self.answers(id).await) });
+        let there = join_all(asked).await.into_iter().filter(|(_, answers)| *answers);
+        let fit = there.filter_map(|(id, _)| Some((lag(raft, id)?, id)));
+        fit.filter(|(lag, _)| *lag <= PROMOTE_LAG_MAX).min().map(|(_, id)| id)
     }
 
     /// Why a member is not reached, in parentheses.
@@ -273,15 +290,6 @@ async fn remove(
         Some(false) => apply(raft, ChangeMembers::RemoveNodes([id].into())).await?,
     }
     Ok(format!("instance {id} is no member any more; stop it, and never use its number again"))
-}
-
-/// The other voter whose log goes furthest, of those that are heard and have caught up.
-async fn furthest(raft: &Raft<TypeConfig, StateMachine>) -> Option<u64> {
-    let others: Vec<u64> = raft.voter_ids().filter(|id| id != raft.node_id()).collect();
-    hear(raft, |heard| others.iter().all(|id| heard(*id)), FRESH).await;
-    let fit = others.into_iter().filter(|id| is_heard(raft, *id, FRESH));
-    let fit = fit.filter_map(|id| Some((lag(raft, id)?, id)));
-    fit.filter(|(lag, _)| *lag <= PROMOTE_LAG_MAX).min().map(|(_, id)| id)
 }
 
 /// How many entries a member lags behind; `None` if it has acknowledged none yet.

@@ -24,7 +24,7 @@ pub(super) struct Living {
     pub(super) policy: Policy,
     /// Becomes [`Phase::Serving`] with the first life.
     pub(super) phase: watch::Sender<Phase>,
-    /// Tells people what is waited for until then.
+    /// Tells people what is waited for until then, and between two lives.
     pub(super) progress: watch::Sender<String>,
 }
 
@@ -50,6 +50,7 @@ impl Living {
         loop {
             let Some(life) = self.begin(&mut queue).await? else { return Ok(()) };
             self.outbox.begin(life.incarnation);
+            self.progress.send_replace(String::new());
             tracing::info!(life = life.incarnation.0, "serving");
             self.phase.send_if_modified(|phase| {
                 let is_first = *phase == Phase::Starting;
@@ -67,6 +68,8 @@ impl Living {
                 why = self.cluster.life_over(life) => why,
             };
             tracing::warn!("{why}; its clients are asked to come again");
+            // Until the next life begins, a session would belong to this one and hear nothing.
+            self.progress.send_replace(format!("{why}; it serves again in a moment"));
             self.outbox.stop_all();
         }
     }

@@ -151,7 +151,8 @@ impl Watching {
             Phase::Serving => {
                 let hang = self.cluster.hang();
                 let trouble = hang.or_else(|| self.cluster.trouble());
-                match trouble.or_else(|| self.cluster.stall()) {
+                let between = || Some(self.progress.borrow().clone()).filter(|why| !why.is_empty());
+                match trouble.or_else(|| self.cluster.stall()).or_else(between) {
                     Some(why) => Readiness::NotReady(why),
                     None => Readiness::Ready,
                 }

@@ -145,7 +145,9 @@ fn two_histories_under_one_cluster_id_do_not_mix() {
     assert!(log.contains("under the same cluster id"), "{log}");
     let first = &services[0];
     assert!(first.log().contains("another history"), "{}", first.log());
-    assert!(first.metric("emnetchain_raft_refused_total{reason=\"history\"}") > 0.0);
+    eventually("the refusal is counted", || {
+        (first.metric("emnetchain_raft_refused_total{reason=\"history\"}") > 0.0).then_some(())
+    });
     assert_eq!(first.get("/readyz").0, 200);
 }
 
