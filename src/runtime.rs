@@ -2,7 +2,7 @@
 //! happens on its thread follows from a seed. Three things would stand in the way. openraft draws
 //! its election timeouts, so they come from the seed; work that blocks would end at a time of its
 //! own choosing on another thread, so it is done on the spot; and tokio's watch channel wakes by
-//! chance, so openraft gets one that does not ([`watch`]). There, too, the tasks of one instance are
+//! chance, so openraft gets one that does not ([`watch`]). There, the tasks of one instance are
 //! a [`Process`], which can be stopped and killed.
 
 mod process;

@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(clock.now(1, || Timestamp(5_000)), Timestamp(5_000), "the term begins now");
         run_for(&clock, Duration::from_secs(40)).await;
         assert_eq!(clock.now(1, || unreachable!("asked once a term")), Timestamp(45_000));
-        // The registry's time is less than this clock's: somebody else led meanwhile, for less long.
+        // The registry's time is less than this clock's: another one led, for less long.
         assert_eq!(clock.now(2, || Timestamp(6_000)), Timestamp(6_000));
         run_for(&clock, Duration::from_secs(1)).await;
         assert_eq!(clock.now(2, || unreachable!("asked once a term")), Timestamp(7_000));

@@ -92,7 +92,7 @@ found! {
     snapshot_without_callers SnapshotWithoutCallers "S10: replicas agree"
     sync_removed SyncRemoved "S6: "
     term_keeps_time_base TermKeepsTimeBase "B5: log time passes while its stamper runs"
-    vote_not_stored VoteNotStored "S14: a vote never goes back or S6: a store opens again after a crash"
+    vote_not_stored VoteNotStored "S14: a vote never goes back or S6: a store opens again"
     waiter_not_told WaiterNotTold "L2: who waits is told"
     wiped_disk_taken WipedDiskTaken "S6: what was durable survives a crash"
 }

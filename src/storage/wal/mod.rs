@@ -232,7 +232,8 @@ impl Wal {
             metrics.log_torn_bytes.inc_by(bytes);
         }
         if repairs.one_slot_stale {
-            tracing::warn!("one of the two copies of the raft log's state is damaged or stale");
+            // A kill soon after a vote leaves this: the second copy is made a moment later.
+            tracing::debug!("one of the two copies of the raft log's state is damaged or stale");
         }
         metrics.log_bytes.set(i64::try_from(log.bytes()).unwrap_or(i64::MAX));
         let shared = Arc::new(Shared::new(log, seal));
@@ -286,8 +287,8 @@ pub(super) struct Beginning {
     pub(super) purged: Option<LogId>,
 }
 
-/// Makes an empty log and returns the store that was drawn for it. The state gets its final name last: until then it is an interrupted
-/// creation, which the next start repeats.
+/// Makes an empty log and returns the store that was drawn for it. The state gets its final name
+/// last: until then it is an interrupted creation, which the next start repeats.
 pub(super) fn create(
     disk: &dyn Disk,
     dir: &Path,
