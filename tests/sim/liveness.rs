@@ -2,7 +2,7 @@
 //! registries, and survivors that all ask are one path and know it.
 
 use emnetchain::{
-    ids::Part,
+    ids::{InstanceId, Part},
     registry::{Client, Record, Standing},
 };
 
@@ -33,7 +33,13 @@ impl World {
                 return Err(format!("{id:?} leads beside {:?}", status.leader));
             }
         }
-        let same = states.iter().all(|state| *state == states[0] && state.0.is_some());
+        // Probers go on asking, so an entry may be on its way to some.
+        let agree = |(leader, term, applied, image): &(Option<InstanceId>, u64, u64, u64)| {
+            let (first_leader, first_term, first_applied, first_image) = &states[0];
+            let is_led = leader.is_some() && (leader, term) == (first_leader, first_term);
+            is_led && (applied != first_applied || image == first_image)
+        };
+        let same = states.iter().all(agree);
         if same { Ok(()) } else { Err(format!("instances differ: {states:?}")) }
     }
 

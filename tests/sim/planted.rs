@@ -81,7 +81,7 @@ found! {
     applied_twice AppliedTwice "S1: a command takes effect once"
     clock_in_apply ClockInApply "S10: replicas agree"
     clock_runs_in_pauses ClockRunsInPauses "B5: log time passes while its stamper runs"
-    commands_lost CommandsLost "L3: a majority that is well answers"
+    commands_lost CommandsLost "L3: a majority that is well answers or I7: everything comes right"
     durable_too_early DurableTooEarly "S12: what is applied is on the disks of a majority"
     entries_changed EntriesChanged "S14: logs match"
     log_purged_too_early LogPurgedTooEarly "S6: a store opens again after a crash"
