@@ -210,7 +210,8 @@ impl Cluster {
         let facts = self.greeter.facts_for(id);
         match self.network.announce(id, member, facts, within).await {
             Ok(facts) => {
-                if self.greeter.meet_again(id, &facts).is_err() {
+                if let Err(refusal) = self.greeter.meet_again(id, &facts) {
+                    self.metrics.raft_refused.with_label_values(&[refusal.as_str()]).inc();
                     self.network.forget(id);
                 }
             }

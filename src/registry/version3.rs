@@ -1,6 +1,6 @@
 //! A made-up version 3 of the rules, in test builds only (feature `rules-3`): a new command, a
-//! field of a record and one beside them, and a rule that changes. Clusters of mixed versions are tried
-//! with it; the next real version replaces it.
+//! field of a record and one beside them, and a rule that changes. Clusters of mixed versions are
+//! tried with it; the next real version replaces it.
 
 use serde::{Deserialize, Serialize};
 

@@ -235,7 +235,7 @@ impl World {
         }
         let person = &mut self.people[number];
         (person.asks, person.waits) = (vec![Ask::Connect], 0);
-        // Until it is told again it answers no partner, so a partner that still counts on it asks too.
+        // Until it is told again it answers no partner, so one that still counts on it asks too.
         (person.told_head, person.told_tail) = (None, None);
         self.plan(100, 500, Event::Knock(number, Ask::Connect));
     }

@@ -4,9 +4,9 @@
 //! length u32 | crc32 u32 | id u64 | body          length and crc32 cover id and body
 //! ```
 //!
-//! The body is one message, by [`crate::codec`]. An answer carries the id of its request. The length
-//! is checked against [`RPC_FRAME_BYTES_MAX`] before memory is taken for the frame, and memory is
-//! taken as the bytes arrive, so an announcement costs its receiver nothing.
+//! The body is one message, by [`crate::codec`]. An answer carries the id of its request. The
+//! length is checked against [`RPC_FRAME_BYTES_MAX`] before memory is taken for the frame, and
+//! memory is taken as the bytes arrive, so an announcement costs its receiver nothing.
 
 use std::io;
 

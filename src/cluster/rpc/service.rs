@@ -240,7 +240,8 @@ impl Service {
         match request {
             Request::Introduce => self.introduce(peer).await,
             Request::Announce(facts) => {
-                if self.0.greeter.meet_again(peer, &facts).is_err() {
+                if let Err(refusal) = self.0.greeter.meet_again(peer, &facts) {
+                    self.0.metrics.raft_refused.with_label_values(&[refusal.as_str()]).inc();
                     // The next connection is refused with the reason.
                     self.1.shut(peer);
                 }
