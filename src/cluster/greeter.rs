@@ -43,6 +43,7 @@ use crate::{
     ids::{InstanceId, StoreId},
     raft::{Member, Membership},
     registry::{Registry, Rules},
+    runtime,
     storage::RegistryView,
 };
 
@@ -59,6 +60,8 @@ pub struct Greeter(Arc<Inner>);
 struct Inner {
     me: NodeName,
     store: StoreId,
+    /// Tells this process from the ones before it.
+    run: u64,
     view: RegistryView,
     acknowledged: Acknowledged,
     peers: Peers,
@@ -98,9 +101,12 @@ pub enum Unwelcome {
 impl Greeter {
     /// Greets on behalf of `me`, whose store held `held` when it was opened.
     pub fn new(me: NodeName, store: StoreId, held: Progress, view: RegistryView) -> Self {
+        // Without chance all runs look alike, and only its own instance notices an older copy.
+        let run = runtime::random().unwrap_or_default() as u64;
         Self(Arc::new(Inner {
             me,
             store,
+            run,
             view,
             acknowledged: Acknowledged::begin(held),
             peers: Peers::default(),
@@ -198,6 +204,7 @@ impl Greeter {
         Facts {
             history: self.0.view.read(Registry::history),
             store: self.0.store,
+            run: self.0.run,
             progress: self.0.acknowledged.now(),
             acknowledged: self.0.acknowledged.since_start(),
             rules: Rules::NEWEST,
@@ -223,7 +230,11 @@ impl Greeter {
         if self.0.peers.knows_another_store(peer, facts.store) {
             return Err(Refusal::Store);
         }
-        let remembered = self.0.peers.remembered(peer, facts.store);
+        // Facts may have been overtaken by what the same process has acknowledged meanwhile, on
+        // another connection. A store goes back between two runs; one that goes back under a
+        // running process, with its memory, notices it by what others remember.
+        let is_another_run = self.0.peers.run(peer) != Some(facts.run);
+        let remembered = self.0.peers.remembered(peer, facts.store).filter(|_| is_another_run);
         if remembered.is_some_and(|remembered| facts.progress.is_behind(&remembered)) {
             return Err(Refusal::RolledBack);
         }

@@ -27,6 +27,8 @@ pub struct Peers(Arc<Mutex<BTreeMap<InstanceId, Peer>>>);
 struct Peer {
     /// The store that introduced itself last.
     store: Option<StoreId>,
+    /// The run of its process that was not refused last.
+    run: Option<u64>,
     rules: Option<Rules>,
     /// What each store under this number has acknowledged.
     acknowledged: BTreeMap<StoreId, Progress>,
@@ -61,6 +63,7 @@ impl Peers {
         if peer.store.replace(facts.store).is_none() {
             tracing::info!(peer = id.0, store = %facts.store, "peer introduced itself");
         }
+        peer.run = Some(facts.run);
         peer.rules = Some(facts.rules);
         peer.told = None;
         // The tail of its log may be cut off yet, so of what it says itself only the vote counts.
@@ -125,6 +128,11 @@ impl Peers {
         if let Some(store) = peer.store {
             peer.remember(store, progress);
         }
+    }
+
+    /// The run of a peer's process that was not refused last.
+    pub fn run(&self, id: InstanceId) -> Option<u64> {
+        self.guard().get(&id)?.run
     }
 
     /// What a store has acknowledged, as far as this instance knows.

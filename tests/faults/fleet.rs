@@ -221,7 +221,7 @@ impl Fleet {
 
     /// Waits until an instance has applied some more entries.
     pub(crate) fn wait_for_progress(&self, id: u8) {
-        let applied = || read_status(self.at(id), "/status")["applied"].as_u64();
+        let applied = || read_status(self.at(id), "/status")["applied_index"].as_u64();
         let enough = applied().expect("it is told") + 20;
         eventually("more is applied", || (applied()? >= enough).then_some(()));
     }

@@ -212,13 +212,11 @@ fn exchanged_disks() {
 }
 
 #[test]
-#[ignore = "until a store is known by its name: an emptied one is taken for the old one"]
 fn lost_disks() {
     run(&Plan::new("lost_disks", &[Fault::Wipe, Fault::OlderCopy], 3));
 }
 
 #[test]
-#[ignore = "until a store is known by its name: an emptied one is taken for the old one"]
 fn lost_disks_of_five() {
     let faults = &[Fault::Wipe, Fault::OlderCopy, Fault::Exchange, Fault::Replace];
     run(&Plan { instances: 5, ..Plan::new("lost_disks_of_five", faults, 4) });

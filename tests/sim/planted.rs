@@ -88,7 +88,7 @@ found! {
     map_order_in_apply MapOrderInApply "S10: replicas agree"
     names_not_synced NamesNotSynced "S6: "
     old_copy_taken OldCopyTaken "S6: what was durable survives a crash"
-    sessions_outlive_lives SessionsOutliveLives "L3: a majority that is well answers or I7: everything comes right"
+    sessions_outlive_lives SessionsOutliveLives "L3: a majority that is well answers or I7: "
     snapshot_without_callers SnapshotWithoutCallers "S10: replicas agree"
     sync_removed SyncRemoved "S6: "
     term_keeps_time_base TermKeepsTimeBase "B5: log time passes while its stamper runs"

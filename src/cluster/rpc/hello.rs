@@ -172,6 +172,8 @@ pub struct Facts {
     pub history: Option<HistoryId>,
     /// Its store.
     pub store: StoreId,
+    /// The run of its process: drawn at random when it starts.
+    pub run: u64,
     /// What it vouches for: the highest of what its log held at its start and of what it has
     /// acknowledged since.
     pub progress: Progress,
@@ -358,6 +360,7 @@ mod tests {
         Facts {
             history: Some(HistoryId(7)),
             store: StoreId(store),
+            run: 1,
             progress: Progress::of_vote(Vote::new(3, 1)),
             acknowledged: None,
             rules: Rules::NEWEST,

@@ -30,6 +30,7 @@ fn facts() -> Facts {
     Facts {
         history: None,
         store: StoreId(7),
+        run: 1,
         progress: Progress::default(),
         acknowledged: None,
         rules: Rules::NEWEST,
