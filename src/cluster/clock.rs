@@ -5,7 +5,7 @@
 //! Only time in which this process ran counts. A process that was stopped, or whose machine was
 //! suspended, has heard no client meanwhile, and to let the clients' deadlines pass would take
 //! them for silent. So a task looks at the monotonic clock many times a second, and a longer gap
-//! between two looks counts as one of [`GAP_MAX`].
+//! between two looks counts as one of `GAP_MAX`.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -2,7 +2,7 @@
 //! answers under its number, what that store has acknowledged, and which rules it can apply.
 //!
 //! All of it is in memory only. The state of a peer is told in one log line when it changes; why a
-//! peer is not reached goes into the sentences of [`trouble`](super::trouble).
+//! peer is not reached goes into the sentences of `trouble.rs`.
 
 use std::{
     collections::BTreeMap,

@@ -15,6 +15,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
+    clippy::wildcard_enum_match_arm,
     reason = "a test fails by panicking, and says why"
 )]
 
