@@ -183,7 +183,7 @@ metrics! {
     /// Raft entries applied in memory and not yet in the image on disk.
     image_lag: IntGauge = "emnetchain_image_lag_entries";
     /// Times that the image was given up because its writer did not keep up, as when its disk
-    /// hangs; it is written anew once the writer works again.
+    /// hangs; it is written again once the writer works.
     image_given_up: IntCounter = "emnetchain_image_given_up_total";
     /// Seconds of each sync of the image to the disk.
     image_sync_seconds: Histogram = "emnetchain_image_fsync_seconds";

@@ -28,7 +28,7 @@ pub enum BackupError {
          and back up its data directory by --data-dir"
     )]
     Behind,
-    /// Nobody can say that it would be right.
+    /// No instance can say that it would be right.
     #[error("{0}; until then ask another instance for a backup")]
     Unfit(String),
     /// The file was not written in time.

@@ -15,7 +15,7 @@ use std::{
 use crate::{clock, ids::Timestamp};
 
 /// How often the clock is looked at. A leader whose other tasks keep this one from running for
-/// longer lets log time go more slowly, which harms nobody.
+/// longer lets log time go more slowly, which does no harm.
 pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A gap between two looks counts as this much time at most.

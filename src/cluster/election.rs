@@ -56,7 +56,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the only voter waits for its own election before it asks for it again.
 const ALONE_MAX: Duration = Duration::from_secs(5);
 
-/// Whoever wakes up so much later than asked for was stopped itself, and has not listened.
+/// A task that wakes up so much later than asked for was stopped itself, and has not listened.
 const OVERSLEPT: Duration = Duration::from_millis(500);
 
 /// What is remembered of the campaigns since there was a leader.
@@ -141,7 +141,7 @@ impl Cluster {
         asked.map_err(|error| WriteError::Stopped(error.to_string()))
     }
 
-    /// From when on nobody has a claim to be waited for.
+    /// From when on no candidate has a claim to be waited for.
     fn free_from(&self, campaigns: &Campaigns) -> Instant {
         let sync = self.sync_time();
         let lease = self.contact.leader_heard().map(|heard| heard + LEASE);

@@ -202,7 +202,7 @@ impl Cluster {
         if states.state != ServerState::Leader {
             return Vec::new();
         }
-        // Who was asleep itself has heard nobody, and is not one to judge.
+        // Who was asleep itself has heard no instance, and is not one to judge.
         let was_asleep = now - watch.last_look > 4 * LOOK_EVERY;
         if watch.term != states.current_term || was_asleep {
             (watch.term, watch.since) = (states.current_term, now);

@@ -35,7 +35,7 @@ impl Doors {
         Self { edge: Arc::new(Edge { commands, options, metrics }), outbox, admission }
     }
 
-    /// Lets a connection in, and returns its life, which somebody must poll; or turns it away by
+    /// Lets a connection in, and returns its life, which its caller must poll; or turns it away by
     /// closing it.
     pub fn enter(
         &self,

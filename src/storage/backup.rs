@@ -227,7 +227,7 @@ fn gather(
     log.for_each(next, |entry| {
         newer = newer.or_else(|| check_entry(&entry, Rules::NEWEST).err());
         if newer.is_none() {
-            // Nobody is there to be told.
+            // No receiver is there to be told.
             apply_to(&mut registry, &mut at, entry);
             registry.take_changed();
         }

@@ -163,7 +163,7 @@ fn a_leader_that_was_killed_does_not_go_on_in_its_old_term() {
     }
 }
 
-/// A leader that was stopped itself has heard nobody, and is not one to judge.
+/// A leader that was stopped itself has heard no instance, and is not one to judge.
 #[test]
 fn a_pause_of_all_instances_ends_no_life() {
     let cluster = Cluster::start(&["--resume-grace", "10min"]);

@@ -120,7 +120,7 @@ impl Fleet {
         gone.service
     }
 
-    /// A number that nobody ever had.
+    /// A number that no instance ever had.
     pub(crate) fn new_id(&self) -> u8 {
         self.newest + 1
     }

@@ -88,12 +88,12 @@ impl Leaders {
         *self.pauses.entry(who).or_default() += 1;
     }
 
-    /// Somebody has voted.
+    /// An instance has voted.
     pub(crate) fn votes(&mut self, vote: Leader) {
         self.highest = self.highest.max(vote);
     }
 
-    /// An entry goes into somebody's log. True if it is the first of its leader.
+    /// An entry goes into an instance's log. True if it is the first of its leader.
     pub(crate) fn writes(
         &mut self,
         life: Life,

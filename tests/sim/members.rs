@@ -72,7 +72,7 @@ impl Members {
         self.committed.is_majority(of) && proposed.all(|config| config.is_majority(of))
     }
 
-    /// Everybody that belongs to the cluster.
+    /// All members of the cluster.
     pub(crate) fn all(&self) -> BTreeSet<InstanceId> {
         self.committed.all.iter().map(|id| InstanceId(*id)).collect()
     }
@@ -124,7 +124,7 @@ impl World {
         });
     }
 
-    /// Whoever was removed is stopped.
+    /// An instance that was removed is stopped.
     pub(crate) fn retire(&mut self) {
         self.plan(500, 3_000, Event::Retire);
         let members = self.oracle.members().all();

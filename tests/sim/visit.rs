@@ -38,7 +38,7 @@ impl ClientStream for Guest {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.outgoing.write(bytes)?;
         if self.outgoing.is_unread() {
-            // The far kernel has nobody to give it to.
+            // The far kernel has no process to give it to.
             self.outgoing.reset();
             self.incoming.reset();
         }

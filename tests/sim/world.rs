@@ -49,7 +49,7 @@ pub(crate) enum Event {
     Miss(usize, Part, Endpoint),
     /// The client that looks after an instance asks something.
     Probe(InstanceId),
-    /// Whoever was removed is stopped.
+    /// An instance that was removed is stopped.
     Retire,
     /// A client looks whether it still waits for something that nobody works on.
     Review(usize),

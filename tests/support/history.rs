@@ -104,7 +104,7 @@ impl History {
         self.words().count
     }
 
-    /// The longest time since then in which nobody was told anything.
+    /// The longest time since then in which no client was told anything.
     pub(crate) fn longest_silence(&self, since: Instant) -> Duration {
         let words = self.words();
         let told = words.journal.iter().map(|word| word.at).filter(|at| *at > since);
@@ -169,7 +169,7 @@ impl History {
         parts.into_iter().flatten().collect()
     }
 
-    /// Whether no other client was told that nobody is before it.
+    /// Whether no other client was told that none is before it.
     pub(crate) fn may_be_first(&self, member: Member) -> bool {
         self.words().first.is_none_or(|first| first == member.0)
     }

@@ -1,4 +1,4 @@
-//! File systems of a test's own, which nobody else sees, and whose power can be cut.
+//! File systems of a test's own, which no other process sees, and whose power can be cut.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and says why")]

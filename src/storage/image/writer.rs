@@ -254,7 +254,7 @@ struct Writer {
     pending: BTreeMap<Serial, Option<Record>>,
     /// When the first change came that is not yet durable.
     dirty_since: Option<Instant>,
-    /// Nobody else may open the directory while this one writes into it.
+    /// No other process may open the directory while this one writes into it.
     _lock: DirLock,
     progress: watch::Sender<Option<LogId>>,
 }
