@@ -156,7 +156,7 @@ impl Cluster {
             if self.is_founded().await? {
                 progress.send_replace("greeting the other instances".to_owned());
                 self.greet_all(&founding).await;
-                if let Some(turned) = self.greeter.learnt().borrow().turned.clone() {
+                if let Some(turned) = self.learnt().borrow().turned.clone() {
                     return Err(turned.into());
                 }
                 self.greeter.gate().open();
@@ -175,7 +175,7 @@ impl Cluster {
 
     /// Waits until it turns out that this instance cannot go on with its data directory.
     pub async fn turned(&self) -> Turned {
-        let mut learnt = self.greeter.learnt();
+        let mut learnt = self.learnt();
         loop {
             if let Some(turned) = learnt.borrow_and_update().turned.clone() {
                 return turned;
@@ -260,7 +260,7 @@ impl Cluster {
             if let Some(first) = self.founding_entry(&members, &answers) {
                 return self.initialise(first).await;
             }
-            let learnt = self.greeter.learnt().borrow().clone();
+            let learnt = self.learnt().borrow().clone();
             let waiting = Waiting { me: self.instance, members: &members, answers: &answers };
             progress.send_replace(waiting.text(&learnt, self.greeter.gate().is_open()));
             tokio::time::sleep(ASK_EVERY).await;

@@ -16,6 +16,7 @@ use openraft::{
     async_runtime::{AsyncRuntime as _, WatchReceiver},
 };
 use rand::RngExt as _;
+use tokio::sync::watch;
 
 use super::{
     Cluster, ClusterError,
@@ -23,6 +24,7 @@ use super::{
     found::Founding,
     proposer::{WriteError, Writer, Written},
     status::silence_of,
+    turned::Learnt,
 };
 use crate::{
     clock,
@@ -38,6 +40,9 @@ pub const LOST_AFTER: Duration = Duration::from_secs(3);
 
 /// Why a life is over that the leader has ended.
 pub const GIVEN_UP: &str = "the others had given this instance up";
+
+/// Why a life is over of an instance that is no member any more: it could never answer its clients.
+pub const REMOVED: &str = "this instance was removed from the cluster";
 
 /// How often the leader looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -67,7 +72,7 @@ impl Cluster {
         if self.view().read(Registry::history) != greeted_with {
             // The history was in the log only, so nothing could be held against it yet.
             self.greet_all(founding).await;
-            if let Some(turned) = self.greeter.learnt().borrow().turned.clone() {
+            if let Some(turned) = self.learnt().borrow().turned.clone() {
                 return Err(turned.into());
             }
         }
@@ -144,7 +149,11 @@ impl Cluster {
     /// Waits until a life of this instance is over, and says why.
     pub async fn life_over(&self, life: Life) -> &'static str {
         let (mut states, mut accord) = (self.raft.metrics(), self.accord());
+        let mut learnt = self.learnt();
         loop {
+            if learnt.borrow_and_update().removed.is_some() {
+                return REMOVED;
+            }
             if accord.borrow_and_update().trouble().is_some() {
                 return UNFIT;
             }
@@ -160,8 +169,19 @@ impl Cluster {
                     std::future::pending::<()>().await; // whoever watches raft says that it stopped
                 },
                 _ = accord.changed() => {}
+                _ = learnt.changed() => {}
             }
         }
+    }
+
+    /// What this instance has learnt of itself from others; it can be watched.
+    pub fn learnt(&self) -> watch::Receiver<Learnt> {
+        self.greeter.learnt()
+    }
+
+    /// Whether this instance has learnt that it is no member any more.
+    pub fn is_removed(&self) -> bool {
+        self.learnt().borrow().removed.is_some()
     }
 
     /// Ends the present life of this instance, as its last act.

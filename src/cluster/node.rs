@@ -300,8 +300,7 @@ impl Cluster {
     /// Whether this instance may give votes, and stand for election: its gate is open, and the
     /// membership in its own log names its own store. See [`gate`].
     pub fn may_vote(&self) -> bool {
-        let is_removed = self.greeter.learnt().borrow().removed.is_some();
-        let may_hear = self.greeter.gate().is_open() && !is_removed;
+        let may_hear = self.greeter.gate().is_open() && !self.is_removed();
         let states = self.raft.metrics();
         let membership = &states.borrow_watched().membership_config;
         may_hear && gate::names(membership, self.instance.0, self.greeter.store())

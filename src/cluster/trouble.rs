@@ -16,7 +16,7 @@ pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 impl Cluster {
     /// Why clients cannot be answered now: a sentence; `None` if they can.
     pub fn trouble(&self) -> Option<String> {
-        let learnt = self.greeter.learnt().borrow().clone();
+        let learnt = self.learnt().borrow().clone();
         if let Some(turned) = learnt.turned {
             return Some(turned.to_string());
         }

@@ -69,26 +69,32 @@ impl Living {
             };
             tracing::warn!("{why}; its clients are asked to come again");
             // Until the next life begins, a session would belong to this one and hear nothing.
-            self.progress.send_replace(format!("{why}; it serves again in a moment"));
+            self.progress.send_replace(match self.cluster.is_removed() {
+                true => String::new(), // the cluster says what is to be done
+                false => format!("{why}; it serves again in a moment"),
+            });
             self.outbox.stop_all();
         }
     }
 
-    /// Begins a life. While the registry here differs from that of others, those that ask are sent
-    /// away, to ask elsewhere. `None` if the senders of the queue are gone meanwhile.
+    /// Begins a life. While the registry here differs from that of others, or this instance is no
+    /// member, those that ask are sent away, to ask elsewhere. `None` if the senders of the queue
+    /// are gone meanwhile.
     async fn begin(
         &self,
         queue: &mut mpsc::Receiver<Command>,
     ) -> Result<Option<Life>, ClusterError> {
-        let mut accord = self.cluster.accord();
+        let (mut accord, mut learnt) = (self.cluster.accord(), self.cluster.learnt());
         let beginning = self.cluster.begin_life();
         tokio::pin!(beginning);
         loop {
-            let must_wait = accord.borrow_and_update().trouble().is_some();
+            let must_wait = accord.borrow_and_update().trouble().is_some()
+                || learnt.borrow_and_update().removed.is_some();
             tokio::select! {
                 biased;
                 life = &mut beginning => return life.map(Some),
                 _ = accord.changed() => {}
+                _ = learnt.changed() => {}
                 asked = queue.recv(), if must_wait => match asked {
                     Some(_) => self.outbox.stop_all(),
                     None => return Ok(None),

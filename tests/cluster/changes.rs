@@ -133,6 +133,24 @@ fn an_instance_without_a_list_gets_in_once_it_is_added() {
     eventually("it serves", || is_ready(&second));
 }
 
+/// It can answer no client any more, and an operator may stop it late.
+#[test]
+fn a_removed_member_that_runs_on_sends_its_clients_away() {
+    let cluster = Cluster::start(&[]);
+    let (leader, removed) = (cluster.leader(), cluster.followers()[0]);
+    let mut waiting = Client::say(cluster.at(removed).chain(), Member(0).connect());
+    waiting.expect_silence();
+    done(cluster.at(leader), &["remove", &removed.to_string()]);
+    waiting.expect_end();
+    let why = eventually("it says that it was removed", || {
+        let (code, why) = cluster.at(removed).get("/readyz");
+        (code == 503 && why.contains("was removed from the cluster by entry")).then_some(why)
+    });
+    assert!(why.contains("is never used again"), "{why}");
+    let mut late = Client::say(cluster.at(removed).chain(), Member(0).connect());
+    late.expect_end();
+}
+
 #[test]
 fn a_removed_member_that_starts_again_says_so() {
     let mut cluster = Cluster::start(&[]);

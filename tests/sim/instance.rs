@@ -81,7 +81,8 @@ struct Running {
 
 impl Instance {
     pub(crate) fn new(id: InstanceId, disk: Arc<Disk>, shared: Shared) -> Self {
-        Self { id, disk, shared, running: None, is_member: false, is_retired: false }
+        let is_member = shared.members.contains_key(&id);
+        Self { id, disk, shared, running: None, is_member, is_retired: false }
     }
 
     pub(crate) fn is_running(&self) -> bool {

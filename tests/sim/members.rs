@@ -124,14 +124,18 @@ impl World {
         });
     }
 
-    /// An instance that was removed is stopped.
+    /// An instance that was removed is stopped, or runs on: operators may be late.
     pub(crate) fn retire(&mut self) {
         self.plan(500, 3_000, Event::Retire);
         let members = self.oracle.members().all();
         for (id, instance) in &mut self.instances {
             if instance.belongs(members.contains(id)) && instance.is_running() {
-                self.oracle.note(format!("{id:?} is removed and stopped"));
-                instance.crash();
+                let runs_on = self.chance.percent(50);
+                let what = if runs_on { "runs on" } else { "is stopped" };
+                self.oracle.note(format!("{id:?} is removed, and {what}"));
+                if !runs_on {
+                    instance.crash();
+                }
             }
         }
     }
