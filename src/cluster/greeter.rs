@@ -60,6 +60,8 @@ pub struct Greeter(Arc<Inner>);
 struct Inner {
     me: NodeName,
     store: StoreId,
+    /// The newest rules that this instance can apply.
+    rules: Rules,
     /// Tells this process from the ones before it.
     run: u64,
     view: RegistryView,
@@ -99,13 +101,21 @@ pub enum Unwelcome {
 }
 
 impl Greeter {
-    /// Greets on behalf of `me`, whose store held `held` when it was opened.
-    pub fn new(me: NodeName, store: StoreId, held: Progress, view: RegistryView) -> Self {
+    /// Greets on behalf of `me`, whose store held `held` when it was opened and whose program can
+    /// apply `rules` at most.
+    pub fn new(
+        me: NodeName,
+        store: StoreId,
+        held: Progress,
+        rules: Rules,
+        view: RegistryView,
+    ) -> Self {
         // Without chance all runs look alike, and only its own instance notices an older copy.
         let run = runtime::random().unwrap_or_default() as u64;
         Self(Arc::new(Inner {
             me,
             store,
+            rules,
             run,
             view,
             acknowledged: Acknowledged::begin(held),
@@ -136,6 +146,11 @@ impl Greeter {
     /// This instance's store.
     pub fn store(&self) -> StoreId {
         self.0.store
+    }
+
+    /// The newest rules that this instance can apply.
+    pub fn newest_rules(&self) -> Rules {
+        self.0.rules
     }
 
     /// This instance.
@@ -207,7 +222,7 @@ impl Greeter {
             run: self.0.run,
             progress: self.0.acknowledged.now(),
             acknowledged: self.0.acknowledged.since_start(),
-            rules: Rules::NEWEST,
+            rules: self.0.rules,
             known: self.known(peer),
             remembered: store.and_then(|store| self.0.peers.remembered(peer, store)),
         }

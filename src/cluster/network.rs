@@ -32,7 +32,7 @@ use super::{
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
-    registry::{BatchId, Command, Rules},
+    registry::{BatchId, Command},
     storage::{Digests, SnapshotFile},
 };
 
@@ -154,21 +154,6 @@ impl Network {
         let answer = self.calls(leader, member).call(&Request::Change(change), within).await?;
         let Response::Changed(done) = answer else { return Err(CallError::Mismatched) };
         Ok(done)
-    }
-
-    /// Asks an instance which rules it knows.
-    ///
-    /// # Errors
-    /// If there is no answer.
-    pub async fn rules(
-        &self,
-        target: InstanceId,
-        member: &Member,
-        within: Duration,
-    ) -> Result<Rules, CallError> {
-        let answer = self.calls(target, member).call(&Request::Rules, within).await?;
-        let Response::Rules(newest) = answer else { return Err(CallError::Mismatched) };
-        Ok(newest)
     }
 
     /// Asks an instance what its registry has come to.

@@ -169,7 +169,7 @@ impl Cluster {
             .await
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let me = NodeName { cluster, node: instance };
-        let greeter = Greeter::new(me, store, held, view.clone());
+        let greeter = Greeter::new(me, store, held, rules.newest, view.clone());
         let greeted = Greeted::new(transport, greeter.clone());
         let network = Network::new(Arc::new(greeted), greeter.peers().clone());
         let raft =
@@ -180,8 +180,14 @@ impl Cluster {
         greeter.set_roster(&raft.metrics().borrow_watched().membership_config);
         let contact = Contact::default();
         let writer = Arc::new(local.clone());
-        let upgrades =
-            Upgrades::new(raft.clone(), network.clone(), writer.clone(), view.clone(), rules);
+        let upgrades = Upgrades::new(
+            raft.clone(),
+            network.clone(),
+            greeter.clone(),
+            writer.clone(),
+            view.clone(),
+            rules.raise_after,
+        );
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: writer,
@@ -311,10 +317,11 @@ impl Cluster {
         self.greeter.roster().borrow().clone()
     }
 
-    /// The newest rules that a member can apply; `None` if it has not introduced itself yet.
+    /// The newest rules that a member can apply, as it said last; `None` if it has not introduced
+    /// itself yet.
     pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
         if id == self.instance {
-            Some(Rules::NEWEST)
+            Some(self.greeter.newest_rules())
         } else {
             self.greeter.peers().newest_rules(id)
         }

@@ -247,7 +247,6 @@ impl Service {
                 }
                 Response::Announced(self.0.greeter.facts_for(peer))
             }
-            Request::Rules => Response::Rules(self.0.upgrades.newest()),
             #[cfg(feature = "rules-3")]
             Request::Mark(mark) => {
                 let marks = vec![crate::registry::Command::Mark(mark)];

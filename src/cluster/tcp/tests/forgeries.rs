@@ -16,7 +16,6 @@ use crate::{
         tcp::certs::forge,
     },
     raft::Vote,
-    registry::Rules,
 };
 
 /// A vote that would end every leadership, if anybody listened to it.

@@ -85,7 +85,8 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     node.greeter.peers().acknowledged(InstanceId(2), acknowledged);
 
     // The same store, which has forgotten that.
-    let back = Greeter::new(name(2), StoreId(2), Progress::default(), node.view.clone());
+    let back =
+        Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, node.view.clone());
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), back.clone());
     let refused = greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await;
     let why = refused.err().unwrap().to_string();
@@ -97,13 +98,13 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     assert!(!back.gate().is_open(), "it never votes again");
 
     // Another store, under a number whose acknowledgements count.
-    let other = Greeter::new(name(2), StoreId(3), acknowledged, node.view.clone());
+    let other = Greeter::new(name(2), StoreId(3), acknowledged, Rules::NEWEST, node.view.clone());
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), other);
     assert!(greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await.is_err());
     assert_eq!(node.refused("store"), 1);
 
     // What it holds is enough.
-    let same = Greeter::new(name(2), StoreId(2), acknowledged, node.view.clone());
+    let same = Greeter::new(name(2), StoreId(2), acknowledged, Rules::NEWEST, node.view.clone());
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), same.clone());
     assert!(greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await.is_ok());
     assert_eq!(same.learnt().borrow().turned, None);
@@ -122,7 +123,8 @@ async fn an_open_connection_is_given_up_when_the_member_has_moved() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let before = world.start(1, dirs[0].path()).await;
     let after = world.start(1, dirs[1].path()).await;
-    let greeter = Greeter::new(name(2), StoreId(2), Progress::default(), before.view.clone());
+    let greeter =
+        Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, before.view.clone());
     let tcp = TcpTransport::new(name(2), world.security(2), Metrics::new());
     let greeted = Arc::new(Greeted::new(Arc::new(tcp), greeter.clone()));
     let network = Network::new(greeted, greeter.peers().clone());
