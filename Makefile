@@ -32,7 +32,7 @@ clippy:
 test:
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features otlp,rules-3 --test otlp --test upgrade
-	$(CARGO) test --locked --features otlp,rules-3 --lib -- codec fixtures golden version3 --skip a_backup_of_version_0_2_0
+	$(CARGO) test --locked --features otlp,rules-3 --lib -- codec fixtures golden version3
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items

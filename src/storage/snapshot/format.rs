@@ -50,9 +50,9 @@ pub(in crate::storage) struct Header {
 }
 
 #[derive(Serialize, Deserialize)]
-struct End {
-    records: u64,
-    check: u32,
+pub(super) struct End {
+    pub(super) records: u64,
+    pub(super) check: u32,
 }
 
 /// Writes a whole snapshot; returns the checksum that its last frame holds.
@@ -129,7 +129,7 @@ pub(in crate::storage) fn read(
                 take(some);
             }
             END => {
-                let end: End = format.decode(&body)?;
+                let end = format.end(&body)?;
                 if (end.records, end.check) != (records, check) {
                     return Err(damaged("frames are missing from it"));
                 }
@@ -173,9 +173,9 @@ impl Format {
         Ok(records)
     }
 
-    fn decode<T: for<'a> Deserialize<'a>>(self, body: &[u8]) -> Result<T, Unusable> {
+    fn end(self, body: &[u8]) -> Result<End, Unusable> {
         match self {
-            Self::V2 => Ok(v2::decode(body)?),
+            Self::V2 => Ok(v2::end(body)?),
             Self::Coded => Ok(codec::decode(body)?),
         }
     }
