@@ -3,8 +3,8 @@
 use std::{fs, process::ExitStatus};
 
 use crate::{
-    replicas::{Cluster, chain_through, member_list, read_status},
-    support::{Member, Service, eventually, free_address},
+    replicas::{Cluster, chain_through, member_list},
+    support::{Member, Service, eventually, free_address, operator::read_status},
 };
 
 #[test]

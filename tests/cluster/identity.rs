@@ -5,8 +5,8 @@ use std::{fs, path::Path, process::Command};
 
 use super::chains::expect_neighbours;
 use crate::{
-    replicas::{Cluster, chain_through, member_list, operate},
-    support::{Member, Service, eventually, free_address},
+    replicas::{Cluster, chain_through, member_list},
+    support::{Member, Service, eventually, free_address, operator::operate},
 };
 
 /// Starts an instance that ends by itself; its exit code and its log.

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use super::{
     disk::{Disk, Disks, make_slow_sync},
     net::Net,
-    replicas::{assert_equal_registries, read_status, tls_flags},
-    support::{Service, eventually},
+    replicas::{assert_equal_registries, tls_flags},
+    support::{Service, eventually, operator::read_status},
 };
 
 /// Where CONNECT is answered.

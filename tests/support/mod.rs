@@ -11,6 +11,7 @@
 
 mod chance;
 mod finish;
+pub mod operator;
 pub mod privileged;
 
 #[allow(unused_imports, reason = "not every test program leaves something to chance")]
