@@ -19,7 +19,7 @@ use super::{
     Cluster,
     network::Network,
     peers::{Peers, Reach},
-    rpc::CallError,
+    rpc::{CallError, Introduce},
     status::silence_of,
     writer::Leader,
 };
@@ -121,7 +121,7 @@ impl Cluster {
         if leader.id == self.instance {
             return self.leading().carry_out(change).await;
         }
-        match self.network.change(leader.id, &leader.member, change, PASSED_ON_MAX).await {
+        match self.network.ask(leader.id, &leader.member, change, PASSED_ON_MAX).await {
             Ok(done) => Ok(done),
             Err(CallError::Failed(why)) => Err(ChangeError::Refused(why)),
             Err(error) => Err(ChangeError::Unknown(format!("leader {}: {error}", leader.id.0))),
@@ -240,7 +240,7 @@ impl Leading<'_> {
     /// has just died would cost clients the time of a transfer that comes to nothing.
     async fn answers(&self, id: u64) -> bool {
         let Some(member) = node(self.raft, id) else { return false };
-        self.network.introduce(InstanceId(id), &member, FRESH).await.is_ok()
+        self.network.ask(InstanceId(id), &member, Introduce, FRESH).await.is_ok()
     }
 
     /// The other voter whose log goes furthest, of those that are there and have caught up.

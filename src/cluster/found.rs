@@ -45,7 +45,11 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Cluster, ClusterError, greeter::Greeter, rpc::hello::Known, turned::Turned, waiting::Waiting,
+    Cluster, ClusterError,
+    greeter::Greeter,
+    rpc::{Introduce, hello::Known},
+    turned::Turned,
+    waiting::Waiting,
 };
 use crate::{
     ids::{InstanceId, StoreId},
@@ -208,7 +212,7 @@ impl Cluster {
     /// Tells a member how this instance is now, and judges it by its answer.
     pub(super) async fn announce(&self, id: InstanceId, member: &Member, within: Duration) {
         let facts = self.greeter.facts_for(id);
-        match self.network.announce(id, member, facts, within).await {
+        match self.network.ask(id, member, facts, within).await {
             Ok(facts) => {
                 if let Err(refusal) = self.greeter.meet_again(id, &facts) {
                     self.metrics.raft_refused.with_label_values(&[refusal.as_str()]).inc();
@@ -270,7 +274,7 @@ impl Cluster {
     async fn ask_all(&self, members: &BTreeMap<InstanceId, Member>) -> Answers {
         let others = members.iter().filter(|(id, _)| **id != self.instance);
         let asking = others.map(|(id, member)| async move {
-            let answer = self.network.introduce(*id, member, ANSWER_MAX).await;
+            let answer = self.network.ask(*id, member, Introduce, ANSWER_MAX).await;
             (*id, answer.map_err(|error| error.to_string()))
         });
         join_all(asking).await.into_iter().collect()

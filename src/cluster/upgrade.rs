@@ -236,7 +236,7 @@ impl Upgrades {
     /// The newest rules that a member can apply; `None` if it does not answer, or is refused.
     async fn hear(&self, id: InstanceId, member: &Member) -> Option<Rules> {
         let Inner { network, greeter, .. } = &*self.0;
-        let facts = network.announce(id, member, greeter.facts_for(id), ANSWER_MAX).await.ok()?;
+        let facts = network.ask(id, member, greeter.facts_for(id), ANSWER_MAX).await.ok()?;
         greeter.meet_again(id, &facts).ok()?;
         greeter.peers().newest_rules(id)
     }

@@ -4,7 +4,7 @@ use openraft::{raft::VoteRequest, vote::RaftLeaderIdExt as _};
 
 use super::*;
 use crate::{
-    cluster::rpc::{CallError, Link, Request, Response, hello::Refusal},
+    cluster::rpc::{CallError, Introduce, Link, Request, Response, hello::Refusal},
     raft::{LogId, Membership, Vote},
 };
 
@@ -130,7 +130,7 @@ async fn an_open_connection_is_given_up_when_the_member_has_moved() {
     let network = Network::new(greeted, greeter.peers().clone());
     let open = |node: &Node| node.metrics.raft_connections.with_label_values(&["calls"]).get();
     let member = Member::default();
-    let ask = || network.introduce(InstanceId(1), &member, PATIENCE);
+    let ask = || network.ask(InstanceId(1), &member, Introduce, PATIENCE);
 
     greeter.set_roster(&at(before.port));
     drop(ask().await);
