@@ -114,8 +114,9 @@ fn find(dir: &DataDir, images: Option<&dyn ImageStore>) -> Result<Sources, Stora
     Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
 }
 
-/// Nothing that was applied is ever revoked, and no vote is taken back. So where image, snapshot and log tell different stories, one of them is of another
-/// history, or is an older copy that was put back.
+/// Nothing that was applied is ever revoked, and no vote is taken back. So where image, snapshot
+/// and log tell different stories, one of them is of another history, or is an older copy that was
+/// put back.
 fn refuse_contradictions(
     dir: &DataDir,
     log: LogEnds,

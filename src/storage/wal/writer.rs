@@ -6,8 +6,8 @@
 //! may have dropped what it could not write, and a second sync would lie.
 //!
 //! A disk that hangs is seen by an operation that does not end ([`Pulse`]), so a writer without
-//! jobs makes one itself every few seconds: else an idle instance would pass for well until a client
-//! comes.
+//! jobs makes one itself every few seconds: else an idle instance would pass for well until a
+//! client comes.
 
 use std::{
     io, mem,
