@@ -22,6 +22,9 @@ use crate::{
 /// without a leader: an election or two, and for a follower to find its leader.
 const WAIT_MAX: Duration = Duration::from_secs(6);
 
+/// How long clients of a majority that serves wait at most, mostly.
+const SOON: Duration = Duration::from_secs(1);
+
 /// How often it is looked at.
 const LOOK_EVERY_MS: u64 = 200;
 
@@ -44,6 +47,8 @@ pub(crate) struct Health {
     members_since: Option<(BTreeSet<InstanceId>, Instant)>,
     probers: BTreeMap<InstanceId, Prober>,
     led: Option<Instant>,
+    /// When no client of some majority had waited long.
+    answered: Option<Instant>,
 }
 
 /// Keeps the moment since when something holds.
@@ -143,7 +148,7 @@ impl World {
         let long_ago = |since: &Instant| now() - *since >= WAIT_MAX;
         let known = self.health.members_since.as_ref();
         if !self.is_wild || !known.is_some_and(|(_, since)| long_ago(since)) {
-            self.health.led = None;
+            (self.health.led, self.health.answered) = (None, None);
             return;
         }
         let Health { instances, ways, .. } = &self.health;
@@ -152,7 +157,7 @@ impl World {
         let well: Vec<_> = voters.iter().copied().filter(is_well).collect();
         let reach = |way: Way| ways.get(&way).is_some_and(&long_ago);
         if Health::majorities(&well, reach, is_majority).is_empty() {
-            self.health.led = None;
+            (self.health.led, self.health.answered) = (None, None);
             return;
         }
         if well.len() < voters.len() {
@@ -176,6 +181,12 @@ impl World {
         if up.iter().any(leads) {
             self.health.led = Some(now());
         }
+        // When the majority that served breaks, the clients of others have waited for long already;
+        // what counts is since when none served.
+        if wait <= SOON {
+            self.health.answered = Some(now());
+        }
+        let wait = wait.min(SOON + (now() - *self.health.answered.get_or_insert_with(now)));
         let leaderless = now() - *self.health.led.get_or_insert_with(now);
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).expect("runs are short");
         self.oracle.count(|figures| {
