@@ -79,6 +79,8 @@ metrics! {
     links_now: IntGauge = "emnetchain_links";
     /// Neighbours in a chain that are not linked.
     broken_links: IntGauge = "emnetchain_broken_links";
+    /// Clients that are cut off from the paths of their chains.
+    cut_off: IntGauge = "emnetchain_cut_off";
     /// Sockets that wait for their partner by RECONNECT.
     repairs_pending: IntGauge = "emnetchain_repairs_pending";
     /// EMNet entries kept.
@@ -100,8 +102,12 @@ metrics! {
     repairs: IntCounterVec = "emnetchain_repairs_total" ["outcome"];
     /// Seconds that the first caller of a finished repair had waited, in log time.
     repair_seconds: Histogram = "emnetchain_repair_seconds";
-    /// Clients taken out of their chain because a neighbour lost them or they kept silent.
+    /// Clients that left their chains: not heard of for the retention time, or replaced.
     taken_out: IntCounter = "emnetchain_clients_taken_out_total";
+    /// Clients cut off from their runs, for those beside them reported them or they kept silent.
+    clients_cut_off: IntCounter = "emnetchain_clients_cut_off_total";
+    /// Clients that were cut off and are in the path again.
+    clients_returned: IntCounter = "emnetchain_clients_returned_total";
     /// What reached the end of its time: ask (by CONNECT), repair (by RECONNECT), answer (kept for
     /// a caller who would ask again), client, peer (EMNet).
     expired: IntCounterVec = "emnetchain_expired_total" ["what"];

@@ -1,7 +1,7 @@
 //! The largest chains in figures, for whoever watches them. There may be millions of chains, and
 //! clients name them, so only a few are told apart.
 
-use super::{Registry, index::Chain};
+use super::Registry;
 use crate::ids::ChainName;
 
 /// The chains in figures.
@@ -16,13 +16,15 @@ pub struct Census {
 /// How much there is in a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainTotals {
-    /// Clients in the path; those taken out are not counted.
+    /// Clients, including those that are cut off.
     pub clients: u64,
+    /// Clients that are cut off from the path.
+    pub cut_off: u64,
     /// Sockets that ask.
     pub asks: u64,
     /// Links in force.
     pub links: u64,
-    /// Neighbours that are not linked.
+    /// Neighbours in the path that are not linked, and should be.
     pub broken_links: u64,
 }
 
@@ -46,6 +48,7 @@ impl ChainTotals {
     pub fn plus(self, other: Self) -> Self {
         Self {
             clients: self.clients + other.clients,
+            cut_off: self.cut_off + other.cut_off,
             asks: self.asks + other.asks,
             links: self.links + other.links,
             broken_links: self.broken_links + other.broken_links,
@@ -56,6 +59,7 @@ impl ChainTotals {
     fn minus(self, part: Self) -> Self {
         Self {
             clients: self.clients - part.clients,
+            cut_off: self.cut_off - part.cut_off,
             asks: self.asks - part.asks,
             links: self.links - part.links,
             broken_links: self.broken_links - part.broken_links,
@@ -70,10 +74,11 @@ impl Registry {
         let largest = self.chains(Order::Size, named_max);
         let named = largest.iter().fold(ChainTotals::default(), |sum, (_, chain)| sum.plus(*chain));
         let all = ChainTotals {
-            clients: self.index.members,
+            clients: self.index.clients,
+            cut_off: self.index.cut_off,
             asks: self.index.asks,
-            links: self.index.members - self.index.loose,
-            broken_links: self.index.loose - self.index.chains.len() as u64,
+            links: self.index.clients - self.index.loose,
+            broken_links: self.index.gaps,
         };
         let others = (self.index.chains.len() > named_max).then(|| all.minus(named));
         Census { largest, others }
@@ -99,17 +104,6 @@ impl Registry {
             Order::Size => {
                 self.index.by_size.iter().filter_map(|(_, n)| totals(n)).take(max).collect()
             }
-        }
-    }
-}
-
-impl Chain {
-    pub(super) fn totals(&self) -> ChainTotals {
-        ChainTotals {
-            clients: self.len(),
-            asks: self.asks.len() as u64,
-            links: self.len() - self.loose.len() as u64,
-            broken_links: self.gaps(),
         }
     }
 }
@@ -150,10 +144,10 @@ mod tests {
         let census = registry.census(3);
         let names: Vec<_> = census.largest.iter().map(|(name, _)| &*name.0).collect();
         assert_eq!(names, ["1", "3", "4"], "among equals the first name");
-        let five = ChainTotals { clients: 5, asks: 1, links: 4, broken_links: 0 };
+        let five = ChainTotals { clients: 5, asks: 1, links: 4, ..ChainTotals::default() };
         assert_eq!(census.largest[0].1, five);
         let others = census.others.unwrap();
-        assert_eq!(others, ChainTotals { clients: 3, asks: 2, links: 1, broken_links: 0 });
+        assert_eq!(others, ChainTotals { clients: 3, asks: 2, links: 1, ..ChainTotals::default() });
         let all = census.largest.iter().fold(others, |sum, (_, chain)| sum.plus(*chain));
         let totals = registry.totals();
         assert_eq!((all.clients, all.asks, all.links), (totals.clients, totals.asks, totals.links));

@@ -18,6 +18,8 @@ impl Registry {
                 Timer::Ask(ask) => self.expire(ask),
                 Timer::Forget(serial) => self.forget(serial),
                 Timer::Gather(left) => self.gather(left),
+                Timer::Front(tail) => self.front(tail),
+                Timer::Free(ask) => self.free(ask),
             }
             self.settle();
         }
@@ -44,7 +46,7 @@ impl Registry {
             }
             Some(Record::Answer(answer)) => ([Some(answer.socket), None], Forgotten::Answer),
             Some(Record::Peer(_)) => ([None, None], Forgotten::Peer),
-            Some(Record::Caller(_)) | None => return, // an ask ends by itself
+            Some(Record::Caller(_) | Record::Section(_)) | None => return, // nothing ends them by time
         };
         self.remove(serial);
         self.note(Note { about, session: None, what: What::Forgotten(what) });

@@ -78,6 +78,8 @@ pub struct Chains {
     pub count: u64,
     /// Clients, over all chains.
     pub clients: u64,
+    /// Clients that are cut off from the paths of their chains.
+    pub cut_off: u64,
     /// Sockets that wait to be told their partner.
     pub asks: u64,
     /// Links in force.
