@@ -73,12 +73,7 @@ impl Registry {
             (ask.session, ask.request, ask.line, ask.until) = (session, request, Line::Open, until);
         });
         // A tail that asks by CONNECT is bound by other rules than one that asks by RECONNECT.
-        if let AskRef::Side(serial, _) = at
-            && let Some(client) = self.client(serial)
-        {
-            let chain = client.chain.clone();
-            self.index.unsettled.insert((chain, serial));
-        }
+        self.unsettle(at);
         if previous != session && !self.index.holds_asks(previous) {
             self.release(previous, Why::Superseded);
         }
@@ -233,11 +228,8 @@ impl Registry {
         self.note_ask(at, What::Ended(why));
         match at {
             AskRef::Side(serial, part) => {
-                let (Some(past), now) = (self.ask(at).map(Ask::past), self.now()) else { return };
-                self.edit_client(serial, |client| {
-                    *client.side_mut(part) = Side::Open(past);
-                    client.refreshed = now;
-                });
+                let Some(past) = self.ask(at).map(Ask::past) else { return };
+                self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(past));
                 let leaves = |client: &Client| client.is_idle() && !client.is_reported();
                 if self.client(serial).is_some_and(leaves) && self.is_path(serial) {
                     self.remove(serial);

@@ -102,6 +102,8 @@ pub(super) struct Index {
     pub(super) asks: u64,
     /// Places whose surroundings changed since they were last settled.
     pub(super) unsettled: BTreeSet<(ChainName, Serial)>,
+    /// Asks that began or ceased to have part in an offer since they were last settled.
+    pub(super) unsettled_offers: BTreeSet<AskRef>,
     /// Asks that can be matched with more or with less than when they were last settled.
     pub(super) unsettled_asks: BTreeSet<AskRef>,
 }
@@ -219,7 +221,7 @@ impl Index {
             Key::Waiting(_, at, _) => {
                 self.unsettled_asks.insert(*at);
             }
-            Key::Offer(to, from) => self.unsettled_asks.extend([*to, *from]),
+            Key::Offer(to, from) => self.unsettled_offers.extend([*to, *from]),
             // Who cuts and joins runs says which places it concerns.
             Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)

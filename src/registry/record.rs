@@ -348,12 +348,9 @@ impl Client {
         self.sides().iter().any(|side| side.is_reported())
     }
 
-    /// When it is forgotten, if it stays silent; `None` if never.
-    pub(super) fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
-        if !self.is_idle() {
-            let for_ever = policy.client_retention_ms == 0;
-            return (!for_ever).then(|| self.refreshed.plus_ms(policy.client_retention_ms));
-        }
+    /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and has
+    /// no partner is rather dead; any other one may have been linked long ago, and be well.
+    pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
         let reported = self.sides().into_iter().filter_map(|side| match side {
             Side::Open(Past::Reported { since }) => Some(*since),
             Side::Open(Past::New | Past::Lost)
@@ -361,8 +358,11 @@ impl Client {
             | Side::Linked { .. }
             | Side::Paired { .. } => None,
         });
-        let last = reported.fold(self.refreshed, Timestamp::max);
-        Some(last.plus_ms(policy.retention_ms))
+        match reported.max().filter(|_| self.is_idle()) {
+            Some(since) => Some(since.plus_ms(policy.retention_ms)),
+            None if policy.client_retention_ms == 0 => None,
+            None => Some(self.refreshed.plus_ms(policy.client_retention_ms)),
+        }
     }
 }
 

@@ -12,13 +12,26 @@ impl Registry {
     /// Looks at everything that was touched. Gaps come first: an id pairs what they leave.
     pub(super) fn settle(&mut self) {
         loop {
-            if let Some((chain, place)) = self.index.unsettled.pop_first() {
+            if let Some(at) = self.index.unsettled_offers.pop_first() {
+                self.unsettle(at);
+            } else if let Some((chain, place)) = self.index.unsettled.pop_first() {
                 self.settle_place(&chain, place);
             } else if let Some(at) = self.index.unsettled_asks.pop_first() {
                 self.settle_ask(at);
             } else {
                 return;
             }
+        }
+    }
+
+    /// Has an ask, and the place of its client, looked at.
+    pub(super) fn unsettle(&mut self, at: AskRef) {
+        self.index.unsettled_asks.insert(at);
+        if let AskRef::Side(serial, _) = at
+            && let Some(client) = self.client(serial)
+        {
+            let chain = client.chain.clone();
+            self.index.unsettled.insert((chain, serial));
         }
     }
 

@@ -38,9 +38,7 @@ use crate::{
     },
     metrics::Metrics,
     raft::{LogId, SnapshotMeta, TypeConfig},
-    registry::{
-        Answer, Ask, Caller, Client, Image, Line, Peer, Record, Request, Serial, Side, Standing,
-    },
+    registry::{Answer, Ask, Caller, Client, Image, Line, Peer, Record, Request, Serial, Side},
 };
 
 const NODE: InstanceId = InstanceId(1);
@@ -168,6 +166,7 @@ fn record(random: &mut Random) -> Record {
         until,
         request,
         line: Line::HalfClosed,
+        lost: false,
     };
     match random.below(4) {
         0 => Record::Peer(peer(200, until)),
@@ -187,7 +186,7 @@ fn record(random: &mut Random) -> Record {
             joined: until,
             refreshed: until,
             session,
-            standing: Standing::Member,
+            is_marked: false,
             head_side: Side::Asking(Box::new(ask)),
             tail_side: Side::Paired { partner: socket(random), since: until },
         }),

@@ -28,10 +28,9 @@ pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part) -> Vec<Strin
     )];
     says.extend(look.registry.cut_of(serial).map(|cut| cut_off(look, cut)));
     says.extend([Part::Tail, Part::Head].map(|part| of_side(look, serial, client, part)));
-    if client.is_idle() {
-        let retention = look.registry.policy().retention_ms;
-        let left = client.refreshed.plus_ms(retention).ms_since(look.now);
-        says.push(format!("Unless it asks again, it is forgotten in {}.", Age(left)));
+    if let Some(at) = client.forgotten_at(look.registry.policy()).filter(|_| client.is_idle()) {
+        let left = Age(at.ms_since(look.now));
+        says.push(format!("Unless it asks again, it is forgotten in {left}."));
     }
     says
 }
