@@ -75,9 +75,9 @@ metrics! {
     chains: IntGauge = "emnetchain_chains";
     /// Sockets that wait to be told their partner.
     asks: IntGauge = "emnetchain_asks";
-    /// Links in force.
+    /// Links between neighbours in the paths of chains.
     links_now: IntGauge = "emnetchain_links";
-    /// Neighbours in a chain that are not linked.
+    /// Neighbours in paths that are not linked, and should be.
     broken_links: IntGauge = "emnetchain_broken_links";
     /// Clients that are cut off from the paths of their chains.
     cut_off: IntGauge = "emnetchain_cut_off";
@@ -85,14 +85,16 @@ metrics! {
     repairs_pending: IntGauge = "emnetchain_repairs_pending";
     /// EMNet entries kept.
     peers: IntGauge = "emnetchain_peers";
-    /// Clients in the path of a chain. The largest chains have their names as labels, the seed's
+    /// Clients of a chain, including those that are cut off. The largest chains have their names as labels, the seed's
     /// clients are in `default`, and all others together in `_other`.
     chain_clients: IntGaugeVec = "emnetchain_chain_clients" ["chain"];
+    /// Clients of a chain that are cut off from its path.
+    chain_cut_off: IntGaugeVec = "emnetchain_chain_cut_off" ["chain"];
     /// Sockets of a chain that wait to be told their partner.
     chain_waiting: IntGaugeVec = "emnetchain_chain_waiting" ["chain"];
-    /// Links in force in a chain.
+    /// Links between neighbours in the path of a chain.
     chain_links: IntGaugeVec = "emnetchain_chain_links" ["chain"];
-    /// Neighbours in a chain that are not linked.
+    /// Neighbours in paths that are not linked, and should be.
     chain_broken_links: IntGaugeVec = "emnetchain_chain_broken_links" ["chain"];
     /// Links made, by what brought the two together: gather, join or repair.
     links: IntCounterVec = "emnetchain_links_total" ["by"];

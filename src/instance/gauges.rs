@@ -57,6 +57,7 @@ fn show_chains(census: &Census, metrics: &Metrics) {
         chains.iter().map(|(label, totals)| (vec![*label], signed(of(totals)))).collect()
     };
     show(&metrics.chain_clients, &gauges(|chain| chain.clients));
+    show(&metrics.chain_cut_off, &gauges(|chain| chain.cut_off));
     show(&metrics.chain_waiting, &gauges(|chain| chain.asks));
     show(&metrics.chain_links, &gauges(|chain| chain.links));
     show(&metrics.chain_broken_links, &gauges(|chain| chain.broken_links));

@@ -22,7 +22,7 @@ pub struct ChainTotals {
     pub cut_off: u64,
     /// Sockets that ask.
     pub asks: u64,
-    /// Links in force.
+    /// Links between neighbours in the path.
     pub links: u64,
     /// Neighbours in the path that are not linked, and should be.
     pub broken_links: u64,
@@ -77,7 +77,7 @@ impl Registry {
             clients: self.index.clients,
             cut_off: self.index.cut_off,
             asks: self.index.asks,
-            links: self.index.clients - self.index.loose,
+            links: self.index.links,
             broken_links: self.index.gaps,
         };
         let others = (self.index.chains.len() > named_max).then(|| all.minus(named));

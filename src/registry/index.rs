@@ -52,8 +52,14 @@ pub(super) enum Timer {
     Free(AskRef),
 }
 
-/// Clients of a chain, its broken links, and how many of its clients are cut off.
-type Ranks = (u64, u64, u64);
+/// What a chain counts for in rankings and in totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ranks {
+    clients: u64,
+    cut_off: u64,
+    gaps: u64,
+    links: u64,
+}
 
 /// Chains by how much there is of something in them, the most first.
 pub(super) type Ranking = BTreeSet<(Reverse<u64>, ChainName)>;
@@ -93,11 +99,12 @@ pub(super) struct Index {
     pub(super) sources: BTreeMap<IpAddr, Holdings>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     pub(super) clients: u64,
-    pub(super) loose: u64,
     /// Clients that are cut off.
     pub(super) cut_off: u64,
     /// Neighbours in paths that are not linked, and should be.
     pub(super) gaps: u64,
+    /// Links between clients of paths.
+    pub(super) links: u64,
     /// Asks of clients.
     pub(super) asks: u64,
     /// Places whose surroundings changed since they were last settled.
@@ -193,15 +200,25 @@ impl Index {
     /// How much a chain counts in each ranking and in the totals; nothing if it is not there.
     fn ranks(&self, name: &ChainName) -> Ranks {
         let chain = self.chains.get(name);
-        chain.map(|chain| (chain.len(), chain.gaps(), chain.cut_off())).unwrap_or_default()
+        let ranks = |chain: &Chain| Ranks {
+            clients: chain.len(),
+            cut_off: chain.cut_off(),
+            gaps: chain.gaps(),
+            links: chain.links(),
+        };
+        chain.map(ranks).unwrap_or_default()
     }
 
     /// Follows a chain that counted for `before`.
     fn rank(&mut self, name: &ChainName, before: Ranks) {
         let now = self.ranks(name);
-        self.gaps = self.gaps - before.1 + now.1;
-        self.cut_off = self.cut_off - before.2 + now.2;
-        let rankings = [(&mut self.by_size, before.0, now.0), (&mut self.by_gaps, before.1, now.1)];
+        self.cut_off = self.cut_off - before.cut_off + now.cut_off;
+        self.gaps = self.gaps - before.gaps + now.gaps;
+        self.links = self.links - before.links + now.links;
+        let rankings = [
+            (&mut self.by_size, before.clients, now.clients),
+            (&mut self.by_gaps, before.gaps, now.gaps),
+        ];
         for (ranking, before, now) in rankings {
             if before != now {
                 ranking.remove(&(Reverse(before), name.clone()));
@@ -250,7 +267,6 @@ impl Index {
             }
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.insert(serial));
-                self.loose += 1;
             }
             Key::Marked(chain) => {
                 self.change_chain(chain, serial, |chain| chain.marked.insert(serial));
@@ -309,7 +325,6 @@ impl Index {
             }
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.remove(serial));
-                self.loose -= 1;
             }
             Key::Marked(chain) => {
                 self.change_chain(chain, serial, |chain| chain.marked.remove(serial));

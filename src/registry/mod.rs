@@ -111,7 +111,7 @@ pub struct Totals {
     pub chains: u64,
     /// Sockets that ask.
     pub asks: u64,
-    /// Links in force.
+    /// Links between neighbours in paths.
     pub links: u64,
     /// Neighbours in paths that are not linked, and should be.
     pub broken_links: u64,
@@ -203,7 +203,7 @@ impl Registry {
             cut_off: self.index.cut_off,
             chains,
             asks: self.index.sessions.len() as u64,
-            links: self.index.clients - self.index.loose,
+            links: self.index.links,
             broken_links: self.index.gaps,
             repairs_pending: self.index.waiting.len() as u64,
             peers: self.index.peers.len() as u64,

@@ -56,9 +56,10 @@ impl Chain {
         path.loose.saturating_sub(u64::from(path.clients > 0) + path.marked)
     }
 
-    /// Links in force: each but the last client of a run has one at its head, or is loose.
-    fn links(&self) -> u64 {
-        self.len() - self.loose.len()
+    /// Links between clients of the path.
+    pub(super) fn links(&self) -> u64 {
+        let path = self.path();
+        path.clients - path.loose
     }
 
     pub(super) fn totals(&self) -> ChainTotals {
