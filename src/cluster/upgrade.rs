@@ -3,9 +3,10 @@
 //! Entries are applied by the rules in force at that entry, so instances of two releases may run
 //! side by side for as long as an upgrade takes, and nothing of the new version is written yet. The
 //! leader hears from every member, learners too, which rules its program knows, by the same facts
-//! that open a connection. When all of them know newer ones, an operator has them raised ([`Change::Upgrade`](super::admin::Change::Upgrade)), or
-//! the leader does it by itself after an hour in which that did not change. From that entry on an
-//! older program refuses the log (exit code 78).
+//! that open a connection. When all of them know newer ones, an operator has them raised
+//! ([`Change::Upgrade`](super::admin::Change::Upgrade)), or the leader does it by itself after an
+//! hour in which that did not change. From that entry on an older program refuses the log (exit
+//! code 78).
 
 use std::{
     fmt::Write as _,
