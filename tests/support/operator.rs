@@ -1,4 +1,4 @@
-//! What an operator does with a running cluster: `EMNetChain cluster ...`, and looks at an instance.
+//! What an operator does with a running cluster: commands, and looks at an instance.
 
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, and says why")]
