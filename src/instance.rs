@@ -111,7 +111,7 @@ struct Instance {
     readiness: watch::Receiver<Readiness>,
     /// What is still to be announced.
     banner: Option<Banner>,
-    /// Whether it needs nobody else.
+    /// Whether it needs no other instance.
     alone: bool,
 }
 
@@ -207,7 +207,7 @@ impl Instance {
         };
         match failure {
             Some(exit) => {
-                // What is in doubt must not be told to anybody: no drain, no goodbye.
+                // What is in doubt must not be told to a client: no drain, no goodbye.
                 exit
             }
             None => tokio::select! {

@@ -3,7 +3,7 @@
 //! are whole; `tests/faults` breaks them as well.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "measurements are for whoever runs the tests")]
+#![allow(clippy::print_stdout, reason = "measurements are for people")]
 
 #[path = "support/cluster.rs"]
 mod replicas;

@@ -44,7 +44,8 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     let third = join(&second, 3, dir.path());
     promote(&third, 2);
     promote(&second, 3);
-    // Whoever comes back is told the same anywhere, and the one who waits is told by whom it asked.
+    // A client that comes back is told the same anywhere; one that waits is told by the instance
+    // that it asked.
     let mut again = Client::say(third.chain(), members[2].connect());
     let partners = told("tail", &members[1].head()) + &told("head", &members[3].tail());
     assert_eq!(again.rest(), partners);
@@ -56,7 +57,7 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     let fourth = join(&second, 4, dir.path());
     let fifth = join(&fourth, 5, dir.path());
     promote(&fifth, 4);
-    // A leader that is new has heard nobody yet, and knows that this says nothing.
+    // A leader that is new has heard no member yet, and knows that this says nothing.
     let caught_up = |id: u64| {
         let status = status(&alone);
         let members = status["members"].as_array().unwrap();
@@ -145,7 +146,7 @@ fn a_drained_instance_takes_no_clients_and_keeps_the_data() {
     let (code, why) = first.get("/readyz");
     assert!(code == 503 && why.contains("stopped"), "{code} {why}");
     eventually("it is closed", || TcpStream::connect(first.chain()).is_err().then_some(()));
-    // It gave the leadership away, and goes on replicating; who waits there is told.
+    // It gave the leadership away, and goes on replicating; a client that waits there is told.
     eventually("another leads", || (status(&second)["leader"] != 1).then_some(()));
     let mut next = Client::say(third.chain(), Member(2).connect());
     assert_eq!(next.object(), told("tail", &members[1].head()));

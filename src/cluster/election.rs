@@ -25,8 +25,8 @@ use crate::{clock, runtime::Runtime};
 /// gives up on it then.
 pub(super) const VOTE_MAX: Duration = Duration::from_millis(600);
 
-/// For how long a voter that heard its leader lets nobody else lead. It is above [`VOTE_MAX`],
-/// because openraft wants it so, and below what a failover may take.
+/// For how long a voter that heard its leader lets no other lead. It is above [`VOTE_MAX`], because
+/// openraft wants it so, and below what a failover may take.
 pub(super) const LEASE: Duration = Duration::from_millis(650);
 
 /// For how long, in turns, a leader that no majority answers is silent and speaks. While it is
@@ -145,7 +145,7 @@ impl Cluster {
     fn free_from(&self, campaigns: &Campaigns) -> Instant {
         let sync = self.sync_time();
         let lease = self.contact.leader_heard().map(|heard| heard + LEASE);
-        // The candidate makes its leadership durable before anybody hears of it.
+        // The candidate makes its leadership durable before others hear of it.
         let other = self.contact.candidate_heard().map(|heard| heard + CAMPAIGN + 2 * sync);
         // Votes are made durable here, there, and once more when they make a leader.
         let own = campaigns.last.map(|(began, _)| began + CAMPAIGN + 4 * sync);

@@ -372,8 +372,8 @@ impl Greeter {
         }
     }
 
-    /// Hears who has opened a connection, and answers. `proven` says whether the transport has
-    /// proven a name.
+    /// Hears which instance has opened a connection, and answers. `proven` says whether the
+    /// transport has proven a name.
     ///
     /// # Errors
     /// If one of the two refuses the other, or it takes too long.

@@ -153,7 +153,7 @@ pub struct Started {
 
 impl Cluster {
     /// Starts raft over the given stores. The effects of what is left of the log are sent to the
-    /// state machine's channel already now, so somebody must receive from it.
+    /// state machine's channel already now, so a task must receive from it.
     ///
     /// # Errors
     /// If raft cannot start: the stores contradict each other, or the disk fails.
@@ -373,7 +373,7 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
         // Or a leader that reaches a minority would keep that from voting for another one.
         quorum_loss_probe_interval: Some(ms(QUIET_TURN)),
         enable_pre_vote: Some(true),
-        // A leader that comes back must be elected anew. A power cut may have taken entries from
+        // A leader that comes back must be elected again. A power cut may have taken entries from
         // its log that others have, and in its old term it would write others in their places.
         enable_leader_restore: Some(false),
         max_payload_entries: 64,

@@ -21,7 +21,7 @@ pub struct ClusterStatus {
     pub node: InstanceId,
     /// "leader", "follower", "candidate", "learner" or "shutdown".
     pub role: &'static str,
-    /// Who leads, as far as is known.
+    /// The leader, as far as is known.
     pub leader: Option<InstanceId>,
     /// The raft term.
     pub term: u64,

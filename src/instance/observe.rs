@@ -56,7 +56,7 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
                 metrics.repair_seconds.observe(seconds(waited_ms));
             }
             What::TakenOut(_) => metrics.taken_out.inc(),
-            // Sessions count what they are told, and nobody asked for the others in figures.
+            // Sessions count what they are told, and no figure counts the others.
             What::Asked(_)
             | What::CameBack
             | What::Detached

@@ -1,5 +1,5 @@
-//! The largest chains in figures, for whoever watches them. There may be millions of chains, and
-//! clients name them, so only a few are told apart.
+//! The largest chains in figures, for monitoring. There may be millions of chains, and clients name
+//! them, so only a few are told apart.
 
 use super::{Registry, index::Chain};
 use crate::ids::ChainName;

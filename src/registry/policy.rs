@@ -14,7 +14,7 @@ pub struct Policy {
     pub ask_ms_max: u64,
     /// How long finished repair ids, clients taken out, and EMNet entries are remembered.
     pub retention_ms: u64,
-    /// How long a client without asks is remembered when nobody refreshes it; 0 for ever.
+    /// How long a client without asks is remembered when it is not refreshed; 0 for ever.
     pub client_retention_ms: u64,
     /// Clients in the registry, over all chains.
     pub clients_max: u64,

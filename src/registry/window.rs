@@ -1,5 +1,5 @@
-//! A part of one chain, for whoever looks at it. A chain may have millions of clients, so nobody
-//! is shown all of them at once; what needs an eye, the gaps, is told for the whole chain.
+//! A part of one chain, for its readers. A chain may have millions of clients, so no reader is
+//! shown all of them at once; what needs an eye, the gaps, is told for the whole chain.
 
 use std::ops::Bound;
 

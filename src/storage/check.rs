@@ -134,9 +134,9 @@ impl fmt::Display for Finding {
 
 /// Checks identity, raft log, image and snapshots of a data directory.
 ///
-/// The directory is locked meanwhile, so nobody writes into it. sled cannot open files without
-/// writing to them (it repairs what it takes for a torn tail), so a copy of the image is opened,
-/// in the system's directory for temporary files.
+/// The directory is locked meanwhile, so no process writes into it. sled cannot open files without
+/// writing to them (it repairs what it takes for a torn tail), so a copy of the image is opened, in
+/// the system's directory for temporary files.
 ///
 /// # Errors
 /// If a process uses the directory, it has no identity, is another cluster's, or cannot be read.

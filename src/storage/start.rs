@@ -75,7 +75,7 @@ pub(super) fn restore(
         accept_short_log(dir, log, &at)?;
     }
     // openraft must not see a snapshot that ends before the log begins; it has a new one built
-    // instead. A log that ends before the registry will begin anew where the registry stands.
+    // instead. A log that ends before the registry will begin again where the registry stands.
     let begins = if ahead { index(at.last_log_id) } else { index(log.purged) };
     let connects = |file: &SnapshotFile| index(file.meta().last_log_id) >= begins;
     let snapshots = SnapshotDir::open(dir, offered.filter(connects))?;
@@ -164,7 +164,7 @@ fn accept_short_log(dir: &DataDir, log: LogEnds, at: &SnapshotMeta) -> Result<()
             way_out: identity::WAY_OUT,
         });
     }
-    tracing::warn!(applied, ?last, "the raft log ends before the registry; it begins anew there");
+    tracing::warn!(applied, ?last, "the raft log ends before the registry; it begins again there");
     Ok(())
 }
 

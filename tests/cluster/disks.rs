@@ -166,7 +166,7 @@ fn a_leader_whose_disk_hangs_hands_over_and_ends() {
 }
 
 #[test]
-fn a_follower_whose_disk_hangs_says_so_and_holds_up_nobody() {
+fn a_follower_whose_disk_hangs_says_so_and_holds_up_no_other() {
     if !may_run("a hanging follower", "ptrace", &["strace"]) {
         return;
     }
@@ -180,7 +180,7 @@ fn a_follower_whose_disk_hangs_says_so_and_holds_up_nobody() {
 }
 
 #[test]
-fn an_image_that_hangs_holds_up_nobody() {
+fn an_image_that_hangs_holds_up_no_client() {
     if !may_run("a hanging image", "ptrace", &["strace"]) {
         return;
     }

@@ -242,7 +242,7 @@ impl Fleet {
         }
     }
 
-    /// Who leads, in the opinion of an instance.
+    /// The leader, in the opinion of an instance.
     pub(crate) fn leader(&self) -> Option<u8> {
         let leader = read_status(self.any(), "/status")["leader"].as_u64()?;
         u8::try_from(leader).ok()

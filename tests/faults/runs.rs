@@ -114,7 +114,7 @@ fn run(plan: &Plan) {
             if let Some(deadline) = deadline {
                 let silence = history.longest_silence(began);
                 tally.silence = tally.silence.max(silence);
-                assert!(silence <= deadline, "{fault:?}: for {silence:?} nobody was answered");
+                assert!(silence <= deadline, "{fault:?}: for {silence:?} no client was answered");
             }
             round += 1;
         }
@@ -136,7 +136,7 @@ fn run(plan: &Plan) {
     );
     assert!(
         2 * tally.rounds_with_answers >= round,
-        "void: in only {} of {round} faults was anybody answered",
+        "void: in only {} of {round} faults was a client answered",
         tally.rounds_with_answers,
     );
     assert_all_is_as_told(fleet.any(), &name, &history);

@@ -138,7 +138,7 @@ impl Cluster {
         self.take(id).kill();
     }
 
-    /// Takes an instance out, to be ended by whoever has it.
+    /// Takes an instance out, to be ended by its new owner.
     pub fn take(&mut self, id: usize) -> Service {
         self.instances[id - 1].take().expect("it runs")
     }
@@ -158,7 +158,7 @@ impl Cluster {
         self.at(id).get("/readyz").0 == 200
     }
 
-    /// Waits until all that run can answer clients, and agree on who leads.
+    /// Waits until all that run can answer clients, and agree on their leader.
     pub fn wait_ready(&self) {
         eventually("all that run are ready", || {
             let mut leaders = self.running().into_iter().map(|id| {

@@ -85,7 +85,7 @@ pub enum Response {
 }
 
 impl Request {
-    /// In whose name it is made, if in anybody's. It must be the one that is at the other end.
+    /// The instance in whose name it is made, if it names one. It must be the one at the other end.
     pub fn author(&self) -> Option<InstanceId> {
         let vote = match self {
             Self::AppendEntries(rpc) => &rpc.vote,

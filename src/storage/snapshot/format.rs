@@ -104,7 +104,7 @@ pub(in crate::storage) struct Contents {
 
 /// Reads a whole snapshot, checks everything that can be checked about it, and hands its records
 /// over on the way, many at a time. They count for nothing if an error follows. Without a cluster,
-/// anybody's snapshot will do.
+/// the snapshot of any will do.
 pub(in crate::storage) fn read(
     input: &mut impl Read,
     cluster: Option<ClusterId>,

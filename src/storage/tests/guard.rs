@@ -170,7 +170,7 @@ async fn a_leader_with_another_history_is_refused_before_raft_hears_it() {
     }
     let opened = filled_stores().await;
     let guard = &opened.stores.guard;
-    // What fits, again and anew; what replaces entries that were not applied.
+    // What fits, once more and for the first time; what replaces entries that were not applied.
     let sent = [
         (None, vec![entry(own(0))]),
         (Some(own(3)), (4..WRITTEN).map(|index| entry(own(index))).collect()),

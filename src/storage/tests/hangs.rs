@@ -70,7 +70,7 @@ impl Site {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
+async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_again() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut site = Site::open(&disk);
@@ -96,7 +96,7 @@ async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    timeout(Duration::from_secs(600), patience).await.expect("it is written anew");
+    timeout(Duration::from_secs(600), patience).await.expect("it is written again");
     assert_eq!(site.metrics.image_given_up.get(), 1);
     assert_eq!((pulse.pending(), pulse.stuck()), (None, None));
 
@@ -113,7 +113,7 @@ async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_hangs_is_seen_and_holds_up_nobody_but_those_who_write() {
+async fn a_log_that_hangs_is_seen_and_holds_up_writers_alone() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut site = Site::open(&disk);
@@ -132,7 +132,7 @@ async fn a_log_that_hangs_is_seen_and_holds_up_nobody_but_those_who_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_hangs_is_seen_and_holds_up_nobody() {
+async fn a_snapshot_that_hangs_is_seen_and_holds_up_nothing() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut site = Site::open(&disk);

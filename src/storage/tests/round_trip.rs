@@ -62,7 +62,7 @@ async fn a_stamp_may_grow_over_several_values_and_shrink_again() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_read_the_files() {
+async fn no_other_user_may_read_the_files() {
     let (temp, _) = filled(Random::new("nobody_else_may_read"), 30, 10).await;
     let mut seen = 0;
     let mut left = vec![temp.path().join("registry"), temp.path().join("snapshot")];

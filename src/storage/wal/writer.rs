@@ -282,7 +282,7 @@ impl Writer {
     }
 
     /// Forgets the entries up to `upto`, and the segments that hold no others. Behind a snapshot
-    /// that is ahead of the log, the log begins anew.
+    /// that is ahead of the log, the log begins again.
     fn purge(&mut self, upto: LogId) -> Result<(), DiskFault> {
         let (drop_count, next) = {
             let log = self.shared.lock();

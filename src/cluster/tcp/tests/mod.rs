@@ -257,7 +257,7 @@ impl Node {
         }
     }
 
-    /// Stops as a killed process does: nobody is told.
+    /// Stops as a killed process does: no other instance is told.
     async fn stop(mut self) {
         self.tasks.shutdown().await;
         self.raft.shutdown().await.unwrap();
