@@ -265,7 +265,7 @@ pub(crate) fn certificates(section: &Section) {
     eventually("it has read them", || {
         cluster.at(2).log().contains("the certificates were read again").then_some(())
     });
-    // Who connects anew is shown the new one.
+    // A new connection is shown the new one.
     cluster.kill(3);
     cluster.kill(1);
     cluster.start_these(&[1, 3]);
