@@ -53,6 +53,9 @@ use crate::{
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
 const APPLIED_QUEUE_MAX: usize = 1024;
 
+/// How long it may take to close all sockets when the instance fails.
+const HANG_UP_MAX: Duration = Duration::from_millis(500);
+
 /// What is kept of the shutdown deadline for writing out and closing.
 const CLOSING_SHARE: u32 = 4;
 
@@ -208,6 +211,7 @@ impl Instance {
         match failure {
             Some(exit) => {
                 // What is in doubt must not be told to a client: no drain, no goodbye.
+                self.hang_up().await;
                 exit
             }
             None => tokio::select! {
@@ -255,6 +259,20 @@ impl Instance {
         }
         tracing::error!("{why}");
         Exit::Internal
+    }
+
+    /// Closes all sockets. The kernel does that at the end of a process, but a thread that waits
+    /// for a disk which hangs cannot be ended, and until then clients, other instances and
+    /// supervisors would reach a process that never answers.
+    async fn hang_up(&mut self) {
+        self.servers.abort_all();
+        self.background.abort_all();
+        let ended = async {
+            while self.servers.join_next().await.is_some() {}
+            while self.background.join_next().await.is_some() {}
+        };
+        // What a task holds besides its sockets may wait for the disk as well.
+        let _ = timeout(HANG_UP_MAX, ended).await;
     }
 
     /// An operator had it leave service; what belongs to clients ends with them.

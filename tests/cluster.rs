@@ -7,6 +7,10 @@
 
 #[path = "support/cluster.rs"]
 mod replicas;
+#[path = "support/slow.rs"]
+mod slow;
+#[path = "support/strangers.rs"]
+mod strangers;
 mod support;
 #[path = "support/wrong.rs"]
 mod wrong;

@@ -32,6 +32,7 @@ use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
     registry::{BatchId, Command},
+    runtime::VOTE_MAX,
     storage::SnapshotFile,
 };
 
@@ -193,20 +194,21 @@ impl Peer {
     async fn call(
         &self,
         request: Request,
-        option: &RPCOption,
+        within: Duration,
     ) -> Result<Response, RPCError<TypeConfig>> {
         let link = self.network.calls(self.target, &self.member);
-        link.call(&request, option.soft_ttl()).await.map_err(rpc_error)
+        link.call(&request, within).await.map_err(rpc_error)
     }
 
+    /// Asks for a vote, or whether there would be one. openraft's limit is less than a slow disk
+    /// takes for the one sync of a vote, so it does not count.
     async fn vote_call(
         &self,
         request: Request,
-        option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         // A pre-vote promises nothing.
         let vote = if let Request::Vote(rpc) = &request { Some(rpc.vote) } else { None };
-        let Response::Vote(response) = self.call(request, option).await? else {
+        let Response::Vote(response) = self.call(request, VOTE_MAX).await? else {
             return Err(rpc_error(CallError::Mismatched));
         };
         if let Some(vote) = vote.filter(|_| response.vote_granted) {
@@ -265,17 +267,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.vote_call(Request::Vote(rpc), &option).await
+        self.vote_call(Request::Vote(rpc)).await
     }
 
     async fn pre_vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.vote_call(Request::PreVote(rpc), &option).await
+        self.vote_call(Request::PreVote(rpc)).await
     }
 
     async fn full_snapshot(
@@ -304,7 +306,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         let Response::TransferLeader(response) =
-            self.call(Request::TransferLeader(rpc), &option).await?
+            self.call(Request::TransferLeader(rpc), option.soft_ttl()).await?
         else {
             return Err(rpc_error(CallError::Mismatched));
         };

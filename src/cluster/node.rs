@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use super::{
     compare::Standing,
     contact::Contact,
-    election::{LEASE, QUIET_TURN, VOTE_MAX},
+    election::{LEASE, QUIET_TURN},
     gate,
     greeted::Greeted,
     greeter::{Greeter, Roster},
@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     raft::TypeConfig,
     registry::Rules,
+    runtime::VOTE_TTL,
     storage::{
         ClusterId, LogGuard, Pulse, Pulses, RegistryView, SnapshotInbox, StateMachine,
         fault::FaultReporter,
@@ -368,7 +369,7 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
         // openraft the timeouts mean how long a vote may take and how long a lease holds.
         heartbeat_interval: 100,
         enable_elect: false,
-        election_timeout_min: ms(VOTE_MAX),
+        election_timeout_min: ms(VOTE_TTL),
         election_timeout_max: ms(LEASE),
         // Or a leader that reaches a minority would keep that from voting for another one.
         quorum_loss_probe_interval: Some(ms(QUIET_TURN)),

@@ -132,6 +132,27 @@ async fn a_log_that_hangs_is_seen_and_holds_up_writers_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_idle_log_sees_that_its_disk_hangs_and_costs_little() {
+    runtime::follow_seed(1);
+    let disk = SimDisk::new(1);
+    let mut site = Site::open(&disk);
+    site.stores.log.save_vote(&Vote::new(1, 1)).await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    let before = disk.operations();
+    sleep(Duration::from_secs(60)).await;
+    let operations = disk.operations() - before;
+    assert!((20..=60).contains(&operations), "in a minute {operations} writes and syncs");
+    let pulse = site.stores.pulses.log.clone();
+    assert_eq!(pulse.stuck(), None);
+    disk.set_pace("raft", Pace::Hangs);
+    sleep(Duration::from_secs(5)).await;
+    assert!(pulse.stuck().is_some(), "nothing was asked of it");
+    disk.set_pace("raft", Pace::Quick);
+    site.stores.log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    assert_eq!((pulse.pending(), pulse.stuck()), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_snapshot_that_hangs_is_seen_and_holds_up_nothing() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);

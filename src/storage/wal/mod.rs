@@ -59,6 +59,7 @@ use super::{
     worker::{self, Queue, Running},
 };
 use crate::{
+    clock,
     ids::StoreId,
     metrics::Metrics,
     raft::{LogId, Vote},
@@ -251,6 +252,7 @@ impl Wal {
             faults,
             pulse: pulse.clone(),
             failed: None,
+            idle_since: clock::now(),
             buffer: Vec::new(),
         };
         let fault = files::failed("start the thread that writes", &dir);
