@@ -17,7 +17,7 @@
 //! back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader without X.
 //!
 //! An instance with an empty log opens its gate when a member of the cluster says that it may join:
-//! its number is named, and no other store bears it.
+//! its number is named, and no store bears it yet.
 
 use std::{
     collections::BTreeMap,
@@ -102,12 +102,13 @@ pub enum Unwelcome {
 
 impl Greeter {
     /// Greets on behalf of `me`, whose store held `held` when it was opened and whose program can
-    /// apply `rules` at most.
+    /// apply `rules` at most, behind a gate.
     pub fn new(
         me: NodeName,
         store: StoreId,
         held: Progress,
         rules: Rules,
+        gate: Gate,
         view: RegistryView,
     ) -> Self {
         // Without chance all runs look alike, and only its own instance notices an older copy.
@@ -120,7 +121,7 @@ impl Greeter {
             view,
             acknowledged: Acknowledged::begin(held),
             peers: Peers::default(),
-            gate: Gate::default(),
+            gate,
             roster: watch::Sender::default(),
             list: Mutex::default(),
             learnt: watch::Sender::default(),
@@ -276,7 +277,8 @@ impl Greeter {
             Known::Named { lived: true, .. } if self.is_empty() => {
                 self.turn(Turned::Lost { me, by, recorded: None });
             }
-            Known::Named { .. } if self.is_empty() => {
+            // One that the founding entry names writes that first; see `found`.
+            Known::Named { store: None, .. } if self.is_empty() => {
                 if !self.0.gate.is_open() {
                     tracing::info!(peer = by.0, "the cluster knows this instance; joining");
                 }
