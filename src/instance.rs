@@ -32,7 +32,9 @@ use crate::{
     clock,
     cluster::{
         Cluster, ClusterError, ClusterOptions, LogBounds, RulesOptions, Started,
+        election::QUIET_TURN,
         found::Founding,
+        gate::Gate,
         rpc::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
         transport::{Alone, Transport},
@@ -144,6 +146,8 @@ impl Instance {
             log_bounds: LogBounds::default(),
             pulses,
             rules: rules(),
+            gate: Gate::default(),
+            quiet_turn: Some(QUIET_TURN),
             faults: reporter.clone(),
             metrics: metrics.clone(),
         };

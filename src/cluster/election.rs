@@ -31,7 +31,7 @@ pub(super) const LEASE: Duration = Duration::from_millis(650);
 /// For how long, in turns, a leader that no majority answers is silent and speaks. While it is
 /// silent, the leases of those that it still reaches run out, and they can elect another one with
 /// those that it does not reach.
-pub(super) const QUIET_TURN: Duration = Duration::from_millis(1300);
+pub const QUIET_TURN: Duration = Duration::from_millis(1300);
 
 /// The least time between the end of the lease and a campaign: the leases of the others began a
 /// little later, or earlier.

@@ -23,8 +23,11 @@
 //! # Joining
 //!
 //! An instance whose number no entry has named waits until an operator adds it. A number that the
-//! membership names with this very store, or without a store, is waited for by the leader: the gate
-//! opens ([`greeter`](super::greeter)), and the leader sends what the log holds. A number that
+//! membership names without a store is waited for by the leader: the gate opens
+//! ([`greeter`](super::greeter)), and the leader sends what the log holds. One that the founding
+//! entry names copies that entry first. A leader's first request makes its vote durable before its
+//! entries, and if the power is cut in between, the instance has a vote and no log: it could not
+//! vote ([`gate`](super::gate)), and could not write the founding entry any more. A number that
 //! belongs to another store, or whose instance has served clients, has lost its disk: it ends, and
 //! needs a new number.
 //!
@@ -264,6 +267,9 @@ impl Cluster {
             if let Some(first) = self.founding_entry(&members, &answers) {
                 return self.initialise(first).await;
             }
+            if names_later(self.greeter.store(), &answers) {
+                self.greeter.gate().open();
+            }
             let learnt = self.learnt().borrow().clone();
             let waiting = Waiting { me: self.instance, members: &members, answers: &answers };
             progress.send_replace(waiting.text(&learnt, self.greeter.gate().is_open()));
@@ -302,6 +308,17 @@ fn entry_to_copy(
             first.get(&me).is_some_and(|named| named.store == Some(store)).then(|| first.clone())
         }
         Ok(Standing::Founded { first: None, .. } | Standing::Empty { .. }) | Err(_) => None,
+    })
+}
+
+/// Whether a member's log names this store, and the founding entry is not the last to do so: then
+/// this instance cannot copy it, and gets it from the leader, with all that came after it.
+fn names_later(store: StoreId, answers: &Answers) -> bool {
+    answers.values().any(|answer| match answer {
+        Ok(Standing::Founded { known: Known::Named { store: Some(named), .. }, first, .. }) => {
+            first.is_none() && *named == store
+        }
+        Ok(Standing::Founded { .. } | Standing::Empty { .. }) | Err(_) => false,
     })
 }
 
@@ -393,5 +410,17 @@ pub(super) mod tests {
         let other = answers(&[(1, founded(Some(named([10, 21]))))]);
         assert_eq!(entry_to_copy(mine(2), &other), None, "it names a store that was lost");
         assert_eq!(entry_to_copy(mine(2), &answers(&[(1, founded(None))])), None);
+    }
+
+    #[test]
+    fn a_founder_that_comes_after_a_change_of_the_members_gets_the_log_from_the_leader() {
+        let says = |store: u128, first: Option<Members>| {
+            let known = Known::Named { store: Some(StoreId(store)), lived: false };
+            answers(&[(1, Ok(Standing::Founded { store: StoreId(10), known, first }))])
+        };
+        assert!(names_later(StoreId(20), &says(20, None)));
+        assert!(!names_later(StoreId(20), &says(20, Some(list(&[1, 2])))), "it copies that");
+        assert!(!names_later(StoreId(20), &says(21, None)), "another store bears the number");
+        assert!(!names_later(StoreId(20), &answers(&[(1, founded(None))])), "it is not named");
     }
 }

@@ -17,7 +17,7 @@
 //! back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader without X.
 //!
 //! An instance with an empty log opens its gate when a member of the cluster says that it may join:
-//! its number is named, and no other store bears it.
+//! its number is named, and no store bears it yet.
 
 use std::{
     collections::BTreeMap,
@@ -276,7 +276,8 @@ impl Greeter {
             Known::Named { lived: true, .. } if self.is_empty() => {
                 self.turn(Turned::Lost { me, by, recorded: None });
             }
-            Known::Named { .. } if self.is_empty() => {
+            // One that the founding entry names writes that first; see `found`.
+            Known::Named { store: None, .. } if self.is_empty() => {
                 if !self.0.gate.is_open() {
                     tracing::info!(peer = by.0, "the cluster knows this instance; joining");
                 }

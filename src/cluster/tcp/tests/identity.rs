@@ -4,7 +4,10 @@ use openraft::{raft::VoteRequest, vote::RaftLeaderIdExt as _};
 
 use super::*;
 use crate::{
-    cluster::rpc::{CallError, Introduce, Link, Request, Response, hello::Refusal},
+    cluster::rpc::{
+        CallError, Introduce, Link, Request, Response,
+        hello::{Facts, Known, Refusal},
+    },
     raft::{LogId, Membership, Vote},
 };
 
@@ -108,6 +111,21 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), same.clone());
     assert!(greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await.is_ok());
     assert_eq!(same.learnt().borrow().turned, None);
+}
+
+/// A vote that is durable without the founding entry would keep that out of the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_hears_no_leader_before_it_holds_the_founding_entry() {
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    for (store, opens) in [(Some(StoreId(2)), false), (None, true)] {
+        let (held, rules) = (Progress::default(), Rules::NEWEST);
+        let newcomer = Greeter::new(name(2), StoreId(2), held, rules, node.view.clone());
+        let known = Known::Named { store, lived: false };
+        let facts = Facts { known, ..node.greeter.facts_for(InstanceId(2)) };
+        newcomer.meet_again(InstanceId(1), &facts).unwrap();
+        assert_eq!(newcomer.gate().is_open(), opens, "{store:?}");
+    }
 }
 
 fn at(port: u16) -> Membership {
