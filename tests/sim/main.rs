@@ -197,6 +197,11 @@ fn a_leader_whose_disk_hangs_makes_way() {
 }
 
 #[test]
+fn those_that_were_given_up_serve_again() {
+    assert_plays(Play::GivenUp, 0..2);
+}
+
+#[test]
 fn a_member_that_moves_is_reached() {
     assert_plays(Play::Moves, 0..3);
 }
