@@ -16,6 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{timeout, timeout_at},
@@ -159,9 +160,7 @@ impl Instance {
         let banner = listeners.banner();
         let alone = matches!(founding, Founding::Alone(_)) && cluster.status().members.len() <= 1;
         let Listeners { servers, http, raft } = listeners;
-        let raft = raft.zip(security.clone());
-        let server = raft.map(|(at, security)| RpcServer::new(at, security, metrics.clone()));
-        keep(&mut background, &cluster, server, service);
+        keep(&mut background, &cluster, raft_server(raft, security.clone(), &metrics), service);
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
         let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
@@ -397,6 +396,16 @@ fn serve_http(background: &mut JoinSet<String>, http: Option<HttpServer>, source
     if let Some(http) = http {
         background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
     }
+}
+
+/// What answers other instances, if they can reach this one.
+fn raft_server(
+    listener: Option<TcpListener>,
+    security: Option<Security>,
+    metrics: &Metrics,
+) -> Option<RpcServer> {
+    let (listener, security) = listener.zip(security)?;
+    Some(RpcServer::new(listener, security, metrics.clone()))
 }
 
 /// How this instance reaches others.

@@ -102,13 +102,12 @@ pub enum Unwelcome {
 
 impl Greeter {
     /// Greets on behalf of `me`, whose store held `held` when it was opened and whose program can
-    /// apply `rules` at most, behind a gate.
+    /// apply `rules` at most.
     pub fn new(
         me: NodeName,
         store: StoreId,
         held: Progress,
         rules: Rules,
-        gate: Gate,
         view: RegistryView,
     ) -> Self {
         // Without chance all runs look alike, and only its own instance notices an older copy.
@@ -121,7 +120,7 @@ impl Greeter {
             view,
             acknowledged: Acknowledged::begin(held),
             peers: Peers::default(),
-            gate,
+            gate: Gate::default(),
             roster: watch::Sender::default(),
             list: Mutex::default(),
             learnt: watch::Sender::default(),

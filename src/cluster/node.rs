@@ -177,7 +177,10 @@ impl Cluster {
             .await
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let me = NodeName { cluster, node: instance };
-        let greeter = Greeter::new(me, store, held, rules.newest, gate, view.clone());
+        let greeter = Greeter::new(me, store, held, rules.newest, view.clone());
+        if gate.is_open() {
+            greeter.gate().open();
+        }
         let greeted = Greeted::new(transport, greeter.clone());
         let network = Network::new(Arc::new(greeted), greeter.peers().clone());
         let config = Arc::new(config(log_bounds, quiet_turn)?);

@@ -12,8 +12,9 @@ use std::{
 
 use emnetchain::{
     cluster::{
-        Cluster, ClusterOptions, LogBounds, RulesOptions, Started, election::QUIET_TURN,
-        found::Founding, gate::Gate, proposer::ProposerError, transport::NodeName,
+        Cluster, ClusterError, ClusterOptions, LogBounds, RulesOptions, Started,
+        election::QUIET_TURN, found::Founding, gate::Gate, proposer::ProposerError,
+        transport::NodeName,
     },
     ids::{InstanceId, StoreId},
     limits::PROPOSER_QUEUE_MAX,
@@ -382,34 +383,41 @@ impl Process {
             }
             Ok(())
         };
-        let founding = Founding::With(self.list.clone());
-        let known = match planted {
-            Planted::StrangerTaken => Founding::With(self.shared.members.clone()),
-            _ => founding.clone(),
-        };
-        let living = async {
-            cluster.found(founding, &self.progress).await.map_err(|error| text(&error))?;
-            self.progress.send_replace(String::new());
-            let founding = known;
-            cluster.settle(&founding, self.shared.policy).await.map_err(|error| text(&error))?;
-            loop {
-                let life = cluster.begin_life().await.map_err(|error| text(&error))?;
-                self.witness.open(Some(life.incarnation));
-                tokio::select! {
-                    biased;
-                    _why = cluster.life_over(life) => {}
-                    ended = cluster.proposer(life.incarnation).run(queue) => match ended {
-                        Ok(()) => return Err::<(), _>("the queue is closed".to_owned()),
-                        Err(ProposerError::Over) => {}
-                        Err(ProposerError::Stopped(error)) => return Err(error.to_string()),
-                    },
-                }
-                self.witness.open(None);
-            }
-        };
+        let living = self.serve_lives(&cluster, queue);
         let keep = Box::pin(cluster.clone().keep());
         let keeping = async { keep.await.map_err(|error| text(&error)) };
         let turned = async { Err::<(), _>(text(&cluster.turned().await)) };
         tokio::try_join!(serving, keeping, turned, living).map(drop)
+    }
+
+    /// Founds the cluster or finds it, and serves clients in one life after the other.
+    async fn serve_lives(
+        &self,
+        cluster: &Cluster,
+        queue: &mut mpsc::Receiver<Command>,
+    ) -> Result<(), String> {
+        let text = |error: ClusterError| error.to_string();
+        let founding = Founding::With(self.list.clone());
+        let known = match self.shared.planted {
+            Planted::StrangerTaken => Founding::With(self.shared.members.clone()),
+            _ => founding.clone(),
+        };
+        cluster.found(founding, &self.progress).await.map_err(text)?;
+        self.progress.send_replace(String::new());
+        cluster.settle(&known, self.shared.policy).await.map_err(text)?;
+        loop {
+            let life = cluster.begin_life().await.map_err(text)?;
+            self.witness.open(Some(life.incarnation));
+            tokio::select! {
+                biased;
+                _why = cluster.life_over(life) => {}
+                ended = cluster.proposer(life.incarnation).run(queue) => match ended {
+                    Ok(()) => return Err("the queue is closed".to_owned()),
+                    Err(ProposerError::Over) => {}
+                    Err(ProposerError::Stopped(error)) => return Err(error.to_string()),
+                },
+            }
+            self.witness.open(None);
+        }
     }
 }

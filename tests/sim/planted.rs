@@ -87,9 +87,11 @@ impl fmt::Display for Search {
     }
 }
 
-/// What is known of runs without a mistake: whether they pass.
-static SOUND: Mutex<BTreeMap<(u64, Play), Arc<OnceLock<Option<String>>>>> =
-    Mutex::new(BTreeMap::new());
+/// How a run without a mistake fails, once it is known; `None` if it passes.
+type Verdict = Arc<OnceLock<Option<String>>>;
+
+/// What is known of runs without a mistake.
+static SOUND: Mutex<BTreeMap<(u64, Play), Verdict>> = Mutex::new(BTreeMap::new());
 
 /// Runs a seed without a mistake, once for all tests.
 fn assert_sound(seed: u64, play: Play) {

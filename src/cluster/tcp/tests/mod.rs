@@ -25,7 +25,6 @@ use crate::{
     clock,
     cluster::{
         contact::Contact,
-        gate::Gate,
         greeted::Greeted,
         greeter::Greeter,
         network::Network,
@@ -100,14 +99,8 @@ impl World {
     /// As [`Self::transport`], introduced as a member that has no data yet.
     fn greeted(&self, node: u64, security: Security, view: &RegistryView) -> Greeted {
         let store = StoreId(u128::from(node));
-        let greeter = Greeter::new(
-            name(node),
-            store,
-            Progress::default(),
-            Rules::NEWEST,
-            Gate::default(),
-            view.clone(),
-        );
+        let greeter =
+            Greeter::new(name(node), store, Progress::default(), Rules::NEWEST, view.clone());
         Greeted::new(Arc::new(self.transport(node, security)), greeter)
     }
 
@@ -129,14 +122,7 @@ impl World {
         let mut stores = stores.unwrap();
         let held = progress::held(&mut stores.log).await.unwrap();
         let store = stores.log.store();
-        let greeter = Greeter::new(
-            name(node),
-            store,
-            held,
-            Rules::NEWEST,
-            Gate::default(),
-            stores.view.clone(),
-        );
+        let greeter = Greeter::new(name(node), store, held, Rules::NEWEST, stores.view.clone());
         let transport = Arc::new(self.transport(node, security.clone()));
         let greeted = Greeted::new(transport, greeter.clone());
         let network = Network::new(Arc::new(greeted), greeter.peers().clone());
