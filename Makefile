@@ -16,7 +16,7 @@ MUTANT_TESTS ?= --lib --test registry_model --test transcripts
 help:
 	@echo 'make verify       format, lints, tests, documentation, dependencies; changes nothing'
 	@echo 'make advisories   known faults of dependencies; needs the network'
-	@echo 'make fix          format, apply the lints, write the example configuration anew'
+	@echo 'make fix          format, apply the lints, write the example configuration'
 	@echo 'make bench        all benchmarks'
 	@echo 'make mutants      mistakes that tests must find: a fifth of them; SEED=N PIECE=0/8 to choose which'
 	@echo 'make run          one instance; ADDRS="-dis-addr A -chain-addr B" to choose where'
@@ -32,7 +32,7 @@ clippy:
 test:
 	$(CARGO) test --locked
 	$(CARGO) test --locked --features otlp,rules-3 --test otlp --test upgrade
-	$(CARGO) test --locked --features otlp,rules-3 --lib -- codec fixtures golden version3 --skip a_backup_of_version_0_2_0
+	$(CARGO) test --locked --features otlp,rules-3 --lib -- codec fixtures golden version3
 
 doc:
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items

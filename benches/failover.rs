@@ -170,12 +170,12 @@ impl Pairs {
     /// answers to those of the next.
     fn longest_wait(&self, at: [&Service; 2], happen: impl FnOnce()) -> Duration {
         let (stopping, told) = (AtomicBool::new(false), Mutex::new(Vec::<Instant>::new()));
-        let count = || told.lock().expect("nobody panics with it").len();
+        let count = || told.lock().expect("no thread panics with it").len();
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !stopping.load(Ordering::SeqCst) {
                     self.tell(at);
-                    told.lock().expect("nobody panics with it").push(clock::now());
+                    told.lock().expect("no thread panics with it").push(clock::now());
                 }
             });
             let more = || {
@@ -187,7 +187,7 @@ impl Pairs {
             more();
             stopping.store(true, Ordering::SeqCst);
         });
-        let told = told.into_inner().expect("nobody panicked with it");
+        let told = told.into_inner().expect("no thread panicked with it");
         told.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 }

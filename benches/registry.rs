@@ -93,7 +93,7 @@ fn main() -> ExitCode {
 enum Job {
     /// Newcomers, each of which is linked with the tip.
     Join,
-    /// The same while somebody holds a copy of the image, as a snapshot does.
+    /// The same while a reader holds a copy of the image, as a snapshot does.
     JoinUnderCopy,
     /// Clients that come back and are told again.
     Resume,

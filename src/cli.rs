@@ -248,7 +248,7 @@ fn ask_for_addresses(sources: &mut Sources) -> Result<(), String> {
 /// A typed address, in bytes: many times the longest one.
 const LINE_BYTES_MAX: u64 = 1024;
 
-/// 128 random bits: unique without asking anybody.
+/// 128 random bits: unique without asking an instance.
 fn random_id() -> Result<u128, String> {
     let mut id = [0; 16];
     getrandom::fill(&mut id).map_err(|error| format!("the system has no random bits: {error}"))?;
@@ -266,7 +266,7 @@ pub fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "EMNetChain: {line}"));
 }
 
-/// Writes to standard output; whoever closed it does not want to read it.
+/// Writes to standard output; a reader that closed it does not want it.
 pub(crate) fn say(text: &str) {
     let mut stdout = io::stdout().lock();
     drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));

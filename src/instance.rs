@@ -16,6 +16,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use futures_util::FutureExt as _;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{timeout, timeout_at},
@@ -32,7 +33,9 @@ use crate::{
     clock,
     cluster::{
         Cluster, ClusterError, ClusterOptions, LogBounds, RulesOptions, Started,
+        election::QUIET_TURN,
         found::Founding,
+        gate::Gate,
         rpc::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
         transport::{Alone, Transport},
@@ -52,6 +55,9 @@ use crate::{
 
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
 const APPLIED_QUEUE_MAX: usize = 1024;
+
+/// How long it may take to close all sockets when the instance fails.
+const HANG_UP_MAX: Duration = Duration::from_millis(500);
 
 /// What is kept of the shutdown deadline for writing out and closing.
 const CLOSING_SHARE: u32 = 4;
@@ -111,7 +117,7 @@ struct Instance {
     readiness: watch::Receiver<Readiness>,
     /// What is still to be announced.
     banner: Option<Banner>,
-    /// Whether it needs nobody else.
+    /// Whether it needs no other instance.
     alone: bool,
 }
 
@@ -141,6 +147,8 @@ impl Instance {
             log_bounds: LogBounds::default(),
             pulses,
             rules: rules(),
+            gate: Gate::default(),
+            quiet_turn: Some(QUIET_TURN),
             faults: reporter.clone(),
             metrics: metrics.clone(),
         };
@@ -152,9 +160,7 @@ impl Instance {
         let banner = listeners.banner();
         let alone = matches!(founding, Founding::Alone(_)) && cluster.status().members.len() <= 1;
         let Listeners { servers, http, raft } = listeners;
-        let raft = raft.zip(security.clone());
-        let server = raft.map(|(at, security)| RpcServer::new(at, security, metrics.clone()));
-        keep(&mut background, &cluster, server, service);
+        keep(&mut background, &cluster, raft_server(raft, security.clone(), &metrics), service);
         let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
         let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
@@ -207,7 +213,8 @@ impl Instance {
         };
         match failure {
             Some(exit) => {
-                // What is in doubt must not be told to anybody: no drain, no goodbye.
+                // What is in doubt must not be told to a client: no drain, no goodbye.
+                self.hang_up().await;
                 exit
             }
             None => tokio::select! {
@@ -255,6 +262,20 @@ impl Instance {
         }
         tracing::error!("{why}");
         Exit::Internal
+    }
+
+    /// Closes all sockets. The kernel does that at the end of a process, but a thread that waits
+    /// for a disk which hangs cannot be ended, and until then clients, other instances and
+    /// supervisors would reach a process that never answers.
+    async fn hang_up(&mut self) {
+        self.servers.abort_all();
+        self.background.abort_all();
+        let ended = async {
+            while self.servers.join_next().await.is_some() {}
+            while self.background.join_next().await.is_some() {}
+        };
+        // What a task holds besides its sockets may wait for the disk as well.
+        let _ = timeout(HANG_UP_MAX, ended).await;
     }
 
     /// An operator had it leave service; what belongs to clients ends with them.
@@ -375,6 +396,16 @@ fn serve_http(background: &mut JoinSet<String>, http: Option<HttpServer>, source
     if let Some(http) = http {
         background.spawn(http.serve(sources).map(|()| "the HTTP server ended".to_owned()));
     }
+}
+
+/// What answers other instances, if they can reach this one.
+fn raft_server(
+    listener: Option<TcpListener>,
+    security: Option<Security>,
+    metrics: &Metrics,
+) -> Option<RpcServer> {
+    let (listener, security) = listener.zip(security)?;
+    Some(RpcServer::new(listener, security, metrics.clone()))
 }
 
 /// How this instance reaches others.

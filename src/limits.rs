@@ -57,18 +57,18 @@ pub const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 pub const UNSENT_BYTES_MAX: usize = 8 * 1024;
 
 /// A snapshot that is taken from another instance, in bytes: more than fits into memory as a
-/// registry, so that nobody fills the disk with one.
+/// registry, so that none can fill the disk.
 pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
 /// Connections of other instances: three of each member are kept, the rest is room for those that
-/// have not said yet who they are.
+/// have not introduced themselves yet.
 pub const RPC_CONNECTIONS_MAX: usize = 256;
 
-/// Chains that have metrics of their own. Clients name chains, so their number is nobody's choice;
+/// Chains that have metrics of their own. Clients name chains, so their number has no bound;
 /// Prometheus pays for each label.
 pub const CHAIN_LABELS_MAX: usize = 50;
 
-/// Things that happened of late and are remembered for `explain`; at some 120 bytes each, 8 MiB at
+/// Things that happened lately and are remembered for `explain`; at some 120 bytes each, 8 MiB at
 /// the most.
 pub const HISTORY_EVENTS: usize = 65_536;
 

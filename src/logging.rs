@@ -142,7 +142,7 @@ pub fn start(
     }
 }
 
-/// Colours are for a person at a terminal who does not object (no-color.org).
+/// Colours are for a person at a terminal, unless the environment objects (no-color.org).
 fn is_colourful() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

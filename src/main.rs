@@ -1,6 +1,6 @@
 //! The process: reads the command line, starts the logs, runs one instance.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use emnetchain::{
     cli::{self, Exit, Task},
@@ -8,6 +8,9 @@ use emnetchain::{
     instance::{self, offline},
     logging,
 };
+
+/// How long a failed instance takes at most to drop what it holds; a thread of it may hang.
+const DROP_MAX: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let exit = match cli::start() {
@@ -44,7 +47,12 @@ fn serve(config: Config, sources: Sources) -> Exit {
     let instance = instance::run(config, sources, logs.clone());
     let exit = runtime.block_on(async { tokio::spawn(instance).await }).unwrap_or(Exit::Internal);
     logs.finish();
-    // What the instance wanted to finish is finished; nothing else may hold up the end.
-    runtime.shutdown_background();
+    // What the instance wanted to finish is finished; nothing else may hold up the end. One that
+    // failed drops what it holds first: connections, of which the kernel may not soon dispose.
+    if exit == Exit::Clean {
+        runtime.shutdown_background();
+    } else {
+        runtime.shutdown_timeout(DROP_MAX);
+    }
     exit
 }

@@ -111,7 +111,7 @@ metrics! {
     /// Clients that were cut off and are in the path again.
     clients_returned: IntCounter = "emnetchain_clients_returned_total";
     /// What reached the end of its time: ask (by CONNECT), repair (by RECONNECT), answer (kept for
-    /// a caller who would ask again), client, peer (EMNet).
+    /// a caller that would ask again), client, peer (EMNet).
     expired: IntCounterVec = "emnetchain_expired_total" ["what"];
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
@@ -205,7 +205,7 @@ metrics! {
     snapshots: IntCounterVec = "emnetchain_snapshots_total" ["origin"];
     /// Seconds that building a snapshot took.
     snapshot_seconds: Histogram = "emnetchain_snapshot_seconds";
-    /// Unix time at which somebody last had a whole backup of this instance on a disk, by
+    /// Unix time at which an operator last had a whole backup of this instance on a disk, by
     /// `EMNetChain backup`; 0 if that was not since its start.
     backup_timestamp: IntGauge = "emnetchain_backup_timestamp_seconds";
     /// Bytes that are free for this process where the data directory lies.
@@ -264,13 +264,13 @@ impl Metrics {
 }
 
 /// Makes `gauges`, which have one label or none, say exactly these values. Those that stay are
-/// never away in between, for somebody may be reading.
+/// never away in between, for they may be read meanwhile.
 pub fn show<A: Atomic>(gauges: &GenericGaugeVec<A>, values: &BTreeMap<Vec<&str>, A::T>) {
     for family in gauges.collect() {
         for metric in family.get_metric() {
             let labels: Vec<&str> = metric.get_label().iter().map(|label| label.value()).collect();
             if !values.contains_key(&labels) {
-                // Somebody else may have been quicker.
+                // Another reader may have been quicker.
                 let _ = gauges.remove_label_values(&labels);
             }
         }

@@ -4,6 +4,8 @@
 //! own choosing on another thread, so it is done on the spot; and tokio's watch channel wakes by
 //! chance, so openraft gets one that does not ([`watch`]). There, the tasks of one instance are
 //! a [`Process`], which can be stopped and killed.
+//!
+//! Everywhere, requests for votes get more time than openraft gives them ([`VOTE_MAX`]).
 
 mod process;
 pub mod watch;
@@ -15,6 +17,15 @@ use openraft_rt_tokio::TokioRuntime;
 use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 pub use process::{Process, Task, spawn};
+
+/// What openraft is told that a request for a vote may take. It makes one setting of this and of
+/// the least election timeout, which bounds the lease from below, so a longer one would delay every
+/// failover. No other limit in openraft is as long.
+pub const VOTE_TTL: Duration = Duration::from_millis(601);
+
+/// How long a request for a vote may really take. The voter syncs its disk before it answers, and a
+/// late answer does no harm: the candidate drops it if it stands in another term by then.
+pub const VOTE_MAX: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// The next seed, on the thread of a simulation.
@@ -103,6 +114,8 @@ impl AsyncRuntime for Runtime {
         duration: Duration,
         future: F,
     ) -> Self::Timeout<R, F> {
+        // The network sets limits of its own, but openraft gives up on a vote here.
+        let duration = if duration == VOTE_TTL { VOTE_MAX } else { duration };
         TokioRuntime::timeout(duration, future)
     }
 

@@ -1,4 +1,4 @@
-//! Whether a file with a secret in it is kept from those whom it does not concern.
+//! Whether a file with a secret in it is kept from all but its owner.
 
 use std::{fs::Metadata, os::unix::fs::MetadataExt as _};
 

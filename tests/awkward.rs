@@ -2,7 +2,7 @@
 //! hang-ups of every kind, a shortage of descriptors, forged datagrams. Beside them honest clients
 //! must be served, byte for byte; how long it took is printed, and no test fails by that alone.
 
-#![allow(clippy::print_stdout, reason = "measurements are for whoever runs the tests")]
+#![allow(clippy::print_stdout, reason = "measurements are for people")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;

@@ -79,7 +79,7 @@ fn a_chain_moves(end: impl Fn(&mut Service)) {
     assert!(line.ends_with(&format!(", node 9, {held}\n")), "{line}");
 
     let service = Service::start(&new, &[&NEW_NODE[..], &["--resume-grace", "1h"]].concat());
-    // Whoever comes back is told the same.
+    // A client that comes back is told the same.
     let mut middle = Client::say(service.chain(), members[1].connect());
     assert_eq!(middle.rest(), told("tail", &members[0].head()) + &told("head", &members[2].tail()));
     // The tip comes back, waits on, and gets its partner.

@@ -405,14 +405,14 @@ fn http_answers_the_prober() {
     assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
 }
 
-/// The example is what the program prints; `make fix` writes it anew.
+/// The example is what the program prints; `make fix` writes it again.
 #[test]
 fn the_example_configuration_is_up_to_date_and_good() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/emnetchain.example.toml");
     let flags = ["-chain-addr", "0.0.0.0:8081", "-dis-addr", "0.0.0.0:8080"];
     let printed = run(&[&["config", "print"], &flags[..]].concat());
     let example = fs::read_to_string(&path).unwrap_or_default();
-    assert!(text(&printed.stdout) == example, "run `make fix` to write {} anew", path.display());
+    assert!(text(&printed.stdout) == example, "run `make fix` to write {} again", path.display());
     let checked = run(&["config", "check", "--config", path.to_str().unwrap()]);
     assert_eq!(checked.status.code(), Some(0), "{checked:?}");
 }

@@ -3,10 +3,14 @@
 //! are whole; `tests/faults` breaks them as well.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stdout, reason = "measurements are for whoever runs the tests")]
+#![allow(clippy::print_stdout, reason = "measurements are for people")]
 
 #[path = "support/cluster.rs"]
 mod replicas;
+#[path = "support/slow.rs"]
+mod slow;
+#[path = "support/strangers.rs"]
+mod strangers;
 mod support;
 #[path = "support/wrong.rs"]
 mod wrong;

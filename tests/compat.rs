@@ -82,7 +82,7 @@ fn a_request_may_be_cut_at_every_byte() {
 
 /// The seed went to a standstill with as many as there are processors.
 #[test]
-fn silent_connections_hold_up_nobody() {
+fn silent_connections_hold_up_no_client() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &["--emnet-addr", "127.0.0.1:0"]);
     let mut silent: Vec<Client> = (0..600)

@@ -8,39 +8,14 @@ mod support;
 use std::{net::TcpStream, path::Path, process::Command};
 
 use support::{
-    Client, Finish as _, Member, Service, chain, eventually, free_address, repaired, told,
+    Client, Finish as _, Member, Service, chain, eventually, free_address,
+    operator::{done, is_ready, operate, read_status, refused},
+    repaired, told,
 };
 use tempfile::TempDir;
 
-/// `EMNetChain cluster WORDS`, asked of this instance: the exit code, and what it says.
-fn operate(service: &Service, words: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-    command.arg("cluster").args(words).env_clear();
-    command.arg("--http-addr").arg(service.address("HTTP").to_string());
-    let output = command.finish();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
-}
-
-#[track_caller]
-fn done(service: &Service, words: &[&str]) -> String {
-    let (code, said) = operate(service, words);
-    assert_eq!(code, 0, "{words:?}: {said}");
-    said
-}
-
-#[track_caller]
-fn refused(service: &Service, words: &[&str], expected: &str) {
-    let (code, said) = operate(service, words);
-    assert!(code == 69 && said.contains(expected), "{words:?}: {code} {said}");
-}
-
 fn status(service: &Service) -> serde_json::Value {
-    serde_json::from_str(&service.get("/status").1).unwrap()
-}
-
-fn is_ready(service: &Service) -> Option<()> {
-    (service.get("/readyz").0 == 200).then_some(())
+    read_status(service, "/status")
 }
 
 /// Starts an instance that is to be taken in, by the flags that `cluster add` prints.
@@ -69,7 +44,8 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     let third = join(&second, 3, dir.path());
     promote(&third, 2);
     promote(&second, 3);
-    // Whoever comes back is told the same anywhere, and the one who waits is told by whom it asked.
+    // A client that comes back is told the same anywhere; one that waits is told by the instance
+    // that it asked.
     let mut again = Client::say(third.chain(), members[2].connect());
     let partners = told("tail", &members[1].head()) + &told("head", &members[3].tail());
     assert_eq!(again.rest(), partners);
@@ -81,7 +57,7 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     let fourth = join(&second, 4, dir.path());
     let fifth = join(&fourth, 5, dir.path());
     promote(&fifth, 4);
-    // A leader that is new has heard nobody yet, and knows that this says nothing.
+    // A leader that is new has heard no member yet, and knows that this says nothing.
     let caught_up = |id: u64| {
         let status = status(&alone);
         let members = status["members"].as_array().unwrap();
@@ -104,7 +80,7 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
     // The first one is taken out and stopped; its number is gone for good.
     assert!(done(&second, &["remove", "1"]).contains("never use its number again"));
     drop(alone);
-    refused(&second, &["add", &format!("1={}", free_address())], "a number is never used twice");
+    refused(&second, &["add", &format!("1={}", free_address())], &["a number is never used twice"]);
     eventually("another one leads", || is_ready(&fifth));
     let mut again = Client::say(fifth.chain(), members[2].connect());
     assert_eq!(again.rest(), partners);
@@ -123,9 +99,9 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let raft = free_address().to_string();
     let alone = Service::start(&dir.path().join("1"), &["--raft-addr", &raft]);
     eventually("it serves", || is_ready(&alone));
-    refused(&alone, &["promote", "7"], "7 is no member; members are 1");
-    refused(&alone, &["remove", "1"], "is the only voter; promote another one first");
-    refused(&alone, &["transfer-leader"], "no other voter is there");
+    refused(&alone, &["promote", "7"], &["7 is no member; members are 1"]);
+    refused(&alone, &["remove", "1"], &["is the only voter; promote another one first"]);
+    refused(&alone, &["transfer-leader"], &["no other voter is there"]);
     let newest = emnetchain::registry::Rules::NEWEST.0;
     let current = format!("rules version {newest} is in force, and no instance knows a newer one");
     let raised = done(&alone, &["upgrade"]);
@@ -135,10 +111,14 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let absent = free_address().to_string();
     let said = done(&alone, &["add", &format!("2={absent}")]);
     assert!(said.contains("--node-id 2") && said.contains(&format!("1={raft}")), "{said}");
-    refused(&alone, &["promote", "2"], "instance 2 is not reached");
-    refused(&alone, &["transfer-leader", "2"], "does not vote");
+    refused(&alone, &["promote", "2"], &["instance 2 is not reached"]);
+    refused(&alone, &["transfer-leader", "2"], &["does not vote"]);
     assert!(done(&alone, &["members"]).contains(&format!("2     learner  {absent}")));
-    refused(&alone, &["upgrade"], &format!("instance 2 ({absent}) is not reached: start it, or"));
+    refused(
+        &alone,
+        &["upgrade"],
+        &[&format!("instance 2 ({absent}) is not reached: start it, or")],
+    );
     assert!(done(&alone, &["remove", "2"]).contains("instance 2 is no member any more"));
     for wrong in [&["promote", "two"][..], &["add", "2"], &["add", "2=here"], &["remove"], &[]] {
         assert_eq!(operate(&alone, wrong).0, 2, "{wrong:?}");
@@ -166,7 +146,7 @@ fn a_drained_instance_takes_no_clients_and_keeps_the_data() {
     let (code, why) = first.get("/readyz");
     assert!(code == 503 && why.contains("stopped"), "{code} {why}");
     eventually("it is closed", || TcpStream::connect(first.chain()).is_err().then_some(()));
-    // It gave the leadership away, and goes on replicating; who waits there is told.
+    // It gave the leadership away, and goes on replicating; a client that waits there is told.
     eventually("another leads", || (status(&second)["leader"] != 1).then_some(()));
     let mut next = Client::say(third.chain(), Member(2).connect());
     assert_eq!(next.object(), told("tail", &members[1].head()));

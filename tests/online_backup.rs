@@ -2,7 +2,7 @@
 //! be had, or not whole.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::print_stderr, reason = "figures are for whoever runs the tests")]
+#![allow(clippy::print_stderr, reason = "figures are for people")]
 
 #[path = "support/crowd.rs"]
 mod crowd;
@@ -220,7 +220,7 @@ fn what_does_not_arrive_whole_leaves_nothing() {
         refused(&output, 78, &["it.backup", "is not kept; ask again", "no backup was made"]);
     }
     assert_eq!(names(&files), Vec::<PathBuf>::new());
-    // Whoever is told to stop takes its draft along.
+    // A backup that is told to stop takes its draft along.
     let way = Way::Hung(50);
     let mut waiting: Child = backup(spoil(http(&service), way), &file, &[])
         .stderr(Stdio::piped())
@@ -237,7 +237,7 @@ fn what_does_not_arrive_whole_leaves_nothing() {
     eventually("it ends", || waiting.try_wait().unwrap());
     refused(&waiting.wait_with_output().unwrap(), 69, &["told to stop", "no backup was made"]);
     assert_eq!(names(&files), Vec::<PathBuf>::new());
-    assert_eq!(service.metric(KEPT), 0.0, "nobody has a backup");
+    assert_eq!(service.metric(KEPT), 0.0, "no operator has a backup");
     done(&backup(http(&service), &file, &[]).finish());
     assert_eq!(names(&files), [file]);
 }
@@ -264,8 +264,8 @@ fn what_cannot_be_had_is_said_with_the_way_out() {
 
     let nowhere = path("no/such/dir");
     refused(&backup(http(&service), &nowhere, &[]).finish(), 74, &["no/such/dir"]);
-    let nobody = "127.0.0.1:1".parse().unwrap();
-    let output = backup(nobody, &path("other"), &[]).finish();
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let output = backup(nowhere, &path("other"), &[]).finish();
     refused(&output, 69, &["no instance answers at", "no backup was made"]);
     assert!(!path("other").exists());
 
@@ -276,7 +276,7 @@ fn what_cannot_be_had_is_said_with_the_way_out() {
 }
 
 #[test]
-fn without_a_leader_nobody_knows_what_was_answered() {
+fn without_a_leader_it_is_unknown_what_was_answered() {
     let mut cluster = Cluster::start(&[]);
     let room = TempDir::new().unwrap();
     let tip = chain(cluster.at(1), &[Member(0), Member(1)]);

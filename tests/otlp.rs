@@ -72,7 +72,7 @@ fn a_collector_receives_the_span_of_a_request() {
 }
 
 #[test]
-fn a_collector_that_never_answers_holds_up_nobody() {
+fn a_collector_that_never_answers_holds_up_no_client() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let dir = TempDir::new().unwrap();

@@ -79,7 +79,7 @@ fn expect_repair(service: &Service, before: Member, after: Member) {
     assert_eq!(other.rest(), repaired(&before.head()));
 }
 
-/// Whoever comes back is told who its neighbours are, and closed if it has both or is the first.
+/// A client that comes back is told its neighbours, and closed if it has both or is the first.
 fn expect_neighbours(service: &Service, member: Member, tail: Option<Member>, head: Member) {
     let mut client = Client::say(service.chain(), member.connect());
     let tail = tail.map(|tail| told("tail", &tail.head())).unwrap_or_default();
@@ -215,7 +215,7 @@ fn crowd(service: &Service, count: u16) -> (Vec<Member>, Client) {
     let (mut head, mut heard) = first.expect("one was first");
     let mut path = Vec::new();
     loop {
-        let (member, mut client) = clients.remove(&head).expect("nobody is there twice");
+        let (member, mut client) = clients.remove(&head).expect("no client is there twice");
         path.push(member);
         let Some(next) = after.remove(&head) else {
             assert!(clients.is_empty(), "there are two paths");
@@ -287,23 +287,23 @@ fn thirty_percent_of_two_hundred_are_killed_at_once() {
         (None, Some(last)) => assert_eq!(last.rest(), told("head", &newcomer.tail())),
         (asks, tip) => panic!("the last asks {asks:?} and waits {tip:?}"),
     }
-    // The first has nobody to wait for.
+    // The first has no client to wait for.
     if let Some(mut waits) = asking.remove(&first.tail()) {
         waits.expect_silence();
     }
     assert!(asking.is_empty(), "{asking:?}");
 
-    // And whoever asks again is told just that.
+    // And a client that asks again is told just that.
     let path: Vec<Member> = survivors.into_iter().chain([newcomer]).collect();
     for (at, pair) in path.windows(2).enumerate().skip(1) {
         expect_neighbours(&service, pair[0], Some(path[at - 1]), pair[1]);
     }
-    // The first survivor missed its neighbour alone: of those before that one nobody has heard.
+    // The first survivor missed its neighbour alone: of those before that one none has heard.
     let links = (path.len() - 1) + unheard.saturating_sub(2);
     assert_eq!(service.metric("emnetchain_links"), links as f64);
 }
 
-/// Everything that anybody was ever told, by who and which socket.
+/// Everything that clients were ever told, by client and socket.
 type Told = Mutex<BTreeMap<(Member, &'static str), BTreeSet<String>>>;
 
 /// A client as the seed's documentation describes it, which comes back whenever its connection ends
@@ -350,7 +350,7 @@ impl Drop for Enough<'_> {
     }
 }
 
-/// The service is killed again and again while clients arrive. Nobody is ever told two partners,
+/// The service is killed again and again while clients arrive. No client is ever told two partners,
 /// and in the end they are one path.
 #[test]
 fn what_was_told_outlives_the_service() {

@@ -117,7 +117,7 @@ fn links_and_repairs(defect: Option<Defect>) -> [Outcome; 2] {
     })
 }
 
-/// A ledger of `clients` clients after they were `told`; who was told its head is closed.
+/// A ledger of `clients` clients after they were `told`; one that was told its head is closed.
 fn ledger_of(clients: usize, told: &[(usize, Part, usize)]) -> Ledger {
     let now = emnetchain::clock::now();
     let mut ledger = Ledger::default();

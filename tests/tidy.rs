@@ -1,5 +1,5 @@
 //! Style and structure as a test: the layers, the width, the words, and generated pages that must
-//! say what the code says. `UPDATE_GOLDENFILES=1 cargo test --test tidy` writes those pages anew.
+//! say what the code says. `UPDATE_GOLDENFILES=1 cargo test --test tidy` writes those pages again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -160,5 +160,5 @@ fn expect_page(name: &str, text: &str) {
         fs::write(&path, text).unwrap();
     }
     let kept = fs::read_to_string(&path).unwrap_or_default();
-    assert!(kept == text, "{name} is not what the code says; UPDATE_GOLDENFILES=1 writes it anew");
+    assert!(kept == text, "{name} is not what the code says; UPDATE_GOLDENFILES=1 writes it again");
 }

@@ -166,7 +166,7 @@ impl Host for Here {
     }
 }
 
-/// Servers that somebody else started: any implementation of the seed's protocols.
+/// Servers that the caller started: any implementation of the seed's protocols.
 #[derive(Debug)]
 struct Elsewhere {
     addresses: BTreeMap<Server, SocketAddr>,

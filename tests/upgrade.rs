@@ -16,14 +16,14 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
-    process::{Command, ExitStatus},
+    process::ExitStatus,
     sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use replicas::Cluster;
-use support::{Client, Member, Service, eventually, told};
+use support::{Client, Member, Service, eventually, operator, told};
 use tempfile::TempDir;
 
 /// What makes a process the older version.
@@ -36,14 +36,10 @@ fn older(dir: &Path, arguments: Vec<String>) -> Result<Service, (ExitStatus, Str
     Service::try_start_through(&OLDER, dir, arguments)
 }
 
-/// `EMNetChain cluster WORDS`, asked of this instance: whether it was done, and what it says.
+/// As [`operator::operate`]: whether it was done, and what it says.
 fn operate(service: &Service, words: &[&str]) -> (bool, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-    command.arg("cluster").args(words).env_clear();
-    command.arg("--http-addr").arg(service.address("HTTP").to_string());
-    let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8(said).unwrap())
+    let (code, said) = operator::operate(service, words);
+    (code == 0, said)
 }
 
 /// Where the clients find the instances that run.
@@ -300,7 +296,7 @@ fn the_leader_raises_the_rules_by_itself_when_all_have_known_them_for_long_enoug
     let dir = TempDir::new().unwrap();
     let hurried = ["/usr/bin/env", "EMNETCHAIN_TEST_RAISE_AFTER_SECONDS=1"];
     let mut service = older(&dir.path().join("1"), Vec::new()).unwrap();
-    let status = |service: &Service| replicas::read_status(service, "/status");
+    let status = |service: &Service| operator::read_status(service, "/status");
     eventually("it serves", || (service.get("/readyz").0 == 200).then_some(()));
     assert_eq!((status(&service)["rules"].clone(), status(&service)["newest_rules"].clone()), {
         (serde_json::json!(2), serde_json::json!(2))

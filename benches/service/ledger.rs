@@ -31,7 +31,7 @@ pub(crate) enum Wrong {
     Reset,
     /// The same socket was given a partner twice.
     Twice,
-    /// A client was told a socket that nobody announced.
+    /// A client was told a socket that no client announced.
     Unknown,
     /// A client was never told a partner.
     Untold,
@@ -156,7 +156,7 @@ impl Ledger {
             return None;
         }
         if self.clients[earlier].earlier.is_none() {
-            self.clients[earlier].place = None; // the first one has nobody else to wait for
+            self.clients[earlier].place = None; // the first one has no other to wait for
         }
         self.clients[later].place = None;
         self.clients[later].sent.map(|sent| now.saturating_duration_since(sent))
@@ -223,7 +223,7 @@ impl Ledger {
         }
     }
 
-    /// How many were told a neighbour that was told somebody else.
+    /// How many were told a neighbour that was told another.
     fn contradictions(&self) -> usize {
         let told = self.clients.iter().enumerate().flat_map(|(number, client)| {
             let earlier_says = client.earlier.and_then(|earlier| self.clients[earlier].later);

@@ -1,8 +1,8 @@
 //! The load: a window of clients on one thread, each over its own connection, each answer checked.
 //!
 //! The window is closed: a new client comes when an earlier one's place is free, which it is once
-//! both ends of its link know of it. Who errs keeps its place, so a broken server comes to a halt
-//! instead of being flooded.
+//! both ends of its link know of it. A client that errs keeps its place, so a broken server comes
+//! to a halt instead of being flooded.
 
 use std::{
     cell::{Cell, RefCell},
@@ -84,7 +84,7 @@ pub(crate) struct Outcome {
 }
 
 /// Links clients into one chain. `edge` is called when measuring begins and when it ends. The
-/// ledger tells who was linked with whom.
+/// ledger tells which clients were linked.
 pub(crate) async fn links(plan: &Plan, chain: &Doors, edge: &mut dyn FnMut()) -> (Outcome, Ledger) {
     LocalSet::new().run_until(link_all(plan, chain, edge)).await
 }
@@ -190,7 +190,7 @@ async fn link_all(plan: &Plan, chain: &Doors, edge: &mut dyn FnMut()) -> (Outcom
             }
         })
     };
-    join(None); // nobody is linked with the first one until the next one comes
+    join(None); // no client is linked with the first one until the next one comes
     run(plan, &meter, edge, |place| drop(join(Some(place)))).await;
     // The newest client stays connected; all others are closed.
     poll(plan.patience, || ledger.borrow().open() <= 1).await;

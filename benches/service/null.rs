@@ -146,7 +146,7 @@ impl State {
         self.send(&other_stream, &format!(r#"{{"msg":"CONNECT","ip":"{second}"}}"#));
     }
 
-    /// Answers fit any socket's buffer, so this never waits; who is gone is not told.
+    /// Answers fit any socket's buffer, so this never waits; a client that is gone is not told.
     fn send(&mut self, stream: &TcpStream, answer: &str) {
         if !self.errs(Defect::Drop) {
             let _ = SockRef::from(stream).send(answer.as_bytes());

@@ -1,7 +1,7 @@
 //! The clients' side of the seed's protocol, to the byte: what is sent, and what may come back.
 //!
-//! Every client of a run has a number, and its sockets spell that number, so that whoever is told
-//! a socket can tell whose it is: `10.x.y.z` holds the number, the port holds the role.
+//! Every client of a run has a number, and its sockets spell that number, so that a client told a
+//! socket can tell whose it is: `10.x.y.z` holds the number, the port holds the role.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 

@@ -157,7 +157,7 @@ impl Instance {
         tokio::pin!(asking);
         tokio::select! {
             answer = &mut asking => answer,
-            // Whoever waits for its bytes is told why there are no more.
+            // The caller that waits for its bytes is told why there are no more.
             _ = connection => asking.await,
         }
     }

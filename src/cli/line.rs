@@ -30,9 +30,9 @@ pub(super) fn command() -> Command {
         .about("Begins a new cluster with the registry of a backup, in a new data directory")
         .arg(operand_arg("FILE", true, "The backup, or a .snap file of a data directory"));
     let explain = Command::new("explain")
-        .about("Says who a socket is linked to, since when, why, and what it waits for")
+        .about("Says what a socket is linked to, since when, why, and what it waits for")
         .arg(operand_arg("IP:PORT", true, "The head or the tail of a client"));
-    let id = Command::new("id").about("Makes a repair id that nobody else has");
+    let id = Command::new("id").about("Makes a repair id that no other client has");
     with_settings(Command::new("EMNetChain"))
         .bin_name("EMNetChain")
         .version(env!("CARGO_PKG_VERSION"))
@@ -97,7 +97,7 @@ fn cluster() -> Command {
     let upgrade = named("upgrade", "Raises the rules to the newest that every instance knows");
     let certs = named("certs", "Makes a certificate authority and certificates for instances");
     let reached = "Its number, and where others reach its raft listener";
-    let leader = "The instance that shall lead [default: who has caught up furthest]";
+    let leader = "The instance that shall lead [default: the one that has caught up furthest]";
     Command::new("cluster")
         .about("Shows and changes the cluster of a running instance")
         .subcommand_required(true)
@@ -193,7 +193,7 @@ Examples:
       How it is doing; `curl http://127.0.0.1:9180/status` for scripts.
   EMNetChain chain show
   EMNetChain explain 203.0.113.7:4000
-      Who is linked to whom, and why not.
+      What a socket is linked to, and why not.
   EMNetChain backup chain.backup
   EMNetChain restore chain.backup --data-dir ./restored
       The registry of the running instance as one file, and a new instance that begins with it.

@@ -1,5 +1,5 @@
-//! `EMNetChain chain show`, `chain list` and `explain`: who is linked to whom, since when, why, and
-//! what is it waiting for? What an instance says is shown as it is, names and ids of strangers
+//! `EMNetChain chain show`, `chain list` and `explain`: what a socket is linked to, since when,
+//! why, and what it waits for. What an instance says is shown as it is, names and ids of strangers
 //! without their control characters.
 
 use std::fmt::Write as _;

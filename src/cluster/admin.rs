@@ -1,5 +1,5 @@
-//! Changes of the cluster itself: who is a member, who votes, who leads. Any instance takes them
-//! and passes them on to the leader; each says in words what it did or why it did not.
+//! Changes of the cluster itself: its members, its voters, its leader. Any instance takes them and
+//! passes them on to the leader; each says in words what it did or why it did not.
 //!
 //! An instance is added as a learner, which replicates and does not vote, and promoted when it has
 //! caught up. So a newcomer never makes the cluster wait for it.
@@ -19,7 +19,7 @@ use super::{
     Cluster,
     network::Network,
     peers::{Peers, Reach},
-    rpc::CallError,
+    rpc::{CallError, Introduce},
     status::silence_of,
     writer::Leader,
 };
@@ -35,14 +35,14 @@ const CHANGE_MAX: Duration = Duration::from_secs(10);
 /// How long to wait for the answer of a leader elsewhere; it gives up before that.
 const PASSED_ON_MAX: Duration = Duration::from_secs(12);
 
-/// How long to wait for somebody to lead.
+/// How long to wait for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// How long to wait while another change is being made.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a leader that is new, and has heard nobody yet, listens before it says who is away:
-/// many heartbeats.
+/// How long a leader that is new, and has heard no other yet, listens before it says which are
+/// away: many heartbeats.
 const LISTEN_MAX: Duration = Duration::from_secs(1);
 
 /// How long a new leader may take to appear.
@@ -64,7 +64,7 @@ pub const PROMOTE_LAG_MAX: u64 = 1000;
 pub enum Change {
     /// Take this instance in as a learner; of a member, change the address.
     Add {
-        /// Its number, which nobody ever had.
+        /// Its number, which no instance ever had.
         instance: InstanceId,
         /// How the others reach it.
         member: Member,
@@ -82,7 +82,7 @@ pub enum Change {
 /// Why a change was not made: a sentence for people, which says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// Nobody leads.
+    /// There is no leader.
     #[error(
         "the cluster has no leader, so nothing can be changed: start instances until a majority \
          of the voters runs (`EMNetChain cluster status` on each tells which do)"
@@ -106,7 +106,7 @@ impl Cluster {
         let find = || self.router.find_leader(LEADER_WAIT_MAX);
         let mut leader = find().await.ok_or(ChangeError::NoLeader)?;
         if change == Change::Remove(leader.id) {
-            // Nobody leads a cluster well that does not belong to it.
+            // A leader should belong to the cluster that it leads.
             let handed_over = self.change_at(&leader, Change::TransferLeader(None)).await;
             tracing::debug!(?handed_over, "a leader is to be removed");
             leader = find().await.ok_or(ChangeError::NoLeader)?;
@@ -121,7 +121,7 @@ impl Cluster {
         if leader.id == self.instance {
             return self.leading().carry_out(change).await;
         }
-        match self.network.change(leader.id, &leader.member, change, PASSED_ON_MAX).await {
+        match self.network.ask(leader.id, &leader.member, change, PASSED_ON_MAX).await {
             Ok(done) => Ok(done),
             Err(CallError::Failed(why)) => Err(ChangeError::Refused(why)),
             Err(error) => Err(ChangeError::Unknown(format!("leader {}: {error}", leader.id.0))),
@@ -147,7 +147,7 @@ impl Cluster {
         apply(&self.raft, ChangeMembers::SetNodes(nodes)).await
     }
 
-    /// Gives the leadership away, if this instance has it and somebody can take it.
+    /// Gives the leadership away, if this instance has it and another one can take it.
     pub async fn step_down(&self) {
         let leads = self.raft.metrics().borrow_watched().state == ServerState::Leader;
         if leads && let Err(error) = self.change(Change::TransferLeader(None)).await {
@@ -240,7 +240,7 @@ impl Leading<'_> {
     /// has just died would cost clients the time of a transfer that comes to nothing.
     async fn answers(&self, id: u64) -> bool {
         let Some(member) = node(self.raft, id) else { return false };
-        self.network.introduce(InstanceId(id), &member, FRESH).await.is_ok()
+        self.network.ask(InstanceId(id), &member, Introduce, FRESH).await.is_ok()
     }
 
     /// The other voter whose log goes furthest, of those that are there and have caught up.
@@ -300,8 +300,8 @@ pub(super) fn lag(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<u64>
     reached.map(|at| now.last_log_index.unwrap_or(0).saturating_sub(at.index))
 }
 
-/// Listens for a while until `enough` members are heard: somebody whom a new leader has not heard
-/// yet need not be away.
+/// Listens for a while until `enough` members are heard: one that a new leader has not heard yet
+/// need not be away.
 pub(super) async fn hear(
     raft: &Raft<TypeConfig, StateMachine>,
     enough: impl Fn(&dyn Fn(u64) -> bool) -> bool,
@@ -312,7 +312,7 @@ pub(super) async fn hear(
             sleep(PAUSE).await;
         }
     };
-    // Who is not heard by then is away, which the caller finds out for itself.
+    // One that is not heard by then is away, which the caller finds out for itself.
     drop(timeout(LISTEN_MAX, listen).await);
 }
 

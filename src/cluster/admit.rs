@@ -11,6 +11,7 @@ use super::{
     },
     found::Standing,
     lives::LOST_AFTER,
+    rpc::Introduce,
 };
 use crate::{
     ids::{InstanceId, StoreId},
@@ -137,7 +138,7 @@ impl Leading<'_> {
     async fn record_store(&self, instance: InstanceId) -> Result<StoreId, ChangeError> {
         let id = instance.0;
         let known = node(self.raft, id).ok_or_else(|| not_a_member(self.raft, id))?;
-        let asked = self.network.introduce(instance, &known, LOOK_MAX).await;
+        let asked = self.network.ask(instance, &known, Introduce, LOOK_MAX).await;
         let store = asked.map(|standing| standing.store()).map_err(|error| {
             ChangeError::Refused(format!(
                 "instance {id} does not say which store it has ({error}); promote it again when it \

@@ -21,7 +21,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    /// Nobody can say what was answered.
+    /// It is unknown what was answered.
     #[error(
         "this instance does not know all that was answered: the cluster has no leader, or this \
          instance lags far behind it; ask when a majority of the voters runs, or stop the instance \

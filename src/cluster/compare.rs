@@ -22,7 +22,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use openraft::async_runtime::WatchReceiver;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Cluster, proposer::WriteError};
+use super::{Cluster, proposer::WriteError, rpc::AskDigests};
 use crate::{ids::InstanceId, raft::Member, storage::Digests};
 
 /// How often a replica compares itself.
@@ -251,7 +251,7 @@ impl Cluster {
     async fn confer(&self) -> Verdict {
         let (electorate, others) = self.electorate();
         let asks = others.into_iter().map(|(id, member)| async move {
-            let answer = self.network.digests(id, &member, ANSWER_MAX).await;
+            let answer = self.network.ask(id, &member, AskDigests, ANSWER_MAX).await;
             (id, answer)
         });
         let mut asks: FuturesUnordered<_> = asks.collect();

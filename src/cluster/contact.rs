@@ -1,5 +1,5 @@
-//! When this instance last heard from those that count: its leader, and a candidate for whom it
-//! was asked to vote. From that it knows when it is cut off, and when it may stand itself.
+//! When this instance last heard from those that count: its leader, and a candidate that asked for
+//! its vote. From that it knows when it is cut off, and when it may stand itself.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -19,20 +19,19 @@ use rand::RngExt as _;
 use tokio::time::{sleep, sleep_until};
 
 use super::{Cluster, proposer::WriteError};
-use crate::{clock, runtime::Runtime};
+use crate::{
+    clock,
+    runtime::{Runtime, VOTE_MAX, VOTE_TTL},
+};
 
-/// How long the answer to a request for a vote may take: one slow sync of the disk there. openraft
-/// gives up on it then.
-pub(super) const VOTE_MAX: Duration = Duration::from_millis(600);
-
-/// For how long a voter that heard its leader lets nobody else lead. It is above [`VOTE_MAX`],
+/// For how long a voter that heard its leader lets no other lead. It is above [`VOTE_TTL`],
 /// because openraft wants it so, and below what a failover may take.
 pub(super) const LEASE: Duration = Duration::from_millis(650);
 
 /// For how long, in turns, a leader that no majority answers is silent and speaks. While it is
 /// silent, the leases of those that it still reaches run out, and they can elect another one with
 /// those that it does not reach.
-pub(super) const QUIET_TURN: Duration = Duration::from_millis(1300);
+pub const QUIET_TURN: Duration = Duration::from_millis(1300);
 
 /// The least time between the end of the lease and a campaign: the leases of the others began a
 /// little later, or earlier.
@@ -47,7 +46,7 @@ const SHARE_RANGE_MAX: Duration = Duration::from_secs(4);
 /// How long a campaign takes on a disk that takes no time: a few round trips.
 const CAMPAIGN: Duration = Duration::from_millis(150);
 
-/// How slow a disk may be and still count. Beyond [`VOTE_MAX`] no vote comes in time anyway.
+/// The slowest sync that is waited for. [`VOTE_MAX`] has room for several of them.
 const SYNC_MAX: Duration = Duration::from_secs(2);
 
 /// How often to look whether this instance may stand, while it may not.
@@ -55,6 +54,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long the only voter waits for its own election before it asks for it again.
 const ALONE_MAX: Duration = Duration::from_secs(5);
+
+const _: () = assert!(VOTE_TTL.as_millis() < LEASE.as_millis());
+const _: () = assert!(VOTE_MAX.as_millis() > 4 * SYNC_MAX.as_millis());
 
 /// A task that wakes up so much later than asked for was stopped itself, and has not listened.
 const OVERSLEPT: Duration = Duration::from_millis(500);
@@ -145,7 +147,7 @@ impl Cluster {
     fn free_from(&self, campaigns: &Campaigns) -> Instant {
         let sync = self.sync_time();
         let lease = self.contact.leader_heard().map(|heard| heard + LEASE);
-        // The candidate makes its leadership durable before anybody hears of it.
+        // The candidate makes its leadership durable before others hear of it.
         let other = self.contact.candidate_heard().map(|heard| heard + CAMPAIGN + 2 * sync);
         // Votes are made durable here, there, and once more when they make a leader.
         let own = campaigns.last.map(|(began, _)| began + CAMPAIGN + 4 * sync);

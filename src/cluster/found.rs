@@ -23,8 +23,11 @@
 //! # Joining
 //!
 //! An instance whose number no entry has named waits until an operator adds it. A number that the
-//! membership names with this very store, or without a store, is waited for by the leader: the gate
-//! opens ([`greeter`](super::greeter)), and the leader sends what the log holds. A number that
+//! membership names without a store is waited for by the leader: the gate opens
+//! ([`greeter`](super::greeter)), and the leader sends what the log holds. One that the founding
+//! entry names copies that entry first. A leader's first request makes its vote durable before its
+//! entries, and if the power is cut in between, the instance has a vote and no log: it could not
+//! vote ([`gate`](super::gate)), and could not write the founding entry any more. A number that
 //! belongs to another store, or whose instance has served clients, has lost its disk: it ends, and
 //! needs a new number.
 //!
@@ -45,7 +48,11 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
-    Cluster, ClusterError, greeter::Greeter, rpc::hello::Known, turned::Turned, waiting::Waiting,
+    Cluster, ClusterError,
+    greeter::Greeter,
+    rpc::{Introduce, hello::Known},
+    turned::Turned,
+    waiting::Waiting,
 };
 use crate::{
     ids::{InstanceId, StoreId},
@@ -208,7 +215,7 @@ impl Cluster {
     /// Tells a member how this instance is now, and judges it by its answer.
     pub(super) async fn announce(&self, id: InstanceId, member: &Member, within: Duration) {
         let facts = self.greeter.facts_for(id);
-        match self.network.announce(id, member, facts, within).await {
+        match self.network.ask(id, member, facts, within).await {
             Ok(facts) => {
                 if let Err(refusal) = self.greeter.meet_again(id, &facts) {
                     self.metrics.raft_refused.with_label_values(&[refusal.as_str()]).inc();
@@ -260,6 +267,9 @@ impl Cluster {
             if let Some(first) = self.founding_entry(&members, &answers) {
                 return self.initialise(first).await;
             }
+            if names_later(self.greeter.store(), &answers) {
+                self.greeter.gate().open();
+            }
             let learnt = self.learnt().borrow().clone();
             let waiting = Waiting { me: self.instance, members: &members, answers: &answers };
             progress.send_replace(waiting.text(&learnt, self.greeter.gate().is_open()));
@@ -270,7 +280,7 @@ impl Cluster {
     async fn ask_all(&self, members: &BTreeMap<InstanceId, Member>) -> Answers {
         let others = members.iter().filter(|(id, _)| **id != self.instance);
         let asking = others.map(|(id, member)| async move {
-            let answer = self.network.introduce(*id, member, ANSWER_MAX).await;
+            let answer = self.network.ask(*id, member, Introduce, ANSWER_MAX).await;
             (*id, answer.map_err(|error| error.to_string()))
         });
         join_all(asking).await.into_iter().collect()
@@ -298,6 +308,17 @@ fn entry_to_copy(
             first.get(&me).is_some_and(|named| named.store == Some(store)).then(|| first.clone())
         }
         Ok(Standing::Founded { first: None, .. } | Standing::Empty { .. }) | Err(_) => None,
+    })
+}
+
+/// Whether a member's log names this store, and the founding entry is not the last to do so: then
+/// this instance cannot copy it, and gets it from the leader, with all that came after it.
+fn names_later(store: StoreId, answers: &Answers) -> bool {
+    answers.values().any(|answer| match answer {
+        Ok(Standing::Founded { known: Known::Named { store: Some(named), .. }, first, .. }) => {
+            first.is_none() && *named == store
+        }
+        Ok(Standing::Founded { .. } | Standing::Empty { .. }) | Err(_) => false,
     })
 }
 
@@ -389,5 +410,17 @@ pub(super) mod tests {
         let other = answers(&[(1, founded(Some(named([10, 21]))))]);
         assert_eq!(entry_to_copy(mine(2), &other), None, "it names a store that was lost");
         assert_eq!(entry_to_copy(mine(2), &answers(&[(1, founded(None))])), None);
+    }
+
+    #[test]
+    fn a_founder_that_comes_after_a_change_of_the_members_gets_the_log_from_the_leader() {
+        let says = |store: u128, first: Option<Members>| {
+            let known = Known::Named { store: Some(StoreId(store)), lived: false };
+            answers(&[(1, Ok(Standing::Founded { store: StoreId(10), known, first }))])
+        };
+        assert!(names_later(StoreId(20), &says(20, None)));
+        assert!(!names_later(StoreId(20), &says(20, Some(list(&[1, 2])))), "it copies that");
+        assert!(!names_later(StoreId(20), &says(21, None)), "another store bears the number");
+        assert!(!names_later(StoreId(20), &answers(&[(1, founded(None))])), "it is not named");
     }
 }

@@ -17,7 +17,7 @@
 //! back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader without X.
 //!
 //! An instance with an empty log opens its gate when a member of the cluster says that it may join:
-//! its number is named, and no other store bears it.
+//! its number is named, and no store bears it yet.
 
 use std::{
     collections::BTreeMap,
@@ -60,6 +60,8 @@ pub struct Greeter(Arc<Inner>);
 struct Inner {
     me: NodeName,
     store: StoreId,
+    /// The newest rules that this instance can apply.
+    rules: Rules,
     /// Tells this process from the ones before it.
     run: u64,
     view: RegistryView,
@@ -99,13 +101,21 @@ pub enum Unwelcome {
 }
 
 impl Greeter {
-    /// Greets on behalf of `me`, whose store held `held` when it was opened.
-    pub fn new(me: NodeName, store: StoreId, held: Progress, view: RegistryView) -> Self {
+    /// Greets on behalf of `me`, whose store held `held` when it was opened and whose program can
+    /// apply `rules` at most.
+    pub fn new(
+        me: NodeName,
+        store: StoreId,
+        held: Progress,
+        rules: Rules,
+        view: RegistryView,
+    ) -> Self {
         // Without chance all runs look alike, and only its own instance notices an older copy.
         let run = runtime::random().unwrap_or_default() as u64;
         Self(Arc::new(Inner {
             me,
             store,
+            rules,
             run,
             view,
             acknowledged: Acknowledged::begin(held),
@@ -136,6 +146,11 @@ impl Greeter {
     /// This instance's store.
     pub fn store(&self) -> StoreId {
         self.0.store
+    }
+
+    /// The newest rules that this instance can apply.
+    pub fn newest_rules(&self) -> Rules {
+        self.0.rules
     }
 
     /// This instance.
@@ -207,7 +222,7 @@ impl Greeter {
             run: self.0.run,
             progress: self.0.acknowledged.now(),
             acknowledged: self.0.acknowledged.since_start(),
-            rules: Rules::NEWEST,
+            rules: self.0.rules,
             known: self.known(peer),
             remembered: store.and_then(|store| self.0.peers.remembered(peer, store)),
         }
@@ -261,7 +276,8 @@ impl Greeter {
             Known::Named { lived: true, .. } if self.is_empty() => {
                 self.turn(Turned::Lost { me, by, recorded: None });
             }
-            Known::Named { .. } if self.is_empty() => {
+            // One that the founding entry names writes that first; see `found`.
+            Known::Named { store: None, .. } if self.is_empty() => {
                 if !self.0.gate.is_open() {
                     tracing::info!(peer = by.0, "the cluster knows this instance; joining");
                 }
@@ -357,8 +373,8 @@ impl Greeter {
         }
     }
 
-    /// Hears who has opened a connection, and answers. `proven` says whether the transport has
-    /// proven a name.
+    /// Hears which instance has opened a connection, and answers. `proven` says whether the
+    /// transport has proven a name.
     ///
     /// # Errors
     /// If one of the two refuses the other, or it takes too long.

@@ -6,8 +6,8 @@
 //! that were connected there wait for the resume grace and no longer. If the instance is alive
 //! after all, it finds its life over, closes what sessions it has and begins another one: the
 //! clients knock again and are told what they missed. The same happens after a snapshot was
-//! installed, for the entries that it stands for were never applied here, and nobody was told what
-//! they said.
+//! installed, for the entries that it stands for were never applied here, and no client was told
+//! what they said.
 
 use std::time::{Duration, Instant};
 
@@ -166,7 +166,7 @@ impl Cluster {
             tokio::select! {
                 biased;
                 changed = states.changed() => if changed.is_err() {
-                    std::future::pending::<()>().await; // whoever watches raft says that it stopped
+                    std::future::pending::<()>().await; // what watches raft says that it stopped
                 },
                 _ = accord.changed() => {}
                 _ = learnt.changed() => {}
@@ -222,7 +222,7 @@ impl Cluster {
         if states.state != ServerState::Leader {
             return Vec::new();
         }
-        // Who was asleep itself has heard no instance, and is not one to judge.
+        // An instance that was asleep itself has heard no other, and cannot judge.
         let was_asleep = now - watch.last_look > 4 * LOOK_EVERY;
         if watch.term != states.current_term || was_asleep {
             (watch.term, watch.since) = (states.current_term, now);

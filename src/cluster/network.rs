@@ -20,20 +20,20 @@ use openraft::{
 };
 
 use super::{
-    admin::Change,
     found::Standing,
     peers::Peers,
     pipeline::{AppendResults, Pipeline},
     progress::Progress,
     proposer::{WriteError, Written},
-    rpc::{CallError, Link, Request, Response, hello::Facts, snapshot},
+    rpc::{CallError, Introduce, Link, Question, Request, Response, snapshot},
     transport::{Lane, Transport},
 };
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
-    registry::{BatchId, Command, Rules},
-    storage::{Digests, SnapshotFile},
+    registry::{BatchId, Command},
+    runtime::VOTE_MAX,
+    storage::SnapshotFile,
 };
 
 /// How long entries may wait for their answer. openraft's own limit is that of a heartbeat, but the
@@ -85,35 +85,19 @@ impl Network {
         Ok(written)
     }
 
-    /// Tells an instance that this one wants to get in, and asks how it stands.
+    /// Asks an instance one of the [`Question`]s.
     ///
     /// # Errors
-    /// If there is no answer.
-    pub async fn introduce(
+    /// [`CallError::Failed`] if it refuses, with the reason; else it is unknown whether it has done
+    /// what was asked.
+    pub async fn ask<Q: Question>(
         &self,
         target: InstanceId,
         member: &Member,
+        question: Q,
         within: Duration,
-    ) -> Result<Standing, CallError> {
-        let answer = self.calls(target, member).call(&Request::Introduce, within).await?;
-        let Response::Introduced(standing) = answer else { return Err(CallError::Mismatched) };
-        Ok(standing)
-    }
-
-    /// Tells another instance how this one is now, and hears the same of it.
-    ///
-    /// # Errors
-    /// If there is no answer.
-    pub async fn announce(
-        &self,
-        target: InstanceId,
-        member: &Member,
-        facts: Facts,
-        within: Duration,
-    ) -> Result<Facts, CallError> {
-        let answer = self.calls(target, member).call(&Request::Announce(facts), within).await?;
-        let Response::Announced(facts) = answer else { return Err(CallError::Mismatched) };
-        Ok(facts)
+    ) -> Result<Q::Answer, CallError> {
+        question.over(&self.calls(target, member), within).await
     }
 
     /// Gives up the connection for calls to an instance; the next call opens another one.
@@ -134,56 +118,7 @@ impl Network {
     ) -> Result<Standing, CallError> {
         let transport = self.transport.exactly().unwrap_or_else(|| Arc::clone(&self.transport));
         let link = Link::new(transport, target, member.clone(), Lane::Calls);
-        let answer = link.call(&Request::Introduce, within).await?;
-        let Response::Introduced(standing) = answer else { return Err(CallError::Mismatched) };
-        Ok(standing)
-    }
-
-    /// Has the leader change the cluster; returns what it says about it.
-    ///
-    /// # Errors
-    /// [`CallError::Failed`] if the leader did not make the change, with the reason; else nobody
-    /// knows.
-    pub async fn change(
-        &self,
-        leader: InstanceId,
-        member: &Member,
-        change: Change,
-        within: Duration,
-    ) -> Result<String, CallError> {
-        let answer = self.calls(leader, member).call(&Request::Change(change), within).await?;
-        let Response::Changed(done) = answer else { return Err(CallError::Mismatched) };
-        Ok(done)
-    }
-
-    /// Asks an instance which rules it knows.
-    ///
-    /// # Errors
-    /// If there is no answer.
-    pub async fn rules(
-        &self,
-        target: InstanceId,
-        member: &Member,
-        within: Duration,
-    ) -> Result<Rules, CallError> {
-        let answer = self.calls(target, member).call(&Request::Rules, within).await?;
-        let Response::Rules(newest) = answer else { return Err(CallError::Mismatched) };
-        Ok(newest)
-    }
-
-    /// Asks an instance what its registry has come to.
-    ///
-    /// # Errors
-    /// If there is no answer.
-    pub async fn digests(
-        &self,
-        target: InstanceId,
-        member: &Member,
-        within: Duration,
-    ) -> Result<Digests, CallError> {
-        let answer = self.calls(target, member).call(&Request::Digests, within).await?;
-        let Response::Digests(digests) = answer else { return Err(CallError::Mismatched) };
-        Ok(digests)
+        Introduce.over(&link, within).await
     }
 
     /// Has the leader write a mark.
@@ -259,20 +194,21 @@ impl Peer {
     async fn call(
         &self,
         request: Request,
-        option: &RPCOption,
+        within: Duration,
     ) -> Result<Response, RPCError<TypeConfig>> {
         let link = self.network.calls(self.target, &self.member);
-        link.call(&request, option.soft_ttl()).await.map_err(rpc_error)
+        link.call(&request, within).await.map_err(rpc_error)
     }
 
+    /// Asks for a vote, or whether there would be one. openraft's limit is less than a slow disk
+    /// takes for the one sync of a vote, so it does not count.
     async fn vote_call(
         &self,
         request: Request,
-        option: &RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         // A pre-vote promises nothing.
         let vote = if let Request::Vote(rpc) = &request { Some(rpc.vote) } else { None };
-        let Response::Vote(response) = self.call(request, option).await? else {
+        let Response::Vote(response) = self.call(request, VOTE_MAX).await? else {
             return Err(rpc_error(CallError::Mismatched));
         };
         if let Some(vote) = vote.filter(|_| response.vote_granted) {
@@ -331,17 +267,17 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     async fn vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.vote_call(Request::Vote(rpc), &option).await
+        self.vote_call(Request::Vote(rpc)).await
     }
 
     async fn pre_vote(
         &mut self,
         rpc: VoteRequest<TypeConfig>,
-        option: RPCOption,
+        _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        self.vote_call(Request::PreVote(rpc), &option).await
+        self.vote_call(Request::PreVote(rpc)).await
     }
 
     async fn full_snapshot(
@@ -370,7 +306,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         let Response::TransferLeader(response) =
-            self.call(Request::TransferLeader(rpc), &option).await?
+            self.call(Request::TransferLeader(rpc), option.soft_ttl()).await?
         else {
             return Err(rpc_error(CallError::Mismatched));
         };

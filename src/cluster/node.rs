@@ -12,8 +12,8 @@ use tokio::time::sleep;
 use super::{
     compare::Standing,
     contact::Contact,
-    election::{LEASE, QUIET_TURN, VOTE_MAX},
-    gate,
+    election::LEASE,
+    gate::{self, Gate},
     greeted::Greeted,
     greeter::{Greeter, Roster},
     keeper::LogBounds,
@@ -31,6 +31,7 @@ use crate::{
     metrics::Metrics,
     raft::TypeConfig,
     registry::Rules,
+    runtime::VOTE_TTL,
     storage::{
         ClusterId, LogGuard, Pulse, Pulses, RegistryView, SnapshotInbox, StateMachine,
         fault::FaultReporter,
@@ -63,6 +64,12 @@ pub struct ClusterOptions {
     pub pulses: Pulses,
     /// Which rules it knows.
     pub rules: RulesOptions,
+    /// Whether raft may hear the others from the start: it may not, by default, until this store is
+    /// known to have forgotten nothing.
+    pub gate: Gate,
+    /// For how long, in turns, a leader that no majority answers is silent and speaks; `None` if it
+    /// always speaks.
+    pub quiet_turn: Option<Duration>,
     /// Told when what others send is refused.
     pub faults: FaultReporter,
     /// The service's metrics.
@@ -153,7 +160,7 @@ pub struct Started {
 
 impl Cluster {
     /// Starts raft over the given stores. The effects of what is left of the log are sent to the
-    /// state machine's channel already now, so somebody must receive from it.
+    /// state machine's channel already now, so a task must receive from it.
     ///
     /// # Errors
     /// If raft cannot start: the stores contradict each other, or the disk fails.
@@ -164,24 +171,34 @@ impl Cluster {
         view: RegistryView,
     ) -> Result<Started, ClusterError> {
         let ClusterOptions { cluster, instance, store, transport, guard, inbox, .. } = options;
-        let ClusterOptions { log_bounds, pulses, rules, faults, metrics, .. } = options;
+        let ClusterOptions { log_bounds, pulses, rules, gate, quiet_turn, .. } = options;
+        let ClusterOptions { faults, metrics, .. } = options;
         let held = progress::held(&mut log)
             .await
             .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let me = NodeName { cluster, node: instance };
-        let greeter = Greeter::new(me, store, held, view.clone());
+        let greeter = Greeter::new(me, store, held, rules.newest, view.clone());
+        if gate.is_open() {
+            greeter.gate().open();
+        }
         let greeted = Greeted::new(transport, greeter.clone());
         let network = Network::new(Arc::new(greeted), greeter.peers().clone());
-        let raft =
-            Raft::new(instance.0, Arc::new(config(log_bounds)?), network.clone(), log, machine)
-                .await
-                .map_err(|error| ClusterError::Raft(error.to_string()))?;
+        let config = Arc::new(config(log_bounds, quiet_turn)?);
+        let raft = Raft::new(instance.0, config, network.clone(), log, machine)
+            .await
+            .map_err(|error| ClusterError::Raft(error.to_string()))?;
         let local = LocalWriter::new(raft.clone(), view.clone());
         greeter.set_roster(&raft.metrics().borrow_watched().membership_config);
         let contact = Contact::default();
         let writer = Arc::new(local.clone());
-        let upgrades =
-            Upgrades::new(raft.clone(), network.clone(), writer.clone(), view.clone(), rules);
+        let upgrades = Upgrades::new(
+            raft.clone(),
+            network.clone(),
+            greeter.clone(),
+            writer.clone(),
+            view.clone(),
+            rules.raise_after,
+        );
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: writer,
@@ -311,10 +328,11 @@ impl Cluster {
         self.greeter.roster().borrow().clone()
     }
 
-    /// The newest rules that a member can apply; `None` if it has not introduced itself yet.
+    /// The newest rules that a member can apply, as it said last; `None` if it has not introduced
+    /// itself yet.
     pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
         if id == self.instance {
-            Some(Rules::NEWEST)
+            Some(self.greeter.newest_rules())
         } else {
             self.greeter.peers().newest_rules(id)
         }
@@ -353,7 +371,7 @@ fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).expect("a short time")
 }
 
-fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
+fn config(bounds: LogBounds, quiet_turn: Option<Duration>) -> Result<Config, ClusterError> {
     Config {
         cluster_name: "emnetchain".to_owned(),
         // Heartbeats wait for no disk, so a lease may be short of what a busy disk's sync takes.
@@ -361,12 +379,12 @@ fn config(bounds: LogBounds) -> Result<Config, ClusterError> {
         // openraft the timeouts mean how long a vote may take and how long a lease holds.
         heartbeat_interval: 100,
         enable_elect: false,
-        election_timeout_min: ms(VOTE_MAX),
+        election_timeout_min: ms(VOTE_TTL),
         election_timeout_max: ms(LEASE),
         // Or a leader that reaches a minority would keep that from voting for another one.
-        quorum_loss_probe_interval: Some(ms(QUIET_TURN)),
+        quorum_loss_probe_interval: quiet_turn.map(ms),
         enable_pre_vote: Some(true),
-        // A leader that comes back must be elected anew. A power cut may have taken entries from
+        // A leader that comes back must be elected again. A power cut may have taken entries from
         // its log that others have, and in its old term it would write others in their places.
         enable_leader_restore: Some(false),
         max_payload_entries: 64,

@@ -21,7 +21,7 @@ pub struct ClusterStatus {
     pub node: InstanceId,
     /// "leader", "follower", "candidate", "learner" or "shutdown".
     pub role: &'static str,
-    /// Who leads, as far as is known.
+    /// The leader, as far as is known.
     pub leader: Option<InstanceId>,
     /// The raft term.
     pub term: u64,
@@ -48,7 +48,7 @@ pub struct ClusterMember {
     pub lag: Option<u64>,
     /// For how long it was not heard: the leader knows it of all, a follower of its leader.
     pub silence: Option<Duration>,
-    /// The newest rules that it knows, as it told the leader; every instance knows its own.
+    /// The newest rules that it knows, as it said when it was heard last; `None` if it was not.
     pub newest_rules: Option<Rules>,
 }
 
@@ -88,13 +88,12 @@ impl Cluster {
                 self.contact.silence().filter(|_| now.current_leader == Some(id))
             }
         };
-        let known_rules = self.upgrades.known();
         let membership = now.membership_config.membership();
         let members = membership.nodes().map(|(id, member)| {
             let voter = membership.voter_ids().any(|voter| voter == *id);
             let (member, lag, silence) = (member.clone(), lag(*id), silence(*id));
             let id = InstanceId(*id);
-            let newest_rules = known_rules.get(&id).copied();
+            let newest_rules = self.newest_rules(id);
             (id, ClusterMember { member, voter, lag, silence, newest_rules })
         });
         ClusterStatus {
@@ -106,7 +105,7 @@ impl Cluster {
             last_log_index,
             applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),
             rules: self.view().read(Registry::rules),
-            newest_rules: self.upgrades.newest(),
+            newest_rules: self.greeter.newest_rules(),
             members: members.collect(),
         }
     }

@@ -85,7 +85,7 @@ pub trait Transport: Send + Sync + 'static {
     }
 }
 
-/// The transport of an instance that is alone: nobody can be reached.
+/// The transport of an instance that is alone: it reaches no other.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 

@@ -47,7 +47,7 @@ impl Cluster {
             Some(leader) if self.is_reached(leader) => {
                 Some(format!("the leader, instance {}, is reached and sends nothing", leader.0))
             }
-            // A restarted instance knows who led before it stopped.
+            // A restarted instance knows which one led before it stopped.
             Some(_) => Some(self.without_a_leader(&voters)),
         }
     }

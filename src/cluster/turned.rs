@@ -67,6 +67,6 @@ pub enum Turned {
 pub struct Learnt {
     /// Why it cannot go on.
     pub turned: Option<Turned>,
-    /// The entry that removed it from the cluster, and who said so.
+    /// The entry that removed it from the cluster, and the instance that said so.
     pub removed: Option<(u64, InstanceId)>,
 }

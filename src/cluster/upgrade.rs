@@ -2,15 +2,15 @@
 //!
 //! Entries are applied by the rules in force at that entry, so instances of two releases may run
 //! side by side for as long as an upgrade takes, and nothing of the new version is written yet. The
-//! leader asks every member, learners too, which rules its program knows. When all of them know
-//! newer ones, an operator has them raised ([`Change::Upgrade`](super::admin::Change::Upgrade)), or
-//! the leader does it by itself after an hour in which that did not change. From that entry on an
-//! older program refuses the log (exit code 78).
+//! leader hears from every member, learners too, which rules its program knows, by the same facts
+//! that open a connection. When all of them know newer ones, an operator has them raised
+//! ([`Change::Upgrade`](super::admin::Change::Upgrade)), or the leader does it by itself after an
+//! hour in which that did not change. From that entry on an older program refuses the log (exit
+//! code 78).
 
 use std::{
-    collections::BTreeMap,
     fmt::Write as _,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use tokio::time::sleep;
 
 use super::{
     admin::ChangeError,
+    greeter::Greeter,
     network::Network,
     proposer::{WriteError, Writer},
 };
@@ -31,7 +32,7 @@ use crate::{
     storage::{RegistryView, StateMachine},
 };
 
-/// How often the leader asks the members which rules they know.
+/// How often the leader hears which rules the members know.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a member may take to answer.
@@ -55,23 +56,22 @@ impl Default for RulesOptions {
     }
 }
 
-/// Raises the rules where the leader is; clones share what it knows of the members.
+/// Raises the rules where the leader is; clones share everything.
 #[derive(Clone)]
 pub struct Upgrades(Arc<Inner>);
 
 struct Inner {
     raft: Raft<TypeConfig, StateMachine>,
     network: Network,
+    greeter: Greeter,
     writer: Arc<dyn Writer>,
     view: RegistryView,
-    options: RulesOptions,
-    /// The newest rules of each member that answered the last question.
-    known: Mutex<BTreeMap<InstanceId, Rules>>,
+    raise_after: Duration,
 }
 
 impl std::fmt::Debug for Upgrades {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Upgrades").field("options", &self.0.options).finish()
+        f.debug_struct("Upgrades").field("raise_after", &self.0.raise_after).finish()
     }
 }
 
@@ -134,28 +134,16 @@ impl Survey {
 }
 
 impl Upgrades {
-    /// Asks members over `network`, and raises by an entry that goes through `writer`.
+    /// Hears members over `network`, and raises by an entry that goes through `writer`.
     pub fn new(
         raft: Raft<TypeConfig, StateMachine>,
         network: Network,
+        greeter: Greeter,
         writer: Arc<dyn Writer>,
         view: RegistryView,
-        options: RulesOptions,
+        raise_after: Duration,
     ) -> Self {
-        Self(Arc::new(Inner { raft, network, writer, view, options, known: Mutex::default() }))
-    }
-
-    /// The newest rules that this instance knows.
-    pub fn newest(&self) -> Rules {
-        self.0.options.newest
-    }
-
-    /// The newest rules of each member, as far as this instance knows them: the leader does, and
-    /// every instance knows its own.
-    pub fn known(&self) -> BTreeMap<InstanceId, Rules> {
-        let mut known = self.lock().clone();
-        known.insert(InstanceId(*self.0.raft.node_id()), self.newest());
-        known
+        Self(Arc::new(Inner { raft, network, greeter, writer, view, raise_after }))
     }
 
     /// Raises the rules to the newest that every member knows, if this instance leads. Returns a
@@ -183,18 +171,17 @@ impl Upgrades {
         }
     }
 
-    /// Asks the members from time to time while this instance leads, and raises the rules when all
+    /// Hears the members from time to time while this instance leads, and raises the rules when all
     /// have known newer ones for long enough.
     ///
     /// # Errors
     /// If raft has stopped.
     pub(super) async fn keep(&self) -> Result<(), WriteError> {
-        let RulesOptions { raise_after, .. } = self.0.options;
+        let raise_after = self.0.raise_after;
         let mut able: Option<(Rules, Instant)> = None;
         loop {
             sleep(LOOK_EVERY.min(raise_after)).await;
             if !self.leads() {
-                self.lock().clear();
                 able = None;
                 continue;
             }
@@ -225,7 +212,8 @@ impl Upgrades {
         self.0.raft.metrics().borrow_watched().state == ServerState::Leader
     }
 
-    /// Asks every member, voters and learners.
+    /// Hears every member, voters and learners. What one said before it was lost does not count:
+    /// another program may run there next.
     async fn survey(&self) -> Survey {
         let in_force = self.0.view.read(|registry| registry.rules());
         let members: Vec<(InstanceId, Member)> = {
@@ -237,25 +225,26 @@ impl Upgrades {
         let me = InstanceId(*self.0.raft.node_id());
         let asking = members.into_iter().map(|(id, member)| async move {
             let known = if id == me {
-                Some(self.newest())
+                Some(self.0.greeter.newest_rules())
             } else {
-                self.0.network.rules(id, &member, ANSWER_MAX).await.ok()
+                self.hear(id, &member).await
             };
             (id, member, known)
         });
-        let members = join_all(asking).await;
-        let known = members.iter().filter_map(|(id, _, known)| Some((*id, (*known)?)));
-        *self.lock() = known.collect();
-        Survey { in_force, members }
+        Survey { in_force, members: join_all(asking).await }
+    }
+
+    /// The newest rules that a member can apply; `None` if it does not answer, or is refused.
+    async fn hear(&self, id: InstanceId, member: &Member) -> Option<Rules> {
+        let Inner { network, greeter, .. } = &*self.0;
+        let facts = network.ask(id, member, greeter.facts_for(id), ANSWER_MAX).await.ok()?;
+        greeter.meet_again(id, &facts).ok()?;
+        greeter.peers().newest_rules(id)
     }
 
     async fn write(&self, rules: Rules) -> Result<(), WriteError> {
         let raise = vec![Command::Raise { rules }];
         self.0.writer.write(None, raise).await.map(drop)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Rules>> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -288,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn who_cannot_follow_is_named_with_what_to_do() {
+    fn members_that_cannot_follow_are_named_with_what_to_do() {
         let older = "instance 2 (host-2:7000) knows versions up to 2: install the newer";
         assert_blocked(&[Some(3), Some(2), Some(3)], &["version 3 is not raised", older]);
         let away = "instance 1 (host-1:7000) is not reached: start it, or remove it by \

@@ -1,8 +1,8 @@
 //! Ways into the raft log: [`LocalWriter`] writes where it stands, if that is the leader;
 //! [`Router`] finds the leader, here or elsewhere.
 //!
-//! Neither repeats anything. A write that fails has an unknown outcome; who numbered it may repeat
-//! it. But no write waits for a leader that has been replaced.
+//! Neither repeats anything. A write that fails has an unknown outcome; one that was numbered may
+//! be repeated. But no write waits for a leader that has been replaced.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use crate::{
     storage::{RegistryView, StateMachine},
 };
 
-/// How long a write waits for somebody to lead.
+/// How long a write waits for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How long a write that failed at the leader waits for another leader before it says so.
@@ -118,7 +118,7 @@ impl Router {
         Self { local, network }
     }
 
-    /// Who leads, as far as this instance knows.
+    /// The leader, as far as this instance knows.
     fn leader(&self) -> Option<Leader> {
         let states = self.local.0.raft.metrics();
         let now = states.borrow_watched();
@@ -127,7 +127,7 @@ impl Router {
         Some(Leader { term: now.current_term, id: InstanceId(id), member })
     }
 
-    /// Waits for somebody to lead, at most that long.
+    /// Waits for a leader, at most that long.
     pub(super) async fn find_leader(&self, within: Duration) -> Option<Leader> {
         let mut states = self.local.0.raft.metrics();
         let finding = async {
@@ -141,7 +141,7 @@ impl Router {
         timeout(within, finding).await.ok().flatten()
     }
 
-    /// Waits until somebody else leads, or the same in another term.
+    /// Waits until another instance leads, or the same in another term.
     pub(super) async fn replaced(&self, leader: &Leader) {
         let mut states = self.local.0.raft.metrics();
         while self.leader().as_ref() == Some(leader) && states.changed().await.is_ok() {}

@@ -69,8 +69,8 @@ pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
 }
 
 impl Config {
-    /// Whom an instance with an empty data directory looks for. `raft_addr` is where it listens for
-    /// others.
+    /// The members that an instance with an empty data directory looks for. `raft_addr` is where it
+    /// listens for others.
     pub fn founding(&self, raft_addr: Option<SocketAddr>) -> Founding {
         let InitialCluster(members) = &self.initial_cluster;
         if self.lists_others() || (members.is_empty() && self.cluster_id.is_some()) {
@@ -135,7 +135,7 @@ impl Config {
                 fault(
                     "initial_cluster",
                     format!(
-                        "nobody can connect to {address}; say how others reach this instance: \
+                        "no instance can connect to {address}; say how others reach this instance: \
                          {id}=HOST:{port}"
                     ),
                 );

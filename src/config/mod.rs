@@ -33,7 +33,7 @@ use crate::{
 use given::Given;
 use value::{days, hours, seconds, within};
 
-/// What holds when nobody says anything.
+/// What holds when nothing is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     /// This value.
@@ -158,8 +158,8 @@ settings! {
         /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
         /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
         http_addr: HttpAddr = Default("auto");
-        /// A file with the secret that who changes the cluster or takes a backup by HTTP must
-        /// show, unless on this machine; readable by its owner only. `none`: no other machine may.
+        /// A file with the secret that a client must show to change the cluster or take a backup by
+        /// HTTP, unless on this machine; readable by its owner only. `none`: no other machine may.
         @live admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {
@@ -184,7 +184,8 @@ settings! {
         raft_tls_cert: Option<PathBuf> = Default("none");
         /// The key of that certificate (PEM), readable by its owner only.
         raft_tls_key: Option<PathBuf> = Default("none");
-        /// The certificate authority of the cluster (PEM): who has a certificate of it is let in.
+        /// The certificate authority of the cluster (PEM): an instance with a certificate of it is
+        /// let in.
         raft_tls_ca: Option<PathBuf> = Default("none");
         /// Whether other machines may be reached without TLS, because the network is safe.
         insecure_cluster: bool = Default("false");
@@ -240,7 +241,7 @@ settings! {
         @live ask_max: Duration = Default("24h"), seconds(1)..=days(3650);
         /// How long finished repair ids, lost clients and EMNet entries are remembered.
         @live retention: Duration = Default("10min"), seconds(1)..=days(3650);
-        /// How long a client that nobody refreshes is remembered; 0 for ever.
+        /// How long a client that is not refreshed is remembered; 0 for ever.
         @live client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);
         /// Clients remembered, over all chains.
         @live clients_max: u64 = Default("2000000"), 1..=1_000_000_000;

@@ -1,5 +1,5 @@
-//! The gauges that are set when somebody reads `/metrics`, and those of the disk, which are looked
-//! at now and then: a disk that hangs must not hang whoever wants to know.
+//! The gauges that are set when `/metrics` is read, and those of the disk, which are looked at now
+//! and then: a disk that hangs must not hang its readers.
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 

@@ -58,7 +58,7 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
             What::CutOff { clients, .. } => metrics.clients_cut_off.inc_by(clients),
             What::Returned { clients } => metrics.clients_returned.inc_by(clients),
             What::TakenOut(_) => metrics.taken_out.inc(),
-            // Sessions count what they are told, and nobody asked for the others in figures.
+            // Sessions count what they are told, and no figure counts the others.
             What::Asked(_)
             | What::CameBack
             | What::CountsAsFirst
@@ -107,16 +107,22 @@ impl Watching {
     }
 
     async fn show(mut self, readiness: watch::Sender<Readiness>, ready: IntGauge) -> String {
+        let mut told = None;
         loop {
             let now = self.judge();
             ready.set(i64::from(now == Readiness::Ready));
+            let cause = match &now {
+                Readiness::NotReady(why) => Some(without_times(why)),
+                Readiness::Ready => None,
+            };
+            if let Readiness::NotReady(why) = &now
+                && cause != told
+            {
+                tracing::warn!("not ready: {why}");
+            }
+            told = cause;
             readiness.send_if_modified(|shown| {
                 let is_new = *shown != now;
-                if let Readiness::NotReady(why) = &now
-                    && is_new
-                {
-                    tracing::warn!("not ready: {why}");
-                }
                 *shown = now;
                 is_new
             });
@@ -165,6 +171,14 @@ impl Watching {
             }
         }
     }
+}
+
+/// The cause alone: for how many seconds it has been so is not news each second.
+fn without_times(why: &str) -> String {
+    let words: Vec<&str> = why.split(' ').collect();
+    let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());
+    let counts = |at: usize| is_number(words[at]) && words.get(at + 1) == Some(&"s");
+    (0..words.len()).filter(|at| !counts(*at)).map(|at| words[at]).collect()
 }
 
 /// Where the HTTP server gets its answers.

@@ -24,7 +24,7 @@ use crate::{
 /// The longest secret, in bytes.
 const TOKEN_BYTES_MAX: usize = 4096;
 
-/// What operators may have done, and who is one.
+/// What operators may have done, and how they are known.
 pub(super) struct Powers {
     pub(super) actor: Actor,
     pub(super) backup: Source,
@@ -146,7 +146,7 @@ mod tests {
         let metrics = Metrics::new();
         let mebibyte = 1024 * 1024;
         metrics.snapshot_bytes.set(100 * mebibyte);
-        assert_eq!(too_little_room(&metrics), None, "nobody has told yet");
+        assert_eq!(too_little_room(&metrics), None, "no figures yet");
         metrics.disk_free.set(265 * mebibyte);
         assert_eq!(too_little_room(&metrics), None);
         metrics.disk_free.set(263 * mebibyte);

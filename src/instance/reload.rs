@@ -98,5 +98,5 @@ pub(super) async fn follow(
             return error.to_string();
         }
     }
-    "nobody reads the configuration any more".to_owned()
+    "the configuration is not read any more".to_owned()
 }

@@ -1,5 +1,5 @@
 //! Traces: the spans of requests, sent in batches to a collector by OTLP over HTTP. What cannot be
-//! sent is dropped; nobody waits for a collector.
+//! sent is dropped; no request waits for a collector.
 
 use std::time::Duration;
 

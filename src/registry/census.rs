@@ -1,5 +1,5 @@
-//! The largest chains in figures, for whoever watches them. There may be millions of chains, and
-//! clients name them, so only a few are told apart.
+//! The largest chains in figures, for monitoring. There may be millions of chains, and clients name
+//! them, so only a few are told apart.
 
 use super::Registry;
 use crate::ids::ChainName;
@@ -110,32 +110,58 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
     use crate::{
-        ids::{HeadAddr, Incarnation, InstanceId, SessionId, Socket, TailAddr, Timestamp},
+        ids::{
+            HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket, TailAddr,
+            Timestamp,
+        },
         registry::{Command, Proposal},
     };
+
+    const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+
+    fn session(connection: u64) -> SessionId {
+        SessionId { instance: InstanceId(1), incarnation: Incarnation(0), connection }
+    }
+
+    fn socket(name: usize, client: u16, port: u16) -> Socket {
+        Socket::parse(&format!("10.{name}.0.{client}:{port}")).unwrap()
+    }
+
+    fn apply(registry: &mut Registry, command: Command) {
+        registry.apply(&Proposal { at: Timestamp(0), batch: None, commands: vec![command] });
+    }
 
     /// Chains of these lengths, named by their places.
     fn chains(lengths: &[u16]) -> Registry {
         let mut registry = Registry::default();
-        let (instance, incarnation) = (InstanceId(1), Incarnation(0));
         for (name, length) in lengths.iter().enumerate() {
             for client in 0..*length {
-                let socket = |port| Socket::parse(&format!("10.{name}.0.{client}:{port}")).unwrap();
-                let connection = (name as u64) << 16 | u64::from(client);
                 let connect = Command::Connect {
-                    session: SessionId { instance, incarnation, connection },
-                    source: "10.0.0.1".parse().unwrap(),
+                    session: session((name as u64) << 16 | u64::from(client)),
+                    source: SOURCE,
                     chain: ChainName(name.to_string().into()),
-                    head: HeadAddr(socket(1)),
-                    tail: TailAddr(socket(2)),
+                    head: HeadAddr(socket(name, client, 1)),
+                    tail: TailAddr(socket(name, client, 2)),
                 };
-                let commands = vec![connect];
-                registry.apply(&Proposal { at: Timestamp(0), batch: None, commands });
+                apply(&mut registry, connect);
             }
         }
         registry
+    }
+
+    /// A client loses the one behind it, which is taken out.
+    fn lose_next(registry: &mut Registry, name: usize, client: u16) {
+        let reconnect = Command::Reconnect {
+            session: session(1 << 32 | (name as u64) << 16 | u64::from(client)),
+            source: SOURCE,
+            id: RepairId(format!("{name}-{client}").into()),
+            orphan: OrphanAddr(socket(name, client, 1)),
+        };
+        apply(registry, reconnect);
     }
 
     #[test]
@@ -152,5 +178,31 @@ mod tests {
         let totals = registry.totals();
         assert_eq!((all.clients, all.asks, all.links), (totals.clients, totals.asks, totals.links));
         assert_eq!(registry.census(5).others, None);
+    }
+
+    #[test]
+    fn broken_links_are_counted_for_each_chain_and_for_all() {
+        let mut registry = chains(&[9, 7]);
+        lose_next(&mut registry, 0, 1);
+        lose_next(&mut registry, 1, 1);
+        lose_next(&mut registry, 1, 4);
+        let census = registry.census(1);
+        // Of nine clients one is out, and two ask: the one before the gap, and the newest.
+        let largest = ChainTotals { clients: 8, asks: 2, links: 6, broken_links: 1 };
+        let others = ChainTotals { clients: 5, asks: 3, links: 2, broken_links: 2 };
+        assert_eq!((census.largest[0].1, census.others), (largest, Some(others)));
+        let sum = ChainTotals { clients: 13, asks: 5, links: 8, broken_links: 3 };
+        assert_eq!(largest.plus(others), sum);
+        let totals = registry.totals();
+        assert_eq!((totals.links, totals.broken_links), (8, 3));
+        assert_eq!((totals.clients, totals.chains), (16, 2), "one taken out is remembered");
+    }
+
+    #[test]
+    fn registries_are_equal_if_their_records_are() {
+        let mut registry = chains(&[3]);
+        assert!(registry == chains(&[3]) && registry != chains(&[4]));
+        lose_next(&mut registry, 0, 0);
+        assert!(registry != chains(&[3]) && registry == registry.clone());
     }
 }

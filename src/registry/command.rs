@@ -15,8 +15,8 @@ use crate::ids::{
 pub struct Proposal {
     /// The leader's log time when it proposed; a time behind the registry's counts as "now".
     pub at: Timestamp,
-    /// Who batched these commands, so that a batch proposed twice is applied once. `None` for
-    /// commands that may safely be repeated.
+    /// The instance that batched these commands, and its count of them, so that a batch proposed
+    /// twice is applied once. `None` for commands that may safely be repeated.
     pub batch: Option<BatchId>,
     /// The commands.
     pub commands: Vec<Command>,
@@ -38,7 +38,7 @@ pub struct BatchId {
 pub enum Command {
     /// EMNet's ADD_PEER: keep `address` and answer with an id.
     AddPeer {
-        /// Who asked.
+        /// The connection that asked.
         session: SessionId,
         /// Any text, at most [`crate::limits::PEER_TEXT_BYTES_MAX`] bytes.
         address: String,
@@ -47,7 +47,7 @@ pub enum Command {
     },
     /// EMNet's ASK_IP: answer with the address kept under `id` and forget it.
     AskIp {
-        /// Who asked.
+        /// The connection that asked.
         session: SessionId,
         /// The id that ADD_PEER gave out.
         id: PeerId,

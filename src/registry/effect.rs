@@ -35,7 +35,7 @@ pub enum Verdict {
 pub enum Effect {
     /// Send a message.
     Tell {
-        /// To whom.
+        /// The connection that is told.
         session: SessionId,
         /// What.
         message: Message,
@@ -119,7 +119,7 @@ pub enum Why {
     Expired,
     /// The same client asked again over another connection.
     Superseded,
-    /// A neighbour reported this client as gone; it may join anew.
+    /// A neighbour reported this client as gone; it may join again.
     TakenOut,
 }
 
@@ -214,7 +214,7 @@ impl From<Ended> for Why {
     fn from(ended: Ended) -> Self {
         match ended {
             Ended::Expired(_) => Self::Expired,
-            Ended::HungUp => Self::Answered, // nobody is there to be told
+            Ended::HungUp => Self::Answered, // no client is there to be told
             Ended::Superseded => Self::Superseded,
         }
     }
@@ -232,9 +232,9 @@ pub enum Asked {
 /// What was kept for a time, and is kept no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forgotten {
-    /// An answer that was kept for a caller who would ask again.
+    /// An answer that was kept for a caller that would ask again.
     Answer,
-    /// A client that nobody refreshed, or that was taken out and did not come back.
+    /// A client that was not refreshed, or that was taken out and did not come back.
     Client,
     /// An EMNet entry.
     Peer,

@@ -1,4 +1,4 @@
-//! What happened of late, for people who ask why. It is no part of the registry: each instance
+//! What happened lately, for people that ask why. It is no part of the registry: each instance
 //! remembers what the entries that it applied brought about, as much as there is room for.
 
 use std::collections::VecDeque;
@@ -13,12 +13,12 @@ pub struct History {
     capacity: usize,
 }
 
-/// The registry and its history at one moment, for somebody who looks.
+/// The registry and its history at one moment, for a reader.
 #[derive(Clone, Copy, Debug)]
 pub struct Look<'a> {
     /// The registry.
     pub registry: &'a Registry,
-    /// What happened of late.
+    /// What happened lately.
     pub history: &'a History,
     /// The entry that both are as of.
     pub entry: u64,

@@ -106,7 +106,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether one of two facing asks is on offer to somebody else, by their common repair id.
+    /// Whether one of two facing asks is on offer to another ask, by their common repair id.
     fn is_spoken_for(&self, left: Serial, right: Serial) -> bool {
         use super::AskRef::Side;
         self.index.offers.contains_key(&Side(left, Part::Head))

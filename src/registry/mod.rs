@@ -16,11 +16,11 @@
 //!
 //! # How a change spreads
 //!
-//! Commands only move asks and members. Whatever they touch is noted by the index as unsettled,
-//! and [`Registry::settle`](Registry::apply) then looks at the surroundings of each touched place:
-//! it links facing asks, starts or stops the gather window over silent clients between two asks,
-//! and pairs the waiters of a repair id. So every rule about who is linked stands in one place,
-//! whatever brought the two together.
+//! Commands only move asks and members. Whatever they touch is noted by the index as unsettled, and
+//! [`Registry::settle`](Registry::apply) then looks at the surroundings of each touched place: it
+//! links facing asks, starts or stops the gather window over silent clients between two asks, and
+//! pairs the waiters of a repair id. So every rule about links stands in one place, whatever
+//! brought the two together.
 //!
 //! # Invariants
 //!
@@ -305,7 +305,7 @@ impl Registry {
         if self.image.meta.policy != policy {
             self.image.meta.policy = policy;
             // Deadlines follow from records and settings; a change of settings is rare enough to
-            // derive them all anew.
+            // derive them all again.
             self.index = Index::build(&self.image);
         }
     }

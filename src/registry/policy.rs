@@ -15,7 +15,7 @@ pub struct Policy {
     /// How long finished repair ids, clients that were reported and have no partner, and EMNet
     /// entries are remembered.
     pub retention_ms: u64,
-    /// How long a client without asks is remembered when nobody refreshes it; 0 for ever.
+    /// How long a client without asks is remembered when it is not refreshed; 0 for ever.
     pub client_retention_ms: u64,
     /// Clients in the registry, over all chains.
     pub clients_max: u64,

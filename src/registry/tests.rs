@@ -2,7 +2,7 @@
 //! name; `a` owns the sockets `a.head` and `a.tail`. After each line stand the effects, and the
 //! chain as it then is: `a=b` are linked, `a b` are not, `?` marks a socket that asks.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test registry` writes the outputs anew; read the difference.
+//! `UPDATE_GOLDENFILES=1 cargo test registry` writes the outputs again; read the difference.
 
 use std::{collections::BTreeMap, error::Error, fmt::Write, net::IpAddr};
 

@@ -1,5 +1,5 @@
-//! tokio's watch channel, which wakes those who wait for a change by chance of its own, with a bell
-//! that wakes them in the order in which they began to wait.
+//! tokio's watch channel, which wakes those that wait for a change by chance of its own, with a
+//! bell that wakes them in the order in which they began to wait.
 
 use std::{pin::pin, sync::Arc};
 
@@ -20,7 +20,7 @@ pub struct OrderedWatch;
 #[derive(Debug)]
 pub struct Sender<T> {
     value: watch::Sender<T>,
-    /// Rung last, so that those who wait find the channel closed.
+    /// Rung last, so that those that wait find the channel closed.
     bell: Bell,
 }
 
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_told_that_the_sender_is_gone() {
+    async fn a_waiting_receiver_is_told_that_the_sender_is_gone() {
         let (sender, mut receiver) = OrderedWatch::channel(());
         let waiting = tokio::spawn(async move { receiver.changed().await.is_err() });
         tokio::task::yield_now().await;

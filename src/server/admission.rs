@@ -1,8 +1,8 @@
-//! Who may connect: caps on all connections and on those of one source address, and the *silent*
-//! set, the connections that have no request in hand.
+//! Which clients may connect: caps on all connections and on those of one source address, and the
+//! *silent* set, the connections that have no request in hand.
 //!
-//! Whoever only opens connections must not keep out those who ask. So a newcomer is never turned
-//! away for the sake of silent connections: the oldest of them goes instead.
+//! A client that only opens connections must not keep out those that ask. So a newcomer is never
+//! turned away for the sake of silent connections: the oldest of them goes instead.
 
 use std::{
     collections::BTreeMap,
@@ -109,7 +109,7 @@ impl Admission {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().expect("nobody panics while holding it")
+        self.state.lock().expect("no task panics while holding it")
     }
 }
 
@@ -129,7 +129,7 @@ pub(super) struct Permit {
 
 #[derive(Clone, Copy, Debug)]
 enum Hold {
-    /// It has no request in hand, and its place only until somebody needs it.
+    /// It has no request in hand, and its place only until another one needs it.
     Silent(Arrival),
     /// It has a request in hand.
     Heard,

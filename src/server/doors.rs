@@ -57,7 +57,7 @@ impl Doors {
         };
         let seat = self.outbox.enter(&line);
         let edge = Arc::clone(&self.edge);
-        // The id is the one that `explain` tells; addresses are for those who debug.
+        // The id is the one that `explain` tells; addresses are for debugging.
         let span = tracing::debug_span!("request", id = %seat.session(), server = name, %peer);
         let _counted = Counted::new(metrics.connections.with_label_values(&[name]));
         let mut session = Session { edge, protocol, peer, line, seat, permit, _counted };

@@ -1,11 +1,12 @@
-//! The operators' HTTP: metrics for Prometheus, health for whoever routes clients here, status
-//! for scripts and a page for people (`page`), and changes of the cluster ([`admin`]) and backups
-//! ([`backup`]) for those who may have them.
+//! The operators' HTTP: metrics for Prometheus, health for what routes clients here, status for
+//! scripts and a page for people (`page`), and changes of the cluster ([`admin`]) and backups
+//! ([`backup`]) for operators that may have them.
 //!
-//! Nobody can keep it from answering for long: a request has a deadline, a connection has a life,
-//! and when there are too many connections the oldest gives way. Who has a question asks it at once
-//! and is answered within milliseconds, so in a flood the oldest is one that came only to stay. The
-//! exception is a backup, which takes as long as it takes, and of which there is one at a time.
+//! No client can keep it from answering for long: a request has a deadline, a connection has a
+//! life, and when there are too many connections the oldest gives way. A client with a question
+//! asks it at once and is answered within milliseconds, so in a flood the oldest is one that came
+//! only to stay. The exception is a backup, which takes as long as it takes, and of which there is
+//! one at a time.
 
 pub mod admin;
 pub mod backup;
@@ -102,7 +103,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct HttpSources {
     /// The figures.
     pub metrics: Metrics,
-    /// Brings up to date what is counted only when somebody looks; it must not block.
+    /// Brings up to date what is counted only when they are read; it must not block.
     pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether clients can be answered now.
     pub readiness: watch::Receiver<Readiness>,
@@ -327,7 +328,7 @@ async fn nothing() -> Response {
     fresh((StatusCode::NOT_FOUND, names))
 }
 
-/// An answer that nobody on the way may keep.
+/// An answer that no proxy may keep.
 fn fresh(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -80,7 +80,7 @@ impl Acceptor {
             result = all_ended(&mut sessions) => return result,
         }
         doors.outbox.stop_all();
-        // Who has not said goodbye by then is cut off as the set is dropped.
+        // A connection without a goodbye by then is cut off as the set is dropped.
         let deadline = doors.edge.options.borrow().stop_deadline;
         timeout(deadline, all_ended(&mut sessions)).await.unwrap_or(Ok(()))
     }

@@ -3,7 +3,7 @@
 //! back as [`crate::registry::Effect`]s through the [`Outbox`].
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
-//! - `listener` accepts, `doors` give each connection its session, `admission` says who may stay,
+//! - `listener` accepts, `doors` give each connection its session, `admission` says which may stay,
 //!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes;
 //!   `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
@@ -232,7 +232,7 @@ enum Request {
     Answer(Message),
 }
 
-/// Who sent a request.
+/// Where a request came from.
 #[derive(Clone, Copy, Debug)]
 struct Sender {
     session: SessionId,

@@ -99,7 +99,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {
-        self.sessions.lock().expect("nobody panics while holding it")
+        self.sessions.lock().expect("no task panics while holding it")
     }
 }
 

@@ -1,9 +1,9 @@
 //! The one kernel question that no safe library asks: how many bytes sent on a TCP connection has
 //! the far end's kernel not yet acknowledged?
 //!
-//! A half-closed client may be alive and reading, or its process may be gone. Only the far
-//! kernel knows: it acknowledges bytes that somebody can still read, and answers bytes for a
-//! closed socket with a reset.
+//! A half-closed client may be alive and reading, or its process may be gone. Only the far kernel
+//! knows: it acknowledges bytes that a process can still read, and answers bytes for a closed
+//! socket with a reset.
 
 #![expect(unsafe_code, reason = "ioctl(SIOCOUTQ) has no safe wrapper among our dependencies")]
 

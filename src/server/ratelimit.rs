@@ -1,9 +1,9 @@
 //! Limits the datagrams answered per source and in all, in a fixed amount of memory.
 //!
-//! Sources share a table of slots by a keyed hash. Each slot is a virtual clock (GCRA): the time
-//! at which a source that kept to its rate would be allowed its next datagram. A flood from
-//! forged sources spreads over all slots and stays below the rate of each, so it locks nobody
-//! out; the limit on the whole bounds what it gets.
+//! Sources share a table of slots by a keyed hash. Each slot is a virtual clock (GCRA): the time at
+//! which a source that kept to its rate would be allowed its next datagram. A flood from forged
+//! sources spreads over all slots and stays below the rate of each, so it locks no source out; the
+//! limit on the whole bounds what it gets.
 
 use std::{
     hash::{BuildHasher, RandomState},

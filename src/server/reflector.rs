@@ -84,7 +84,7 @@ impl Reflector {
         if !self.limit.allow(sender.ip, clock::now()) {
             return self.dropped("rate");
         }
-        // Whoever does not get an answer asks again; nothing waits for room in the send buffer.
+        // A client without an answer asks again; nothing waits for room in the send buffer.
         match self.socket.try_send_to(answer.as_bytes(), from) {
             Ok(_) => self.metrics.udp_answered.with_label_values(&[answer.kind()]).inc(),
             Err(_) => self.dropped("send_error"),

@@ -4,8 +4,8 @@
 //!
 //! Of a stopped instance *every* entry of the raft log goes into it, also those of which this
 //! instance does not know whether a majority had them. One that a client was answered for may be
-//! among them: after the loss of a majority nobody is left to ask. If none had been answered for,
-//! applying it is what raft would have been free to do as well.
+//! among them: after the loss of a majority there is none left to ask. If none had been answered
+//! for, applying it is what raft would have been free to do as well.
 
 use std::{
     fmt, fs, io,

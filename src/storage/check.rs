@@ -9,7 +9,7 @@ use super::{
     LogError, LogStore, LogSummary, StorageError,
     disk::{Disk as _, RealDisk},
     files,
-    guard::contradiction,
+    guard::{contradiction, older_vote},
     identity::{self, ClusterId, DirLock, Identity},
     image::{self, Found, ImageStore as _, SledStore, tree},
     snapshot::{self, Survey},
@@ -57,7 +57,16 @@ impl CheckReport {
     /// Whether anything is damaged. It may still be healed at the next start.
     pub fn is_damaged(&self) -> bool {
         let damaged = |finding: &Finding| matches!(finding, Finding::Damaged { .. });
-        self.log.is_err() || damaged(&self.image) || damaged(&self.snapshot) || self.gap().is_some()
+        let apart = self.gap().is_some() || self.older_vote().is_some();
+        self.log.is_err() || damaged(&self.image) || damaged(&self.snapshot) || apart
+    }
+
+    /// What is wrong with the last vote, if it is older than an entry that is here.
+    fn older_vote(&self) -> Option<String> {
+        let log = self.log.as_ref().ok()?.as_ref()?;
+        let vote = log.vote.map_or(0, |vote| vote.leader_id.term);
+        let newest = self.image.applied().max(self.snapshot.applied()).max(log.last);
+        older_vote(vote, newest)
     }
 
     /// The last entry that was purged from the log, if neither image nor snapshot covers it.
@@ -112,6 +121,9 @@ impl fmt::Display for CheckReport {
                  it; {way_out}"
             )?;
         }
+        if let Some(what) = self.older_vote() {
+            write!(f, "\nvote:     {what}; {}", identity::WAY_OUT)?;
+        }
         Ok(())
     }
 }
@@ -134,9 +146,9 @@ impl fmt::Display for Finding {
 
 /// Checks identity, raft log, image and snapshots of a data directory.
 ///
-/// The directory is locked meanwhile, so nobody writes into it. sled cannot open files without
-/// writing to them (it repairs what it takes for a torn tail), so a copy of the image is opened,
-/// in the system's directory for temporary files.
+/// The directory is locked meanwhile, so no process writes into it. sled cannot open files without
+/// writing to them (it repairs what it takes for a torn tail), so a copy of the image is opened, in
+/// the system's directory for temporary files.
 ///
 /// # Errors
 /// If a process uses the directory, it has no identity, is another cluster's, or cannot be read.

@@ -29,6 +29,17 @@ pub(super) fn contradiction(at: LogId, own: Option<LogId>) -> Option<String> {
     ))
 }
 
+/// Says what is wrong with a log whose last vote is of the term `vote`, where `newest` is the last
+/// entry that log, image or snapshot know of: a vote is saved before the first entry of its term.
+pub(super) fn older_vote(vote: u64, newest: Option<LogId>) -> Option<String> {
+    let newest = newest.filter(|newest| newest.committed_leader_id().term > vote)?;
+    let term = newest.committed_leader_id().term;
+    Some(format!(
+        "the last vote in it is of term {vote}, and entry {newest} is here, which came after a \
+         vote of term {term}: the raft log, or its file `state`, is an older copy"
+    ))
+}
+
 /// Knows what was applied here, and which entries the log holds.
 #[derive(Clone, Debug, Default)]
 pub struct LogGuard(Arc<Inner>);

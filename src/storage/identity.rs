@@ -97,7 +97,7 @@ pub struct DataDir {
     pulses: Pulses,
 }
 
-/// Holds the lock on a data directory; whoever may still write into it keeps a clone.
+/// Holds the lock on a data directory; each task that may still write into it keeps a clone.
 #[derive(Clone, Debug)]
 pub(super) struct DirLock(#[expect(dead_code, reason = "its drop counts")] DiskLock);
 

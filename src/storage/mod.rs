@@ -24,7 +24,7 @@
 //!    afterwards.
 //! 3. [`StateMachine::open`] restores the registry, starts to write its image, and marks the
 //!    directory as initialised.
-//! 4. Somebody begins to receive from the channel of effects, for
+//! 4. A task begins to receive from the channel of effects, for
 //! 5. `openraft::Raft::new` applies what is left of the log before it returns.
 //!
 //! At the end: shut raft down, which drops the state machine; then [`ImageProgress::ended`] tells

@@ -11,7 +11,7 @@ use std::{panic::resume_unwind, path::PathBuf, thread};
 
 use super::{
     DataDir, LogGuard, StorageError,
-    guard::contradiction,
+    guard::{contradiction, older_vote},
     identity,
     image::{Found, ImageStore, Intact, OpenImage},
     snapshot::{self, SnapshotDir, SnapshotFile, Survey},
@@ -75,7 +75,7 @@ pub(super) fn restore(
         accept_short_log(dir, log, &at)?;
     }
     // openraft must not see a snapshot that ends before the log begins; it has a new one built
-    // instead. A log that ends before the registry will begin anew where the registry stands.
+    // instead. A log that ends before the registry will begin again where the registry stands.
     let begins = if ahead { index(at.last_log_id) } else { index(log.purged) };
     let connects = |file: &SnapshotFile| index(file.meta().last_log_id) >= begins;
     let snapshots = SnapshotDir::open(dir, offered.filter(connects))?;
@@ -114,9 +114,9 @@ fn find(dir: &DataDir, images: Option<&dyn ImageStore>) -> Result<Sources, Stora
     Ok(Sources { image, image_fault, snapshot: intact, snapshot_faults: damaged })
 }
 
-/// Nothing that was applied is ever revoked, and a vote is saved before the first entry of its
-/// term. So where image, snapshot and log tell different stories, one of them is of another
-/// history, or is an older copy that was put back.
+/// Nothing that was applied is ever revoked, and no vote is taken back. So where image, snapshot
+/// and log tell different stories, one of them is of another history, or is an older copy that was
+/// put back.
 fn refuse_contradictions(
     dir: &DataDir,
     log: LogEnds,
@@ -135,17 +135,9 @@ fn refuse_contradictions(
         }
     }
     let newest = image.max(snapshot).max(log.last);
-    let term = newest.map_or(0, |last| last.committed_leader_id().term);
-    match guard.vote_term() {
-        Some(vote) if vote < term => {
-            let newest = newest.map_or_else(String::new, |newest| newest.to_string());
-            let what = format!(
-                "the last vote in it is of term {vote}, and entry {newest} is here, which came \
-                 after a vote of term {term}: the raft log, or its file `state`, is an older copy"
-            );
-            refuse(dir.raft_dir(), what)
-        }
-        Some(_) | None => Ok(()),
+    match guard.vote_term().and_then(|vote| older_vote(vote, newest)) {
+        Some(what) => refuse(dir.raft_dir(), what),
+        None => Ok(()),
     }
 }
 
@@ -164,7 +156,7 @@ fn accept_short_log(dir: &DataDir, log: LogEnds, at: &SnapshotMeta) -> Result<()
             way_out: identity::WAY_OUT,
         });
     }
-    tracing::warn!(applied, ?last, "the raft log ends before the registry; it begins anew there");
+    tracing::warn!(applied, ?last, "the raft log ends before the registry; it begins again there");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The registry under openraft: entries that are committed are applied here, in order.
 //!
 //! The registry is in memory. What an entry changes goes to the image's writer at the end of the
-//! entry, what it brought about goes to whoever carries effects out, and both channels are
+//! entry, what it brought about goes to the task that carries effects out, and both channels are
 //! bounded: an instance that cannot keep up applies more slowly and holds nothing back in memory.
 //! No lock is held while it waits.
 //!
@@ -48,8 +48,8 @@ use crate::{
 /// What a state machine works with.
 #[derive(Clone, Debug)]
 pub struct StateMachineOptions {
-    /// Takes what each entry brought about, in order. Somebody must receive from the moment
-    /// openraft starts, for it applies what is left of the log before it comes back.
+    /// Takes what each entry brought about, in order. A task must receive from the moment openraft
+    /// starts, for it applies what is left of the log before it comes back.
     pub effects: mpsc::Sender<Applied>,
     /// The service's metrics.
     pub metrics: Metrics,
@@ -137,7 +137,7 @@ impl RegistryView {
         look(&lock(&self.replica).registry)
     }
 
-    /// Looks at the registry and at what happened of late. Entries wait meanwhile.
+    /// Looks at the registry and at what happened lately. Entries wait meanwhile.
     pub fn look<T>(&self, look: impl FnOnce(Look<'_>) -> T) -> T {
         let replica = lock(&self.replica);
         let since = clock::now().duration_since(replica.applied_at).as_millis();
@@ -271,8 +271,8 @@ impl StateMachine {
         self.options.metrics.raft_applied_index.set(gauge(step.applied));
         image::show_lag(&self.options.metrics, self.progress.durable());
         if !(applied.effects.is_empty() && applied.notes.is_empty()) {
-            // With nobody left to receive, the instance is on its way out; sessions learn from
-            // the next life of it what they were not told.
+            // With no task left to receive, the instance is on its way out; sessions learn from the
+            // next life of it what they were not told.
             let _ = self.options.effects.send(applied).await;
         }
         self.image.send(Work::Step(step), || whole(&self.replica, &self.at)).await?;

@@ -1,8 +1,8 @@
 //! Which sockets a client may announce.
 //!
-//! Whatever is announced will be told to strangers, who will send packets there. So a client out
-//! on the internet must not be able to point a chain at somebody else's machine, nor at the
-//! machines behind the service. Two classes matter:
+//! Whatever is announced will be told to strangers, which will send packets there. So a client out
+//! on the internet must not be able to point a chain at the machine of another, nor at the machines
+//! behind the service. Two classes matter:
 //!
 //! - *inside* addresses have a meaning only near their speaker: loopback, private, shared
 //!   (100.64.0.0/10), unique local, link-local, and what a local NAT64 translates. Only an inside

@@ -4,13 +4,13 @@
 //! script has one connection, open from its first command to the end:
 //!
 //! - `chain: send 'a' 'b'` sends two packets to the chain server; `repair:` and `emnet:` likewise.
-//!   `times=N` sends them N times, `source=IP` and `policy=WORD` say who sends and what he may
-//!   announce. A character up to `\xff` is one byte.
+//!   `times=N` sends them N times, `source=IP` and `policy=WORD` say which source sends and what it
+//!   may announce. A character up to `\xff` is one byte.
 //! - `chain: tell head IP:PORT`, `repair: tell IP:PORT`, `emnet: added N`, `emnet: found TEXT` and
 //!   `emnet: failed` show the bytes of a reply.
 //! - `udp: datagram 'bytes' source=IP:PORT` shows the reflector's answer, `hex=true` in hex.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test --lib wire::` writes the expected parts anew.
+//! `UPDATE_GOLDENFILES=1 cargo test --lib wire::` writes the expected parts again.
 
 use std::{collections::BTreeMap, error::Error, fmt::Write as _};
 

@@ -30,8 +30,8 @@
 //! # Faults
 //!
 //! A legacy client sees silence and an open connection whatever it sends wrong. So nothing here
-//! makes an error reply; a [`WireError`] or an [`Ignored`] is for the metrics and the log.
-//! The page for people who write clients is `proto-docs/messages.md`.
+//! makes an error reply; a [`WireError`] or an [`Ignored`] is for the metrics and the log. The page
+//! for authors of clients is `proto-docs/messages.md`.
 
 mod address;
 pub mod chain;

@@ -1,5 +1,5 @@
-//! The decoder's promises for all bytes, and not only for those that somebody thought of. A
-//! failing case is printed by proptest and kept in `proptest-regressions/`.
+//! The decoder's promises for all bytes, and not only for those that a test names. A failing case
+//! is printed by proptest and kept in `proptest-regressions/`.
 
 use proptest::{collection::vec, prelude::*};
 

@@ -1,4 +1,4 @@
-//! EMUDP: tells whoever sends a datagram from which `ip:port` it came.
+//! EMUDP: tells the sender of a datagram from which `ip:port` it came.
 //!
 //! STUN requests get a STUN answer. Everything else, even nothing, gets the address as text: the
 //! seed's protocol. Since a datagram's source can be forged, an answer must never be worth a
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_answered_who_cannot_be_a_client() {
+    fn a_source_that_cannot_be_a_client_is_not_answered() {
         for source in ["1.2.3.4:0", "1.2.3.4:7", "1.2.3.4:1023", "0.0.0.0:5000", "224.0.0.1:5000"] {
             assert_eq!(answer(b"ping", socket(source)), Err(Silence::Source), "{source}");
         }

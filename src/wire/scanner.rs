@@ -114,3 +114,28 @@ impl Scanner {
         if self.depth == 0 { Step::End } else { Step::Within }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The steps of a message behind its opening brace that mean something.
+    fn steps(text: &str) -> Vec<Step> {
+        let mut scanner = Scanner::new();
+        let steps = text.bytes().map(|byte| scanner.step(byte));
+        steps.filter(|step| *step != Step::Within).collect()
+    }
+
+    #[test]
+    fn a_bracket_opens_a_value_and_no_key() {
+        assert_eq!(steps(r#""a":[1,2],"b":{"c":[3,4]}}"#), {
+            [Step::Colon, Step::Comma, Step::Colon, Step::End]
+        });
+        // Where a key is expected, it is a part of the text of one.
+        assert_eq!(steps("[,a:1}"), [Step::Comma, Step::Colon, Step::End]);
+        let many = "[".repeat(2 * MESSAGE_DEPTH_MAX);
+        assert_eq!(steps(&format!("{many}}}")), [Step::End]);
+        assert_eq!(steps(&format!("a:{many}")).last(), Some(&Step::TooDeep));
+        assert_eq!(steps("{"), [Step::Restart]);
+    }
+}

@@ -61,9 +61,10 @@ fn counted(service: &Service, reason: &str) -> f64 {
 }
 
 /// Proves that each forbidden socket, as head, as tail or in a repair, is met with silence and its
-/// counter, that the connection may go on to make an allowed request, and that nobody is told one.
+/// counter, that the connection may go on to make an allowed request, and that no client is told
+/// one.
 #[test]
-fn what_nobody_may_announce_is_met_with_silence_and_counted() {
+fn what_no_client_may_announce_is_met_with_silence_and_counted() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let mut chain = Client::connect(service.chain());

@@ -22,8 +22,8 @@ const THREADS: u16 = 8;
 /// What resident memory may have grown by, in KiB: what allocators and the log keep.
 const GROWTH_KIB_MAX: u64 = 24 * 1024;
 
-/// Proves that clients who come and go, in the midst of messages, with and without requests, leave
-/// neither descriptors nor memory nor records behind, and hold up nobody.
+/// Proves that clients that come and go, in the midst of messages, with and without requests, leave
+/// neither descriptors nor memory nor records behind, and hold up no other.
 #[test]
 fn ten_thousand_comings_and_goings_leave_nothing_behind() {
     let _turn = crowd_turn();

@@ -19,10 +19,10 @@ use crate::support::{Client, Member, Service, eventually, told};
 
 const CHAIN: &str = "emnetchain_connections{listener=\"chain\"}";
 
-/// Proves that connections which say nothing delay nobody, cost little, and are not thrown out
+/// Proves that connections which say nothing delay no client, cost little, and are not thrown out
 /// while there is room for them.
 #[test]
-fn a_thousand_silent_connections_hold_up_nobody() {
+fn a_thousand_silent_connections_hold_up_no_client() {
     let _turn = crowd_turn();
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
@@ -67,10 +67,10 @@ fn of_too_many_silent_connections_the_oldest_go_first() {
     assert!(gone < 48, "honest clients need no place of their own for long");
 }
 
-/// Proves that whoever has no complete request at the deadline is closed, not before and without a
-/// byte, and that a client which waits for its answer has no deadline.
+/// Proves that a client without a complete request at the deadline is closed, not before and
+/// without a byte, and that a client which waits for its answer has no deadline.
 #[test]
-fn who_has_made_no_request_by_the_deadline_is_closed() {
+fn a_client_without_a_request_by_the_deadline_is_closed() {
     const DEADLINE: Duration = Duration::from_millis(1500);
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &["--first-message-deadline", "1500ms"]);
@@ -82,7 +82,7 @@ fn who_has_made_no_request_by_the_deadline_is_closed() {
         let mut late = beginnings.map(|text| Client::say(service.chain(), text));
         late.each_mut().map(Client::expect_end)
     });
-    assert!(clock::now() - began >= DEADLINE, "nobody is closed early");
+    assert!(clock::now() - began >= DEADLINE, "no client is closed early");
     let overdue = "emnetchain_rejected_total{reason=\"overdue\"}";
     expect_metric(&service, overdue, late.len() as f64);
     honest.rounds(1); // its tip has waited for longer than the deadline
@@ -91,7 +91,7 @@ fn who_has_made_no_request_by_the_deadline_is_closed() {
 /// Proves that a crowd which sends a byte now and then is ended by the deadline, and that a client
 /// no quicker than they, which finishes in time, is linked.
 #[test]
-fn who_drips_has_until_the_deadline() {
+fn a_client_that_drips_has_until_the_deadline() {
     const DEADLINE: Duration = Duration::from_secs(5);
     const PACE: Duration = Duration::from_millis(50);
     let _turn = crowd_turn();
@@ -118,7 +118,7 @@ fn who_drips_has_until_the_deadline() {
             endless.join().expect("they are ended")
         });
         println!("{count} endless drip-feeders were gone after {endless:?}");
-        assert!(endless >= DEADLINE, "nobody is closed early");
+        assert!(endless >= DEADLINE, "no client is closed early");
     });
     expect_metric(&service, CHAIN, 1.0);
 }
@@ -146,10 +146,10 @@ fn drip_in_time(service: &Service, tip: &mut Client, deadline: Duration, pace: D
     println!("this machine is too busy to drip a message in {deadline:?}");
 }
 
-/// Proves that clients which never read are linked like all others, keep nobody waiting, are let go
-/// although they do not close, and that their answers are all correct: one path.
+/// Proves that clients which never read are linked like all others, keep no client waiting, are let
+/// go although they do not close, and that their answers are all correct: one path.
 #[test]
-fn a_thousand_clients_that_never_read_hold_up_nobody() {
+fn a_thousand_clients_that_never_read_hold_up_no_other() {
     let _turn = crowd_turn();
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);

@@ -1,4 +1,5 @@
-//! Datagrams with forged senders, floods of them, and what an answer costs whom it reaches.
+//! Datagrams with forged senders, floods of them, and what an answer costs the host that it
+//! reaches.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -82,13 +83,13 @@ fn two_reflectors_do_not_keep_each_other_busy() {
         });
         println!("{} bytes of {datagram:?} were relayed {relayed} times", datagram.len());
         for socket in &relay {
-            assert!(socket.recv_from(&mut buffer).is_err(), "nobody has anything left to say");
+            assert!(socket.recv_from(&mut buffer).is_err(), "no server has anything left to say");
         }
     }
 }
 
 /// Proves that a flood of datagrams costs no memory, is answered within the limit on all answers,
-/// holds up nobody on the other servers, and that an honest sender is answered afterwards.
+/// holds up no client of the other servers, and that an honest sender is answered afterwards.
 #[test]
 fn a_flood_of_datagrams_costs_no_memory() {
     const FLOOD: usize = 100_000;

@@ -14,10 +14,10 @@ use crate::support::{Client, Member, Service, eventually, reconnect, repaired, t
 const FILES_MAX: usize = 64;
 
 /// Proves that without descriptors, of which an operator allowed to use more than there are, those
-/// who are connected are served and their links reach the disk, that the processor idles, and that
+/// that are connected are served and their links reach the disk, that the processor idles, and that
 /// newcomers are accepted again as soon as others go.
 #[test]
-fn without_descriptors_those_who_are_there_are_served() {
+fn without_descriptors_those_that_are_there_are_served() {
     let _turn = crowd_turn();
     let dir = TempDir::new().unwrap();
     let service =
@@ -64,7 +64,7 @@ fn without_descriptors_those_who_are_there_are_served() {
 }
 
 /// Proves that clients and operators, however many, leave the disk the descriptors that it needs
-/// when nobody said how many connections there may be.
+/// when no setting says how many connections there may be.
 #[test]
 fn connections_leave_descriptors_to_the_disk_and_to_operators() {
     let _turn = crowd_turn();

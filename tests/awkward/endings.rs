@@ -17,9 +17,9 @@ fn until_applied<T>(service: &Service, act: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Proves that whoever goes before its request is complete leaves nothing behind.
+/// Proves that a client that goes before its request is complete leaves nothing behind.
 #[test]
-fn who_goes_before_the_request_is_complete_leaves_nothing_behind() {
+fn a_client_that_goes_before_its_request_is_complete_leaves_nothing_behind() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let descriptors = service.descriptors();
@@ -44,7 +44,7 @@ fn who_goes_before_the_request_is_complete_leaves_nothing_behind() {
 }
 
 /// Proves that a legal half-close after the request, by either side of a link or of a repair or by
-/// both, costs nobody an answer.
+/// both, costs no client an answer.
 #[test]
 fn a_half_closed_client_is_told_and_its_partner_too() {
     let dir = TempDir::new().unwrap();
@@ -79,10 +79,10 @@ fn a_half_closed_client_is_told_and_its_partner_too() {
     }
 }
 
-/// Proves that a client that resets while it waits is told to nobody: its ask is withdrawn, the
+/// Proves that a client that resets while it waits is told to no other: its ask is withdrawn, the
 /// newcomer waits and is linked with the next one.
 #[test]
-fn a_client_that_resets_while_it_waits_is_told_to_nobody() {
+fn a_client_that_resets_while_it_waits_is_told_to_no_other() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     waiting(&service, Member(1)).reset();
@@ -91,10 +91,10 @@ fn a_client_that_resets_while_it_waits_is_told_to_nobody() {
     next_two_are_linked(&service);
 }
 
-/// Proves the same of the tip of a chain: the newcomer waits, hears nothing of whom the tip was
-/// linked with, is linked with the next one, and with the tip should it come back.
+/// Proves the same of the tip of a chain: the newcomer waits, hears nothing of the tip's partner,
+/// is linked with the next one, and with the tip should it come back.
 #[test]
-fn a_tip_that_resets_is_told_to_nobody_until_it_is_back() {
+fn a_tip_that_resets_is_told_to_no_other_until_it_is_back() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let mut first = waiting(&service, Member(1));
@@ -114,9 +114,9 @@ fn a_tip_that_resets_is_told_to_nobody_until_it_is_back() {
 }
 
 /// Proves the same of a client whose process ended, which closes with a FIN as a half-closed client
-/// does: it is told first, its kernel answers with a reset, and so nobody hears of it.
+/// does: it is told first, its kernel answers with a reset, and so no other hears of it.
 #[test]
-fn a_client_that_exits_while_it_waits_is_told_to_nobody() {
+fn a_client_that_exits_while_it_waits_is_told_to_no_other() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let exited = waiting(&service, Member(1));
@@ -126,7 +126,7 @@ fn a_client_that_exits_while_it_waits_is_told_to_nobody() {
 
 /// Proves the same of several that exited one after the other, each as the tip.
 #[test]
-fn any_number_of_exited_tips_is_told_to_nobody() {
+fn any_number_of_exited_tips_is_told_to_no_other() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     for number in 10..20 {
@@ -142,7 +142,7 @@ fn any_number_of_exited_tips_is_told_to_nobody() {
     next_two_are_linked(&service);
 }
 
-/// Members 2 and 3 come, and are linked with each other and with nobody before them.
+/// Members 2 and 3 come, and are linked with each other and with no client before them.
 fn next_two_are_linked(service: &Service) {
     let mut second = Client::say(service.chain(), Member(2).connect());
     second.expect_silence();

@@ -127,7 +127,7 @@ fn an_endless_stream_behind_a_request_is_left_to_the_client() {
 /// Proves that EMNet clients which ask without end and never read are cut off, with no more than a
 /// few answers kept for each, while another EMNet client is served.
 #[test]
-fn who_asks_without_end_and_never_reads_is_cut_off() {
+fn a_client_that_asks_without_end_and_never_reads_is_cut_off() {
     const CROWD: usize = 50;
     let _turn = crowd_turn();
     let dir = TempDir::new().unwrap();
@@ -170,7 +170,7 @@ fn connect_narrow(address: SocketAddr) -> TcpStream {
 
 /// Proves that a client which asks very much, and reads, is answered to the last request.
 #[test]
-fn who_asks_much_and_reads_is_answered_to_the_last() {
+fn a_client_that_asks_much_and_reads_is_answered_to_the_last() {
     const REQUESTS: usize = 20_000;
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &["--emnet-addr", "127.0.0.1:0"]);

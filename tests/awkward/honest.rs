@@ -25,7 +25,7 @@ pub(super) struct Honest<'a> {
 }
 
 impl<'a> Honest<'a> {
-    /// A chain of one member, and pairs. Nobody else may join that chain.
+    /// A chain of one member, and pairs. No other may join that chain.
     pub(super) fn begin(service: &'a Service) -> Self {
         let first = Member(FIRST_MEMBER);
         let tip = Some((first, waiting(service, first)));
@@ -100,7 +100,7 @@ impl Drop for Flag<'_> {
     }
 }
 
-/// A member that is registered and waits for its next neighbour. Whoever was the tip is linked.
+/// A member that is registered and waits for its next neighbour. The client at the tip is linked.
 pub(super) fn waiting(service: &Service, member: Member) -> Client {
     let before = service.metric("emnetchain_clients");
     let client = Client::say(service.chain(), member.connect());

@@ -10,7 +10,7 @@ use crate::support::Service;
 /// Proves that connections which never finish their request, more of them than there may be, keep
 /// neither operators from their figures nor clients from their links.
 #[test]
-fn slow_requests_keep_nobody_from_the_metrics() {
+fn slow_requests_keep_no_reader_from_the_metrics() {
     let _turn = crowd_turn();
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
@@ -20,7 +20,7 @@ fn slow_requests_keep_nobody_from_the_metrics() {
         for _ in 0..20 {
             slow.retain_mut(|stream| stream.write_all(b"x: y\r\n").is_ok());
             while slow.len() < 300 {
-                slow.push(begin(&service)); // who is thrown out comes back
+                slow.push(begin(&service)); // one that is thrown out comes back
             }
             for path in ["/metrics", "/livez", "/readyz", "/status"] {
                 assert_eq!(service.get(path).0, 200, "{path}");

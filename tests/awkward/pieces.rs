@@ -180,7 +180,7 @@ fn a_request_is_heard_behind_whatever_does_not_concern_us() {
     expect_metric(&service, "emnetchain_clients", f64::from(joined));
 }
 
-/// Proves that nobody is heard whose first bytes are an HTTP request: a browser can be made to
+/// Proves that no client is heard whose first bytes are an HTTP request: a browser can be made to
 /// send one by any page.
 #[test]
 fn a_browser_is_not_heard() {

@@ -13,7 +13,7 @@ fn expect_repair(at: [&Service; 2], ids: [&str; 2], before: Member, after: Membe
     assert_eq!(other.rest(), repaired(&before.head()));
 }
 
-/// Whoever comes back is told who its neighbours are, and closed if it has both or is the first.
+/// A client that comes back is told its neighbours, and closed if it has both or is the first.
 pub(super) fn expect_neighbours(at: &Service, member: Member, tail: Option<Member>, head: Member) {
     let mut client = Client::say(at.chain(), member.connect());
     let tail = tail.map(|tail| told("tail", &tail.head())).unwrap_or_default();

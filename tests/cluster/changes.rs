@@ -7,27 +7,13 @@ use emnetchain::clock;
 use tempfile::TempDir;
 
 use crate::{
-    replicas::{Cluster, chain_through, operate},
-    support::{Client, Member, Service, eventually, free_address, told},
+    replicas::{Cluster, chain_through},
+    support::{
+        Client, Member, Service, eventually, free_address,
+        operator::{done, is_ready, operate, refused},
+        told,
+    },
 };
-
-#[track_caller]
-fn done(service: &Service, words: &[&str]) -> String {
-    let (code, said) = operate(service, words);
-    assert_eq!(code, 0, "{words:?}: {said}");
-    said
-}
-
-#[track_caller]
-fn refused(service: &Service, words: &[&str], expected: &[&str]) {
-    let (code, said) = operate(service, words);
-    let is_told = expected.iter().all(|part| said.contains(part));
-    assert!(code == 69 && is_told, "{words:?}: {code} {said}");
-}
-
-fn is_ready(service: &Service) -> Option<()> {
-    (service.get("/readyz").0 == 200).then_some(())
-}
 
 /// Starts a cluster whose member list says that a member is not heard.
 fn with_a_dead_follower() -> (Cluster, usize, usize, usize) {

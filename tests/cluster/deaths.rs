@@ -63,7 +63,7 @@ fn clients_of_a_killed_leader_are_told_elsewhere_and_the_others_where_they_wait(
 }
 
 #[test]
-fn nobody_is_linked_to_clients_of_a_dead_instance_who_do_not_come_back() {
+fn clients_of_a_dead_instance_that_do_not_come_back_are_linked_to_no_other() {
     let mut cluster = Cluster::start(&["--resume-grace", "1s"]);
     let [dying, living] = cluster.followers()[..] else { panic!("there are two followers") };
     let [first, dead, newcomer] = [0, 1, 2].map(Member);
@@ -108,7 +108,7 @@ fn an_instance_is_frozen(leads: bool) {
     assert_eq!(tip.hear_for(PATIENCE), "", "it is closed");
     cluster.wait_ready();
 
-    // Between its two lives, whoever comes is sent away once more.
+    // Between its two lives, a client that comes is sent away once more.
     let (mut back, answer) = eventually("it serves", || {
         let mut back = Client::say(cluster.at(frozen).chain(), members[2].connect());
         let answer = back.object_or_end()?;

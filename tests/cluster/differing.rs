@@ -31,7 +31,7 @@ fn expect_in_service(cluster: &Cluster, id: usize) {
 }
 
 #[test]
-fn one_that_differs_from_the_majority_tells_nobody_anything() {
+fn one_that_differs_from_the_majority_tells_no_client_anything() {
     let members = [0, 1, 2, 3].map(Member);
     let mut cluster = Cluster::start(&[]);
     drop(chain_through(&members[..3], || cluster.at(1)));

@@ -1,39 +1,87 @@
-//! Disks that are slow, and disks that do not answer at all. `strace` makes the calls of real
-//! instances take their time; `EMNETCHAIN_PRIVILEGED=1` has these tests run.
+//! Disks that are slow, and disks that do not answer at all. They need `cc`, for the library that
+//! holds up syncs; `EMNETCHAIN_PRIVILEGED=1` has these tests run.
 
 use std::{
-    process::{Child, Command, Stdio},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use emnetchain::clock;
+use tempfile::TempDir;
 
 use crate::{
-    cluster::stopping::pair_strangers,
     replicas::Cluster,
+    slow::{FOR_EVER, Syncs, make_library},
+    strangers::longest_wait_while,
     support::{Client, Member, PATIENCE, Service, eventually, privileged::may_run},
 };
 
-/// Three instances each of whose syncs takes so long.
-fn on_slow_disks(delay: Duration) -> Cluster {
-    let mut cluster = Cluster::new(&[]);
-    let inject = format!("inject=fdatasync:delay_exit={}", delay.as_micros());
-    for id in cluster.ids() {
-        // With -D the service, not its tracer, is our child.
-        let strace = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"];
-        let calls = ["-e", "trace=fdatasync", "-e", &inject];
-        let wrapper = [&strace[..], &calls[..]].concat();
-        let (dir, arguments) = (cluster.data_dir(id), cluster.arguments(id));
-        let started = Service::try_start_through(&wrapper, &dir, arguments);
-        cluster.put(id, started.unwrap_or_else(|(status, log)| panic!("{status}:\n{log}")));
+/// After how long an instance ends whose disk does not answer, and how much later than that it may
+/// be seen to.
+const ENDS_WITHIN: Duration = Duration::from_secs(30 + 10);
+
+/// Instances whose syncs take as long as the test says.
+struct Slowed {
+    cluster: Cluster,
+    syncs: Vec<Syncs>,
+    _library: TempDir,
+}
+
+impl Slowed {
+    /// Three instances that serve, and each of whose syncs has taken so long from the first.
+    fn start(takes: Duration) -> Self {
+        let library = TempDir::new().unwrap();
+        make_library(library.path());
+        let mut cluster = Cluster::new(&[]);
+        let syncs: Vec<Syncs> = cluster.ids().map(|id| slow(&library, &id.to_string())).collect();
+        // A start takes twenty syncs.
+        let started: Vec<Service> = thread::scope(|scope| {
+            let starting = cluster.ids().zip(&syncs).map(|(id, syncs)| {
+                syncs.take(takes);
+                let (dir, arguments) = (cluster.data_dir(id), cluster.arguments(id));
+                scope.spawn(move || start(syncs, &dir, arguments))
+            });
+            let starting: Vec<_> = starting.collect();
+            starting.into_iter().map(|starting| starting.join().unwrap()).collect()
+        });
+        cluster.ids().zip(started).for_each(|(id, service)| cluster.put(id, service));
+        cluster.wait_ready();
+        Self { cluster, syncs, _library: library }
     }
-    cluster.wait_ready();
-    cluster
+
+    /// Has the syncs of one instance hang, of those files only whose path contains `files`, while
+    /// strangers ask at the two others. Returns the longest time without an answer.
+    fn longest_wait_while_hung(
+        &self,
+        hung: usize,
+        files: &str,
+        until: impl FnOnce(&Service),
+    ) -> Duration {
+        let others: Vec<usize> =
+            self.cluster.running().into_iter().filter(|id| *id != hung).collect();
+        let at = [others[0], others[1]].map(|id| self.cluster.at(id));
+        longest_wait_while(at, |strangers| {
+            self.syncs[hung - 1].take_of(files, FOR_EVER);
+            until(self.cluster.at(hung));
+            strangers.more();
+            self.syncs[hung - 1].take(Duration::ZERO);
+        })
+    }
+}
+
+/// Syncs whose library is in the same folder.
+fn slow(library: &TempDir, name: &str) -> Syncs {
+    let dir = library.path().join(name);
+    std::fs::create_dir(&dir).unwrap();
+    Syncs::new(&library.path().join("slow.so"), &dir)
+}
+
+fn start(syncs: &Syncs, dir: &Path, arguments: Vec<String>) -> Service {
+    let wrapper = syncs.wrapper();
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let started = Service::try_start_through(&wrapper, dir, arguments);
+    started.unwrap_or_else(|(status, log)| panic!("{status}:\n{log}"))
 }
 
 /// Kills the leader, and returns after how long another one leads.
@@ -54,82 +102,49 @@ fn time_to_another_leader(cluster: &mut Cluster) -> Duration {
     clock::now() - killed
 }
 
-#[test]
-fn another_leader_is_elected_however_slow_the_disks_are() {
-    if !may_run("elections on slow disks", "ptrace", &["strace"]) {
+fn another_leader_is_elected(takes: u64, bound: u64) {
+    if !may_run("elections on slow disks", "a C compiler", &["cc"]) {
         return;
     }
-    for (delay, bound) in [(20, 5), (100, 5), (150, 5), (500, 15)] {
-        let mut cluster = on_slow_disks(Duration::from_millis(delay));
-        let terms = |cluster: &Cluster, id| cluster.status(id)["term"].as_u64().unwrap();
-        let before = terms(&cluster, cluster.leader());
-        let took = time_to_another_leader(&mut cluster);
-        let after = terms(&cluster, cluster.running()[0]);
-        println!("syncs of {delay} ms: {took:?}, {} terms", after - before);
-        assert!(took < Duration::from_secs(bound), "syncs of {delay} ms: {took:?}");
-    }
+    let started = clock::now();
+    let Slowed { mut cluster, syncs: _syncs, _library } =
+        Slowed::start(Duration::from_millis(takes));
+    let ready = clock::now() - started;
+    let terms = |cluster: &Cluster, id| cluster.status(id)["term"].as_u64().unwrap();
+    let before = terms(&cluster, cluster.leader());
+    let took = time_to_another_leader(&mut cluster);
+    let after = terms(&cluster, cluster.running()[0]);
+    println!(
+        "syncs of {takes} ms: ready after {ready:?} in term {before}; another leader after \
+         {took:?}, {} terms",
+        after - before
+    );
+    assert!(took < Duration::from_secs(bound), "syncs of {takes} ms: {took:?}");
 }
 
-/// Holds up the syncs of an instance, as long as it lives.
-struct Hang(Child);
-
-impl Hang {
-    /// From now on no sync of these files ends; of all files, if there are none.
-    fn of(service: &Service, files: &[String]) -> Self {
-        let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-p", &service.pid().to_string()]);
-        for file in files {
-            strace.args(["-P", file]);
-        }
-        strace.args(["-e", "trace=fdatasync", "-e", "inject=fdatasync:delay_enter=120000000"]);
-        let child = strace.stderr(Stdio::null()).spawn().unwrap();
-        let is_traced = || {
-            let status = format!("/proc/{}/status", service.pid());
-            let status = std::fs::read_to_string(status).unwrap();
-            let tracer = child.id().to_string();
-            status.lines().any(|line| line.starts_with("TracerPid") && line.ends_with(&tracer))
-        };
-        eventually("it is traced", || is_traced().then_some(()));
-        Self(child)
-    }
+#[test]
+fn syncs_of_20_ms_elect() {
+    another_leader_is_elected(20, 5);
 }
 
-impl Drop for Hang {
-    fn drop(&mut self) {
-        // It may have ended with the process that it traced.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+#[test]
+fn syncs_of_100_ms_elect() {
+    another_leader_is_elected(100, 5);
 }
 
-/// Has the disk of one instance hang while strangers ask at the two others, and returns the
-/// longest time without an answer.
-fn longest_wait_while(
-    cluster: &Cluster,
-    hung: usize,
-    files: &[String],
-    until: impl FnOnce(&Service),
-) -> Duration {
-    let others: Vec<usize> = cluster.running().into_iter().filter(|id| *id != hung).collect();
-    let at = [others[0], others[1]].map(|id| cluster.at(id));
-    let (stop, times) = (AtomicBool::new(false), Mutex::new(Vec::<Instant>::new()));
-    let count = || times.lock().unwrap().len();
-    thread::scope(|scope| {
-        scope.spawn(|| pair_strangers(at, &stop, &times));
-        let enough = |more: usize| {
-            let goal = count() + more;
-            eventually("strangers are told", || (count() >= goal).then_some(()));
-        };
-        enough(20);
-        let hang = Hang::of(cluster.at(hung), files);
-        until(cluster.at(hung));
-        enough(20);
-        drop(hang);
-        enough(20);
-        stop.store(true, Ordering::SeqCst);
-    });
-    let times = times.into_inner().unwrap();
-    times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap()
+#[test]
+fn syncs_of_150_ms_elect() {
+    another_leader_is_elected(150, 5);
+}
+
+#[test]
+fn syncs_of_500_ms_elect() {
+    another_leader_is_elected(500, 15);
+}
+
+#[test]
+fn syncs_of_700_ms_elect() {
+    another_leader_is_elected(700, 25);
 }
 
 fn says_that_it_hangs(service: &Service) {
@@ -141,53 +156,88 @@ fn says_that_it_hangs(service: &Service) {
     assert_eq!(service.metric("emnetchain_ready"), 0.0);
 }
 
+/// Waits for the end of an instance whose disk does not answer since then.
+fn ends_with_74(service: &mut Service, since: Instant) {
+    let status = service.wait_within((since + ENDS_WITHIN).duration_since(clock::now()));
+    let log = service.log();
+    assert_eq!(status.expect("it ends").code(), Some(74), "{log}");
+    assert!(log.contains("the disk has not answered"), "{log}");
+}
+
 #[test]
 fn a_leader_whose_disk_hangs_hands_over_and_ends() {
-    if !may_run("a hanging leader", "ptrace", &["strace"]) {
+    if !may_run("a hanging leader", "a C compiler", &["cc"]) {
         return;
     }
-    let mut cluster = Cluster::start(&[]);
-    let leader = cluster.leader();
-    let other = cluster.followers()[0];
-    let began = clock::now();
-    let longest = longest_wait_while(&cluster, leader, &[], |service| {
+    let mut slowed = Slowed::start(Duration::ZERO);
+    let leader = slowed.cluster.leader();
+    let other = slowed.cluster.followers()[0];
+    let mut service = slowed.cluster.take(leader);
+    let others = slowed.cluster.running();
+    let at = [others[0], others[1]].map(|id| slowed.cluster.at(id));
+    let longest = longest_wait_while(at, |strangers| {
+        slowed.syncs[leader - 1].take(FOR_EVER);
+        let began = clock::now();
         eventually("another one leads", || {
-            let now = cluster.status(other)["leader"].as_u64()?;
+            let now = slowed.cluster.status(other)["leader"].as_u64()?;
             (now != leader as u64).then_some(())
         });
         println!("another one leads after {:?}", clock::now() - began);
-        says_that_it_hangs(service);
-        eventually("it ends", || service.log().contains("the disk has not answered").then_some(()));
+        says_that_it_hangs(&service);
+        strangers.more();
+        ends_with_74(&mut service, began);
     });
     println!("the longest time without an answer: {longest:?}");
     assert!(longest < Duration::from_secs(8), "{longest:?}");
-    let mut service = cluster.take(leader);
-    assert_eq!(service.wait().code(), Some(74), "{}", service.log());
 }
 
 #[test]
-fn a_follower_whose_disk_hangs_says_so_and_holds_up_nobody() {
-    if !may_run("a hanging follower", "ptrace", &["strace"]) {
+fn a_follower_whose_disk_hangs_says_so_and_holds_up_no_other() {
+    if !may_run("a hanging follower", "a C compiler", &["cc"]) {
         return;
     }
-    let cluster = Cluster::start(&[]);
-    let follower = cluster.followers()[0];
-    let longest = longest_wait_while(&cluster, follower, &[], says_that_it_hangs);
+    let slowed = Slowed::start(Duration::ZERO);
+    let follower = slowed.cluster.followers()[0];
+    let longest = slowed.longest_wait_while_hung(follower, "/", says_that_it_hangs);
     println!("the longest time without an answer: {longest:?}");
     assert!(longest < Duration::from_secs(2), "{longest:?}");
-    cluster.wait_ready();
-    cluster.assert_equal_registries();
+    slowed.cluster.wait_ready();
+    slowed.cluster.assert_equal_registries();
 }
 
 #[test]
-fn an_image_that_hangs_holds_up_nobody() {
-    if !may_run("a hanging image", "ptrace", &["strace"]) {
+fn an_idle_leader_whose_disk_hangs_hands_over() {
+    if !may_run("a hanging idle leader", "a C compiler", &["cc"]) {
         return;
     }
-    let cluster = Cluster::start(&[]);
-    for hung in [cluster.leader(), cluster.followers()[0]] {
-        let image = cluster.data_dir(hung).join("registry/db").display().to_string();
-        let longest = longest_wait_while(&cluster, hung, &[image], |service| {
+    let slowed = Slowed::start(Duration::ZERO);
+    let leader = slowed.cluster.leader();
+    let other = slowed.cluster.followers()[0];
+    // Nothing is left to write, and no client asks for anything.
+    thread::sleep(Duration::from_secs(3));
+    slowed.syncs[leader - 1].take(FOR_EVER);
+    let began = clock::now();
+    says_that_it_hangs(slowed.cluster.at(leader));
+    eventually("another one leads", || {
+        let now = slowed.cluster.status(other)["leader"].as_u64()?;
+        (now != leader as u64 && slowed.cluster.is_ready(other)).then_some(())
+    });
+    let took = clock::now() - began;
+    println!("another one leads after {took:?}");
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    slowed.syncs[leader - 1].take(Duration::ZERO);
+    slowed.cluster.wait_ready();
+    slowed.cluster.assert_equal_registries();
+}
+
+#[test]
+fn an_image_that_hangs_holds_up_no_client() {
+    if !may_run("a hanging image", "a C compiler", &["cc"]) {
+        return;
+    }
+    let slowed = Slowed::start(Duration::ZERO);
+    for hung in [slowed.cluster.leader(), slowed.cluster.followers()[0]] {
+        let longest = slowed.longest_wait_while_hung(hung, "registry/db", |service| {
             eventually("it is seen", || {
                 let pending = service.metric("emnetchain_disk_pending_seconds{what=\"image\"}");
                 (pending > 3.0).then_some(())
@@ -197,23 +247,28 @@ fn an_image_that_hangs_holds_up_nobody() {
         println!("the longest time without an answer: {longest:?}");
         assert!(longest < Duration::from_secs(2), "{longest:?}");
     }
-    cluster.wait_ready();
-    cluster.assert_equal_registries();
+    slowed.cluster.wait_ready();
+    slowed.cluster.assert_equal_registries();
 }
 
 #[test]
-fn a_sole_instance_whose_disk_hangs_says_so() {
-    if !may_run("a hanging sole instance", "ptrace", &["strace"]) {
+fn a_sole_instance_whose_disk_hangs_says_so_and_ends() {
+    if !may_run("a hanging sole instance", "a C compiler", &["cc"]) {
         return;
     }
-    let dir = tempfile::TempDir::new().unwrap();
-    let mut service = Service::start(dir.path(), &[]);
+    let (library, data) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    make_library(library.path());
+    let syncs = slow(&library, "sole");
+    let mut service = start(&syncs, data.path(), Vec::new());
     eventually("it is ready", || (service.get("/readyz").0 == 200).then_some(()));
-    let hang = Hang::of(&service, &[]);
     let mut client = Client::say(service.chain(), Member(0).connect());
+    eventually("it is counted", || (service.metric("emnetchain_clients") > 0.0).then_some(()));
+    // Nothing is left to write, and no client asks for anything.
+    thread::sleep(Duration::from_secs(3));
+    syncs.take(FOR_EVER);
+    let began = clock::now();
     says_that_it_hangs(&service);
-    client.expect_silence();
-    let status = eventually("it ends", || service.wait_within(PATIENCE));
-    assert_eq!(status.code(), Some(74), "{}", service.log());
-    drop(hang);
+    println!("not ready after {:?}", clock::now() - began);
+    ends_with_74(&mut service, began);
+    assert_eq!(client.hear_for(PATIENCE), "", "it is told nothing");
 }

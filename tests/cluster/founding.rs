@@ -1,10 +1,10 @@
-//! How a cluster begins, and who is kept out.
+//! How a cluster begins, and which instances are kept out.
 
 use std::{fs, process::ExitStatus};
 
 use crate::{
-    replicas::{Cluster, chain_through, member_list, read_status},
-    support::{Member, Service, eventually, free_address},
+    replicas::{Cluster, chain_through, member_list},
+    support::{Member, Service, eventually, free_address, operator::read_status},
 };
 
 #[test]
@@ -36,7 +36,7 @@ fn an_instance_of_another_cluster_is_refused_and_counted() {
         let refused = "emnetchain_raft_refused_total{reason=\"cluster\"}";
         (cluster.at(1).metric(refused) > 0.0).then_some(())
     });
-    let (code, why) = eventually("it says whom it waits for", || {
+    let (code, why) = eventually("it says which it waits for", || {
         Some(stranger.get("/readyz")).filter(|(_, why)| why.contains("waiting for"))
     });
     assert_eq!(code, 503);
@@ -75,7 +75,7 @@ fn an_address_for_other_machines_needs_tls_or_the_operators_word() {
 }
 
 #[test]
-fn with_certificates_only_those_who_have_one_are_members() {
+fn with_certificates_only_those_that_have_one_are_members() {
     let mut cluster = Cluster::new(&[]);
     let plain = cluster.arguments(3);
     cluster.make_certificates();

@@ -5,8 +5,8 @@ use std::{fs, path::Path, process::Command};
 
 use super::chains::expect_neighbours;
 use crate::{
-    replicas::{Cluster, chain_through, member_list, operate},
-    support::{Member, Service, eventually, free_address},
+    replicas::{Cluster, chain_through, member_list},
+    support::{Member, Service, eventually, free_address, operator::operate},
 };
 
 /// Starts an instance that ends by itself; its exit code and its log.
@@ -153,7 +153,7 @@ fn two_histories_under_one_cluster_id_do_not_mix() {
 
 /// Input A4: an older copy of a data directory is put back, of a follower and of a leader.
 #[test]
-fn an_older_copy_of_a_data_directory_is_refused_by_those_who_remember_more() {
+fn an_older_copy_of_a_data_directory_is_refused_by_those_that_remember_more() {
     for leads in [false, true] {
         let mut cluster = Cluster::start(&[]);
         let leader = cluster.leader();

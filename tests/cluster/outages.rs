@@ -49,7 +49,7 @@ fn after_an_outage_of_all_everybody_gets_its_place_again() {
         assert_eq!(now["chains"]["links"], before["chains"]["links"]);
         assert_eq!(voters(&now), voters(&before));
         let index = |status: &Value| status["applied_index"].as_u64().unwrap();
-        assert!(index(&now) > index(&before), "the log goes on; it did not begin anew");
+        assert!(index(&now) > index(&before), "the log goes on; it did not begin again");
     }
     cluster.assert_equal_registries();
 }

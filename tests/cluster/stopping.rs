@@ -1,37 +1,14 @@
 //! An instance that is told to stop.
 
-use std::{
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use emnetchain::clock;
 
 use crate::{
     replicas::{Cluster, chain_through},
-    support::{Client, Member, PATIENCE, Service, eventually, reconnect, repaired, told},
+    strangers::longest_wait_while,
+    support::{Client, Member, PATIENCE, eventually, told},
 };
-
-/// Has pairs of strangers find each other through two instances, and notes when they did.
-pub(super) fn pair_strangers(at: [&Service; 2], stop: &AtomicBool, told: &Mutex<Vec<Instant>>) {
-    for number in 0.. {
-        if stop.load(Ordering::SeqCst) {
-            return;
-        }
-        let sockets = [0, 1].map(|part| format!("127.0.0.8:{}", 1000 + 2 * number + part));
-        let ask = |part: usize| {
-            Client::say(at[part].repair(), reconnect(&number.to_string(), &sockets[part]))
-        };
-        let (mut one, mut other) = (ask(0), ask(1));
-        assert_eq!(one.rest(), repaired(&sockets[1]));
-        assert_eq!(other.rest(), repaired(&sockets[0]));
-        told.lock().unwrap().push(clock::now());
-    }
-}
 
 #[test]
 fn a_leader_that_is_stopped_hands_over_and_lets_its_clients_wait_until_the_deadline() {
@@ -42,15 +19,7 @@ fn a_leader_that_is_stopped_hands_over_and_lets_its_clients_wait_until_the_deadl
     let mut leaving = cluster.take(leader);
     let others = cluster.running();
     let at = [others[0], others[1]].map(|id| cluster.at(id));
-    let (stop, times) = (AtomicBool::new(false), Mutex::new(Vec::new()));
-    let count = || times.lock().unwrap().len();
-    thread::scope(|scope| {
-        scope.spawn(|| pair_strangers(at, &stop, &times));
-        let enough = |more: usize| {
-            let goal = count() + more;
-            eventually("strangers are told", || (count() >= goal).then_some(()));
-        };
-        enough(20);
+    let gap = longest_wait_while(at, |strangers| {
         leaving.signal("TERM");
         let why = eventually("it is not ready", || {
             let (code, why) = leaving.get("/readyz");
@@ -62,14 +31,10 @@ fn a_leader_that_is_stopped_hands_over_and_lets_its_clients_wait_until_the_deadl
             let now = cluster.status(others[0])["leader"].as_u64()?;
             (now != leader as u64).then_some(())
         });
-        enough(20);
+        strangers.more();
         assert_eq!(tip.hear_for(PATIENCE), "", "it is closed");
         assert_eq!(leaving.wait().code(), Some(0), "{}", leaving.log());
-        enough(20);
-        stop.store(true, Ordering::SeqCst);
     });
-    let times = times.into_inner().unwrap();
-    let gap = times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
     println!("the longest time without an answer: {gap:?}");
 
     let mut back = Client::say(at[0].chain(), members[1].connect());

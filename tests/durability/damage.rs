@@ -222,7 +222,7 @@ fn assert_told_again(service: &Service, history: &History, random: &mut Random, 
     let site = Site::of(service);
     let crowd = Crowd::new(&site, history);
     for _ in 0..SAMPLE {
-        let member = history.take_any(random).expect("nobody else asks");
+        let member = history.take_any(random).expect("no other asks");
         crowd.come_back(member);
         history.release(&[member]);
     }

@@ -1,6 +1,6 @@
 //! Disks that are full, and directories that are another's or none at all: the process says in one
-//! line what is wrong with which file, ends with its exit code, and has told nobody anything that
-//! it cannot keep.
+//! line what is wrong with which file, ends with its exit code, and has told no client anything
+//! that it cannot keep.
 
 use std::{fs, path::Path, process::ExitStatus, time::Duration};
 
@@ -116,13 +116,13 @@ fn another_nodes_directory_is_refused() {
 fn what_is_no_directory_or_cannot_be_made_is_told() {
     let temp = TempDir::new().unwrap();
     let file = temp.path().join("file");
-    fs::write(&file, "somebody's letters").unwrap();
+    fs::write(&file, "a person's letters").unwrap();
     for path in [&file, &file.join("below"), Path::new("/proc/emnetchain-data")] {
         let (status, log) = Service::try_start(path, Vec::new()).expect_err("no place for data");
         assert_eq!(status.code(), Some(74), "{log}");
         assert_one_line(&log, path, "create the data directory ");
     }
-    assert_eq!(fs::read_to_string(&file).unwrap(), "somebody's letters");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "a person's letters");
 }
 
 #[test]

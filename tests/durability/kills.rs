@@ -17,7 +17,7 @@ const KILLS: usize = 50;
 /// Answers between two kills at least, for a kill that hits nothing proves nothing.
 const ANSWERS_MIN: usize = 20;
 
-/// How many who were told something lately are asked after each kill, and how many others.
+/// How many that were told something lately are asked after each kill, and how many others.
 const ASKED_AGAIN: usize = 40;
 
 #[test]

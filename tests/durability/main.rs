@@ -1,8 +1,8 @@
 //! What was told is never lost: the real process is killed under load, its files are damaged, its
 //! disk is full or fails, and whatever its clients were told before must still be so afterwards.
 //!
-//! `EMNETCHAIN_SEED` repeats the choices of a run. What needs root (mounts, injected faults, a
-//! power cut) runs with `EMNETCHAIN_PRIVILEGED=1`.
+//! `EMNETCHAIN_SEED` repeats the choices of a run. What needs root (mounts, injected faults, hangs,
+//! a power cut) runs with `EMNETCHAIN_PRIVILEGED=1`.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,10 +20,13 @@ mod mount;
 mod random;
 #[path = "../support/site.rs"]
 mod site;
+#[path = "../support/slow.rs"]
+mod slow;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod damage;
 mod disk;
+mod hangs;
 mod kills;
 mod privileged;

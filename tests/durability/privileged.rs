@@ -1,6 +1,6 @@
 //! What only root can do to a disk: fill a real file system, make its calls fail, and cut its
-//! power. The file systems are mounted where nobody else sees them. `EMNETCHAIN_PRIVILEGED=1` has
-//! these tests run.
+//! power. The file systems are mounted where no other process sees them. `EMNETCHAIN_PRIVILEGED=1`
+//! has these tests run.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -136,7 +136,7 @@ fn a_service_that_does_not_sync_is_found_out() {
     assert!(lost.iter().any(|lost| *lost > 0), "the power cut cuts nothing: {lost:?}");
 }
 
-/// Links clients, cuts the power, and counts who is not told the same again.
+/// Links clients, cuts the power, and counts those that are not told the same again.
 fn links_lost_by_a_power_cut(image: &Path, then: &[&str]) -> usize {
     let mount = Mount::ext4(image);
     let wrapper = mount.wrapper(then);

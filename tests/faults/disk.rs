@@ -9,53 +9,20 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::mount::{Mount, cut_power_of, path, run};
+use super::{
+    mount::{Frozen, Mount, cut_power_of, path, run},
+    slow::Syncs,
+};
 
 /// What the disks of a fleet can do beyond keeping files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Disks {
     /// Nothing.
     Plain,
-    /// Their power can be cut.
+    /// They are file systems of their own: their power can be cut, and they can be frozen.
     Powered,
     /// Their syncs can be slow, or hang.
     Slowed,
-}
-
-/// Syncs that first take the milliseconds in a file, which may change meanwhile. It stands before
-/// the C library, and does not touch any other call, unlike a tracer.
-const SLOW_SYNC: &str = r#"
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-static long wanted(void) {
-    char text[16] = {0};
-    int file = open(getenv("SYNCS_TAKE"), O_RDONLY | O_CLOEXEC);
-    if (file < 0) return 0;
-    long count = read(file, text, sizeof text - 1);
-    close(file);
-    return count > 0 ? atol(text) : 0;
-}
-
-static void take_time(void) {
-    struct timespec piece = {0, 5000000};
-    for (long taken = 0; taken < wanted(); taken += 5) nanosleep(&piece, 0);
-}
-
-int fsync(int file) { take_time(); return syscall(SYS_fsync, file); }
-int fdatasync(int file) { take_time(); return syscall(SYS_fdatasync, file); }
-"#;
-
-/// Compiles [`SLOW_SYNC`] in a folder, and returns where it is.
-pub(crate) fn make_slow_sync(dir: &Path) -> PathBuf {
-    let (source, library) = (dir.join("slow.c"), dir.join("slow.so"));
-    fs::write(&source, SLOW_SYNC).unwrap();
-    run(&["cc", "-O1", "-shared", "-fPIC", "-o", path(&library), path(&source)]);
-    library
 }
 
 /// Where one instance keeps its data.
@@ -63,8 +30,7 @@ pub(crate) fn make_slow_sync(dir: &Path) -> PathBuf {
 pub(crate) struct Disk {
     dir: TempDir,
     mount: Option<Mount>,
-    /// The library that slows syncs.
-    slow: Option<PathBuf>,
+    syncs: Option<Syncs>,
 }
 
 impl Disk {
@@ -72,8 +38,8 @@ impl Disk {
     pub(crate) fn new(disks: Disks, slow: &Path) -> Self {
         let dir = TempDir::new().unwrap();
         let mount = (disks == Disks::Powered).then(|| Mount::ext4(&dir.path().join("image")));
-        let slow = (disks == Disks::Slowed).then(|| slow.to_owned());
-        Self { dir, mount, slow }
+        let syncs = (disks == Disks::Slowed).then(|| Syncs::new(slow, dir.path()));
+        Self { dir, mount, syncs }
     }
 
     /// The data directory, as the instance calls it.
@@ -87,21 +53,18 @@ impl Disk {
         if let Some(mount) = &self.mount {
             wrapper.extend(mount.wrapper(&[]).into_iter().map(str::to_owned));
         }
-        if let Some(library) = &self.slow {
-            let takes = self.dir.path().join("takes");
-            wrapper.push("env".to_owned());
-            wrapper.push(format!("LD_PRELOAD={}", path(library)));
-            wrapper.push(format!("SYNCS_TAKE={}", path(&takes)));
-        }
+        wrapper.extend(self.syncs.iter().flat_map(Syncs::wrapper));
         wrapper
     }
 
     /// From now on each sync takes so long, those included that have begun.
     pub(crate) fn take(&self, time: Duration) {
-        assert!(self.slow.is_some(), "these disks cannot be slowed");
-        let (draft, takes) = (self.dir.path().join("draft"), self.dir.path().join("takes"));
-        fs::write(&draft, time.as_millis().to_string()).unwrap();
-        fs::rename(draft, takes).unwrap();
+        self.syncs.as_ref().expect("slowed").take(time);
+    }
+
+    /// Has every write wait until what is returned is dropped.
+    pub(crate) fn freeze(&self) -> Frozen {
+        self.mount.as_ref().expect("powered").freeze()
     }
 
     /// Loses everything, as a new disk in the place of a broken one.

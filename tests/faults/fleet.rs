@@ -6,16 +6,19 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Command, ExitStatus},
+    thread,
     time::Duration,
 };
 
+use emnetchain::{clock, limits::DISK_WAIT_MAX};
 use tempfile::TempDir;
 
 use super::{
-    disk::{Disk, Disks, make_slow_sync},
+    disk::{Disk, Disks},
     net::Net,
-    replicas::{assert_equal_registries, read_status, tls_flags},
-    support::{Service, eventually},
+    replicas::{assert_equal_registries, tls_flags},
+    slow::make_library,
+    support::{PATIENCE, Service, eventually, operator::read_status},
 };
 
 /// Where CONNECT is answered.
@@ -74,7 +77,7 @@ impl Fleet {
         fleet.flags.extend(["--admin-token-file".to_owned(), fleet.token()]);
         fleet.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
         if disks == Disks::Slowed {
-            make_slow_sync(fleet.dir.path());
+            make_library(fleet.dir.path());
         }
         let members = (1..=count).map(|id| format!("{id}={}:{RAFT_PORT}", fleet.net.ip(id)));
         let members = members.collect::<Vec<_>>().join(",");
@@ -219,6 +222,23 @@ impl Fleet {
         }
     }
 
+    /// Waits until an instance says that its disk hangs.
+    pub(crate) fn wait_for_hang(&self, id: u8) {
+        eventually("it says that its disk hangs", || {
+            let (code, why) = self.at(id).get("/readyz");
+            (code == 503 && why.contains("a write of the raft log has been pending")).then_some(())
+        });
+    }
+
+    /// Waits until an instance has logged this.
+    pub(crate) fn wait_for_log(&self, id: u8, text: &str) {
+        let deadline = clock::now() + DISK_WAIT_MAX + PATIENCE;
+        while !self.at(id).log().contains(text) {
+            assert!(clock::now() < deadline, "{}", self.at(id).log());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Waits until an instance has applied some more entries.
     pub(crate) fn wait_for_progress(&self, id: u8) {
         let applied = || read_status(self.at(id), "/status")["applied_index"].as_u64();
@@ -242,7 +262,7 @@ impl Fleet {
         }
     }
 
-    /// Who leads, in the opinion of an instance.
+    /// The leader, in the opinion of an instance.
     pub(crate) fn leader(&self) -> Option<u8> {
         let leader = read_status(self.any(), "/status")["leader"].as_u64()?;
         u8::try_from(leader).ok()

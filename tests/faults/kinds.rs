@@ -2,7 +2,7 @@
 
 use std::{os::unix::process::ExitStatusExt as _, thread, time::Duration};
 
-use super::{disk::cut_power, fleet::Fleet, random::Random};
+use super::{disk::cut_power, fleet::Fleet, random::Random, slow::FOR_EVER};
 
 /// What may happen to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,10 @@ pub(crate) enum Fault {
     SlowDisks,
     /// The syncs of one instance do not return for a while.
     HangingDisk,
+    /// The file system of one instance is frozen for a moment.
+    FrozenDisk,
+    /// The file system of one instance is frozen until the instance gives it up.
+    DeadDisk,
     /// One instance comes back with an empty disk, is refused, and replaced by a new one.
     Wipe,
     /// One instance comes back with an older copy of its disk, is refused, and replaced.
@@ -54,9 +58,6 @@ const SYNCS: [Duration; 4] = [
     Duration::from_millis(150),
     Duration::from_millis(500),
 ];
-
-/// Longer than any test.
-const FOR_EVER: Duration = Duration::from_secs(3600);
 
 /// Within what time clients are answered again.
 const SOON: Duration = Duration::from_secs(10);
@@ -80,6 +81,8 @@ impl Fault {
             | Self::CutPower
             | Self::SlowDisk
             | Self::HangingDisk
+            | Self::FrozenDisk
+            | Self::DeadDisk
             | Self::Wipe
             | Self::OlderCopy
             | Self::Replace => Some(SOON),
@@ -129,7 +132,9 @@ impl Fault {
             | Self::CutPowerOfAll
             | Self::SlowDisk
             | Self::SlowDisks
-            | Self::HangingDisk => self.slow_or_cut(fleet, random, victim, &mut kills),
+            | Self::HangingDisk
+            | Self::FrozenDisk
+            | Self::DeadDisk => self.slow_or_cut(fleet, random, victim, &mut kills),
             Self::Wipe | Self::OlderCopy | Self::Exchange => {
                 kills += self.lose_a_disk(fleet, victim, other);
             }
@@ -171,6 +176,16 @@ impl Fault {
                 fleet.disk(victim).take(FOR_EVER);
                 last(random);
                 fleet.disk(victim).take(Duration::ZERO);
+                fleet.start_if_it_gave_up(victim);
+            }
+            Self::FrozenDisk | Self::DeadDisk => {
+                let frozen = fleet.disk(victim).freeze();
+                fleet.wait_for_hang(victim);
+                if self == Self::DeadDisk {
+                    fleet.wait_for_log(victim, "the disk has not answered for 30 s");
+                }
+                last(random);
+                drop(frozen);
                 fleet.start_if_it_gave_up(victim);
             }
             other => unreachable!("{other:?} is none of them"),

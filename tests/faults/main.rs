@@ -31,6 +31,8 @@ mod random;
 mod replicas;
 #[path = "../support/site.rs"]
 mod site;
+#[path = "../support/slow.rs"]
+mod slow;
 #[path = "../support/mod.rs"]
 mod support;
 

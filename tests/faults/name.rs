@@ -1,5 +1,6 @@
 //! Clients that find the service by its name: each time they ask the DNS server and go to any of
-//! the addresses that it tells. Whoever gets no answer asks again, most likely somewhere else.
+//! the addresses that it tells. A client that gets no answer asks again, most likely somewhere
+//! else.
 
 use std::{
     io,

@@ -74,7 +74,7 @@ struct Tally {
 fn run(plan: &Plan) {
     let tools: &[&str] = match plan.disks {
         Disks::Plain => &[],
-        Disks::Powered => &["unshare", "nsenter", "mkfs.ext4", "python3"],
+        Disks::Powered => &["unshare", "nsenter", "mkfs.ext4", "python3", "fsfreeze"],
         Disks::Slowed => &["cc"],
     };
     if !may_run(plan.name, "root", &[&["ip", "nft", "dnsmasq"], tools].concat()) {
@@ -114,7 +114,7 @@ fn run(plan: &Plan) {
             if let Some(deadline) = deadline {
                 let silence = history.longest_silence(began);
                 tally.silence = tally.silence.max(silence);
-                assert!(silence <= deadline, "{fault:?}: for {silence:?} nobody was answered");
+                assert!(silence <= deadline, "{fault:?}: for {silence:?} no client was answered");
             }
             round += 1;
         }
@@ -136,7 +136,7 @@ fn run(plan: &Plan) {
     );
     assert!(
         2 * tally.rounds_with_answers >= round,
-        "void: in only {} of {round} faults was anybody answered",
+        "void: in only {} of {round} faults was a client answered",
         tally.rounds_with_answers,
     );
     assert_all_is_as_told(fleet.any(), &name, &history);
@@ -187,6 +187,12 @@ fn everything_to_five_instances() {
 fn power_cuts() {
     let faults = &[Fault::CutPowerOfAll, Fault::CutPowerOfAll, Fault::CutPower];
     run(&Plan { disks: Disks::Powered, ..Plan::new("power_cuts", faults, 8) });
+}
+
+#[test]
+fn frozen_disks() {
+    let faults = &[Fault::FrozenDisk, Fault::DeadDisk];
+    run(&Plan { disks: Disks::Powered, ..Plan::new("frozen_disks", faults, 3) });
 }
 
 #[test]

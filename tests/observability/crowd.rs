@@ -10,7 +10,7 @@ use super::{
 /// How long to wait for an answer to junk, which does not come.
 const MOMENT: Duration = Duration::from_millis(20);
 
-/// One chain that grows, and whoever waits at its tip.
+/// One chain that grows, and the client that waits at its tip.
 pub(crate) struct Crowd {
     tip: (Member, Client),
     next: u16,
@@ -56,7 +56,7 @@ impl Crowd {
         let service = cluster.at(1 + usize::from(self.next) % 3);
         self.lose_one(service, || {});
 
-        // Somebody waits in vain and closes half of the connection.
+        // A client waits in vain and closes half of the connection.
         let stranger = reconnect(&format!("z{}", self.next), "127.0.0.1:1023");
         let waiter = Client::say(service.repair(), stranger);
         waiter.half_close();

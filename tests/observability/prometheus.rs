@@ -31,7 +31,7 @@ pub(crate) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it; it knows nobody yet.
+    /// Starts it; it knows no instance yet.
     pub(crate) fn start() -> Self {
         let dir = TempDir::new().unwrap();
         fs::write(dir.path().join("rules.yml"), quick(&read("prometheus/rules.yml"))).unwrap();

@@ -43,7 +43,7 @@ pub(crate) fn chain_of(service: &Service, count: usize) -> Client {
                 }
             });
         }
-        // Whoever is at the tip then waits for the last one.
+        // The client at the tip then waits for the last one.
         for _ in 0..count - 2 {
             done.recv_timeout(PATIENCE).expect("all but the tip are linked");
         }

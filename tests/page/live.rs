@@ -54,7 +54,7 @@ fn privileged_a_chain_is_drawn_while_it_grows_breaks_and_heals() {
     browser.until_text("#begin", &["The oldest"]);
     browser.assert_readable_everywhere("three");
 
-    // From here on nothing may be drawn anew: what somebody has in hand stays in hand.
+    // From here on nothing may be drawn again: what a hand holds stays there.
     browser.run("document.querySelector('button.head').focus(); document.body.dataset.mine = 1");
     let tip = add(&service, (members[2], tip), members[3]);
     let _tip = add(&service, (members[3], tip), members[4]);
@@ -114,7 +114,7 @@ fn privileged_a_client_is_explained_and_the_view_can_be_shared() {
     browser.until_text("#explanation", &[&members[1].head(), &members[2].tail(), "ago"]);
     browser.assert_readable_everywhere("explained");
 
-    // Whoever gets the address of the page sees the same.
+    // A reader with the address of the page sees the same.
     let url = browser.run("return location.href");
     let second = Browser::open(url.as_str().unwrap());
     second.until_text("#explanation", &[&members[1].head()]);

@@ -84,9 +84,9 @@ fn privileged_each_state_of_a_gap_has_its_words() {
     let words: [&[&str]; 7] = [
         &["both sides wait", "its partner is offered", "its connection is half closed"],
         &["both sides wait", "its connection or instance is gone", "Tail waits", "connected"],
-        &["nobody asks for a repair", "Head is silent", "Tail is silent"],
+        &["no client asks for a repair", "Head is silent", "Tail is silent"],
         &["Head is paired with 10.9.9.9:9, no neighbour, for 1 min 1 s"],
-        &["nobody asks for a repair"],
+        &["no client asks for a repair"],
         &["linked for 7 s, by gathering: those between were silent"],
         &["The newest; it does not wait for a newcomer now"],
     ];
@@ -119,7 +119,7 @@ fn privileged_each_state_of_a_cluster_has_its_words() {
     let unknown = [1, 2, 3].map(|node| member(node, true, None, None));
     let why = json!("the cluster has no leader");
     stage.play("status", 200, status("candidate", Value::Null, why, &unknown));
-    browser.until_text("#state", &["✕", "No leader · nobody is answered now"]);
+    browser.until_text("#state", &["✕", "No leader · no client is answered now"]);
     browser.until_text("#trouble", &["no leader", "may be old", "since"]);
     browser.until_text("#members", &["voter", "candidate", "?"]);
     browser.assert_readable_everywhere("election");

@@ -82,7 +82,7 @@ impl Stage {
 }
 
 impl Play {
-    /// Answers one request; whoever breaks off gets none.
+    /// Answers one request; a browser that breaks off gets none.
     fn serve(&self, mut stream: TcpStream) {
         let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
         let Some(first) = lines.next() else { return };

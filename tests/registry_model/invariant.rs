@@ -8,7 +8,7 @@ use emnetchain::ids::{Endpoint, RepairId, SessionId};
 use super::{Fact, Key, Known, Request, Seen, Tell, Told, covers, told};
 
 impl Told {
-    /// Whoever comes back is told the same again, tail first, and is no new client.
+    /// A client that comes back is told the same again, tail first, and is no new client.
     pub(super) fn invariant_s8_i1_resume(
         &self,
         seen: Seen<'_>,
@@ -28,14 +28,14 @@ impl Told {
             {
                 require(
                     told.any(|told| *told == fact.partner),
-                    "I1: who resumes is told the same",
+                    "I1: one that resumes is told the same",
                 )?;
             }
         }
         Ok(())
     }
 
-    /// Whoever repeats a RECONNECT is told the same again.
+    /// A client that repeats a RECONNECT is told the same again.
     pub(super) fn invariant_i4_retry(
         &self,
         seen: Seen<'_>,
@@ -59,7 +59,7 @@ impl Told {
         require(!(other && self.in_force(&tell.me)), "S1: a socket has one partner")
     }
 
-    /// Who is told a new partner is its partner's partner.
+    /// A socket that is told a new partner is its partner's partner.
     pub(super) fn invariant_s2_i2_symmetric(
         &self,
         me: &Key,
@@ -70,9 +70,9 @@ impl Told {
         require(mutual || self.said.contains(&(partner, me.0)), "S2: partners are told each other")
     }
 
-    /// No two sockets are told the same partner, and nobody is told itself.
+    /// No two sockets are told the same partner, and none is told itself.
     pub(super) fn invariant_s3_i2_injective(&self, tell: &Tell<'_>) -> Result<(), String> {
-        require(tell.me.0 != tell.partner, "S3: nobody is linked to itself")?;
+        require(tell.me.0 != tell.partner, "S3: no client is linked to itself")?;
         let both = |c: &Known| c.owns(tell.me.0) && c.owns(tell.partner);
         let itself = |c: &Known| c.source == tell.me.1 && both(c) && c.first + 1 < self.clock;
         let alien = |r: &Request| r.source != tell.me.1 && covers(r, tell.partner) && !r.gone;
@@ -134,7 +134,7 @@ impl Told {
         Ok(())
     }
 
-    /// Whoever is told asked for it, and was not known to be gone.
+    /// A socket that is told asked for it, and was not known to be gone.
     pub(super) fn invariant_s9_i5_no_phantom(&self, tell: &Tell<'_>) -> Result<(), String> {
         let asks = |r: &&Request| !r.gone && covers(r, tell.partner);
         let mut fitting =

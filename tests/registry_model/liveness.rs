@@ -104,7 +104,7 @@ fn shuffle<T>(random: &mut Random, items: &mut [T]) {
     }
 }
 
-/// After any sequence, some clients of the chain die, and the others report whom they lost.
+/// After any sequence, some clients of the chain die, and the others report which they lost.
 pub(crate) fn survivors_become_one_path(seed: u64) {
     let mut world = World::default();
     let mut generator = Generator::new(seed, LIFE);
@@ -127,11 +127,11 @@ pub(crate) fn survivors_become_one_path(seed: u64) {
     let is_dead = |client: &Client| dead.contains(&client.head.0);
     let mut asks = Vec::new();
     for (n, (_, client)) in path.iter().enumerate().filter(|(_, (_, client))| !is_dead(client)) {
-        let anew = |side: &Side| {
+        let resumed = |side: &Side| {
             side.ask()
                 .is_some_and(|ask| ask.line == Line::Detached && ask.request == Request::Connect)
         };
-        let resumes = anew(&client.tail_side) || anew(&client.head_side);
+        let resumes = resumed(&client.tail_side) || resumed(&client.head_side);
         let before = n.checked_sub(1).and_then(|n| path.get(n));
         for (part, neighbour) in [(Part::Tail, before), (Part::Head, path.get(n + 1))] {
             let lost = match client.side(part) {
@@ -145,7 +145,7 @@ pub(crate) fn survivors_become_one_path(seed: u64) {
     }
     shuffle(&mut random, &mut asks);
     for (id, (client, part)) in asks.iter().enumerate() {
-        // Who came back by CONNECT may have been told of a living partner meanwhile.
+        // A client that came back by CONNECT may have been told of a living partner meanwhile.
         let dead_tails = path.iter().filter(|(_, c)| is_dead(c)).map(|(_, c)| &c.tail.0);
         let lost = |ip: &Socket| dead.contains(ip) || dead_tails.clone().any(|tail| tail == ip);
         if world.told.get(client.socket(*part)).is_none_or(lost) {
@@ -213,6 +213,6 @@ pub(crate) fn a_third_is_killed_at_once(seed: u64) {
         assert_eq!(world.told.get(&tail), Some(&head), "seed {seed}: tail of {}", pair[1]);
     }
     let gaps = survivors.windows(2).filter(|pair| pair[0] + 1 < pair[1]).count();
-    assert_eq!(world.told.len(), 2 * gaps, "seed {seed}: nobody else is told anything");
+    assert_eq!(world.told.len(), 2 * gaps, "seed {seed}: no other is told anything");
     world.registry.check().unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
 }

@@ -656,7 +656,7 @@ impl Model {
     }
 
     fn found(&self, name: Name) -> Ask {
-        self.find(name).expect("whoever names an ask has just seen it")
+        self.find(name).expect("an ask that is named was just seen")
     }
 
     fn ask_of(&self, client: Name, part: Part) -> Option<&Ask> {

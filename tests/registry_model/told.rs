@@ -148,7 +148,7 @@ impl Told {
                     closed.extend((*then == Then::Close).then_some(*session));
                     let Some(partner) = partner_of(message) else { continue };
                     let request = self.requests.iter().rfind(|r| r.session == *session).cloned();
-                    let request = request.ok_or("S9: told who did not ask")?;
+                    let request = request.ok_or("S9: told one that did not ask")?;
                     let me = socket_of(&request, message).ok_or("S9: told of an alien socket")?;
                     let me = (me, request.source, request.id.clone().filter(|_| request.stranger));
                     let tell = Tell { me, partner, request: &request };

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod causes;
 mod page;
 #[path = "../support/cluster.rs"]
 mod replicas;
@@ -32,7 +33,7 @@ macro_rules! scenarios {
 scenarios! {
     start_and_stop = "Runbook";
     first_look = "First look";
-    look_at_chains = "Who is linked to whom";
+    look_at_chains = "What a socket is linked to";
     back_up = "Back up";
     restore = "Restore";
     add = "Add an instance";

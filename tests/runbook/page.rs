@@ -29,7 +29,7 @@ fn commands() -> Vec<(String, Vec<String>)> {
             assert!(!in_block, "comments have no place in a block: {line}");
             sections.push((heading.to_owned(), Vec::new()));
         } else if let Some(kind) = line.strip_prefix("```") {
-            assert!(in_block || kind == "shell", "a block that nobody executes: {line}");
+            assert!(in_block || kind == "shell", "a block that is not executed: {line}");
             in_block = !in_block;
         } else if in_block {
             let line = line.trim();
@@ -129,7 +129,7 @@ impl Section {
     pub(crate) fn finish(self) {
         let executed = self.executed.into_inner();
         let left: Vec<_> = self.commands.difference(&executed).collect();
-        assert!(left.is_empty(), "{}: nobody executed {left:#?}", self.name);
+        assert!(left.is_empty(), "{}: not executed: {left:#?}", self.name);
     }
 
     /// A path in the directory where commands are executed.

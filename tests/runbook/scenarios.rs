@@ -4,8 +4,12 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::
 
 use super::{
     page::{Section, Words},
-    replicas::{Cluster, chain_through, read_status, tls_flags},
-    support::{Client, Member, Service, chain, eventually, free_address, reconnect, told},
+    replicas::{Cluster, chain_through, tls_flags},
+    support::{
+        Client, Member, Service, chain, eventually, free_address,
+        operator::{operate, read_status},
+        reconnect, told,
+    },
     wrong::make_registry_wrong,
 };
 
@@ -176,11 +180,8 @@ pub(crate) fn replace(section: &Section) {
     assert!(status.code() == Some(78) && log.contains("cluster remove 3"), "{log}");
     let words = Words::of(&cluster);
     let operate = |words: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-        command.arg("cluster").args(words).env_clear();
-        command.args(["--http-addr", &cluster.at(1).address("HTTP").to_string()]);
-        let output = command.output().unwrap();
-        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+        let (code, said) = operate(cluster.at(1), words);
+        (code == 0).then_some(said)
     };
     let fourth = format!("4={}", free_address());
     let said = eventually("it is taken in", || operate(&["add", &fourth]));
@@ -264,7 +265,7 @@ pub(crate) fn certificates(section: &Section) {
     eventually("it has read them", || {
         cluster.at(2).log().contains("the certificates were read again").then_some(())
     });
-    // Who connects anew is shown the new one.
+    // A new connection is shown the new one.
     cluster.kill(3);
     cluster.kill(1);
     cluster.start_these(&[1, 3]);

@@ -194,6 +194,26 @@ impl Disk {
         }
     }
 
+    /// The disk is lost, and an empty one is in its place. Only of an instance that is down.
+    pub(crate) fn lose(&self) {
+        let mut state = self.lock();
+        state.disk = SimDisk::new(state.chance.next());
+        state.durable = Durable::default();
+    }
+
+    /// Makes a copy of all that is on the disk.
+    pub(crate) fn keep_copy(&self) {
+        let mut state = self.lock();
+        state.copy = Some(state.disk.copy());
+    }
+
+    /// Puts the copy in the place of the disk. Only of an instance that is down.
+    pub(crate) fn put_copy_back(&self) {
+        let mut state = self.lock();
+        state.disk = state.copy.take().expect("a copy was made");
+        state.durable = Durable::default();
+    }
+
     /// Begins a life: its number, and the disk.
     pub(crate) fn open(&self) -> (u64, Arc<dyn storage::Disk>) {
         let state = self.lock();

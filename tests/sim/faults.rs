@@ -28,7 +28,7 @@ pub(crate) enum Fault {
 }
 
 /// Both directions between two instances.
-fn both((a, b): Way) -> [Way; 2] {
+pub(crate) fn both((a, b): Way) -> [Way; 2] {
     [(a, b), (b, a)]
 }
 
@@ -275,9 +275,10 @@ impl World {
         match fault {
             Fault::Cut(ways) => ways.iter().for_each(|way| self.network.set_cut(*way, false)),
             Fault::Down(id) => {
-                let instance = self.instances.get_mut(&id).expect("it is one of them");
-                if !instance.is_running() && !instance.is_retired() {
-                    instance.start();
+                let instance = &self.instances[&id];
+                let is_over = instance.is_retired() || instance.last_words().is_some();
+                if !instance.is_running() && !is_over {
+                    self.start(id);
                 }
             }
             Fault::Paused(ids) => {
@@ -298,6 +299,14 @@ impl World {
         self.restart_all();
         for id in &ids {
             DIRS.iter().for_each(|dir| self.heal(Fault::SlowDisk(*id, dir)));
+        }
+        self.heal_ways();
+    }
+
+    /// All reach each other again, and soon.
+    pub(crate) fn heal_ways(&mut self) {
+        let ids = self.ids();
+        for id in &ids {
             for other in ids.iter().filter(|other| *other != id) {
                 self.heal(Fault::Cut(vec![(*id, *other)]));
                 self.heal(Fault::SlowWay((*id, *other)));

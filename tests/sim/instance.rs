@@ -6,20 +6,21 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
 use emnetchain::{
     cluster::{
-        Cluster, ClusterOptions, LogBounds, RulesOptions, Started, found::Founding,
-        proposer::ProposerError, transport::NodeName,
+        Cluster, ClusterError, ClusterOptions, LogBounds, RulesOptions, Started,
+        election::QUIET_TURN, found::Founding, gate::Gate, proposer::ProposerError,
+        transport::NodeName,
     },
-    ids::InstanceId,
+    ids::{InstanceId, StoreId},
     limits::PROPOSER_QUEUE_MAX,
     metrics::Metrics,
     raft::Member,
-    registry::{Command, Policy},
+    registry::{Command, Policy, Rules},
     runtime,
     server::{Doors, Outbox, Protocol, ServerOptions},
     storage::{ClusterId, Stores, fault},
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) members: BTreeMap<InstanceId, Member>,
     pub(crate) policy: Policy,
     pub(crate) planted: Planted,
+    /// The newest rules that the program of a new instance knows; `None` for this program's.
+    pub(crate) newest: Option<Rules>,
 }
 
 /// An instance, running or not.
@@ -65,6 +68,13 @@ pub(crate) struct Instance {
     id: InstanceId,
     disk: Arc<Disk>,
     shared: Shared,
+    /// The members that it is started with.
+    pub(crate) list: BTreeMap<InstanceId, Member>,
+    /// The newest rules that its program knows; `None` for this program's.
+    pub(crate) newest: Option<Rules>,
+    /// A part of the words with which it may end by itself, for good.
+    pub(crate) may_end: Option<&'static str>,
+    last_words: Arc<Mutex<Option<String>>>,
     running: Option<Running>,
     /// Whether it was seen among the members, and is no more.
     is_member: bool,
@@ -74,6 +84,7 @@ pub(crate) struct Instance {
 /// The process of an instance.
 struct Running {
     witness: Arc<Witness>,
+    progress: watch::Receiver<String>,
     doors: Doors,
     cluster: Arc<OnceLock<Cluster>>,
     process: runtime::Process,
@@ -82,7 +93,28 @@ struct Running {
 impl Instance {
     pub(crate) fn new(id: InstanceId, disk: Arc<Disk>, shared: Shared) -> Self {
         let is_member = shared.members.contains_key(&id);
-        Self { id, disk, shared, running: None, is_member, is_retired: false }
+        let list = shared.members.clone();
+        let (newest, may_end, last_words) = (shared.newest, None, Arc::default());
+        let (running, is_retired) = (None, false);
+        Self { id, disk, shared, list, newest, may_end, last_words, running, is_member, is_retired }
+    }
+
+    /// From its next start on its program knows no newer rules than these.
+    pub(crate) fn install(&mut self, newest: Option<Rules>) {
+        self.newest = newest;
+        self.last_words.lock().unwrap().take();
+    }
+
+    /// What it said when it ended by itself, for good.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        self.last_words.lock().unwrap().clone()
+    }
+
+    /// What it says about why it does not serve.
+    pub(crate) fn says(&self) -> String {
+        let Some(running) = &self.running else { return String::new() };
+        let trouble = self.cluster().and_then(Cluster::trouble).unwrap_or_default();
+        format!("{} {trouble}", *running.progress.borrow())
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -128,6 +160,11 @@ impl Instance {
         self.shared.oracle.runs(self.id, !paused);
     }
 
+    /// Damages its registry, in memory.
+    pub(crate) fn damage(&self) {
+        self.running.as_ref().expect("it runs").witness.damages();
+    }
+
     /// Has the instance do something on the side, if it has started.
     pub(crate) fn spawn<F>(&self, work: impl FnOnce(Cluster) -> F)
     where
@@ -151,8 +188,10 @@ impl Instance {
     /// Starts the process.
     pub(crate) fn start(&mut self) {
         let (life, disk) = self.disk.open();
+        self.shared.oracle.starts(self.id, self.newest.unwrap_or(Rules::NEWEST));
         let (effects, said) = mpsc::channel(EFFECTS_MAX);
         let Shared { oracle, planted, .. } = self.shared.clone();
+        let (progress, shown) = watch::channel(String::new());
         let (commands, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
         let commands = match planted {
             Planted::CommandsLost => lose_some(commands),
@@ -174,13 +213,22 @@ impl Instance {
             cluster: Arc::clone(&cluster),
             metrics: metrics.clone(),
             tasks: tasks.clone(),
+            list: self.list.clone(),
+            newest: self.newest,
+            progress,
+            may_end: self.may_end,
+            last_words: Arc::clone(&self.last_words),
         };
-        let id = self.id;
+        let (id, newest) = (self.id, self.newest);
         tokio::spawn(tasks.run(async move {
             let path = Path::new(ROOT);
             let stores =
                 Stores::open_on(disk, path, id, Some(CLUSTER), effects, &metrics, &reporter);
             let ended = async {
+                let stores = match newest {
+                    Some(newest) => stores.and_then(|stores| stores.limited_to(newest)),
+                    None => stores,
+                };
                 let text = |error| format!("S6: a store opens again after a crash: {error}");
                 Box::pin(process.live(stores.map_err(text)?, reporter, &mut queue)).await
             };
@@ -192,7 +240,7 @@ impl Instance {
             process.ended(ended);
         }));
         self.shared.oracle.runs(self.id, true);
-        self.running = Some(Running { witness, doors, cluster, process: tasks });
+        self.running = Some(Running { witness, progress: shown, doors, cluster, process: tasks });
     }
 
     /// Ends the process at once. What its disk had not synced is lost, or some of it.
@@ -247,13 +295,22 @@ struct Process {
     cluster: Arc<OnceLock<Cluster>>,
     metrics: Metrics,
     tasks: runtime::Process,
+    list: BTreeMap<InstanceId, Member>,
+    newest: Option<Rules>,
+    progress: watch::Sender<String>,
+    may_end: Option<&'static str>,
+    last_words: Arc<Mutex<Option<String>>>,
 }
 
 impl Process {
-    /// It has ended by itself, which only a disk that fails may bring about.
+    /// It has ended by itself, which only a disk that fails may bring about, or what a play says.
     fn ended(&self, why: Result<(), String>) {
         let why = why.err().unwrap_or_else(|| "without a reason".to_owned());
         if self.witness.is_over() {
+        } else if self.may_end.is_some_and(|words| why.contains(words)) {
+            self.shared.oracle.note(format!("{:?} ends for good: {why}", self.id));
+            *self.last_words.lock().unwrap() = Some(why);
+            self.shared.post.send(Letter::Ended(self.id));
         } else if self.disk.fails() {
             self.shared.oracle.note(format!("{:?} ends: {why}", self.id));
             self.shared.post.send(Letter::Ended(self.id));
@@ -266,6 +323,15 @@ impl Process {
         }
     }
 
+    /// The rules that its program says it knows.
+    fn rules(&self) -> RulesOptions {
+        let newest = self.newest.unwrap_or(Rules::NEWEST);
+        match self.shared.planted {
+            Planted::NewerRulesClaimed => RulesOptions::default(),
+            _ => RulesOptions { newest, ..RulesOptions::default() },
+        }
+    }
+
     async fn live(
         &self,
         stores: Stores,
@@ -275,7 +341,15 @@ impl Process {
         let text = |error: &dyn std::error::Error| error.to_string();
         let Stores { log, machine, view, inbox, guard, pulses, .. } = stores;
         let (disk, witness) = (Arc::clone(&self.disk), Arc::clone(&self.witness));
-        let store = log.store();
+        let planted = self.shared.planted;
+        let store = match planted {
+            Planted::StoresLookAlike => StoreId(u128::from(self.id.0)),
+            _ => log.store(),
+        };
+        let gate = Gate::default();
+        if planted == Planted::GateAlwaysOpen {
+            gate.open();
+        }
         let log = LogStore::new(log, self.life, disk, witness).await?;
         self.witness.sees(view.clone());
         let options = ClusterOptions {
@@ -287,7 +361,9 @@ impl Process {
             inbox,
             log_bounds: LOG_BOUNDS,
             pulses,
-            rules: RulesOptions::default(),
+            rules: self.rules(),
+            gate,
+            quiet_turn: (planted != Planted::LeaderNeverQuiet).then_some(QUIET_TURN),
             faults,
             metrics: self.metrics.clone(),
         };
@@ -307,29 +383,41 @@ impl Process {
             }
             Ok(())
         };
-        let (progress, _shown) = watch::channel(String::new());
-        let founding = Founding::With(self.shared.members.clone());
-        let living = async {
-            cluster.found(founding.clone(), &progress).await.map_err(|error| text(&error))?;
-            cluster.settle(&founding, self.shared.policy).await.map_err(|error| text(&error))?;
-            loop {
-                let life = cluster.begin_life().await.map_err(|error| text(&error))?;
-                self.witness.open(Some(life.incarnation));
-                tokio::select! {
-                    biased;
-                    _why = cluster.life_over(life) => {}
-                    ended = cluster.proposer(life.incarnation).run(queue) => match ended {
-                        Ok(()) => return Err::<(), _>("the queue is closed".to_owned()),
-                        Err(ProposerError::Over) => {}
-                        Err(ProposerError::Stopped(error)) => return Err(error.to_string()),
-                    },
-                }
-                self.witness.open(None);
-            }
-        };
+        let living = self.serve_lives(&cluster, queue);
         let keep = Box::pin(cluster.clone().keep());
         let keeping = async { keep.await.map_err(|error| text(&error)) };
         let turned = async { Err::<(), _>(text(&cluster.turned().await)) };
         tokio::try_join!(serving, keeping, turned, living).map(drop)
+    }
+
+    /// Founds the cluster or finds it, and serves clients in one life after the other.
+    async fn serve_lives(
+        &self,
+        cluster: &Cluster,
+        queue: &mut mpsc::Receiver<Command>,
+    ) -> Result<(), String> {
+        let text = |error: ClusterError| error.to_string();
+        let founding = Founding::With(self.list.clone());
+        let known = match self.shared.planted {
+            Planted::StrangerTaken => Founding::With(self.shared.members.clone()),
+            _ => founding.clone(),
+        };
+        cluster.found(founding, &self.progress).await.map_err(text)?;
+        self.progress.send_replace(String::new());
+        cluster.settle(&known, self.shared.policy).await.map_err(text)?;
+        loop {
+            let life = cluster.begin_life().await.map_err(text)?;
+            self.witness.open(Some(life.incarnation));
+            tokio::select! {
+                biased;
+                _why = cluster.life_over(life) => {}
+                ended = cluster.proposer(life.incarnation).run(queue) => match ended {
+                    Ok(()) => return Err("the queue is closed".to_owned()),
+                    Err(ProposerError::Over) => {}
+                    Err(ProposerError::Stopped(error)) => return Err(error.to_string()),
+                },
+            }
+            self.witness.open(None);
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! Who led when, as the entries tell it: the checks of raft's promises about leaders (S14) and of
 //! what leaders say about time (B5).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem::take};
 
 use emnetchain::{
     ids::InstanceId,
-    raft::{Entry, LogId},
+    raft::{Entry, LogId, TypeConfig},
     registry::{Proposal, Registry},
 };
+use openraft::{EntryPayload, vote::RaftLeaderIdExt as _};
 
 use crate::{
     now_ms,
@@ -86,6 +87,12 @@ impl Leaders {
         running.ran_ms = running.ms();
         running.since_ms = runs.then(now_ms);
         *self.pauses.entry(who).or_default() += 1;
+    }
+
+    /// Nothing is left of what was ever written.
+    pub(crate) fn forget(&mut self) {
+        let (running, pauses) = (take(&mut self.running), take(&mut self.pauses));
+        *self = Self { running, pauses, ..Self::default() };
     }
 
     /// An instance has voted.
@@ -179,5 +186,27 @@ impl Leaders {
             proposal.at.0,
             now_ms()
         ))
+    }
+}
+
+/// The check that one life leads under one leader id can fail: when an instance goes on in its old
+/// term after a crash, and when another one writes in its name.
+#[test]
+fn two_lives_that_lead_under_one_id_are_found() {
+    type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
+    let id = |term, index| LogId::new(LeaderId::new_committed(term, 1), index);
+    let entry = |term, index| Entry { log_id: id(term, index), payload: EntryPayload::Blank };
+    let [first, again, other] =
+        [(1, 1), (1, 2), (2, 1)].map(|(instance, life)| (InstanceId(instance), life));
+    for wrong in [again, other] {
+        let mut leaders = Leaders::default();
+        assert_eq!(leaders.writes(first, None, &entry(1, 1)), Ok(true), "it begins to lead");
+        assert_eq!(leaders.writes(first, Some(id(1, 1)), &entry(1, 2)), Ok(false));
+        assert_eq!(leaders.writes(other, None, &entry(1, 1)), Ok(false), "a copy");
+        let found = leaders.writes(wrong, Some(id(1, 2)), &entry(1, 3)).unwrap_err();
+        assert!(found.starts_with("S14: one life leads"), "{found}");
+        let mut leaders = Leaders::default();
+        assert_eq!(leaders.writes(first, None, &entry(1, 1)), Ok(true));
+        assert_eq!(leaders.writes(again, Some(id(1, 1)), &entry(2, 2)), Ok(true), "a new term");
     }
 }

@@ -63,6 +63,7 @@ impl LogStore {
             entries: entries.iter().map(|entry| (entry.log_id.index, entry.log_id)).collect(),
         };
         disk.durable().is_in(&found)?;
+        witness.opens(found.purged.is_none() && !found.entries.contains_key(&0));
         disk.note(life, |durable| *durable = found);
         let watch = Watch { life, disk, witness };
         let (writes, under_way) = mpsc::unbounded_channel();

@@ -20,6 +20,7 @@ use crate::{
     chance::Chance,
     now,
     pipe::{End, Pipe},
+    planted::Planted,
 };
 
 /// How long a connection may take to be opened.
@@ -46,6 +47,9 @@ struct State {
     delays: BTreeMap<Way, (u64, u64)>,
     cut: BTreeSet<Way>,
     listeners: BTreeMap<InstanceId, mpsc::UnboundedSender<Incoming>>,
+    /// Where the instances listen that have moved.
+    addresses: BTreeMap<InstanceId, String>,
+    planted: Planted,
     connections: Vec<(Way, Weak<Pipe>, Weak<Pipe>)>,
 }
 
@@ -75,9 +79,23 @@ impl State {
 
 impl Network {
     /// A network whose delays follow from a seed.
-    pub(crate) fn new(chance: Chance) -> Self {
+    pub(crate) fn new(chance: Chance, planted: Planted) -> Self {
         let (delays, cut, listeners) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self(Arc::new(Mutex::new(State { chance, delays, cut, listeners, connections: vec![] })))
+        let (addresses, connections) = (BTreeMap::new(), vec![]);
+        Self(Arc::new(Mutex::new(State {
+            chance,
+            delays,
+            cut,
+            listeners,
+            addresses,
+            planted,
+            connections,
+        })))
+    }
+
+    /// An instance listens at another address from its next start on.
+    pub(crate) fn move_to(&self, at: InstanceId, address: &str) {
+        self.lock().addresses.insert(at, address.to_owned());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -86,7 +104,8 @@ impl Network {
 
     /// How `from` reaches the others.
     pub(crate) fn transport(&self, from: InstanceId) -> Arc<dyn Transport> {
-        Arc::new(Reach { network: self.clone(), from })
+        let first_addresses = Mutex::default();
+        Arc::new(Reach { network: self.clone(), from, first_addresses })
     }
 
     /// An instance listens; what listened in its place before does not any more.
@@ -146,7 +165,7 @@ impl Network {
         }
     }
 
-    async fn connect(self, from: InstanceId, to: InstanceId) -> io::Result<End> {
+    async fn connect(self, (from, to): Way, address: String) -> io::Result<End> {
         let deadline = now() + CONNECT_MAX;
         loop {
             let pause = {
@@ -169,7 +188,9 @@ impl Network {
         let there = Pipe::new(there, state.cut.contains(&(from, to)));
         let back = Pipe::new(back, state.cut.contains(&(to, from)));
         let (near, far) = (End::new(&back, &there), End::new(&there, &back));
-        let listener = state.listeners.get(&to).ok_or(io::ErrorKind::ConnectionRefused)?;
+        let is_there = state.addresses.get(&to).is_none_or(|known| *known == address);
+        let listener = state.listeners.get(&to).filter(|_| is_there);
+        let listener = listener.ok_or(io::ErrorKind::ConnectionRefused)?;
         let incoming: Incoming = (Box::new(far), from);
         listener.send(incoming).map_err(|_| io::ErrorKind::ConnectionRefused)?;
         state.connections.push(((from, to), Arc::downgrade(&there), Arc::downgrade(&back)));
@@ -181,16 +202,23 @@ impl Network {
 struct Reach {
     network: Network,
     from: InstanceId,
+    /// Where each of the others was first said to be.
+    first_addresses: Mutex<BTreeMap<InstanceId, String>>,
 }
 
 impl Transport for Reach {
     fn connect(
         &self,
         target: InstanceId,
-        _: &Member,
+        member: &Member,
         _: Lane,
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>> {
-        let connecting = self.network.clone().connect(self.from, target);
+        let mut address = member.raft_addr.clone();
+        if self.network.lock().planted == Planted::OldAddressKept {
+            let mut first = self.first_addresses.lock().unwrap();
+            address.clone_from(first.entry(target).or_insert(address.clone()));
+        }
+        let connecting = self.network.clone().connect((self.from, target), address);
         Box::pin(async move { Ok(Box::new(connecting.await?) as Box<dyn Stream>) })
     }
 }

@@ -14,13 +14,14 @@ use std::{
 use emnetchain::{
     ids::{Endpoint, Incarnation, InstanceId, SessionId},
     raft::{Entry, LogId, Vote},
-    registry::{Applied, Command, Effect, Note, Proposal, Record, Registry, Verdict, What},
+    registry::{Applied, Command, Effect, Note, Proposal, Record, Registry, Rules, Verdict, What},
     storage::{self, RegistryView, RunningDigest},
 };
 use openraft::{EntryPayload, vote::RaftLeaderId as _};
 
 use crate::{
     disk::Disk,
+    founding::{Founding, Loss},
     leaders::{Leaders, Life},
     members::Members,
     post::{Letter, Post},
@@ -84,6 +85,11 @@ struct State {
     leaders: Leaders,
     members: Members,
     votes: BTreeMap<InstanceId, (u64, u64, bool)>,
+    founding: Founding,
+    /// The newest rules that the program of each instance knows.
+    programs: BTreeMap<InstanceId, Rules>,
+    /// Its registry was damaged, and what it applies and tells is not held against it.
+    excused: Option<InstanceId>,
     /// Requests that took effect.
     done: BTreeSet<(SessionId, String)>,
     /// Effects that were carried out: the index of the entry and the number of the effect.
@@ -157,6 +163,38 @@ impl Oracle {
         look(&self.lock().registry)
     }
 
+    /// The disk of an instance is lost, or an older copy is in its place.
+    pub(crate) fn loses(&self, who: InstanceId, loss: Loss) {
+        let mut state = self.lock();
+        state.founding.loses(who, loss);
+        state.votes.remove(&who);
+    }
+
+    /// The registry of an instance is damaged.
+    pub(crate) fn excuse(&self, who: InstanceId) {
+        self.lock().excused = Some(who);
+    }
+
+    /// Whether the registry of an instance was damaged.
+    pub(crate) fn excuses_any(&self) -> bool {
+        self.lock().excused.is_some()
+    }
+
+    /// Those whose disks hold the entry that founds the cluster, for all that is known.
+    pub(crate) fn holders(&self) -> BTreeSet<InstanceId> {
+        self.lock().founding.holders()
+    }
+
+    /// An instance is started, with a program that knows these rules.
+    pub(crate) fn starts(&self, who: InstanceId, newest: Rules) {
+        self.lock().programs.insert(who, newest);
+    }
+
+    /// An instance has opened its log; it has a beginning or is empty.
+    pub(crate) fn opens(&self, who: InstanceId, is_empty: bool) {
+        self.lock().founding.opens(who, is_empty);
+    }
+
     fn judge(&self, judgement: impl FnOnce(&mut State) -> Result<(), String>) {
         let judged = judgement(&mut self.lock());
         judged.unwrap_or_else(|failure| self.fail(failure));
@@ -166,6 +204,7 @@ impl Oracle {
     pub(crate) fn votes(&self, who: InstanceId, vote: &Vote) {
         let is = (vote.leader_id.term(), *vote.leader_id.node_id(), vote.committed);
         self.judge(|state| {
+            state.founding.votes(who)?;
             let was = state.votes.insert(who, is).unwrap_or_default();
             state.leaders.votes((is.0, is.1));
             require(is >= was, "S14: a vote never goes back", || format!("{who:?} {was:?} {is:?}"))
@@ -176,6 +215,14 @@ impl Oracle {
     pub(crate) fn appends(&self, life: Life, mut before: Option<LogId>, entries: &[Entry]) {
         self.judge(|state| {
             for entry in entries {
+                if entry.log_id.index == 0
+                    && state.founding.writes(life.0, digest(&entry.payload))?
+                {
+                    state.begin_again();
+                }
+                if let EntryPayload::Normal(proposal) = &entry.payload {
+                    state.may_raise(proposal)?;
+                }
                 if let EntryPayload::Membership(members) = &entry.payload {
                     state.members.proposes(entry.log_id, members);
                 }
@@ -210,6 +257,9 @@ impl Oracle {
                 )?;
                 state.commit(entry)?;
             }
+            if state.excused == Some(who) {
+                return Ok(());
+            }
             let known = &state.log[&index];
             require(known.image == image, "S10: replicas agree", || {
                 format!("{who:?} at {index}: {image:x} and not {:x}", known.image)
@@ -231,6 +281,9 @@ impl Oracle {
     /// An instance carries an effect of an entry out.
     pub(crate) fn tells(&self, who: InstanceId, index: u64, effect: &Effect) {
         self.judge(|state| {
+            if state.excused == Some(who) {
+                return Ok(());
+            }
             let known = state.log.get(&index).ok_or_else(|| {
                 format!(
                     "S12: nothing is told before it is committed: {who:?} at {index}: {effect:?}"
@@ -251,6 +304,9 @@ impl Oracle {
     pub(crate) fn has_told(&self, who: InstanceId, life: Incarnation, index: u64) {
         self.judge(|state| {
             let Some(known) = state.log.get(&index) else { return Ok(()) };
+            if state.excused == Some(who) {
+                return Ok(());
+            }
             let missing = known.effects.iter().enumerate().find(|(n, effect)| {
                 let session = effect.session();
                 let is_its = session.instance == who && session.incarnation == life;
@@ -264,6 +320,46 @@ impl Oracle {
 }
 
 impl State {
+    /// All disks that held anything are lost, and a cluster is founded as if for the first time.
+    fn begin_again(&mut self) {
+        self.leaders.forget();
+        *self = Self {
+            founding: std::mem::take(&mut self.founding),
+            leaders: std::mem::take(&mut self.leaders),
+            figures: self.figures,
+            trace: std::mem::take(&mut self.trace),
+            failure: self.failure.take(),
+            programs: std::mem::take(&mut self.programs),
+            ..Self::default()
+        };
+    }
+
+    /// A raise of the rules needs every member to know them.
+    fn may_raise(&self, proposal: &Proposal) -> Result<(), String> {
+        let raised = proposal.commands.iter().find_map(|command| match command {
+            Command::Raise { rules } if *rules > self.registry.rules() => Some(*rules),
+            _ => None,
+        });
+        let Some(rules) = raised else { return Ok(()) };
+        let members = self.members.all();
+        let older = members.iter().find(|id| self.programs.get(id).is_none_or(|it| *it < rules));
+        require(older.is_none(), "U: rules are raised when every member knows them", || {
+            format!("{older:?} does not know {rules:?}")
+        })
+    }
+
+    /// Nothing that newer rules brought is written before they are in force.
+    fn is_in_force(&self, proposal: &Proposal) -> Result<(), String> {
+        #[cfg(feature = "rules-3")]
+        if self.registry.rules() < Rules(3) {
+            let early = proposal.commands.iter().find(|it| matches!(it, Command::Mark(_)));
+            let promise = "U: nothing of newer rules is written before they are in force";
+            return require(early.is_none(), promise, || format!("{early:?}"));
+        }
+        let _ = proposal;
+        Ok(())
+    }
+
     /// The first instance has applied this entry.
     fn commit(&mut self, entry: &Entry) -> Result<(), String> {
         let index = entry.log_id.index;
@@ -275,6 +371,7 @@ impl State {
         match &entry.payload {
             EntryPayload::Blank => {}
             EntryPayload::Normal(proposal) => {
+                self.is_in_force(proposal)?;
                 self.leaders.stamps(entry.log_id, proposal, &self.registry)?;
                 let applied = self.registry.apply(proposal);
                 self.running.follow(&self.registry.take_changed(), self.registry.image());

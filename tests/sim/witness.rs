@@ -33,6 +33,8 @@ pub(crate) struct Witness {
     view: OnceLock<RegistryView>,
     /// A life has begun.
     begun: AtomicBool,
+    /// The registry is to be damaged.
+    damage: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -70,8 +72,19 @@ impl Witness {
         effects: mpsc::Receiver<Applied>,
     ) -> Arc<Self> {
         let (effects, state) = (Mutex::new(effects), Mutex::default());
-        let (view, begun) = (OnceLock::new(), AtomicBool::new(false));
-        Arc::new(Self { instance, life, planted, oracle, outbox, effects, view, begun, state })
+        let (view, [begun, damage]) = (OnceLock::new(), [false; 2].map(AtomicBool::new));
+        Arc::new(Self {
+            instance,
+            life,
+            planted,
+            oracle,
+            outbox,
+            effects,
+            view,
+            begun,
+            damage,
+            state,
+        })
     }
 
     /// From now on the registry can be seen.
@@ -86,6 +99,11 @@ impl Witness {
         if let Some(life) = life.filter(|_| !forgets || !self.begun.swap(true, Ordering::Relaxed)) {
             self.outbox.begin(life);
         }
+    }
+
+    /// From now on the registry of this instance is not what it should be.
+    pub(crate) fn damages(&self) {
+        self.damage.store(true, Ordering::Relaxed);
     }
 
     /// The life whose sessions are open.
@@ -112,6 +130,11 @@ impl Witness {
             session.instance == self.instance && Some(session.incarnation) == life
         };
         effects.into_iter().filter(is_mine).collect()
+    }
+
+    /// The instance has opened its log; it has a beginning or is empty.
+    pub(crate) fn opens(&self, is_empty: bool) {
+        self.oracle.opens(self.instance, is_empty);
     }
 
     /// The instance is about to give a vote.
@@ -230,6 +253,13 @@ impl Witness {
             follows
         };
         if let EntryPayload::Normal(proposal) = &mut entry.payload {
+            let is_add = |command: &Command| matches!(command, Command::AddPeer { .. });
+            if proposal.commands.iter().any(is_add) && self.damage.swap(false, Ordering::Relaxed) {
+                proposal.commands.retain(|command| !is_add(command));
+                if self.planted == Planted::DiffersAndServes {
+                    self.view.get().expect("it sees the registry before it applies").disown();
+                }
+            }
             match self.planted {
                 Planted::ClockInApply => proposal.at = proposal.at.plus_ms(self.instance.0),
                 Planted::MapOrderInApply if self.instance.0.is_multiple_of(2) => {

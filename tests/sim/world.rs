@@ -19,6 +19,7 @@ use crate::{
     now,
     oracle::Oracle,
     people::{Ask, Connection, Person},
+    planted::Planted,
     post::{Letter, Post},
 };
 
@@ -83,28 +84,13 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A world whose founders have just been started.
-    pub(crate) fn new(mut chance: Chance, shared: Shared) -> Self {
-        let has_common_ids = chance.percent(40);
-        let founders: BTreeSet<_> = shared.members.keys().copied().collect();
-        let mut world = Self {
-            chance,
-            oracle: Arc::clone(&shared.oracle),
-            instances: BTreeMap::new(),
-            network: shared.network.clone(),
-            health: Health::default(),
-            founders: founders.clone(),
-            spared: BTreeSet::new(),
-            people: Vec::new(),
-            has_common_ids,
-            is_wild: true,
-            post: shared.post.clone(),
-            shared,
-            connections: BTreeMap::new(),
-            agenda: BTreeMap::new(),
-            events: 0,
-        };
-        founders.into_iter().for_each(|id| world.start_instance(id));
+    /// A world whose founders have just been started, and in which everything goes wrong.
+    pub(crate) fn new(chance: Chance, shared: Shared) -> Self {
+        let mut world = Self::quiet(chance, shared);
+        world.is_wild = true;
+        for id in world.founders.clone() {
+            world.start_instance(id);
+        }
         let events = [Event::Fault, Event::Die, Event::Join, Event::Break, Event::ChangeMembers];
         for event in events.into_iter().chain([Event::Retire, Event::Look, Event::Spare]) {
             world.plan(2_000, 5_000, event);
@@ -112,13 +98,71 @@ impl World {
         world
     }
 
+    /// A world whose founders have just been started, and in which nothing goes wrong.
+    pub(crate) fn calm(chance: Chance, shared: Shared) -> Self {
+        let mut world = Self::quiet(chance, shared);
+        for id in world.founders.clone() {
+            world.start_instance(id);
+        }
+        world
+    }
+
+    /// A world in which nothing happens by itself, and no instance exists yet.
+    pub(crate) fn quiet(mut chance: Chance, shared: Shared) -> Self {
+        let has_common_ids = chance.percent(40);
+        let founders: BTreeSet<_> = shared.members.keys().copied().collect();
+        Self {
+            chance,
+            oracle: Arc::clone(&shared.oracle),
+            instances: BTreeMap::new(),
+            network: shared.network.clone(),
+            health: Health::default(),
+            founders,
+            spared: BTreeSet::new(),
+            people: Vec::new(),
+            has_common_ids,
+            is_wild: false,
+            post: shared.post.clone(),
+            shared,
+            connections: BTreeMap::new(),
+            agenda: BTreeMap::new(),
+            events: 0,
+        }
+    }
+
+    /// An instance begins to exist, and is started.
     fn start_instance(&mut self, id: InstanceId) {
+        self.create_instance(id);
+        self.start(id);
+        self.plan(500, 1_000, Event::Probe(id));
+    }
+
+    /// An instance exists from now on, with an empty disk.
+    pub(crate) fn create_instance(&mut self, id: InstanceId) {
         let disk = Disk::new(self.chance.fork(), self.shared.planted);
         self.oracle.knows(id, &disk);
-        let mut instance = Instance::new(id, disk, self.shared.clone());
-        instance.start();
-        self.instances.insert(id, instance);
-        self.plan(500, 1_000, Event::Probe(id));
+        self.instances.insert(id, Instance::new(id, disk, self.shared.clone()));
+    }
+
+    /// Starts an instance that is down.
+    pub(crate) fn start(&mut self, id: InstanceId) {
+        if self.shared.planted == Planted::FoundedWithoutAll {
+            let is_up = |other: &InstanceId| *other == id || self.instances[other].is_running();
+            let mut list = self.shared.members.clone();
+            list.retain(|other, _| is_up(other));
+            self.instances.get_mut(&id).expect("it is one of them").list = list;
+        }
+        self.instances.get_mut(&id).expect("it is one of them").start();
+    }
+
+    /// How many answers clients were given.
+    pub(crate) fn told(&self) -> u64 {
+        self.oracle.count(|_| {}).told
+    }
+
+    /// Nothing happens any more that was planned.
+    pub(crate) fn forget_plans(&mut self) {
+        self.agenda.clear();
     }
 
     /// Another instance, under a number that none ever had.
@@ -148,7 +192,9 @@ impl World {
                     Letter::Ended(instance) => {
                         self.crash(instance);
                         self.feel();
-                        self.plan(50, 3_000, Event::Heal(Fault::Down(instance)));
+                        if self.instances[&instance].last_words().is_none() {
+                            self.plan(50, 3_000, Event::Heal(Fault::Down(instance)));
+                        }
                     }
                     Letter::Failure => return,
                     Letter::Heard(number, bytes) => self.hear(number, &bytes),

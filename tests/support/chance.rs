@@ -12,7 +12,7 @@ impl Chance {
         Self(seed)
     }
 
-    /// From a seed that somebody else prints.
+    /// From a seed that the caller prints.
     pub fn from_seed(seed: u64) -> Self {
         Self(seed)
     }
@@ -23,7 +23,7 @@ impl Chance {
         Some(text.parse().expect("a number"))
     }
 
-    /// A seed that nobody has chosen.
+    /// A seed that is drawn.
     pub fn any_seed() -> u64 {
         getrandom::u64().expect("the system has random numbers")
     }

@@ -13,7 +13,9 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::support::{Client, Member, Service, chain, eventually, free_address, told};
+use super::support::{
+    Client, Member, Service, chain, eventually, free_address, operator::read_status, told,
+};
 
 /// The instances of a cluster, numbered from 1, running or not.
 #[derive(Debug)]
@@ -136,7 +138,7 @@ impl Cluster {
         self.take(id).kill();
     }
 
-    /// Takes an instance out, to be ended by whoever has it.
+    /// Takes an instance out, to be ended by its new owner.
     pub fn take(&mut self, id: usize) -> Service {
         self.instances[id - 1].take().expect("it runs")
     }
@@ -156,7 +158,7 @@ impl Cluster {
         self.at(id).get("/readyz").0 == 200
     }
 
-    /// Waits until all that run can answer clients, and agree on who leads.
+    /// Waits until all that run can answer clients, and agree on their leader.
     pub fn wait_ready(&self) {
         eventually("all that run are ready", || {
             let mut leaders = self.running().into_iter().map(|id| {
@@ -187,21 +189,6 @@ impl Cluster {
         let services: Vec<&Service> = self.running().into_iter().map(|id| self.at(id)).collect();
         assert_equal_registries(&services);
     }
-}
-
-/// `EMNetChain cluster WORDS`, asked of this instance: the exit code, and what it says.
-pub fn operate(service: &Service, words: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-    command.arg("cluster").args(words).env_clear();
-    command.arg("--http-addr").arg(service.address("HTTP").to_string());
-    let output = command.output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
-}
-
-/// `/status` or a variant of it.
-pub fn read_status(service: &Service, path: &str) -> Value {
-    serde_json::from_str(&service.get(path).1).expect("status is JSON")
 }
 
 /// As [`Cluster::assert_equal_registries`], for these.

@@ -26,7 +26,7 @@ pub(crate) const UNHURRIED: [&str; 4] = ["--gather", "10min", "--resume-grace", 
 /// Has the service serve EMNet as well.
 pub(crate) const EMNET: [&str; 2] = ["--emnet-addr", "127.0.0.1:0"];
 
-/// How many clients act at once. With fewer than two, nobody would meet.
+/// How many clients act at once. With fewer than two, none would meet.
 const WORKERS: usize = 6;
 
 /// How often the service may end between the two words to a client.
@@ -147,7 +147,7 @@ impl Drop for Stopping<'_> {
 }
 
 impl<'a> Crowd<'a> {
-    /// Clients of a chain that nobody has joined yet.
+    /// Clients of a chain that no client has joined yet.
     pub(crate) fn new(door: &'a dyn Door, history: &'a History) -> Self {
         Self {
             door,
@@ -230,8 +230,8 @@ impl<'a> Crowd<'a> {
         self.history.settle(member);
     }
 
-    /// While the client before it is away, the later one may be told first; and if the service
-    /// ends then, that looks as if nobody were before. `without_tail` counts how often it did.
+    /// While the client before it is away, the later one may be told first; and if the service ends
+    /// then, that looks as if no client were before. `without_tail` counts how often it did.
     fn try_join(&self, member: Member, without_tail: &mut usize) -> Result<(), Lost> {
         let mut talk = Talk::open(self.door, Server::Chain, member.connect())?;
         let mut parts = Vec::new();
@@ -324,7 +324,7 @@ impl<'a> Crowd<'a> {
                 Talk::open(self.door, Server::Repair, reconnect(id, socket))
             };
             let talks: Result<Vec<_>, _> = waiting.iter().map(|request| ask(request)).collect();
-            // Both must be heard by the same life, for whoever is alone waits.
+            // Both must be heard by the same life, for a client that is alone waits.
             let together =
                 |all: &Vec<Talk<'_>>| all.iter().all(|talk| talk.place.life == all[0].place.life);
             let talks = talks.ok().filter(together);

@@ -1,7 +1,7 @@
 //! Everything that clients were told, held against itself with every new word.
 //!
-//! A link exists here from the moment that either side was told of it. Only a repair that this
-//! test asked for may end one. So whatever else is told to anybody, ever, must agree.
+//! A link exists here from the moment that either side was told of it. Only a repair that this test
+//! asked for may end one. So whatever else is told to a client, ever, must agree.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 
@@ -43,23 +43,23 @@ pub(crate) struct Repair {
 
 #[derive(Debug, Default)]
 struct Words {
-    /// How often anybody was told anything.
+    /// How often clients were told anything.
     count: u64,
     /// Every socket that was ever announced.
     announced: BTreeSet<String>,
     /// Socket by partner, in both directions.
     partners: BTreeMap<String, String>,
-    /// The client that nobody is before.
+    /// The client that no other is before.
     first: Option<u16>,
     /// When each client announced itself first, and was first told anything.
     lives: BTreeMap<u16, (u64, Option<u64>)>,
     /// Clients that were told all they waited for.
     settled: BTreeSet<u16>,
-    /// Clients that somebody is asking for or about.
+    /// Clients that a worker is asking for or about.
     busy: BTreeSet<u16>,
     /// Settled clients that were told something since [`History::take_fresh`].
     fresh: BTreeSet<u16>,
-    /// Clients of whom a request went astray. It may still arrive, so that we would not know what
+    /// Clients of which a request went astray. It may still arrive, so that we would not know what
     /// to expect if they left.
     doubtful: BTreeSet<u16>,
     /// How many clients left.
@@ -95,11 +95,12 @@ impl Words {
 
 impl History {
     fn words(&self) -> MutexGuard<'_, Words> {
-        // Whoever panicked with it has failed the test already; the others need not repeat that.
+        // A thread that panicked with it has failed the test already; the others need not repeat
+        // that.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// How often anybody was told anything.
+    /// How often clients were told anything.
     pub(crate) fn count(&self) -> u64 {
         self.words().count
     }
@@ -134,7 +135,7 @@ impl History {
         words.journal.push(Word { at: clock::now(), socket: socket_, partner: partner_, request });
         words.count += 1;
         let now = words.count;
-        assert!(words.announced.contains(partner), "{socket} was told {partner}: nobody's");
+        assert!(words.announced.contains(partner), "{socket} was told {partner}: no client's");
         assert_ne!(owner(socket), owner(partner), "{socket} was linked to its own client");
         for (one, other) in [(socket, partner), (partner, socket)] {
             let known = words.partners.insert(one.to_owned(), other.to_owned());
@@ -174,7 +175,7 @@ impl History {
         self.words().first.is_none_or(|first| first == member.0)
     }
 
-    /// A client was told that nobody is before it.
+    /// A client was told that no other is before it.
     pub(crate) fn is_first(&self, member: Member) {
         let mut words = self.words();
         let first = *words.first.get_or_insert(member.0);
@@ -182,7 +183,7 @@ impl History {
             let sockets = [member, Member(first)].map(|member| [member.head(), member.tail()]);
             let story =
                 words.story(&sockets.as_flattened().iter().map(String::as_str).collect::<Vec<_>>());
-            panic!("clients {first} and {} are told that nobody is before them{story}", member.0);
+            panic!("clients {first} and {} are told that no other is before them{story}", member.0);
         }
     }
 
@@ -194,7 +195,7 @@ impl History {
         words.busy.remove(&member.0);
     }
 
-    /// Takes a settled client that nobody is busy with; [`Self::release`] gives it back.
+    /// Takes a settled client that no worker is busy with; [`Self::release`] gives it back.
     pub(crate) fn take_any(&self, random: &mut Random) -> Option<Member> {
         let mut words = self.words();
         let free: Vec<u16> = words.settled.difference(&words.busy).copied().collect();
@@ -203,7 +204,7 @@ impl History {
         Some(Member(member))
     }
 
-    /// Takes all that were told something since the last time and that nobody is busy with.
+    /// Takes all that were told something since the last time and that no worker is busy with.
     pub(crate) fn take_fresh(&self) -> Vec<Member> {
         let mut words = self.words();
         let words = &mut *words;
@@ -213,7 +214,7 @@ impl History {
         free.into_iter().filter(|member| words.settled.contains(member)).map(Member).collect()
     }
 
-    /// Nobody is busy with these any more.
+    /// No worker is busy with these any more.
     pub(crate) fn release(&self, members: &[Member]) {
         let mut words = self.words();
         for member in members {

@@ -11,6 +11,7 @@
 
 mod chance;
 mod finish;
+pub mod operator;
 pub mod privileged;
 
 #[allow(unused_imports, reason = "not every test program leaves something to chance")]
@@ -41,8 +42,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to listen before concluding that nothing is said.
 pub const SILENCE: Duration = Duration::from_millis(300);
 
-/// An address that nobody has, for an instance that keeps it over its restarts: out of the range
-/// from which the system gives ports to others.
+/// An address that no process has, for an instance that keeps it over its restarts: out of the
+/// range from which the system gives ports to others.
 pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let tried = || {
@@ -455,8 +456,8 @@ impl Client {
         }
     }
 
-    /// Watches two connections until both have something to read; whether this one was first. Who
-    /// has to be first is looked at last, so that what arrives in between does not count.
+    /// Watches two connections until both have something to read; whether this one was first. The
+    /// one that has to be first is looked at last, so that what arrives in between does not count.
     pub fn hears_before(&mut self, later: &mut Self) -> bool {
         let deadline = clock::now() + PATIENCE;
         loop {

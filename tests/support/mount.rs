@@ -75,6 +75,24 @@ impl Mount {
         cut_power_of([self]);
     }
 
+    /// Has every write wait, as a snapshot of the volume or a storage network that is gone does.
+    pub(crate) fn freeze(&self) -> Frozen {
+        // The end of the test, whatever it is, closes the pipe that is read from.
+        let script = "fsfreeze -f \"$0\"; echo frozen; read _ || true; fsfreeze -u \"$0\"";
+        let command = self.wrapper(&["sh", "-ec", script, path(self.dir.path())]);
+        let mut keeper = Command::new(command[0])
+            .args(&command[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let frozen = Frozen(keeper);
+        assert_eq!(line, "frozen\n");
+        frozen
+    }
+
     /// Mounts again what the disk has.
     pub(crate) fn restore_power(&self, image: &Path) {
         self.run(&format!("umount \"$0\"; mount -o loop {} \"$0\"", path(image)));
@@ -89,6 +107,18 @@ pub(crate) fn cut_power_of<'a>(mounts: impl IntoIterator<Item = &'a Mount>) {
     let paths: Vec<String> = mounts.into_iter().map(seen).collect();
     let command = ["python3", "-c", CUT_POWER].into_iter().chain(paths.iter().map(String::as_str));
     run(&command.collect::<Vec<_>>());
+}
+
+/// A file system on which all writes wait until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Frozen(Child);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let status = self.0.wait().unwrap();
+        assert!(std::thread::panicking() || status.success(), "it is frozen still: {status}");
+    }
 }
 
 impl Drop for Mount {

@@ -13,13 +13,13 @@ use super::support::{PATIENCE, Service};
 
 /// How clients find the service.
 pub(crate) trait Door: std::fmt::Debug + Sync {
-    /// Waits until there is somebody to go to.
+    /// Waits until there is an instance to go to.
     fn find(&self) -> Place;
 
     /// An answer did not come; panics if that is not in order.
     fn lost(&self, place: Place, what: &str) -> Lost;
 
-    /// The test has failed; nobody needs to be told any more.
+    /// The test has failed; no client needs to be told any more.
     fn abandon(&self);
 
     /// Whether what was sent and not answered may still be carried out after other things.

@@ -34,7 +34,7 @@ pub(crate) enum Step {
     Restart,
 }
 
-/// Who is spoken to.
+/// The server that is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Server {
     Chain,

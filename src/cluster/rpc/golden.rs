@@ -18,7 +18,7 @@ use crate::{
     codec::golden::Page,
     ids::{Incarnation, InstanceId, StoreId},
     raft::{Entry, LogId, Member, TypeConfig, Vote},
-    registry::{BatchId, Command, Rules, Verdict},
+    registry::{BatchId, Command, Verdict},
 };
 
 fn log_id(index: u64) -> LogId {
@@ -60,7 +60,6 @@ fn golden_bytes_of_requests() {
         ("change-leader", Request::Change(Change::TransferLeader(None))),
         ("change-upgrade", Request::Change(Change::Upgrade)),
         ("digests", Request::Digests),
-        ("rules", Request::Rules),
     ];
     let mut page = Page::open("requests.txt");
     for (name, request) in &requests {
@@ -84,7 +83,6 @@ fn golden_bytes_of_responses() {
         ("snapshot", Response::Snapshot(SnapshotResponse::new(vote))),
         ("vote", Response::Vote(VoteResponse::new(vote, Some(log_id(9)), true))),
         ("changed", Response::Changed("a sentence".to_owned())),
-        ("rules", Response::Rules(Rules::FIRST)),
     ];
     let mut page = Page::open("responses.txt");
     for (name, response) in &responses {

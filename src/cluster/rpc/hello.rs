@@ -1,7 +1,7 @@
-//! The first bytes of a connection, the same over every transport. The side that connected says who
-//! it is and which instance it wants; the other side answers; then the first gives its verdict, for
-//! it may be the one that remembers more. All numbers are little-endian, and all three messages
-//! have one form:
+//! The first bytes of a connection, the same over every transport. The side that connected says
+//! which instance it is and which one it wants; the other side answers; then the first gives its
+//! verdict, for it may be the one that remembers more. All numbers are little-endian, and all three
+//! messages have one form:
 //!
 //! ```text
 //! "EMNETRFT" | version u16 | refusal u8 | length u16 | body, in postcard
@@ -65,7 +65,7 @@ pub enum Refusal {
     Store,
     /// It is looking for another instance.
     Target,
-    /// It took too long to say who it is.
+    /// It took too long to introduce itself.
     Timeout,
     /// It did not get through TLS: no certificate, or one of another CA, or one out of time.
     Tls,

@@ -30,7 +30,7 @@ use crate::{
     runtime,
 };
 
-/// Requests that wait to be written; beyond it, whoever asks waits.
+/// Requests that wait to be written; beyond it, a caller waits.
 const QUEUE_MAX: usize = 64;
 
 /// What is gathered before it is written.
@@ -164,7 +164,7 @@ impl Way {
         let mut pause = PAUSE.0;
         while let Some(first) = queue.recv().await {
             if first.answer.is_closed() {
-                continue; // nobody waits for it any more
+                continue; // its caller waits no longer
             }
             // Asked before the address is looked up, so that no change is missed.
             let moved = self.transport.moved(self.target, &self.member);
@@ -203,7 +203,7 @@ impl Way {
 }
 
 fn refuse(outgoing: Outgoing, why: &io::Error) {
-    // Whoever has stopped waiting need not be told.
+    // A caller that has stopped waiting need not be told.
     let _ = outgoing.answer.send(Err(CallError::Unreachable(why.to_string())));
 }
 
@@ -235,8 +235,8 @@ impl Asked {
     }
 }
 
-/// Speaks over one connection until it is lost, or nobody has a use for it. Whoever still waits for
-/// an answer then learns that there will be none.
+/// Speaks over one connection until it is lost, or no caller has a use for it. A caller that still
+/// waits for an answer then learns that there will be none.
 async fn converse(
     stream: Box<dyn Stream>,
     first: Outgoing,
@@ -302,7 +302,7 @@ async fn hand_out(input: impl AsyncRead + Unpin, asked: &Asked) -> Result<(), Fr
                 silent = (0, None);
                 let response = frame::decode(&frame.body)?;
                 if let Some(answer) = asked.guard().remove(&frame.id) {
-                    // Whoever has stopped waiting need not be told.
+                    // A caller that has stopped waiting need not be told.
                     let _ = answer.send(Ok(response));
                 }
             }

@@ -13,7 +13,7 @@ use crate::{
     cluster::{admin::Change, found::Standing, proposer::Written, rpc::hello::Facts},
     ids::InstanceId,
     raft::{TypeConfig, Vote},
-    registry::{BatchId, Command, Rules},
+    registry::{BatchId, Command},
     storage::Digests,
 };
 
@@ -50,8 +50,6 @@ pub enum Request {
     Announce(Facts),
     /// What has your registry come to? See [`crate::cluster::compare`].
     Digests,
-    /// Which rules do you know?
-    Rules,
     /// The made-up version 3: I know it too. For the leader.
     #[cfg(feature = "rules-3")]
     #[serde(with = "crate::codec::Only::<3>")]
@@ -84,12 +82,10 @@ pub enum Response {
     Announced(Facts),
     /// To the question what the registry has come to.
     Digests(Digests),
-    /// To the question for rules: the newest that it can apply.
-    Rules(Rules),
 }
 
 impl Request {
-    /// In whose name it is made, if in anybody's. It must be the one that is at the other end.
+    /// The instance in whose name it is made, if it names one. It must be the one at the other end.
     pub fn author(&self) -> Option<InstanceId> {
         let vote = match self {
             Self::AppendEntries(rpc) => &rpc.vote,
@@ -97,9 +93,7 @@ impl Request {
             Self::Propose { batch, .. } => return batch.map(|batch| batch.instance),
             Self::Snapshot { vote, .. } => vote,
             Self::TransferLeader(rpc) => rpc.from_leader(),
-            Self::Introduce | Self::Change(_) | Self::Announce(_) | Self::Digests | Self::Rules => {
-                return None;
-            }
+            Self::Introduce | Self::Change(_) | Self::Announce(_) | Self::Digests => return None,
             #[cfg(feature = "rules-3")]
             Self::Mark(mark) => return Some(mark.by),
         };

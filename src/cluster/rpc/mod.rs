@@ -15,6 +15,7 @@ mod door;
 pub(super) mod frame;
 mod link;
 mod message;
+mod question;
 mod service;
 
 #[cfg(test)]
@@ -26,4 +27,5 @@ pub use frame::{Frame, FrameError, FrameReader};
 pub use hello::Refusal;
 pub use link::{CallError, Link, Waiting};
 pub use message::{Request, Response};
+pub use question::{AskDigests, Introduce, Question};
 pub use service::{ServeError, Service, ServiceOptions};

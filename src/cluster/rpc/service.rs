@@ -1,7 +1,7 @@
-//! The answering side of a connection: openraft's requests go to raft, proposals to whoever writes
-//! entries here, snapshots to their file.
+//! The answering side of a connection: openraft's requests go to raft, proposals to the writer of
+//! entries, snapshots to their file.
 //!
-//! Whoever is at the other end speaks for itself only: a vote, an entry or a batch in another's
+//! The instance at the other end speaks for itself only: a vote, an entry or a batch in another's
 //! name ends the connection.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -247,7 +247,6 @@ impl Service {
                 }
                 Response::Announced(self.0.greeter.facts_for(peer))
             }
-            Request::Rules => Response::Rules(self.0.upgrades.newest()),
             #[cfg(feature = "rules-3")]
             Request::Mark(mark) => {
                 let marks = vec![crate::registry::Command::Mark(mark)];
@@ -469,7 +468,7 @@ impl Work for Appends<'_> {
         }
         let mut answers = vec![(id, Response::AppendEntries(result.into()))];
         if refused {
-            // What was sent behind it cannot fit either. Whoever sent it starts anew, and so do we.
+            // What was sent behind it cannot fit either. Its sender starts again, and so do we.
             let behind = self.taken.drain(..);
             answers.extend(behind.map(|(id, _)| (id, failed("an earlier request was refused"))));
             self.session = Session::new(self.service);

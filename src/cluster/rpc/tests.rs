@@ -113,7 +113,7 @@ async fn a_lost_connection_is_said_and_the_next_request_opens_another() {
     drop(frames);
     assert_eq!(waiting.answer().await.unwrap_err(), CallError::Lost);
 
-    // Nobody is there: said at once, and again while the pause lasts.
+    // Nothing listens there: said at once, and again while the pause lasts.
     for _ in 0..3 {
         let refused = link.call(&heartbeat(2), LONG).await.unwrap_err();
         assert!(matches!(refused, CallError::Unreachable(_)), "{refused:?}");

@@ -1,8 +1,8 @@
 //! Certificates for a first cluster: a CA of its own, and a certificate for each instance.
 //!
-//! They carry no end of their validity that anybody would live to see: a cluster that stops one
-//! night because a date has come helps nobody, and clocks play no part in this service. Whoever
-//! wants certificates that end has a CA of their own; what matters is the name in them.
+//! Their validity ends in a distant century: a cluster must not stop one night because a date has
+//! come, and clocks play no part in this service. An operator that wants certificates that end has
+//! a CA of its own; what matters is the name in them.
 //!
 //! The key of the CA is needed only to make more certificates. It should not stay on any instance.
 

@@ -5,7 +5,7 @@
 //! counted. What the two ends then say to each other, and whether they go on, is the same over
 //! every transport: see [`rpc::hello`](super::rpc::hello).
 //!
-//! Without TLS nobody proves anything, so that is for one machine, or for an operator who says that
+//! Without TLS no end proves anything, so that is for one machine, or for an operator who says that
 //! the network is safe: see [`Security`].
 
 pub mod certs;
@@ -50,7 +50,7 @@ pub enum Security {
 /// The addresses of this instance can be reached from elsewhere, and nothing protects them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the raft address {0} can be reached from other machines, and whoever reaches it could rewrite \
+    "the raft address {0} can be reached from other machines, and what reaches it could rewrite \
      the registry: give --raft-tls-cert, --raft-tls-key and --raft-tls-ca (`EMNetChain cluster \
      certs` makes them), or --insecure-cluster if the network is safe"
 )]

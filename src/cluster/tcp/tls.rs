@@ -1,6 +1,6 @@
 //! TLS between instances: version 1.3 only, with a certificate of the cluster's CA at both ends.
 //!
-//! The CA is the cluster's own: whoever has a certificate of it is an instance, and *which* one
+//! The CA is the cluster's own: a holder of a certificate of it is an instance, and *which* one
 //! says the DNS name in the certificate ([`NodeName::dns_name`]). No session is resumed, so every
 //! connection is judged by the files as they are. [`Tls::reload`] reads them again; connections
 //! that are open go on.
@@ -51,7 +51,7 @@ pub enum TlsError {
         /// Its permissions.
         mode: u32,
     },
-    /// The certificate is that of somebody else.
+    /// The certificate is that of another instance.
     #[error("{}: it is not the certificate of {name}", path.display())]
     Foreign {
         /// The file.

@@ -2,9 +2,9 @@
 //! instance serves. `POST /api/v1/cluster/<action>` with a JSON object; the answer is a JSON object
 //! with a sentence for people under `done`, or under `error`.
 //!
-//! Whoever may write here can take the cluster apart, so a request must come from this machine or
-//! carry the operator's token. It must also say that it is JSON, which no web page can make a
-//! visitor's browser do unasked, and without a token name this machine by its address.
+//! A client that may write here can take the cluster apart, so a request must come from this
+//! machine or carry the operator's token. It must also say that it is JSON, which no web page can
+//! make a visitor's browser do unasked, and without a token name this machine by its address.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -102,7 +102,7 @@ fn is_equal(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && std::hint::black_box(differing) == 0
 }
 
-/// Who is at the other end of a connection.
+/// What is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) IpAddr);
 

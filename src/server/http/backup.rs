@@ -2,10 +2,10 @@
 //! client's addresses and repair ids, so it takes what a change of the cluster takes
 //! ([`super::admin`]).
 //!
-//! One at a time, in pieces that are read from the disk as the reader takes them. Whoever takes
-//! none within the life of a connection is cut off. What has arrived is the reader's to check: when
-//! it has the file on its disk, it says so by `POST /api/v1/backup/kept`, and the metric tells that
-//! there is a backup.
+//! One at a time, in pieces that are read from the disk as the reader takes them. A reader that
+//! takes none within the life of a connection is cut off. What has arrived is the reader's to
+//! check: when it has the file on its disk, it says so by `POST /api/v1/backup/kept`, and the
+//! metric tells that there is a backup.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -136,7 +136,7 @@ fn pieces(backup: Backup, held: Held) -> impl Stream<Item = io::Result<Vec<u8>>>
     })
 }
 
-/// Somebody has a whole backup of this instance on a disk.
+/// An operator has a whole backup of this instance on a disk.
 async fn keep(
     State(sources): State<HttpSources>,
     Permitted(Nothing {}): Permitted<Nothing>,

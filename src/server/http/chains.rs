@@ -19,13 +19,13 @@ use crate::{
     registry::{ChainTotals, CutOff, Look, Order, Place, Serial},
 };
 
-/// Shows the registry and its history to whoever is passed; it must not block for long.
+/// Shows the registry and its history to the function that is passed; it must not block for long.
 pub type Looker = Arc<dyn Fn(&mut dyn FnMut(Look<'_>)) + Send + Sync>;
 
 /// Why there is no answer: the code, and a sentence that says what to do.
 pub(super) type Complaint = (StatusCode, String);
 
-/// How many chains are listed, and clients shown, unless somebody asks for more or less.
+/// How many chains are listed, and clients shown, unless a request asks for more or less.
 const CHAINS: usize = 100;
 const CLIENTS: usize = 50;
 
@@ -196,7 +196,7 @@ impl Show {
             let place = places.into_iter().flatten().next().unwrap_or(Place::Start);
             let shown = match look.registry.window(&name, place, limit) {
                 Some(shown) => shown,
-                // The seed's clients find their chain whether or not anybody is in it.
+                // The seed's clients find their chain whether or not a client is in it.
                 None if name.0.is_empty() => <_>::default(),
                 None => {
                     let why =
@@ -245,7 +245,7 @@ pub(super) fn quoted(name: &ChainName) -> String {
     }
 }
 
-/// The socket that somebody asks about.
+/// The socket in question.
 pub(super) fn socket(text: &str) -> Result<Socket, Complaint> {
     Socket::parse(text).ok_or_else(|| usage(&format!("{text:?} is not an IP:PORT or [IP]:PORT")))
 }
@@ -280,10 +280,10 @@ pub(super) fn answer<Q, A: Serialize>(
 }
 
 impl HttpSources {
-    /// What somebody sees who looks now.
+    /// What a reader sees now.
     pub(super) fn see<T>(&self, what: impl FnOnce(Look<'_>) -> T) -> T {
         let (mut what, mut seen) = (Some(what), None);
         (self.look)(&mut |look| seen = what.take().map(|what| what(look)));
-        seen.expect("whoever looks is shown the registry once")
+        seen.expect("a reader is shown the registry once")
     }
 }

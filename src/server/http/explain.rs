@@ -1,5 +1,5 @@
-//! `/api/v1/explain?address=IP:PORT`: who is linked to whom, since when and why, and what is it
-//! waiting for? In words for people, and in figures for scripts.
+//! `/api/v1/explain?address=IP:PORT`: what a socket is linked to, since when and why, and what it
+//! waits for. In words for people, and in figures for scripts.
 
 mod words;
 
@@ -118,7 +118,7 @@ impl Told {
     }
 }
 
-/// The sockets of the client that somebody asks about, or the one socket if there is no more.
+/// The sockets of the client in question, or the one socket if there is no more.
 struct Own(Vec<(Endpoint, Option<Part>)>);
 
 impl Own {

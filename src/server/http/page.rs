@@ -1,5 +1,5 @@
 //! The page for people: the cluster, its members and its chains, live. It is plain HTML, CSS and
-//! JavaScript, made by nobody but this program and asking nobody but this instance.
+//! JavaScript, made by this program alone, and asks this instance alone.
 //!
 //! Repair ids and chain names on it are chosen by strangers. The page sets them as text only, and
 //! should that ever fail, its policy lets a browser run no script but ours and ask no one else.
@@ -14,7 +14,7 @@ use axum::{
 use super::{HttpSources, fresh};
 
 /// What a browser may do with the page: our scripts, our styles, our answers, and nothing else; in
-/// nobody's frame.
+/// no other page's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

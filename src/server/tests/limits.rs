@@ -4,7 +4,7 @@ use super::*;
 use crate::registry::Why;
 
 #[tokio::test]
-async fn silent_connections_hold_up_nobody_and_the_oldest_go_first() {
+async fn silent_connections_hold_up_no_other_and_the_oldest_go_first() {
     let options = ServerOptions { silent_max: 100, ..ServerOptions::default() };
     let mut bench = Bench::start(options);
     let mut silent = Vec::new();

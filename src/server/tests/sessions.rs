@@ -166,7 +166,7 @@ async fn a_client_that_exited_is_found_out_by_telling_it() {
     let mut bench = Bench::start(ServerOptions::default());
     for _ in 0..20 {
         let (client, session) = bench.waiting().await;
-        drop(client); // the same FIN as a half-close, but nobody reads any more
+        drop(client); // the same FIN as a half-close, but no process reads any more
         assert_eq!(bench.command().await, Command::HalfClose { session });
         bench.tell(session, Part::Head, Then::Confirm);
         assert_eq!(bench.command().await, Command::Disconnect { session });
@@ -282,7 +282,7 @@ async fn emnet_answers_one_request_after_the_other() {
 }
 
 #[tokio::test]
-async fn who_asks_very_much_takes_turns_with_others() {
+async fn a_client_that_asks_very_much_takes_turns_with_others() {
     let requests = 1024;
     let bench = Bench::start(ServerOptions::default());
     let mut client = StdStream::connect(bench.addresses.emnet.unwrap()).unwrap();
@@ -295,7 +295,7 @@ async fn who_asks_very_much_takes_turns_with_others() {
         // This test and the session share one thread: what is here was written in a turn or two.
         tokio::task::yield_now().await;
         let turn = client.read(&mut buffer).unwrap_or(0);
-        assert!(turn <= 256 * FAILED.len(), "{turn} bytes before anybody else had a turn");
+        assert!(turn <= 256 * FAILED.len(), "{turn} bytes before another task had a turn");
         assert!(clock::now() - began < PATIENCE, "only {answered} bytes");
         answered += turn;
     }
@@ -309,7 +309,7 @@ async fn an_instance_drains_and_stops() {
     eventually("both are there", || bench.outbox.sessions() == 2).await;
     bench.phase.send_replace(Phase::Draining);
     let address = bench.addresses.chain;
-    eventually("nobody is accepted", || StdStream::connect(address).is_err()).await;
+    eventually("no client is accepted", || StdStream::connect(address).is_err()).await;
     bench.tell(session, Part::Tail, Then::Stay);
     assert_eq!(read(&mut waiting, TAIL.len()).await, TAIL);
     bench.phase.send_replace(Phase::Stopping);

@@ -41,7 +41,7 @@ pub(super) fn open(store: &SledStore) -> Result<Found, StorageError> {
         .name(THREAD_NAME.into())
         .spawn(move || {
             let load = || load(&owned);
-            // The receiver may have given up; then nobody needs the answer.
+            // The receiver may have given up; then the answer is not needed.
             let _ = sender.send(panic::catch_unwind(AssertUnwindSafe(load)));
         })
         .map_err(files::failed("start a thread to open", path))?;
@@ -86,7 +86,7 @@ fn load(store: &SledStore) -> Result<Intact, Unusable> {
 }
 
 /// sled's threads may hold its data file a moment longer than its owner did, and sled takes a held
-/// file for an error. The directory is ours, so nobody else can hold it.
+/// file for an error. The directory is ours, so no other process can hold it.
 fn await_release(path: &Path) -> io::Result<()> {
     match File::open(path.join("db")) {
         Ok(data) => data.lock(),

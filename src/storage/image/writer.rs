@@ -54,7 +54,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(150);
 pub(in crate::storage) enum Work {
     /// An entry was applied.
     Step(Step),
-    /// Forget what the image holds, and begin anew with this registry.
+    /// Forget what the image holds, and begin again with this registry.
     Replace {
         /// The registry.
         image: Image,
@@ -139,7 +139,7 @@ impl ImageQueue {
             }
             let work = whole();
             let place = room.acquire_many_owned(work.weight()).await;
-            tracing::warn!("the image's writer has caught up; the image is written anew");
+            tracing::warn!("the image's writer has caught up; the image is written again");
             (work, place)
         } else {
             let place = room.acquire_many_owned(work.weight());

@@ -50,9 +50,9 @@ pub(in crate::storage) struct Header {
 }
 
 #[derive(Serialize, Deserialize)]
-struct End {
-    records: u64,
-    check: u32,
+pub(super) struct End {
+    pub(super) records: u64,
+    pub(super) check: u32,
 }
 
 /// Writes a whole snapshot; returns the checksum that its last frame holds.
@@ -104,7 +104,7 @@ pub(in crate::storage) struct Contents {
 
 /// Reads a whole snapshot, checks everything that can be checked about it, and hands its records
 /// over on the way, many at a time. They count for nothing if an error follows. Without a cluster,
-/// anybody's snapshot will do.
+/// the snapshot of any will do.
 pub(in crate::storage) fn read(
     input: &mut impl Read,
     cluster: Option<ClusterId>,
@@ -126,10 +126,10 @@ pub(in crate::storage) fn read(
             RECORDS => {
                 let some = format.records(&body)?;
                 records += u64::try_from(some.len()).expect("a frame's length fits 32 bits");
-                take(some);
+                take(some.into_iter().flatten().collect());
             }
             END => {
-                let end: End = format.decode(&body)?;
+                let end = format.end(&body)?;
                 if (end.records, end.check) != (records, check) {
                     return Err(damaged("frames are missing from it"));
                 }
@@ -160,22 +160,23 @@ impl Format {
         }
     }
 
-    fn records(self, mut body: &[u8]) -> Result<Vec<(Serial, Record)>, Unusable> {
+    /// The records of a frame; `None` stands for one that means nothing any more.
+    fn records(self, mut body: &[u8]) -> Result<Vec<Option<(Serial, Record)>>, Unusable> {
         if let Self::V2 = self {
             return Ok(v2::records(body)?);
         }
         let mut records = Vec::new();
         while !body.is_empty() {
             let (pair, rest) = codec::take(body)?;
-            records.push(pair);
+            records.push(Some(pair));
             body = rest;
         }
         Ok(records)
     }
 
-    fn decode<T: for<'a> Deserialize<'a>>(self, body: &[u8]) -> Result<T, Unusable> {
+    fn end(self, body: &[u8]) -> Result<End, Unusable> {
         match self {
-            Self::V2 => Ok(v2::decode(body)?),
+            Self::V2 => Ok(v2::end(body)?),
             Self::Coded => Ok(codec::decode(body)?),
         }
     }

@@ -284,7 +284,7 @@ impl SnapshotDir {
     }
 }
 
-/// Moves a damaged snapshot out of the way, for whoever wants to look into it; one is kept.
+/// Moves a damaged snapshot out of the way, for a person to look into; one is kept.
 pub(super) fn set_aside(disk: &dyn Disk, path: &Path) -> Result<PathBuf, DiskFault> {
     for old in files::list(disk, files::parent(path))? {
         if old.extension().is_some_and(|extension| extension == "bad") {

@@ -1,21 +1,22 @@
 //! Snapshots of version 0.2.0, and so its backups: format 2. That version had no encoding that can
 //! grow, and its data directories are refused; a backup is how its clients are carried over.
 //!
-//! Its frames are plain postcard. What has changed since then is spelled out here as it was: a
-//! record that gains a field gets its old struct here too. `tests/fixtures/v0.2.0/` shows when that
-//! is forgotten.
+//! Its frames are plain postcard, which cannot skip what it does not know. So everything in them is
+//! spelled out here and in [`records`] as it was, and what records gain later does not matter here.
+
+mod records;
 
 use std::collections::BTreeMap;
 
 use openraft::{storage::SnapshotMeta, type_config::alias::CommittedLeaderIdOf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::format::Header;
+use super::format::{End, Header};
 use crate::{
     codec::Undecodable,
     ids::{Incarnation, InstanceId, Timestamp},
     raft::{self, TypeConfig},
-    registry::{Instance, Meta, Policy, Record, Rules, Serial},
+    registry::{Instance, Meta, Record, Rules, Serial},
     storage::identity::ClusterId,
 };
 
@@ -39,8 +40,14 @@ struct OldHeader {
 struct OldMeta {
     now: Timestamp,
     next_serial: Serial,
-    policy: Policy,
+    policy: records::Policy,
     instances: BTreeMap<InstanceId, OldInstance>,
+}
+
+#[derive(Deserialize)]
+struct OldEnd {
+    records: u64,
+    check: u32,
 }
 
 #[derive(Deserialize)]
@@ -63,7 +70,7 @@ impl From<OldMeta> for Meta {
         Self {
             now: old.now,
             next_serial: old.next_serial,
-            policy: old.policy,
+            policy: old.policy.into(),
             instances: instances.collect(),
             rules: Rules::FIRST,
             ..Self::default()
@@ -83,13 +90,20 @@ pub(super) fn header(body: &[u8]) -> Result<Header, Undecodable> {
     decode::<OldHeader>(body).map(Header::from)
 }
 
-/// Reads a frame of records.
-pub(super) fn records(body: &[u8]) -> Result<Vec<(Serial, Record)>, Undecodable> {
-    decode(body)
+/// Reads a frame of records. A client that had been taken out is `None`: as then, it joins at the
+/// tip if it asks again.
+pub(super) fn records(body: &[u8]) -> Result<Vec<Option<(Serial, Record)>>, Undecodable> {
+    let old: Vec<(Serial, records::Record)> = decode(body)?;
+    Ok(old.into_iter().map(|(serial, record)| Some((serial, record.into_present()?))).collect())
 }
 
-/// Reads a frame that is as it is now.
-pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Undecodable> {
+/// Reads the last frame.
+pub(super) fn end(body: &[u8]) -> Result<End, Undecodable> {
+    let OldEnd { records, check } = decode(body)?;
+    Ok(End { records, check })
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Undecodable> {
     match postcard::take_from_bytes(body) {
         Ok((value, [])) => Ok(value),
         Ok(_) | Err(_) => Err(Undecodable::Malformed),

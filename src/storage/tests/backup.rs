@@ -18,7 +18,7 @@ use crate::{
 const ENTRIES: u64 = 60;
 const NEW_NODE: InstanceId = InstanceId(9);
 
-/// A client joins, or somebody waits for a partner that never calls.
+/// A client joins, or a caller waits for a partner that never calls.
 pub(super) fn entry(index: u64) -> Entry {
     let instance = InstanceId(1 + index % 3);
     let session = SessionId { instance, incarnation: Incarnation(1), connection: index };
@@ -129,13 +129,13 @@ async fn a_backup_that_arrives_is_counted_as_it_was_made_or_leaves_nothing() {
     fs::remove_file(&taken).unwrap();
     let mut late = storage::BackupDraft::create(&taken).unwrap();
     late.write(&bytes).unwrap();
-    fs::write(&taken, "somebody's letters").unwrap();
+    fs::write(&taken, "a person's letters").unwrap();
     assert!(matches!(late.finish(), Err(StorageError::Unfit { .. })));
-    assert_eq!(fs::read(&taken).unwrap(), b"somebody's letters");
+    assert_eq!(fs::read(&taken).unwrap(), b"a person's letters");
     assert_eq!(fs::read_dir(room.path()).unwrap().count(), 2);
 }
 
-/// A start finds everything, nobody else as a member, and no old session that would be waited for.
+/// A start finds everything, no other member, and no old session that would be waited for.
 async fn assert_founded(dir: &Path) {
     let (sender, _effects) = mpsc::channel(1000);
     let (faults, _) = fault::channel();
@@ -154,7 +154,7 @@ async fn assert_founded(dir: &Path) {
     assert_eq!(registry.totals().asks, 2, "the tip and the caller wait");
     let grace_ends = registry.now().plus_ms(registry.policy().resume_grace_ms);
     registry.apply(&Proposal { at: grace_ends, batch: None, commands: vec![Command::Tick] });
-    assert_eq!(registry.totals().asks, 0, "nobody is waited for longer than the grace");
+    assert_eq!(registry.totals().asks, 0, "no client is waited for longer than the grace");
     assert_eq!(registry.totals().links, expected().totals().links);
 }
 

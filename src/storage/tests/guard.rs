@@ -170,7 +170,7 @@ async fn a_leader_with_another_history_is_refused_before_raft_hears_it() {
     }
     let opened = filled_stores().await;
     let guard = &opened.stores.guard;
-    // What fits, again and anew; what replaces entries that were not applied.
+    // What fits, once more and for the first time; what replaces entries that were not applied.
     let sent = [
         (None, vec![entry(own(0))]),
         (Some(own(3)), (4..WRITTEN).map(|index| entry(own(index))).collect()),
@@ -200,6 +200,11 @@ async fn a_restart_forgets_nothing_of_it() {
 
 /// A real directory whose entries are of one term, all of them applied.
 async fn directory_of_term(term: u64) -> TempDir {
+    directory_with(term, term).await
+}
+
+/// As [`directory_of_term`], with a last vote of another term.
+async fn directory_with(vote: u64, term: u64) -> TempDir {
     let temp = tempfile::tempdir().unwrap();
     let (sender, _effects) = mpsc::channel(1000);
     let (reporter, _) = fault::channel();
@@ -207,7 +212,7 @@ async fn directory_of_term(term: u64) -> TempDir {
     let metrics = Metrics::new();
     let stores = Stores::open(temp.path(), NODE, cluster, sender, &metrics, &reporter).unwrap();
     let Stores { mut log, mut machine, mut image, .. } = stores;
-    log.save_vote(&Vote::new_committed(term, NODE.0)).await.unwrap();
+    log.save_vote(&Vote::new_committed(vote, NODE.0)).await.unwrap();
     let entries: Vec<_> = (0..WRITTEN).map(|index| entry(id(term, index))).collect();
     let (flushed, answer) = TypeConfig::oneshot();
     log.append(entries.clone(), IOFlushed::signal(flushed)).await.unwrap();
@@ -248,4 +253,24 @@ async fn two_histories_in_one_directory_are_seen_by_start_check_and_backup() {
     assert_eq!(error.exit_code(), 78);
     names_both(&error.to_string());
     assert!(ours.path().join("registry").exists(), "nothing is moved");
+}
+
+/// A file system that gave the file `state` back as it was before a vote, and nothing else.
+#[tokio::test]
+async fn a_vote_that_is_older_than_the_entries_is_seen_by_check_and_start() {
+    let dir = directory_with(1, 2).await;
+    let names_both = |text: &str| {
+        assert!(text.contains("the last vote in it is of term 1"), "{text}");
+        assert!(text.contains(&id(2, WRITTEN - 1).to_string()), "{text}");
+    };
+    let report = storage::check(dir.path()).unwrap();
+    assert!(report.is_damaged());
+    names_both(&report.to_string());
+
+    let (sender, _effects) = mpsc::channel(1);
+    let (reporter, _) = fault::channel();
+    let error = Stores::open(dir.path(), NODE, None, sender, &Metrics::new(), &reporter);
+    let error = error.unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    names_both(&error.to_string());
 }

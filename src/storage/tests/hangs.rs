@@ -70,7 +70,7 @@ impl Site {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
+async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_again() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut site = Site::open(&disk);
@@ -96,7 +96,7 @@ async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
             sleep(Duration::from_millis(200)).await;
         }
     };
-    timeout(Duration::from_secs(600), patience).await.expect("it is written anew");
+    timeout(Duration::from_secs(600), patience).await.expect("it is written again");
     assert_eq!(site.metrics.image_given_up.get(), 1);
     assert_eq!((pulse.pending(), pulse.stuck()), (None, None));
 
@@ -113,7 +113,7 @@ async fn entries_go_on_without_an_image_that_hangs_and_it_is_written_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_log_that_hangs_is_seen_and_holds_up_nobody_but_those_who_write() {
+async fn a_log_that_hangs_is_seen_and_holds_up_writers_alone() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut site = Site::open(&disk);
@@ -132,7 +132,28 @@ async fn a_log_that_hangs_is_seen_and_holds_up_nobody_but_those_who_write() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_snapshot_that_hangs_is_seen_and_holds_up_nobody() {
+async fn an_idle_log_sees_that_its_disk_hangs_and_costs_little() {
+    runtime::follow_seed(1);
+    let disk = SimDisk::new(1);
+    let mut site = Site::open(&disk);
+    site.stores.log.save_vote(&Vote::new(1, 1)).await.unwrap();
+    sleep(Duration::from_secs(30)).await;
+    let before = disk.operations();
+    sleep(Duration::from_secs(60)).await;
+    let operations = disk.operations() - before;
+    assert!((20..=60).contains(&operations), "in a minute {operations} writes and syncs");
+    let pulse = site.stores.pulses.log.clone();
+    assert_eq!(pulse.stuck(), None);
+    disk.set_pace("raft", Pace::Hangs);
+    sleep(Duration::from_secs(5)).await;
+    assert!(pulse.stuck().is_some(), "nothing was asked of it");
+    disk.set_pace("raft", Pace::Quick);
+    site.stores.log.save_vote(&Vote::new(2, 1)).await.unwrap();
+    assert_eq!((pulse.pending(), pulse.stuck()), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_hangs_is_seen_and_holds_up_nothing() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut site = Site::open(&disk);

@@ -105,7 +105,7 @@ async fn what_the_log_had_at_the_start_is_not_counted_again() {
 
 /// With one voter an entry is applied only after it is in this very log.
 #[tokio::test]
-async fn a_log_that_lost_applied_entries_is_refused_where_nobody_else_has_them() {
+async fn a_log_that_lost_applied_entries_is_refused_where_no_other_has_them() {
     for (voters, accepted) in [(&[NODE.0][..], false), (&[NODE.0, 2, 3][..], true)] {
         let (temp, mut dir) = new_dir();
         let ((mut machine, _, mut progress), _effects) = open(&mut dir, LogEnds::default());

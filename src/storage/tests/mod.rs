@@ -119,7 +119,7 @@ impl Model {
     fn assert_was(&self, restored: &Restored, context: &str) {
         let index = restored.at.last_log_id.map(|last| last.index);
         let was = self.history.get(&index);
-        // No assert_eq: nobody can read two whole registries.
+        // No assert_eq: two whole registries are too much to read.
         assert!(was == Some(restored.registry.image()), "{context}: wrong at entry {index:?}");
     }
 }

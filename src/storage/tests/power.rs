@@ -84,7 +84,7 @@ async fn after(milliseconds: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_or_hanging_log_keeps_its_callers_waiting_and_nobody_else() {
+async fn a_slow_or_hanging_log_keeps_its_callers_waiting_and_no_other() {
     runtime::follow_seed(1);
     let disk = SimDisk::new(1);
     let mut process = start(&disk).unwrap();

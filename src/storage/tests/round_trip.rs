@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 
+use openraft::storage::RaftLogStorage as _;
+
 use super::*;
 use crate::{
+    raft::Vote,
     registry::Instance,
     storage::{Finding, LogOptions, LogStore, RealDisk, check, files, identity, image::Found},
 };
@@ -62,7 +65,7 @@ async fn a_stamp_may_grow_over_several_values_and_shrink_again() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_read_the_files() {
+async fn no_other_user_may_read_the_files() {
     let (temp, _) = filled(Random::new("nobody_else_may_read"), 30, 10).await;
     let mut seen = 0;
     let mut left = vec![temp.path().join("registry"), temp.path().join("snapshot")];
@@ -82,7 +85,7 @@ async fn nobody_else_may_read_the_files() {
 #[tokio::test]
 async fn a_check_reports_and_changes_nothing() {
     let (temp, _) = filled(Random::new("a_check_reports"), 60, 20).await;
-    make_log(temp.path());
+    make_log(temp.path()).await;
     let before = contents(temp.path());
     let report = check(temp.path()).unwrap();
     assert!(!report.is_damaged());
@@ -104,8 +107,8 @@ async fn a_check_reports_and_changes_nothing() {
     assert!(matches!(check(temp.path()), Err(StorageError::Locked { .. })));
 }
 
-/// Puts a real raft log in the place of the stand-in.
-fn make_log(path: &Path) {
+/// Puts a real raft log, in which a vote was given, in the place of the stand-in.
+async fn make_log(path: &Path) {
     fs::remove_file(path.join("raft/log")).unwrap();
     let identity = identity::read_identity(&RealDisk, path).unwrap().unwrap();
     let options = LogOptions {
@@ -115,7 +118,8 @@ fn make_log(path: &Path) {
         metrics: Metrics::new(),
         faults: fault::channel().0,
     };
-    drop(LogStore::open(options).unwrap());
+    let mut log = LogStore::open(options).unwrap();
+    log.save_vote(&Vote::new_committed(1, NODE.0)).await.unwrap();
 }
 
 /// Every file below a directory.

@@ -1,4 +1,4 @@
-//! What the writing thread is asked to do, how it answers, and what it shares with those who ask.
+//! What the writing thread is asked to do, how it answers, and what it shares with its callers.
 
 use std::{
     fmt, io,
@@ -40,7 +40,7 @@ pub(in crate::storage) struct Append {
     pub(in crate::storage) flushed: Flushed,
 }
 
-/// Completes openraft's callback exactly once: with an error if nobody else does.
+/// Completes openraft's callback exactly once: with an error if nothing else does.
 pub(in crate::storage) struct Flushed(Option<IOFlushed<TypeConfig>>);
 
 impl Flushed {
@@ -69,7 +69,7 @@ impl fmt::Debug for Flushed {
     }
 }
 
-/// The error of a job that nobody will carry out.
+/// The error of a job that will not be carried out.
 pub(in crate::storage) fn thread_ended() -> io::Error {
     io::Error::other("the thread that writes the raft log has ended")
 }

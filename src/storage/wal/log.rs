@@ -36,7 +36,7 @@ pub(in crate::storage) struct Log {
     pub(in crate::storage) purged: Option<LogId>,
     /// The last entry, or `purged` if there is none.
     pub(in crate::storage) last: Option<LogId>,
-    /// Set when the writing thread has failed or ended: nobody need wait for it any more.
+    /// Set when the writing thread has failed or ended: no caller need wait for it any more.
     pub(in crate::storage) broken: bool,
     pub(super) segments: Vec<Segment>,
     /// The ids of all live entries.

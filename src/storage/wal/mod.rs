@@ -18,7 +18,7 @@
 //!
 //! The bytes, and what to do when a log is refused, are in `proto-docs/storage-log.md`. What this
 //! module deliberately lacks: repair in place (a raft log has no spare copy; the other instances
-//! have), compression, and a record of what is committed (after a start raft finds out anew).
+//! have), compression, and a record of what is committed (after a start raft finds out again).
 
 mod frame;
 mod ids;
@@ -59,6 +59,7 @@ use super::{
     worker::{self, Queue, Running},
 };
 use crate::{
+    clock,
     ids::StoreId,
     metrics::Metrics,
     raft::{LogId, Vote},
@@ -95,14 +96,14 @@ impl LogError {
     }
 }
 
-/// Where a log is, and whom it tells what.
+/// Where a log is, and what it reports to.
 #[derive(Clone, Debug)]
 pub struct LogOptions {
     /// The log's own directory.
     pub dir: PathBuf,
     /// The cluster that the instance belongs to; a log of another one is refused.
     pub cluster_id: [u8; 16],
-    /// The instance has had a log before: a missing one is not made anew.
+    /// The instance has had a log before: a missing one is not made again.
     pub expect_existing: bool,
     /// Where syncs and bytes are counted.
     pub metrics: Metrics,
@@ -127,7 +128,7 @@ pub struct LogSummary {
     pub bytes: u64,
     /// Bytes of an interrupted write at the end, never acknowledged; cut off at the next start.
     pub torn_bytes: u64,
-    /// One of the two copies of the state must be written anew, which the next start does.
+    /// One of the two copies of the state must be written again, which the next start does.
     pub one_state_copy_stale: bool,
 }
 
@@ -146,7 +147,7 @@ impl fmt::Display for LogSummary {
             write!(f, "; {} bytes of an interrupted write will be cut off", self.torn_bytes)?;
         }
         if self.one_state_copy_stale {
-            f.write_str("; one of the two copies of its state will be written anew")?;
+            f.write_str("; one of the two copies of its state will be written again")?;
         }
         Ok(())
     }
@@ -251,6 +252,7 @@ impl Wal {
             faults,
             pulse: pulse.clone(),
             failed: None,
+            idle_since: clock::now(),
             buffer: Vec::new(),
         };
         let fault = files::failed("start the thread that writes", &dir);

@@ -1,4 +1,4 @@
-//! A log that nobody writes: read, and left as it is.
+//! A log that no process writes: read, and left as it is.
 
 use std::path::Path;
 

@@ -4,13 +4,17 @@
 //! The first failure is final. The writer reports it, answers everything that waits and everything
 //! that comes later with an error, and touches the disk no more: after a failed sync the kernel
 //! may have dropped what it could not write, and a second sync would lie.
+//!
+//! A disk that hangs is seen by an operation that does not end ([`Pulse`]), so a writer without
+//! jobs makes one itself every few seconds: else an idle instance would pass for well until a
+//! client comes.
 
 use std::{
     io, mem,
     ops::ControlFlow,
     path::PathBuf,
     sync::{Arc, mpsc::Receiver},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -36,6 +40,14 @@ use crate::{
     },
 };
 
+/// For how long nothing was asked of the disk before it is probed. A probe is a write of one page
+/// and a sync, which costs an idle machine little.
+const PROBE_AFTER: Duration = Duration::from_secs(3);
+
+/// On a slow disk probes are rarer, by so many times what its slow syncs take: a vote may have to
+/// wait behind one. No disk counts as slower than this.
+const PROBE_REST: (u32, Duration) = (8, Duration::from_millis(500));
+
 /// The writer's belongings.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -50,6 +62,8 @@ pub(super) struct Writer {
     pub(super) faults: FaultReporter,
     pub(super) pulse: Pulse,
     pub(super) failed: Option<(io::ErrorKind, String)>,
+    /// When the last job, or the last probe, was done.
+    pub(super) idle_since: Instant,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -96,6 +110,7 @@ impl Worker for Writer {
         self.flush(&mut batch);
         let bytes = i64::try_from(self.shared.lock().bytes()).unwrap_or(i64::MAX);
         self.metrics.log_bytes.set(bytes);
+        self.idle_since = clock::now();
         // Under load the worker is never idle.
         if self.due().is_some_and(|due| clock::now() >= due) {
             return self.idle();
@@ -104,15 +119,22 @@ impl Worker for Writer {
     }
 
     fn due(&self) -> Option<Instant> {
-        self.state_file.copy_due()
+        if self.failed.is_some() {
+            return None;
+        }
+        let probe = self.probe_due();
+        Some(self.state_file.copy_due().map_or(probe, |copy| copy.min(probe)))
     }
 
-    /// Makes the second copy of the state, if it is missing.
+    /// Makes the second copy of the state, if it is missing; else sees whether the disk answers.
     fn idle(&mut self) -> ControlFlow<()> {
-        if self.due().is_some() {
-            // What is acknowledged is safe in the first copy; a failure is reported by `attempt`.
+        // What is acknowledged is safe in the first copy; a failure is reported by `attempt`.
+        if self.state_file.copy_due().is_some() {
             let _ = self.attempt(|writer| writer.state_file.copy());
+        } else if clock::now() >= self.probe_due() {
+            let _ = self.attempt(Self::probe);
         }
+        self.idle_since = clock::now();
         ControlFlow::Continue(())
     }
 
@@ -153,6 +175,22 @@ impl Writer {
         }
         // The answers are out; if making the next segment fails, the next job will hear of it.
         let _ = self.attempt(Self::begin_next_segment_if_full);
+    }
+
+    fn probe_due(&self) -> Instant {
+        let (times, slowest_max) = PROBE_REST;
+        self.idle_since + PROBE_AFTER + times * self.pulse.slowest().min(slowest_max)
+    }
+
+    /// Writes and syncs the watermark, which says what it said before. A file system that is frozen
+    /// holds up the write, a device that hangs the sync.
+    fn probe(&mut self) -> Result<(), DiskFault> {
+        let (_, bytes) = self.current();
+        let started = clock::now();
+        self.state_file.note_durable(self.state.generation, bytes)?;
+        self.state_file.sync()?;
+        self.note_sync(started);
+        Ok(())
     }
 
     /// Does something with the disk, unless it has failed before.
@@ -282,7 +320,7 @@ impl Writer {
     }
 
     /// Forgets the entries up to `upto`, and the segments that hold no others. Behind a snapshot
-    /// that is ahead of the log, the log begins anew.
+    /// that is ahead of the log, the log begins again.
     fn purge(&mut self, upto: LogId) -> Result<(), DiskFault> {
         let (drop_count, next) = {
             let log = self.shared.lock();

@@ -217,8 +217,8 @@ impl SimDisk {
         self.0.pace_changed.notify_waiters();
     }
 
-    /// Puts the files of another disk whose paths begin like this in the place of those here, as
-    /// an operator does who copies a part of a directory back.
+    /// Puts the files of another disk whose paths begin like this in the place of those here, as an
+    /// operator does that copies a part of a directory back.
     pub(crate) fn take_files(&self, other: &Self, begin: &str) {
         let theirs = other.bytes();
         let theirs = theirs.into_iter().filter(|(path, _)| path.starts_with(begin));

@@ -1,5 +1,5 @@
-//! Whoever is not an instance of this cluster gets nowhere: each attempt is closed and counted by
-//! its reason, and raft never hears of it.
+//! What is no instance of this cluster gets nowhere: each attempt is closed and counted by its
+//! reason, and raft never hears of it.
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,10 +16,9 @@ use crate::{
         tcp::certs::forge,
     },
     raft::Vote,
-    registry::Rules,
 };
 
-/// A vote that would end every leadership, if anybody listened to it.
+/// A vote that would end every leadership, if an instance listened to it.
 fn greatest_vote(node: u64) -> Vec<u8> {
     let rpc = openraft::raft::VoteRequest::new(Vote::new(1 << 63, node), None);
     frame::encode(1, &Request::Vote(rpc)).unwrap()
@@ -106,7 +105,7 @@ impl Victim {
 }
 
 #[tokio::test]
-async fn nobody_without_a_certificate_of_the_cluster_gets_in() {
+async fn nothing_without_a_certificate_of_the_cluster_gets_in() {
     let victim = Victim::new().await;
     let attack = [hello(name(2), 1), greatest_vote(2)].concat();
 
@@ -211,7 +210,7 @@ async fn an_instance_is_let_in_under_its_own_name_only() {
     say(stream, &attack).await;
     victim.unmoved("identity", 2).await;
 
-    // Looking for somebody else; without a word; with another protocol.
+    // Looking for another instance; without a word; with another protocol.
     let tls = || async { victim.tls(victim.certificate(2), name(2)).await.unwrap() };
     say(tls().await, &[hello(name(2), 3), greatest_vote(2)].concat()).await;
     victim.unmoved("target", 1).await;

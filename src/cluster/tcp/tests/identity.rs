@@ -4,7 +4,10 @@ use openraft::{raft::VoteRequest, vote::RaftLeaderIdExt as _};
 
 use super::*;
 use crate::{
-    cluster::rpc::{CallError, Link, Request, Response, hello::Refusal},
+    cluster::rpc::{
+        CallError, Introduce, Link, Request, Response,
+        hello::{Facts, Known, Refusal},
+    },
     raft::{LogId, Membership, Vote},
 };
 
@@ -85,7 +88,8 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     node.greeter.peers().acknowledged(InstanceId(2), acknowledged);
 
     // The same store, which has forgotten that.
-    let back = Greeter::new(name(2), StoreId(2), Progress::default(), node.view.clone());
+    let back =
+        Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, node.view.clone());
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), back.clone());
     let refused = greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await;
     let why = refused.err().unwrap().to_string();
@@ -97,16 +101,31 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     assert!(!back.gate().is_open(), "it never votes again");
 
     // Another store, under a number whose acknowledgements count.
-    let other = Greeter::new(name(2), StoreId(3), acknowledged, node.view.clone());
+    let other = Greeter::new(name(2), StoreId(3), acknowledged, Rules::NEWEST, node.view.clone());
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), other);
     assert!(greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await.is_err());
     assert_eq!(node.refused("store"), 1);
 
     // What it holds is enough.
-    let same = Greeter::new(name(2), StoreId(2), acknowledged, node.view.clone());
+    let same = Greeter::new(name(2), StoreId(2), acknowledged, Rules::NEWEST, node.view.clone());
     let greeted = Greeted::new(Arc::new(world.transport(2, world.security(2))), same.clone());
     assert!(greeted.connect(InstanceId(1), &Member::default(), Lane::Calls).await.is_ok());
     assert_eq!(same.learnt().borrow().turned, None);
+}
+
+/// A vote that is durable without the founding entry would keep that out of the log.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_hears_no_leader_before_it_holds_the_founding_entry() {
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    for (store, opens) in [(Some(StoreId(2)), false), (None, true)] {
+        let (held, rules) = (Progress::default(), Rules::NEWEST);
+        let newcomer = Greeter::new(name(2), StoreId(2), held, rules, node.view.clone());
+        let known = Known::Named { store, lived: false };
+        let facts = Facts { known, ..node.greeter.facts_for(InstanceId(2)) };
+        newcomer.meet_again(InstanceId(1), &facts).unwrap();
+        assert_eq!(newcomer.gate().is_open(), opens, "{store:?}");
+    }
 }
 
 fn at(port: u16) -> Membership {
@@ -122,13 +141,14 @@ async fn an_open_connection_is_given_up_when_the_member_has_moved() {
     let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let before = world.start(1, dirs[0].path()).await;
     let after = world.start(1, dirs[1].path()).await;
-    let greeter = Greeter::new(name(2), StoreId(2), Progress::default(), before.view.clone());
+    let greeter =
+        Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, before.view.clone());
     let tcp = TcpTransport::new(name(2), world.security(2), Metrics::new());
     let greeted = Arc::new(Greeted::new(Arc::new(tcp), greeter.clone()));
     let network = Network::new(greeted, greeter.peers().clone());
     let open = |node: &Node| node.metrics.raft_connections.with_label_values(&["calls"]).get();
     let member = Member::default();
-    let ask = || network.introduce(InstanceId(1), &member, PATIENCE);
+    let ask = || network.ask(InstanceId(1), &member, Introduce, PATIENCE);
 
     greeter.set_roster(&at(before.port));
     drop(ask().await);

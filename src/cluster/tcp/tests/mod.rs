@@ -32,12 +32,12 @@ use crate::{
         proposer::{WriteError, Writer, Written},
         rpc::{Service, ServiceOptions},
         transport::{Lane, Stream, Transport},
-        upgrade::{RulesOptions, Upgrades},
+        upgrade::{RAISE_AFTER, Upgrades},
     },
     ids::{Incarnation, InstanceId, PeerId, SessionId, StoreId, Timestamp},
     metrics::Metrics,
     raft::{Member, TypeConfig},
-    registry::{BatchId, Command, Proposal},
+    registry::{BatchId, Command, Proposal, Rules},
     storage::{ClusterId, ImageProgress, RegistryView, StateMachine, Stores, fault},
 };
 
@@ -99,7 +99,8 @@ impl World {
     /// As [`Self::transport`], introduced as a member that has no data yet.
     fn greeted(&self, node: u64, security: Security, view: &RegistryView) -> Greeted {
         let store = StoreId(u128::from(node));
-        let greeter = Greeter::new(name(node), store, Progress::default(), view.clone());
+        let greeter =
+            Greeter::new(name(node), store, Progress::default(), Rules::NEWEST, view.clone());
         Greeted::new(Arc::new(self.transport(node, security)), greeter)
     }
 
@@ -121,7 +122,7 @@ impl World {
         let mut stores = stores.unwrap();
         let held = progress::held(&mut stores.log).await.unwrap();
         let store = stores.log.store();
-        let greeter = Greeter::new(name(node), store, held, stores.view.clone());
+        let greeter = Greeter::new(name(node), store, held, Rules::NEWEST, stores.view.clone());
         let transport = Arc::new(self.transport(node, security.clone()));
         let greeted = Greeted::new(transport, greeter.clone());
         let network = Network::new(Arc::new(greeted), greeter.peers().clone());
@@ -131,9 +132,8 @@ impl World {
             Raft::new(node, config(), network.clone(), stores.log, stores.machine).await.unwrap();
         greeter.gate().open();
         let writer = Arc::new(LocalWriter(raft.clone()));
-        let (ways, view) = (network.clone(), stores.view.clone());
-        let rules = RulesOptions::default();
-        let upgrades = Upgrades::new(raft.clone(), ways, writer.clone(), view, rules);
+        let (ways, greets, view) = (network.clone(), greeter.clone(), stores.view.clone());
+        let upgrades = Upgrades::new(raft.clone(), ways, greets, writer.clone(), view, RAISE_AFTER);
         let service = Service::new(ServiceOptions {
             raft: raft.clone(),
             proposals: writer,
@@ -257,7 +257,7 @@ impl Node {
         }
     }
 
-    /// Stops as a killed process does: nobody is told.
+    /// Stops as a killed process does: no other instance is told.
     async fn stop(mut self) {
         self.tasks.shutdown().await;
         self.raft.shutdown().await.unwrap();

@@ -154,7 +154,9 @@ fn why_it_waits(
     let Some(facing) = facing else {
         return match part {
             Part::Head => "It is the newest of its chain: the next that joins will be its partner.",
-            Part::Tail => "Nobody is before it in its chain: only the same repair id can pair it.",
+            Part::Tail => {
+                "No client is before it in its chain: only the same repair id can pair it."
+            }
         }
         .to_owned();
     };
@@ -179,23 +181,23 @@ fn why_it_waits(
 pub(super) fn of_note(own: &Own, note: &Note) -> String {
     let sockets = || note.about.iter().flatten().copied();
     let mine = sockets().find_map(|socket| own.part(socket));
-    let who = match mine.flatten() {
+    let its = match mine.flatten() {
         Some(part) => format!("its {}", part.as_str()),
         None => "it".to_owned(),
     };
     let other = sockets().find(|socket| own.part(*socket).is_none());
     let other = other.as_ref().map(Endpoint::to_string).unwrap_or_default();
     match &note.what {
-        What::Asked(id) => format!("{who} asked for a new partner by RECONNECT with id {:?}", id.0),
+        What::Asked(id) => format!("{its} asked for a new partner by RECONNECT with id {:?}", id.0),
         What::CameBack => "it asked again by CONNECT".to_owned(),
         What::Detached => format!(
-            "the instance that held the connection of {who} is gone; it has the resume grace"
+            "the instance that held the connection of {its} is gone; it has the resume grace"
         ),
         What::Ended(Ended::Expired(Asked::Connect | Asked::Reconnect)) => {
-            format!("{who} waits no longer: its time was up")
+            format!("{its} waits no longer: its time was up")
         }
-        What::Ended(Ended::HungUp) => format!("{who} waits no longer: its connection was closed"),
-        What::Ended(Ended::Superseded) => format!("{who} waits no longer: it asked in another way"),
+        What::Ended(Ended::HungUp) => format!("{its} waits no longer: its connection was closed"),
+        What::Ended(Ended::Superseded) => format!("{its} waits no longer: it asked in another way"),
         What::Forgotten(Forgotten::Answer) => "the answer kept for its retries expired".to_owned(),
         What::Forgotten(Forgotten::Client | Forgotten::Peer) => "it was forgotten".to_owned(),
         What::Joined => "it joined its chain at the tip".to_owned(),
@@ -205,13 +207,13 @@ pub(super) fn of_note(own: &Own, note: &Note) -> String {
                 LinkedBy::Join => "as newcomer and tip",
                 LinkedBy::Repair => "by a repair",
             };
-            format!("{who} was linked with {other} {by}, after {}", Age(*waited_ms))
+            format!("{its} was linked with {other} {by}, after {}", Age(*waited_ms))
         }
         What::Paired { waited_ms } => {
-            format!("{who} was paired with {other} by a repair id, after {}", Age(*waited_ms))
+            format!("{its} was paired with {other} by a repair id, after {}", Age(*waited_ms))
         }
         What::Parted => {
-            format!("{who} has lost its partner {other}, by the word of one of the two")
+            format!("{its} has lost its partner {other}, by the word of one of the two")
         }
         What::CountsAsFirst => {
             "it counts as the first of its chain: no client before it asks".to_owned()

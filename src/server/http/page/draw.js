@@ -96,7 +96,7 @@ function members(status) {
   });
   const isLeaderElsewhere = status.role !== "leader" && status.leader !== null && status.trouble === null;
   sayOrHide(byId("lag-note"), isLeaderElsewhere &&
-    `Only the leader knows who lags and who is heard: see the page of instance ${status.leader}.`);
+    `Only the leader knows which lag and which are heard: see the page of instance ${status.leader}.`);
 }
 
 function heardWords(member, isThis) {
@@ -244,7 +244,7 @@ function map(chain) {
   const strip = byId("strip");
   set(strip, "min", chain.first);
   set(strip, "max", chain.last);
-  // Whoever drags it is not to be disturbed.
+  // A hand that drags it is not to be disturbed.
   if (!strip.matches(":active")) strip.value = first;
   set(strip, "aria-valuetext", `client #${first}`);
   const { earlier, later } = chain;

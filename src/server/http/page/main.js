@@ -1,6 +1,6 @@
 // What is looked at, and when the instance is asked. The view (which chain, which part of it, which
 // socket) lives in the address line behind the #, so that it can be shared, reloaded and gone back
-// from. The instance is asked again and again, one question at a time, while somebody looks.
+// from. The instance is asked again and again, one question at a time, while the page is shown.
 
 import * as draw from "./draw.js";
 
@@ -140,7 +140,7 @@ async function look() {
 
 function drawChain(chain, asked, known, isSought) {
   draw.chain(chain, known);
-  if (asked !== view) return; // somebody has gone on meanwhile: the next window is what counts
+  if (asked !== view) return; // the reader has gone on meanwhile: the next window is what counts
   if (isSought) reveal = [known.client.serial, ".card"];
   if (reveal !== null) draw.reveal(...reveal);
   reveal = null;
@@ -148,7 +148,7 @@ function drawChain(chain, asked, known, isSought) {
   const [first] = chain.window;
   const isShort = chain.earlier && !chain.later && chain.window.length < WINDOW_MAX / 2;
   if (isShort && asked.from !== null) settle({ from: "newest", before: null });
-  // From now on the window stays where it is, whoever leaves it.
+  // From now on the window stays where it is, whichever client leaves it.
   else if (first && (isSought || asked.before !== null)) settle({ from: String(first.serial), before: null });
 }
 

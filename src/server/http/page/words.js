@@ -69,7 +69,7 @@ export const tipWords = (head) => (head.state === "asking" ? "The newest: it wai
 export function gapWords(head, tail) {
   const asking = [head, tail].filter((side) => side?.state === "asking");
   if (asking.length === 2) return "Gap: both sides wait, and are about to be linked";
-  if (asking.length === 0) return "Gap: broken, and nobody asks for a repair";
+  if (asking.length === 0) return "Gap: broken, and no client asks for a repair";
   const what = asking[0].by === "RECONNECT" ? "under repair" : "one side waits";
   return `Gap, ${what}: the other side has not asked yet`;
 }
@@ -88,13 +88,13 @@ export const isHeard = (member) => member.silent_ms !== null && member.silent_ms
 
 /**
  * The state of the instance in one line, with a tone: "good", "warn" or "bad"; and, in trouble, what
- * that means for whoever reads on.
+ * that means for its reader.
  */
 export function stateWords(status) {
   if (status.leader === null) {
     return {
       tone: "bad",
-      line: "No leader · nobody is answered now",
+      line: "No leader · no client is answered now",
       trouble: "The cluster has no leader: no instance can answer a client until a majority of the voters " +
         "reaches each other. What is shown is what this instance knew last, and may be old.",
     };
@@ -103,7 +103,7 @@ export function stateWords(status) {
     return {
       tone: "bad",
       line: `Not serving · ${status.trouble}`,
-      trouble: "Nobody who asks this instance is answered now. " +
+      trouble: "No client that asks this instance is answered now. " +
         "What is shown is what it knew last, and may be old.",
     };
   }

@@ -63,7 +63,7 @@ async fn a_backup_is_handed_out_whole_and_told_when_it_is_kept() {
     }
     assert_eq!(take(&mut stream, Duration::ZERO).await, BYTES);
     let kept = &bench.metrics.backup_timestamp;
-    assert_eq!(kept.get(), 0, "nobody has said that it is on a disk");
+    assert_eq!(kept.get(), 0, "no operator has said that it is on a disk");
     let post = async |headers: &str| {
         let mut stream = bench.connect().await;
         let request = format!(

@@ -58,7 +58,7 @@ impl Story {
     }
 }
 
-/// Five clients in the default chain, of whom the second has lost the third; a pair named blue,
+/// Five clients in the default chain, of which the second has lost the third; a pair named blue,
 /// and one named blush.
 fn story() -> Story {
     let mut story = Story::default();

@@ -87,7 +87,7 @@ async fn checking_and_opening_write_nothing() {
 }
 
 #[tokio::test]
-async fn a_log_that_should_be_there_is_not_made_anew() {
+async fn a_log_that_should_be_there_is_not_made_again() {
     let refused = open(SimDisk::new(1).share(), &sim_dir(), true).unwrap_err();
     assert!(matches!(&refused, LogError::Damaged { path, .. } if *path == sim_dir()));
     let missing = OfflineLog::open(&SimDisk::new(1), &sim_dir(), CLUSTER);
@@ -115,7 +115,7 @@ async fn entries_that_do_not_follow_are_refused_and_answered() {
 }
 
 #[tokio::test]
-async fn a_log_behind_a_snapshot_begins_anew_and_segments_come_and_go() {
+async fn a_log_behind_a_snapshot_begins_again_and_segments_come_and_go() {
     let disk = SimDisk::new(1);
     let mut store = open(disk.share(), &sim_dir(), false).unwrap();
     for index in 0..60 {

@@ -130,7 +130,7 @@ async fn one_failed_operation_anywhere_stops_the_log() {
 }
 
 #[tokio::test]
-async fn a_callback_that_nobody_completes_reports_an_error() {
+async fn a_callback_that_is_not_completed_reports_an_error() {
     let (sender, answer) = TypeConfig::oneshot();
     drop(Flushed::new(IOFlushed::signal(sender)));
     assert!(soon(answer).await.unwrap().is_err());
