@@ -142,13 +142,14 @@ impl Registry {
             LinkedBy::Join | LinkedBy::Repair if joined => LinkedBy::Join,
             LinkedBy::Join | LinkedBy::Repair => LinkedBy::Repair,
         };
-        self.settle_party(&of_a, &of_b.socket, linked.then_some(by));
-        self.settle_party(&of_b, &of_a.socket, linked.then_some(by));
         let ordered = if a_first {
             [(&of_a, &of_b), (&of_b, &of_a)]
         } else {
             [(&of_b, &of_a), (&of_a, &of_b)]
         };
+        for (party, partner) in ordered {
+            self.settle_party(party, &partner.socket, linked.then_some(by));
+        }
         for (party, partner) in ordered {
             self.tell_party(party, &partner.socket, told == Some(party.at));
         }
