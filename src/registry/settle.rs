@@ -51,7 +51,11 @@ impl Registry {
             self.index.unsettled_asks.insert(AskRef::Side(serial, part));
         }
         self.settle_run_end(chain, place);
-        self.settle_tip(chain);
+        // The runs that wait for the path are known when all that was touched was looked at.
+        let next = self.index.unsettled.range((chain.clone(), Serial(0))..).next();
+        if next.is_none_or(|(other, _)| other != chain) {
+            self.settle_tip(chain);
+        }
     }
 
     fn close_windows(&mut self, place: Serial) {
