@@ -104,6 +104,8 @@ pub(super) struct Index {
     pub(super) unsettled: BTreeSet<(ChainName, Serial)>,
     /// Asks that can be matched with more or with less than when they were last settled.
     pub(super) unsettled_asks: BTreeSet<AskRef>,
+    /// Asks whose part in an offer has changed since: so may have what is around their places.
+    pub(super) unsettled_offers: BTreeSet<AskRef>,
 }
 
 impl Index {
@@ -219,7 +221,10 @@ impl Index {
             Key::Waiting(_, at, _) => {
                 self.unsettled_asks.insert(*at);
             }
-            Key::Offer(to, from) => self.unsettled_asks.extend([*to, *from]),
+            Key::Offer(to, from) => {
+                self.unsettled_asks.extend([*to, *from]);
+                self.unsettled_offers.extend([*to, *from]);
+            }
             // Who cuts and joins runs says which places it concerns.
             Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)

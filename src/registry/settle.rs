@@ -12,6 +12,13 @@ impl Registry {
     /// Looks at everything that was touched. Gaps come first: an id pairs what they leave.
     pub(super) fn settle(&mut self) {
         loop {
+            while let Some(at) = self.index.unsettled_offers.pop_first() {
+                if let AskRef::Side(serial, _) = at
+                    && let Some(chain) = self.client(serial).map(|client| client.chain.clone())
+                {
+                    self.index.unsettled.insert((chain, serial));
+                }
+            }
             if let Some((chain, place)) = self.index.unsettled.pop_first() {
                 self.settle_place(&chain, place);
             } else if let Some(at) = self.index.unsettled_asks.pop_first() {
