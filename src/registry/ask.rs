@@ -101,7 +101,7 @@ impl Registry {
         if self.is_engaged(a) || self.is_engaged(b) {
             return;
         }
-        let half_closed = [a, b]
+        let half_closed = [a.min(b), a.max(b)] // in the order of asks
             .into_iter()
             .find(|at| self.ask(*at).is_some_and(|ask| ask.line == Line::HalfClosed));
         match half_closed {
