@@ -32,10 +32,12 @@ impl Registry {
         }
     }
 
-    /// Rule 11: first says which asks are free, then pairs them in their order.
+    /// Rule 11: first says which asks are free, then pairs them id by id, in their order.
     fn settle_asks(&mut self) {
         let asks = std::mem::take(&mut self.index.unsettled_asks);
-        let free: Vec<_> = asks.into_iter().filter_map(|at| self.settle_free(at)).collect();
+        let free = asks.into_iter().filter_map(|at| self.settle_free(at));
+        let mut free: Vec<_> = free.collect();
+        free.sort_by(|(a, _, _), (b, _, _)| a.cmp(b)); // stable
         for (n, key) in free.iter().enumerate() {
             if self.pair_by_id(key) {
                 // What concerns runs comes first.
@@ -277,8 +279,17 @@ impl Registry {
         Some(key)
     }
 
-    /// Pairs an ask with the first one in the order of asks that fits it. Whether there was one.
-    fn pair_by_id(&mut self, (id, chain, at): &FreeKey) -> bool {
+    /// Pairs an ask with the first one in the order of asks that fits it, unless an earlier one
+    /// fits that. Whether there was any.
+    fn pair_by_id(&mut self, key: &FreeKey) -> bool {
+        let Some(other) = self.first_fitting(key) else { return false };
+        let Some(first) = self.first_fitting(&other) else { return false };
+        self.engage(first.2, other.2, LinkedBy::Repair);
+        true
+    }
+
+    /// The first ask that this one's id may pair it with.
+    fn first_fitting(&self, (id, chain, at): &FreeKey) -> Option<FreeKey> {
         let from = |chain| (id.clone(), chain, super::index::LOWEST);
         let strangers = self.index.free.range(from(None)..);
         let strangers = strangers.take_while(|(of, chain, _)| of == id && chain.is_none());
@@ -286,11 +297,9 @@ impl Registry {
         let clients = self.index.free.range(from(Some(clients))..);
         let clients =
             clients.take_while(|(of, other, _)| of == id && (chain.is_none() || other == chain));
-        let others = clients.chain(strangers).map(|(_, _, other)| *other);
-        let other = others.filter(|other| other != at && !self.is_same_party(*at, *other)).min();
-        let Some(other) = other else { return false };
-        self.engage(*at, other, LinkedBy::Repair);
-        true
+        let others = clients.chain(strangers);
+        let fits = |(_, _, other): &&FreeKey| other != at && !self.is_same_party(*at, *other);
+        others.filter(fits).min_by_key(|(_, _, other)| *other).cloned()
     }
 
     /// Rule 11: the gather window of an ask by RECONNECT is over.
