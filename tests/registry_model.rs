@@ -19,7 +19,7 @@ mod run;
 #[path = "registry_model/told.rs"]
 mod told;
 
-use generate::{LIFE, TIGHT, WILD, Weights};
+use generate::{LIFE, RUNS, TIGHT, WILD, Weights};
 
 #[test]
 fn clients_that_live_and_die() {
@@ -37,8 +37,23 @@ fn bounds_and_short_times() {
 }
 
 #[test]
+fn runs_that_are_cut_off_and_return() {
+    hold("runs_that_are_cut_off_and_return", RUNS, 20_000);
+}
+
+#[test]
+fn survivors_of_many_runs_become_one_path() {
+    seeds(3_000).for_each(|seed| liveness::survivors_become_one_path(seed, RUNS));
+}
+
+#[test]
 fn survivors_become_one_path() {
-    seeds(3_000).for_each(liveness::survivors_become_one_path);
+    seeds(3_000).for_each(|seed| liveness::survivors_become_one_path(seed, LIFE));
+}
+
+#[test]
+fn survivors_of_anything_become_one_path() {
+    seeds(3_000).for_each(|seed| liveness::survivors_become_one_path(seed, WILD));
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl Registry {
         if self.is_engaged(a) || self.is_engaged(b) {
             return;
         }
-        let half_closed = [a, b]
+        let half_closed = [a.min(b), a.max(b)] // in the order of asks
             .into_iter()
             .find(|at| self.ask(*at).is_some_and(|ask| ask.line == Line::HalfClosed));
         match half_closed {
@@ -137,13 +137,14 @@ impl Registry {
             LinkedBy::Join | LinkedBy::Repair if joined => LinkedBy::Join,
             LinkedBy::Join | LinkedBy::Repair => LinkedBy::Repair,
         };
-        self.settle_party(&of_a, &of_b.socket, linked.then_some(by));
-        self.settle_party(&of_b, &of_a.socket, linked.then_some(by));
         let ordered = if a_first {
             [(&of_a, &of_b), (&of_b, &of_a)]
         } else {
             [(&of_b, &of_a), (&of_a, &of_b)]
         };
+        for (party, partner) in ordered {
+            self.settle_party(party, &partner.socket, linked.then_some(by));
+        }
         for (party, partner) in ordered {
             self.tell_party(party, &partner.socket, told == Some(party.at));
         }

@@ -170,6 +170,10 @@ impl Registry {
         self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(Past::Lost));
         if let Some((other, of)) = partner {
             self.edit_client(other, |client| *client.side_mut(of) = Side::Open(past));
+            // What was reported may be cut off at once, also if no link of its path has changed.
+            if let Some(chain) = self.client(other).map(|client| client.chain.clone()) {
+                self.index.unsettled.insert((chain, other));
+            }
         }
     }
 

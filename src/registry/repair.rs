@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    AskRef, Caller, Client, Ended, Message, Note, Past, Record, Refusal, Registry, Request, Serial,
-    Side, Then, What,
+    AskRef, Caller, Ended, Message, Note, Past, Record, Refusal, Registry, Request, Serial, Side,
+    Then, What,
 };
 use crate::ids::{Part, RepairId, SessionId, Socket};
 
@@ -65,7 +65,7 @@ impl Registry {
         let partner = answer.partner.clone();
         let holds = owned.is_none_or(|(serial, part)| {
             let is_same = |now: &Socket| now.endpoint() == partner.endpoint();
-            self.partner(serial, part).is_some_and(is_same) && !self.is_reported(&partner)
+            self.partner(serial, part).is_some_and(is_same) && !self.is_doubted(serial, part)
         });
         if holds {
             return Some(partner);
@@ -74,10 +74,23 @@ impl Registry {
         None
     }
 
-    /// Whether this is the socket of a client that its other neighbour reported.
-    fn is_reported(&self, socket: &Socket) -> bool {
-        let owner = self.find(socket.endpoint()).and_then(|(serial, _)| self.client(serial));
-        owner.is_some_and(Client::is_reported)
+    /// Whether the partner of a client's socket was reported by its other neighbour, or cut off,
+    /// since the two are partners.
+    fn is_doubted(&self, serial: Serial, part: Part) -> bool {
+        let Some(
+            Side::Linked { since: partners_since, .. } | Side::Paired { since: partners_since, .. },
+        ) = self.client(serial).map(|client| client.side(part))
+        else {
+            return false;
+        };
+        let owner = self.partner(serial, part).and_then(|socket| self.find(socket.endpoint()));
+        let Some((owner, _)) = owner else { return false };
+        let is_reported = |part| {
+            let side = self.client(owner).map(|client| client.side(part));
+            matches!(side, Some(Side::Open(Past::Reported { since })) if since >= partners_since)
+        };
+        let is_cut = self.cut_of(owner).is_some_and(|cut| cut.since >= *partners_since);
+        is_cut || is_reported(Part::Tail) || is_reported(Part::Head)
     }
 
     /// The partner of a client's socket, if it has one.

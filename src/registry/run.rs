@@ -204,6 +204,10 @@ impl Registry {
     /// Drops what is left of a chain that has no client.
     pub(super) fn drop_chain(&mut self, chain: &ChainName) {
         while let Some(open) = self.chain(chain).and_then(|known| known.sections.open()) {
+            // A cut-off run may have left sections of its own.
+            if let Some(before) = self.chain(chain).and_then(|known| known.sections.before(open)) {
+                self.set_next(before, None);
+            }
             self.remove(open);
         }
         self.index.chains.remove(chain);

@@ -6,19 +6,38 @@ use super::{
     AskRef, Cause, Client, LinkedBy, Note, Record, Registry, Request, Serial, Side, What, Why,
     index::Timer,
 };
-use crate::ids::{ChainName, Part, Timestamp};
+use crate::ids::{ChainName, Part, RepairId, Timestamp};
+
+/// An ask that its id may pair: the id, the chain of its client, and the ask.
+type FreeKey = (RepairId, Option<ChainName>, AskRef);
 
 impl Registry {
     /// Looks at everything that was touched. Gaps come first: an id pairs what they leave.
     pub(super) fn settle(&mut self) {
         loop {
-            if let Some(at) = self.index.unsettled_offers.pop_first() {
+            while let Some(at) = self.index.unsettled_offers.pop_first() {
                 self.unsettle(at);
-            } else if let Some((chain, place)) = self.index.unsettled.pop_first() {
+            }
+            if let Some((chain, place)) = self.index.unsettled.pop_first() {
                 self.settle_place(&chain, place);
-            } else if let Some(at) = self.index.unsettled_asks.pop_first() {
-                self.settle_ask(at);
+            } else if self.index.unsettled_asks.is_empty() {
+                return;
             } else {
+                self.settle_asks();
+            }
+        }
+    }
+
+    /// Rule 11: first says which asks are free, then pairs them id by id, in their order.
+    fn settle_asks(&mut self) {
+        let asks = std::mem::take(&mut self.index.unsettled_asks);
+        let free = asks.into_iter().filter_map(|at| self.settle_free(at));
+        let mut free: Vec<_> = free.collect();
+        free.sort_by(|(a, _, _), (b, _, _)| a.cmp(b)); // stable
+        for (n, key) in free.iter().enumerate() {
+            if self.pair_by_id(key) {
+                // What concerns runs comes first.
+                self.index.unsettled_asks.extend(free[n + 1..].iter().map(|(_, _, at)| *at));
                 return;
             }
         }
@@ -64,7 +83,11 @@ impl Registry {
             self.index.unsettled_asks.insert(AskRef::Side(serial, part));
         }
         self.settle_run_end(chain, place);
-        self.settle_tip(chain);
+        // The runs that wait for the path are known when all that was touched was looked at.
+        let next = self.index.unsettled.range((chain.clone(), Serial(0))..).next();
+        if next.is_none_or(|(other, _)| other != chain) {
+            self.settle_tip(chain);
+        }
     }
 
     fn close_windows(&mut self, place: Serial) {
@@ -97,8 +120,10 @@ impl Registry {
         if ask.request != Request::Connect || self.is_engaged(at) {
             return;
         }
-        let (session, past) = (ask.session, ask.past());
-        self.edit_client(first, |client| client.tail_side = Side::Open(past));
+        let (session, past, now) = (ask.session, ask.past(), self.now());
+        self.edit_client(first, |client| {
+            (client.tail_side, client.refreshed) = (Side::Open(past), now);
+        });
         if !self.index.holds_asks(session) {
             self.release(session, Why::Answered);
         }
@@ -235,59 +260,53 @@ impl Registry {
         }
     }
 
-    /// Rule 11: an ask that may be paired by its id looks for another one.
-    fn settle_ask(&mut self, at: AskRef) {
-        let Some(ask) = self.ask(at) else {
-            return self.index.set_window(Timer::Free(at), None);
+    /// Opens or closes the window of an ask, and says whether its id may pair it.
+    fn settle_free(&mut self, at: AskRef) -> Option<FreeKey> {
+        let Some(Request::Reconnect(id)) = self.ask(at).map(|ask| ask.request.clone()) else {
+            self.index.set_window(Timer::Free(at), None);
+            return None;
         };
-        let Request::Reconnect(id) = ask.request.clone() else {
-            return self.index.set_window(Timer::Free(at), None);
-        };
+        let now = self.now();
         let (chain, free_at) = match at {
-            AskRef::Caller(_) => (None, self.now()),
+            AskRef::Caller(_) => (None, Some(now)),
             AskRef::Side(serial, part) => {
-                let since = ask.since;
-                let Some(client) = self.client(serial) else { return };
-                let chain = client.chain.clone();
-                let has_gap =
-                    self.chain(&chain).is_some_and(|known| known.across((serial, part)).is_some());
-                let free_at = since.plus_ms(self.policy().gather_ms);
-                (Some(chain), if has_gap { Timestamp(u64::MAX) } else { free_at })
+                let chain = self.client(serial)?.chain.clone();
+                let has_gap = self.chain(&chain)?.across((serial, part)).is_some();
+                let free_at = self.ask(at)?.since.plus_ms(self.policy().gather_ms);
+                (Some(chain), (!has_gap).then_some(free_at))
             }
         };
-        let is_free = free_at <= self.now() && !self.is_engaged(at);
-        let opens = free_at > self.now() && free_at < Timestamp(u64::MAX);
-        self.index.set_window(Timer::Free(at), opens.then_some(free_at));
+        self.index.set_window(Timer::Free(at), free_at.filter(|free_at| *free_at > now));
         let key = (id, chain, at);
-        if !is_free {
+        if free_at.is_none_or(|free_at| free_at > now) || self.is_engaged(at) {
             self.index.free.remove(&key);
-            return;
+            return None;
         }
-        let (id, chain, _) = &key;
-        let strangers = (id.clone(), None, super::index::LOWEST);
-        let strangers = self
-            .index
-            .free
-            .range(strangers..)
-            .take_while(|(of, chain, _)| of == id && chain.is_none());
-        let clients = (
-            id.clone(),
-            chain.clone().or_else(|| Some(ChainName::default())),
-            super::index::LOWEST,
-        );
-        let clients = self
-            .index
-            .free
-            .range(clients..)
-            .take_while(|(of, other, _)| of == id && (chain.is_none() || other == chain));
-        let mut others = clients.chain(strangers).map(|(_, _, other)| *other);
-        let other = others.find(|other| *other != at && !self.is_same_party(at, *other));
-        match other {
-            Some(other) => self.engage(at, other, LinkedBy::Repair),
-            None => {
-                self.index.free.insert(key);
-            }
-        }
+        self.index.free.insert(key.clone());
+        Some(key)
+    }
+
+    /// Pairs an ask with the first one in the order of asks that fits it, unless an earlier one
+    /// fits that. Whether there was any.
+    fn pair_by_id(&mut self, key: &FreeKey) -> bool {
+        let Some(other) = self.first_fitting(key) else { return false };
+        let Some(first) = self.first_fitting(&other) else { return false };
+        self.engage(first.2, other.2, LinkedBy::Repair);
+        true
+    }
+
+    /// The first ask that this one's id may pair it with.
+    fn first_fitting(&self, (id, chain, at): &FreeKey) -> Option<FreeKey> {
+        let from = |chain| (id.clone(), chain, super::index::LOWEST);
+        let strangers = self.index.free.range(from(None)..);
+        let strangers = strangers.take_while(|(of, chain, _)| of == id && chain.is_none());
+        let clients = chain.clone().unwrap_or_default();
+        let clients = self.index.free.range(from(Some(clients))..);
+        let clients =
+            clients.take_while(|(of, other, _)| of == id && (chain.is_none() || other == chain));
+        let others = clients.chain(strangers);
+        let fits = |(_, _, other): &&FreeKey| other != at && !self.is_same_party(*at, *other);
+        others.filter(fits).min_by_key(|(_, _, other)| *other).cloned()
     }
 
     /// Rule 11: the gather window of an ask by RECONNECT is over.

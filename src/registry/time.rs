@@ -14,12 +14,20 @@ impl Registry {
             && deadline <= now
         {
             self.image.meta.now = self.now().max(deadline);
+            // What is free by now may be paired, whatever else is due at the same time.
+            let free = (deadline, Timer::Free(super::index::LOWEST));
+            let free = self.index.timers.range(free..).take_while(|(at, _)| *at == deadline);
+            for (_, timer) in free.copied().collect::<Vec<_>>() {
+                if let Timer::Free(ask) = timer {
+                    self.free(ask);
+                }
+            }
             match timer {
                 Timer::Ask(ask) => self.expire(ask),
                 Timer::Forget(serial) => self.forget(serial),
                 Timer::Gather(left) => self.gather(left),
                 Timer::Front(tail) => self.front(tail),
-                Timer::Free(ask) => self.free(ask),
+                Timer::Free(_) => {} // above
             }
             self.settle();
         }
