@@ -23,7 +23,7 @@ use super::{
     found::Standing,
     peers::Peers,
     pipeline::{AppendResults, Pipeline},
-    progress::Progress,
+    progress::{Acknowledged, Progress},
     proposer::{WriteError, Written},
     rpc::{CallError, Introduce, Link, Question, Request, Response, snapshot},
     transport::{Lane, Transport},
@@ -49,6 +49,8 @@ pub struct Network {
     calls: Arc<Mutex<Ways>>,
     /// Told what the others acknowledge.
     peers: Peers,
+    /// Told the vote of this instance before others hear of it, for they remember it.
+    acknowledged: Acknowledged,
 }
 
 type Ways = BTreeMap<InstanceId, (Member, Arc<Link>)>;
@@ -61,8 +63,8 @@ impl std::fmt::Debug for Network {
 
 impl Network {
     /// A network over the given transport.
-    pub fn new(transport: Arc<dyn Transport>, peers: Peers) -> Self {
-        Self { transport, calls: Arc::default(), peers }
+    pub fn new(transport: Arc<dyn Transport>, peers: Peers, acknowledged: Acknowledged) -> Self {
+        Self { transport, calls: Arc::default(), peers, acknowledged }
     }
 
     /// Has the leader write commands, and waits until they are applied there, at most that long.
@@ -208,6 +210,9 @@ impl Peer {
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         // A pre-vote promises nothing.
         let vote = if let Request::Vote(rpc) = &request { Some(rpc.vote) } else { None };
+        if let Some(vote) = vote {
+            self.network.acknowledged.note(Progress::of_vote(vote));
+        }
         let Response::Vote(response) = self.call(request, VOTE_MAX).await? else {
             return Err(rpc_error(CallError::Mismatched));
         };
@@ -241,6 +246,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.network.acknowledged.note(Progress::of_vote(rpc.vote));
         let (link, within) = self.append_link(&option);
         let asked = link.call(&Request::AppendEntries(rpc), within).await;
         let Response::AppendEntries(response) = asked.map_err(rpc_error)? else {
@@ -260,6 +266,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let (link, within) = self.append_link(&option);
         let (peers, target) = (self.network.peers.clone(), self.target);
         let note = move |progress| peers.acknowledged(target, progress);
+        let mine = self.network.acknowledged.clone();
+        let input = input.inspect(move |rpc| mine.note(Progress::of_vote(rpc.vote)));
         let results = Pipeline::new(link, within, input.boxed(), note).into_results();
         Box::pin(std::future::ready(Ok(results)))
     }

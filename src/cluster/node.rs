@@ -182,7 +182,11 @@ impl Cluster {
             greeter.gate().open();
         }
         let greeted = Greeted::new(transport, greeter.clone());
-        let network = Network::new(Arc::new(greeted), greeter.peers().clone());
+        let network = Network::new(
+            Arc::new(greeted),
+            greeter.peers().clone(),
+            greeter.acknowledged().clone(),
+        );
         let config = Arc::new(config(log_bounds, quiet_turn)?);
         let raft = Raft::new(instance.0, config, network.clone(), log, machine)
             .await

@@ -156,6 +156,7 @@ mod tests {
         cluster::{
             network::Network,
             peers::Peers,
+            progress::Acknowledged,
             rpc::{FrameReader, frame, tests::Prepared},
         },
         raft::{Entry, Member},
@@ -204,7 +205,8 @@ mod tests {
             }
         };
         let near = async {
-            let mut network = Network::new(transport.clone(), Peers::default());
+            let mut network =
+                Network::new(transport.clone(), Peers::default(), Acknowledged::default());
             let mut peer = network.new_client(2, &Member::default()).await;
             let option = RPCOption::new(Duration::from_millis(100));
             let input = stream::iter((0..100).map(request));
@@ -243,7 +245,8 @@ mod tests {
     async fn entries_that_are_never_answered_are_given_up() {
         let transport = Arc::new(Prepared::default());
         let _silent = transport.next();
-        let mut network = Network::new(transport.clone(), Peers::default());
+        let mut network =
+            Network::new(transport.clone(), Peers::default(), Acknowledged::default());
         let mut peer = network.new_client(2, &Member::default()).await;
         let option = RPCOption::new(Duration::from_millis(100));
         let input = stream::iter([request(0)]).chain(stream::pending()).boxed();

@@ -417,7 +417,7 @@ impl Process {
                     Err(ProposerError::Stopped(error)) => return Err(error.to_string()),
                 },
             }
-            self.witness.open(None);
+            self.witness.close();
         }
     }
 }

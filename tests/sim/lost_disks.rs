@@ -43,7 +43,7 @@ const CASES_DRAWN: usize = 24;
 enum Moment {
     /// Not all have been there.
     Unfounded,
-    /// So many milliseconds after all have been started.
+    /// This many milliseconds after all have been started.
     Founding(u64),
     /// All have founded the cluster and served clients.
     Founded,

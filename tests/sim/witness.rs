@@ -101,6 +101,14 @@ impl Witness {
         }
     }
 
+    /// A life is over: its clients are asked to come again, here or elsewhere.
+    pub(crate) fn close(&self) {
+        self.open(None);
+        if self.planted != Planted::SessionsOutliveLives {
+            self.outbox.stop_all();
+        }
+    }
+
     /// From now on the registry of this instance is not what it should be.
     pub(crate) fn damages(&self) {
         self.damage.store(true, Ordering::Relaxed);

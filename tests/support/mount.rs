@@ -34,14 +34,8 @@ impl Mount {
     /// Mounts by a shell command, which finds the mount point in `$0`.
     pub(crate) fn new(mount: &str) -> Self {
         let dir = TempDir::new().unwrap();
-        let mut holder = Command::new("unshare")
-            .args(["-m", "sh", "-ec", &format!("{mount}\necho mounted\nread _"), path(dir.path())])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let script = format!("{mount}\necho mounted\nread _");
+        let (holder, line) = keep(&["unshare", "-m", "sh", "-ec", &script, path(dir.path())]);
         assert_eq!(line, "mounted\n", "{mount}");
         let namespace = format!("--mount=/proc/{}/ns/mnt", holder.id());
         Self { holder, dir, enter: vec!["nsenter".to_owned(), namespace] }
@@ -80,14 +74,7 @@ impl Mount {
         // The end of the test, whatever it is, closes the pipe that is read from.
         let script = "fsfreeze -f \"$0\"; echo frozen; read _ || true; fsfreeze -u \"$0\"";
         let command = self.wrapper(&["sh", "-ec", script, path(self.dir.path())]);
-        let mut keeper = Command::new(command[0])
-            .args(&command[1..])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (keeper, line) = keep(&command);
         let frozen = Frozen(keeper);
         assert_eq!(line, "frozen\n");
         frozen
@@ -138,4 +125,17 @@ pub(crate) fn path(path: &Path) -> &str {
 pub(crate) fn run(command: &[&str]) {
     let status = Command::new(command[0]).args(&command[1..]).status().unwrap();
     assert!(status.success(), "{command:?}: {status}");
+}
+
+/// Starts a program that does something, says so in a line, and keeps it so until its input ends.
+fn keep(command: &[&str]) -> (Child, String) {
+    let mut keeper = Command::new(command[0])
+        .args(&command[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (keeper, line)
 }

@@ -16,6 +16,7 @@ use openraft::{
     async_runtime::WatchReceiver as _,
     errors::Fatal,
     raft::{AppendEntriesRequest, StreamAppendResult},
+    vote::RaftLeaderId as _,
 };
 use prometheus::IntGauge;
 use tokio::{sync::mpsc, time::timeout};
@@ -218,12 +219,20 @@ impl Service {
         checked.map_err(|fault| fault.to_string())
     }
 
-    /// Notes that the leader was heard, if the request is of the leader of the newest term. Raft
+    /// Notes that a leader was heard, if the request is of the leader of the newest term. Raft
     /// may answer it much later, when the disk has caught up.
     fn hear_leader(&self, rpc: &AppendEntriesRequest<TypeConfig>) {
+        self.remember_vote(&rpc.vote);
         if rpc.vote >= self.0.raft.metrics().borrow_watched().vote {
             self.0.contact.heard_now();
         }
+    }
+
+    /// Remembers the vote of a candidate or leader against its own store: it wrote that vote to its
+    /// disk before it named it to others, and from then on counts on its own disk.
+    fn remember_vote(&self, vote: &Vote) {
+        let author = InstanceId(*vote.leader_id.node_id());
+        self.0.greeter.peers().acknowledged(author, Progress::of_vote(*vote));
     }
 
     async fn carry_out(&self, request: Request, peer: InstanceId) -> Response {
@@ -269,6 +278,7 @@ impl Service {
             }
             Request::Vote(rpc) => {
                 let vote = rpc.vote;
+                self.remember_vote(&vote);
                 if vote >= raft.metrics().borrow_watched().vote {
                     self.0.contact.candidate_now();
                 }

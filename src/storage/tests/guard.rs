@@ -198,6 +198,15 @@ async fn a_restart_forgets_nothing_of_it() {
     opened.assert_refused(opened.disk.operations(), [id(3, 4), own(4)]);
 }
 
+/// Why a start on this directory is refused; the exit code says that it is for the data.
+fn why_no_start(dir: &Path) -> String {
+    let (sender, _effects) = mpsc::channel(1);
+    let (reporter, _) = fault::channel();
+    let error = Stores::open(dir, NODE, None, sender, &Metrics::new(), &reporter).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    error.to_string()
+}
+
 /// A real directory whose entries are of one term, all of them applied.
 async fn directory_of_term(term: u64) -> TempDir {
     directory_with(term, term).await
@@ -246,12 +255,7 @@ async fn two_histories_in_one_directory_are_seen_by_start_check_and_backup() {
     names_both(&error.to_string());
     assert!(!file.exists());
 
-    let (sender, _effects) = mpsc::channel(1);
-    let (reporter, _) = fault::channel();
-    let error = Stores::open(ours.path(), NODE, None, sender, &Metrics::new(), &reporter);
-    let error = error.unwrap_err();
-    assert_eq!(error.exit_code(), 78);
-    names_both(&error.to_string());
+    names_both(&why_no_start(ours.path()));
     assert!(ours.path().join("registry").exists(), "nothing is moved");
 }
 
@@ -267,10 +271,5 @@ async fn a_vote_that_is_older_than_the_entries_is_seen_by_check_and_start() {
     assert!(report.is_damaged());
     names_both(&report.to_string());
 
-    let (sender, _effects) = mpsc::channel(1);
-    let (reporter, _) = fault::channel();
-    let error = Stores::open(dir.path(), NODE, None, sender, &Metrics::new(), &reporter);
-    let error = error.unwrap_err();
-    assert_eq!(error.exit_code(), 78);
-    names_both(&error.to_string());
+    names_both(&why_no_start(dir.path()));
 }

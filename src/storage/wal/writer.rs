@@ -44,7 +44,7 @@ use crate::{
 /// and a sync, which costs an idle machine little.
 const PROBE_AFTER: Duration = Duration::from_secs(3);
 
-/// On a slow disk probes are rarer, by so many times what its slow syncs take: a vote may have to
+/// On a slow disk probes are rarer, by this factor of what its slow syncs take: a vote may have to
 /// wait behind one. No disk counts as slower than this.
 const PROBE_REST: (u32, Duration) = (8, Duration::from_millis(500));
 

@@ -113,6 +113,23 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     assert_eq!(same.learnt().borrow().turned, None);
 }
 
+/// What a candidate or leader wrote for itself no other one acknowledges, but all hear of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_forgot_that_it_stood_or_led_is_refused() {
+    for request in [Request::Vote(vote_request()), entries()] {
+        let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+        let (node, transport) = one(&world, &dir).await;
+        node.found_alone().await;
+        let calls = link(&transport, Lane::Calls);
+        let answer = calls.call(&request, PATIENCE).await;
+        assert!(answer.is_ok(), "{request:?}: {answer:?}");
+        let transport = world.greeted(2, world.security(2), &node.view);
+        let refused = transport.connect(InstanceId(1), &Member::default(), Lane::Calls).await;
+        let why = refused.err().unwrap().to_string();
+        assert!(why.contains(Refusal::RolledBack.words()), "{request:?}: {why}");
+    }
+}
+
 /// A vote that is durable without the founding entry would keep that out of the log.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_founder_hears_no_leader_before_it_holds_the_founding_entry() {
@@ -145,7 +162,7 @@ async fn an_open_connection_is_given_up_when_the_member_has_moved() {
         Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, before.view.clone());
     let tcp = TcpTransport::new(name(2), world.security(2), Metrics::new());
     let greeted = Arc::new(Greeted::new(Arc::new(tcp), greeter.clone()));
-    let network = Network::new(greeted, greeter.peers().clone());
+    let network = Network::new(greeted, greeter.peers().clone(), greeter.acknowledged().clone());
     let open = |node: &Node| node.metrics.raft_connections.with_label_values(&["calls"]).get();
     let member = Member::default();
     let ask = || network.ask(InstanceId(1), &member, Introduce, PATIENCE);

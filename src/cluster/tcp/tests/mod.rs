@@ -125,7 +125,11 @@ impl World {
         let greeter = Greeter::new(name(node), store, held, Rules::NEWEST, stores.view.clone());
         let transport = Arc::new(self.transport(node, security.clone()));
         let greeted = Greeted::new(transport, greeter.clone());
-        let network = Network::new(Arc::new(greeted), greeter.peers().clone());
+        let network = Network::new(
+            Arc::new(greeted),
+            greeter.peers().clone(),
+            greeter.acknowledged().clone(),
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { while applied.recv().await.is_some() {} });
         let raft =
