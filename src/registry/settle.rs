@@ -120,10 +120,8 @@ impl Registry {
         if ask.request != Request::Connect || self.is_engaged(at) {
             return;
         }
-        let (session, past, now) = (ask.session, ask.past(), self.now());
-        self.edit_client(first, |client| {
-            (client.tail_side, client.refreshed) = (Side::Open(past), now);
-        });
+        let (session, past) = (ask.session, ask.past());
+        self.edit_client(first, |client| client.tail_side = Side::Open(past));
         if !self.index.holds_asks(session) {
             self.release(session, Why::Answered);
         }

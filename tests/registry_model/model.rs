@@ -177,15 +177,16 @@ impl Model {
     /// When a client is forgotten if it stays silent (18).
     fn forgotten_at(&self, client: &Client) -> Option<Timestamp> {
         let policy = &self.policy;
-        if client.partners.iter().any(|partner| *partner != Partner::None) {
-            let end = client.refreshed.plus_ms(policy.client_retention_ms);
-            return (policy.client_retention_ms > 0).then_some(end);
-        }
         let reported = client.pasts.iter().filter_map(|past| match past {
             Past::Reported(at) => Some(*at),
             Past::New | Past::Lost => None,
         });
-        Some(reported.fold(client.refreshed, Timestamp::max).plus_ms(policy.retention_ms))
+        let is_alone = client.partners.iter().all(|partner| *partner == Partner::None);
+        match reported.max().filter(|_| is_alone) {
+            Some(reported) => Some(reported.plus_ms(policy.retention_ms)),
+            None if policy.client_retention_ms == 0 => None,
+            None => Some(client.refreshed.plus_ms(policy.client_retention_ms)),
+        }
     }
 
     fn expire(&mut self, due: Due) {
@@ -557,7 +558,6 @@ impl Model {
         let ask = self.found(name);
         self.asks.retain(|other| other.name != name);
         if let By::Client(client, _) = ask.by {
-            self.client_mut(client).refreshed = self.now;
             let leaves =
                 |part: &Part| self.is_open(client, *part) && !self.is_reported(client, *part);
             if self.run(client).cut.is_none() && PARTS.iter().all(leaves) {

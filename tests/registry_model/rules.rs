@@ -44,9 +44,8 @@ impl Model {
     fn end_first_tail(&mut self, chain: &ChainName) -> bool {
         let first = self.path(chain).first().and_then(|first| self.ask_of(*first, Part::Tail));
         let ends = first.filter(|ask| ask.id.is_none() && self.has_no_offer(ask)).cloned();
-        let Some(Ask { name, session, by: By::Client(client, _), .. }) = ends else { return false };
+        let Some(Ask { name, session, by: By::Client(..), .. }) = ends else { return false };
         self.asks.retain(|other| other.name != name); // 6
-        self.client_mut(client).refreshed = self.now;
         self.release_if_done(session, Why::Answered);
         true
     }
