@@ -151,7 +151,9 @@ fn record(random: &mut Random) -> Record {
     };
     let source = IpAddr::V4(Ipv4Addr::from(random.next() as u32));
     let until = Timestamp(random.below(1 << 40));
-    let id = RepairId("r".repeat(1 + random.below(500) as usize).into());
+    // No two asks have one id, for they would be paired.
+    let id = "r".repeat(1 + random.below(480) as usize) + &random.next().to_string();
+    let id = RepairId(id.into());
     let session = SessionId {
         instance: InstanceId(random.below(5)),
         incarnation: Incarnation(random.below(9)),
