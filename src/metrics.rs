@@ -85,8 +85,8 @@ metrics! {
     repairs_pending: IntGauge = "emnetchain_repairs_pending";
     /// EMNet entries kept.
     peers: IntGauge = "emnetchain_peers";
-    /// Clients of a chain, including those that are cut off. The largest chains have their names as labels, the seed's
-    /// clients are in `default`, and all others together in `_other`.
+    /// Clients of a chain, including those that are cut off. The largest chains have their names as
+    /// labels, the seed's clients are in `default`, and all others together in `_other`.
     chain_clients: IntGaugeVec = "emnetchain_chain_clients" ["chain"];
     /// Clients of a chain that are cut off from its path.
     chain_cut_off: IntGaugeVec = "emnetchain_chain_cut_off" ["chain"];

@@ -63,7 +63,8 @@ fn list(answer: &Value) -> String {
 
 fn chain(answer: &Value) -> String {
     let mut page = format!(
-        "chain {}: {} clients, {} links, {} broken, {} waiting, {} cut off; the first comes first\n\n",
+        "chain {}: {} clients, {} links, {} broken, {} waiting, {} cut off; the first comes \
+         first\n\n",
         called(&answer["name"]),
         answer["clients"],
         answer["links"],

@@ -124,12 +124,15 @@ impl Index {
         let (mut sockets, mut timers, mut runs) = (Vec::new(), Vec::new(), Vec::new());
         for (serial, record) in image.records.iter() {
             for key in index_keys(serial, record, &image.meta.policy) {
-                match key {
-                    Key::Socket(endpoint, part) => sockets.push((endpoint, (serial, part))),
-                    Key::Timer(at, timer) => timers.push((at, timer)),
+                if let Key::Socket(endpoint, part) = key {
+                    sockets.push((endpoint, (serial, part)));
+                } else if let Key::Timer(at, timer) = key {
+                    timers.push((at, timer));
+                } else if let Key::Next(..) = key {
                     // A run is put together when all its sections are there.
-                    Key::Next(..) => runs.push((serial, key)),
-                    key => index.add(serial, &key),
+                    runs.push((serial, key));
+                } else {
+                    index.add(serial, &key);
                 }
             }
         }
@@ -239,7 +242,7 @@ impl Index {
                 self.unsettled_asks.insert(*at);
             }
             Key::Offer(to, from) => self.unsettled_offers.extend([*to, *from]),
-            // Who cuts and joins runs says which places it concerns.
+            // What cuts and joins runs says which places it concerns.
             Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)
             | Key::Session(..)

@@ -348,8 +348,8 @@ impl Client {
         self.sides().iter().any(|side| side.is_reported())
     }
 
-    /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and has
-    /// no partner is rather dead; any other one may have been linked long ago, and be well.
+    /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and
+    /// has no partner is rather dead; any other one may have been linked long ago, and be well.
     pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
         let reported = self.sides().into_iter().filter_map(|side| match side {
             Side::Open(Past::Reported { since }) => Some(*since),

@@ -54,7 +54,8 @@ impl Registry {
             }
             Some(Record::Answer(answer)) => ([Some(answer.socket), None], Forgotten::Answer),
             Some(Record::Peer(_)) => ([None, None], Forgotten::Peer),
-            Some(Record::Caller(_) | Record::Section(_)) | None => return, // nothing ends them by time
+            // They have no end of their own.
+            Some(Record::Caller(_) | Record::Section(_)) | None => return,
         };
         self.remove(serial);
         self.note(Note { about, session: None, what: What::Forgotten(what) });

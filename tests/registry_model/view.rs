@@ -83,14 +83,15 @@ impl Model {
         let cut_off = self.runs.iter().filter(|run| run.cut.is_some());
         let paths = self.runs.iter().filter(|run| run.cut.is_none());
         let neighbours = paths.flat_map(|path| path.clients.windows(2));
-        let broken = neighbours
-            .filter(|two| !is_linked(two[0], Part::Head) && !self.client(two[1]).counts_as_first);
+        let (linked, others): (Vec<_>, Vec<_>) =
+            neighbours.partition(|two| is_linked(two[0], Part::Head));
+        let broken = others.iter().filter(|two| !self.client(two[1]).counts_as_first);
         Totals {
             clients: self.clients.len() as u64,
             cut_off: cut_off.map(|run| run.clients.len() as u64).sum(),
             chains: chains.len() as u64,
             asks: self.asks.len() as u64,
-            links: self.clients.iter().filter(|c| is_linked(c.name, Part::Head)).count() as u64,
+            links: linked.len() as u64,
             broken_links: broken.count() as u64,
             repairs_pending: self.asks.iter().filter(|ask| ask.id.is_some()).count() as u64,
             peers: self.peers.len() as u64,
