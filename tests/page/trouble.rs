@@ -41,7 +41,7 @@ fn privileged_a_cluster_without_a_leader_is_told() {
     drop(tip);
     cluster.kill(lost);
     cluster.kill(leader);
-    browser.until_text("#state", &["Not serving", "the leader is not heard"]);
+    browser.until_text("#state", &["Not serving", "the cluster has no leader"]);
     browser.until_text("#trouble", &["No client that asks", "may be old", "since"]);
     browser.until_text("#members", &["leader, not heard"]);
     browser.until("return document.title.startsWith('⚠')", &json!(true));
