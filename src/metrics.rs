@@ -75,22 +75,26 @@ metrics! {
     chains: IntGauge = "emnetchain_chains";
     /// Sockets that wait to be told their partner.
     asks: IntGauge = "emnetchain_asks";
-    /// Links in force.
+    /// Links between neighbours in the paths of chains.
     links_now: IntGauge = "emnetchain_links";
-    /// Neighbours in a chain that are not linked.
+    /// Neighbours in paths that are not linked, and should be.
     broken_links: IntGauge = "emnetchain_broken_links";
+    /// Clients that are cut off from the paths of their chains.
+    cut_off: IntGauge = "emnetchain_cut_off";
     /// Sockets that wait for their partner by RECONNECT.
     repairs_pending: IntGauge = "emnetchain_repairs_pending";
     /// EMNet entries kept.
     peers: IntGauge = "emnetchain_peers";
-    /// Clients in the path of a chain. The largest chains have their names as labels, the seed's
-    /// clients are in `default`, and all others together in `_other`.
+    /// Clients of a chain, including those that are cut off. The largest chains have their names as
+    /// labels, the seed's clients are in `default`, and all others together in `_other`.
     chain_clients: IntGaugeVec = "emnetchain_chain_clients" ["chain"];
+    /// Clients of a chain that are cut off from its path.
+    chain_cut_off: IntGaugeVec = "emnetchain_chain_cut_off" ["chain"];
     /// Sockets of a chain that wait to be told their partner.
     chain_waiting: IntGaugeVec = "emnetchain_chain_waiting" ["chain"];
-    /// Links in force in a chain.
+    /// Links between neighbours in the path of a chain.
     chain_links: IntGaugeVec = "emnetchain_chain_links" ["chain"];
-    /// Neighbours in a chain that are not linked.
+    /// Neighbours in paths that are not linked, and should be.
     chain_broken_links: IntGaugeVec = "emnetchain_chain_broken_links" ["chain"];
     /// Links made, by what brought the two together: gather, join or repair.
     links: IntCounterVec = "emnetchain_links_total" ["by"];
@@ -100,8 +104,12 @@ metrics! {
     repairs: IntCounterVec = "emnetchain_repairs_total" ["outcome"];
     /// Seconds that the first caller of a finished repair had waited, in log time.
     repair_seconds: Histogram = "emnetchain_repair_seconds";
-    /// Clients taken out of their chain because a neighbour lost them or they kept silent.
+    /// Clients that left their chains: not heard of for the retention time, or replaced.
     taken_out: IntCounter = "emnetchain_clients_taken_out_total";
+    /// Clients cut off from their runs, for those beside them reported them or they kept silent.
+    clients_cut_off: IntCounter = "emnetchain_clients_cut_off_total";
+    /// Clients that were cut off and are in the path again.
+    clients_returned: IntCounter = "emnetchain_clients_returned_total";
     /// What reached the end of its time: ask (by CONNECT), repair (by RECONNECT), answer (kept for
     /// a caller that would ask again), client, peer (EMNet).
     expired: IntCounterVec = "emnetchain_expired_total" ["what"];

@@ -19,26 +19,41 @@ mod run;
 #[path = "registry_model/told.rs"]
 mod told;
 
-use generate::{LIFE, TIGHT, WILD, Weights};
+use generate::{LIFE, RUNS, TIGHT, WILD, Weights};
 
 #[test]
 fn clients_that_live_and_die() {
-    hold("clients_that_live_and_die", LIFE, 40_000);
+    hold("clients_that_live_and_die", LIFE, 6_000);
 }
 
 #[test]
 fn clients_that_do_anything() {
-    hold("clients_that_do_anything", WILD, 30_000);
+    hold("clients_that_do_anything", WILD, 5_000);
 }
 
 #[test]
 fn bounds_and_short_times() {
-    hold("bounds_and_short_times", TIGHT, 30_000);
+    hold("bounds_and_short_times", TIGHT, 5_000);
+}
+
+#[test]
+fn runs_that_are_cut_off_and_return() {
+    hold("runs_that_are_cut_off_and_return", RUNS, 1_500);
+}
+
+#[test]
+fn survivors_of_many_runs_become_one_path() {
+    seeds(1_000).for_each(|seed| liveness::survivors_become_one_path(seed, RUNS));
 }
 
 #[test]
 fn survivors_become_one_path() {
-    seeds(3_000).for_each(liveness::survivors_become_one_path);
+    seeds(1_000).for_each(|seed| liveness::survivors_become_one_path(seed, LIFE));
+}
+
+#[test]
+fn survivors_of_anything_become_one_path() {
+    seeds(1_000).for_each(|seed| liveness::survivors_become_one_path(seed, WILD));
 }
 
 #[test]

@@ -44,16 +44,17 @@ fn the_figures_agree_with_what_happened() {
     careless.expect_silence();
     let waiting = Client::say(service.repair(), reconnect("7", &members[1].head()));
     let figures = [
-        ("clients", 5.0), // the third is taken out, and remembered
+        ("clients", 5.0),
+        ("cut_off", 0.0), // no word from the other side of the third
         ("chains", 1.0),
         ("asks", 2.0), // the tip's head, and the second's
-        ("links", 2.0),
+        ("links", 3.0),
         ("broken_links", 1.0),
         ("repairs_pending", 1.0),
         ("peers", 1.0),
         ("links_total{by=\"join\"}", 4.0),
         ("links_total{by=\"repair\"}", 0.0),
-        ("clients_taken_out_total", 1.0),
+        ("clients_cut_off_total", 0.0),
         ("rejected_total{reason=\"junk\"}", 1.0),
         ("rejected_total{reason=\"unknown_message\"}", 1.0),
         ("accepted_total{listener=\"chain\"}", 6.0),
@@ -66,7 +67,8 @@ fn the_figures_agree_with_what_happened() {
     let (code, status) = service.get("/status");
     let status: Value = serde_json::from_str(&status).unwrap();
     let expected = serde_json::json!({
-        "count": 1, "clients": 5, "asks": 2, "links": 2, "broken_links": 1, "repairs_pending": 1
+        "count": 1, "clients": 5, "cut_off": 0, "asks": 2, "links": 3, "broken_links": 1,
+        "repairs_pending": 1
     });
     assert_eq!((code, &status["chains"]), (200, &expected));
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
@@ -79,6 +81,8 @@ fn the_figures_agree_with_what_happened() {
     drop((tip, waiting, peer, careless, other));
     let figures = [
         ("links", 3.0),
+        ("cut_off", 1.0),
+        ("clients_cut_off_total", 1.0),
         ("broken_links", 0.0),
         ("repairs_pending", 0.0),
         ("links_total{by=\"repair\"}", 1.0),

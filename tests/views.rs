@@ -61,38 +61,38 @@ fn a_gap_is_seen_from_any_instance_and_its_cause_and_its_end() {
     everywhere(&|service| {
         let broken = || {
             let page = ask(service, &["chain", "show"]);
-            page.contains("4 clients, 2 links, 1 broken, 2 waiting").then_some(page)
+            page.contains("5 clients, 3 links, 1 broken, 2 waiting, 0 cut off").then_some(page)
         };
         let page = eventually("the gap is known", broken);
         let rows = rows(&page, "SERIAL");
         let heads: Vec<_> = rows.iter().map(|row| row[2]).collect();
-        let expected = [0, 1, 3, 4].map(|n| members[n].head());
+        let expected = [0, 1, 2, 3, 4].map(|n| members[n].head());
         assert_eq!(heads, expected, "{page}");
         assert_says(&page, &["BROKEN: asks for", "by RECONNECT at instance 1, the next one does"]);
         assert_says(&page, &["waits for a newcomer"]);
-        assert_says(&ask(service, &["chain", "list", "--broken"]), &["default", "4", "2", "1"]);
+        assert_says(
+            &ask(service, &["chain", "list", "--broken"]),
+            &["default", "5", "0", "3", "1"],
+        );
 
         let lost = ask(service, &["explain", &members[2].tail()]);
         assert_says(
             &lost,
-            &["It was taken out of its chain: its neighbour reported", "forgotten in"],
+            &["Its tail has no partner: the partner said", "that this client is gone"],
         );
-        let fourth = members[3].tail();
+        let third = members[2].tail();
         let waiting = ask(service, &["explain", &members[1].head()]);
         assert_says(
             &waiting,
             &[
                 "is the head of a client in chain default",
                 "by RECONNECT with id \"left\" (request 1-",
-                &format!("Its neighbour {fourth} does not ask: they are linked as soon as it does"),
+                &format!("Its neighbour {third} does not ask: they are linked as soon as it does"),
                 "its head asked for a new partner by RECONNECT with id \"left\"",
             ],
         );
-        let silent = ask(service, &["explain", &fourth]);
-        assert_says(
-            &silent,
-            &["Its tail has no partner and does not ask", "its tail lost its link"],
-        );
+        let silent = ask(service, &["explain", &third]);
+        assert_says(&silent, &["its tail has lost its partner"]);
     });
 
     let mut right = Client::say(places[2].repair(), reconnect("right", &members[3].tail()));
@@ -106,6 +106,17 @@ fn a_gap_is_seen_from_any_instance_and_its_cause_and_its_end() {
         let page = eventually("the repair is known", healed);
         let linked = format!("its tail was linked with {} by a repair", members[1].head());
         assert_says(&page, &[&linked, "by RECONNECT with id \"right\""]);
+        let lost = ask(service, &["explain", &members[2].tail()]);
+        let why = "those beside it reported that they lost it";
+        assert_says(
+            &lost,
+            &["It has been cut off from the path of its chain", why, "forgotten in"],
+        );
+        let page = ask(service, &["chain", "show"]);
+        assert_says(
+            &page,
+            &["5 clients, 3 links, 0 broken, 1 waiting, 1 cut off", "cut off for", why],
+        );
         let shown = json(service, &["chain", "show", "--at", &members[3].head(), "--limit", "1"]);
         assert_eq!(shown["window"][0]["tail_side"]["by"], "repair");
         assert_eq!(shown["window"][0]["serial"], shown["found"]);

@@ -149,12 +149,13 @@ fn head(status: &Value) -> String {
         (
             "chains",
             format!(
-                "{} with {} clients, {} links, {} broken, {} waiting",
+                "{} with {} clients, {} links, {} broken, {} waiting, {} cut off",
                 chains["count"],
                 chains["clients"],
                 chains["links"],
                 chains["broken_links"],
-                chains["asks"]
+                chains["asks"],
+                chains["cut_off"]
             ),
         ),
     ];

@@ -47,12 +47,14 @@ fn list(answer: &Value) -> String {
         [
             called(&chain["name"]),
             chain["clients"].to_string(),
+            chain["cut_off"].to_string(),
             chain["links"].to_string(),
             chain["broken_links"].to_string(),
             chain["asks"].to_string(),
         ]
     });
-    let mut page = table(["CHAIN", "CLIENTS", "LINKS", "BROKEN", "WAITING"], rows.collect());
+    let mut page =
+        table(["CHAIN", "CLIENTS", "CUT OFF", "LINKS", "BROKEN", "WAITING"], rows.collect());
     if answer["more"] == true {
         let _ = writeln!(page, "\n{} chains in all; --limit N shows more", answer["total"]);
     }
@@ -61,12 +63,14 @@ fn list(answer: &Value) -> String {
 
 fn chain(answer: &Value) -> String {
     let mut page = format!(
-        "chain {}: {} clients, {} links, {} broken, {} waiting; the oldest first\n\n",
+        "chain {}: {} clients, {} links, {} broken, {} waiting, {} cut off; the first comes \
+         first\n\n",
         called(&answer["name"]),
         answer["clients"],
         answer["links"],
         answer["broken_links"],
-        answer["asks"]
+        answer["asks"],
+        answer["cut_off"]
     );
     let clients: Vec<&Value> = items(&answer["window"]).collect();
     if clients.is_empty() {
@@ -87,14 +91,26 @@ fn chain(answer: &Value) -> String {
     let head = ["SERIAL", "TAIL", "HEAD", "AGE", "INSTANCE", "NEXT"];
     page.push_str(&table(head, rows.collect()));
     if answer["later"] == true {
-        let after = clients.last().and_then(|client| client["serial"].as_u64()).unwrap_or(0) + 1;
+        let last = clients.last().map(|client| client["serial"].to_string()).unwrap_or_default();
         let _ =
-            writeln!(page, "\nmore: --from {after}; one client and its neighbours: --at IP:PORT");
+            writeln!(page, "\nmore: --from {last}; one client and its neighbours: --at IP:PORT");
     }
     let gaps: Vec<String> = items(&answer["gaps"]).map(ToString::to_string).collect();
     if !gaps.is_empty() {
         let more = if answer["more_gaps"] == true { ", ..." } else { "" };
         let _ = writeln!(page, "\nbroken after: {}{more}", gaps.join(", "));
+    }
+    for run in items(&answer["runs_cut_off"]) {
+        let _ = writeln!(
+            page,
+            "\ncut off for {}: {} clients, from {} to {}: {}; show them: --from {}",
+            age(&run["since_ms"]),
+            run["clients"],
+            run["first"],
+            run["last"],
+            text(&run["why"]),
+            run["first"]
+        );
     }
     page
 }

@@ -34,6 +34,7 @@ pub(super) fn refresh(cluster: &Cluster, image: &ImageProgress, metrics: &Metric
     metrics.asks.set(signed(totals.asks));
     metrics.links_now.set(signed(totals.links));
     metrics.broken_links.set(signed(totals.broken_links));
+    metrics.cut_off.set(signed(totals.cut_off));
     metrics.repairs_pending.set(signed(totals.repairs_pending));
     metrics.peers.set(signed(totals.peers));
     let durable = image.durable().map_or(0, |entry| entry.index);
@@ -56,6 +57,7 @@ fn show_chains(census: &Census, metrics: &Metrics) {
         chains.iter().map(|(label, totals)| (vec![*label], signed(of(totals)))).collect()
     };
     show(&metrics.chain_clients, &gauges(|chain| chain.clients));
+    show(&metrics.chain_cut_off, &gauges(|chain| chain.cut_off));
     show(&metrics.chain_waiting, &gauges(|chain| chain.asks));
     show(&metrics.chain_links, &gauges(|chain| chain.links));
     show(&metrics.chain_broken_links, &gauges(|chain| chain.broken_links));
@@ -111,7 +113,7 @@ mod tests {
     use crate::{cluster::ClusterMember, raft::Member, registry::Rules, storage::ClusterId};
 
     fn chain(clients: u64) -> ChainTotals {
-        ChainTotals { clients, asks: 1, links: clients - 1, broken_links: 0 }
+        ChainTotals { clients, asks: 1, links: clients - 1, ..ChainTotals::default() }
     }
 
     #[test]

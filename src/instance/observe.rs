@@ -55,10 +55,13 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
                 repairs("paired");
                 metrics.repair_seconds.observe(seconds(waited_ms));
             }
+            What::CutOff { clients, .. } => metrics.clients_cut_off.inc_by(clients),
+            What::Returned { clients } => metrics.clients_returned.inc_by(clients),
             What::TakenOut(_) => metrics.taken_out.inc(),
             // Sessions count what they are told, and no figure counts the others.
             What::Asked(_)
             | What::CameBack
+            | What::CountsAsFirst
             | What::Detached
             | What::Ended(Ended::HungUp | Ended::Superseded)
             | What::Joined
@@ -252,6 +255,7 @@ fn status(cluster: &Cluster, metrics: &Metrics) -> Status {
             asks: totals.asks,
             links: totals.links,
             broken_links: totals.broken_links,
+            cut_off: totals.cut_off,
             repairs_pending: totals.repairs_pending,
         },
         connections: BTreeMap::from(connections),

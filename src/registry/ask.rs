@@ -1,8 +1,8 @@
 //! Asks: who waits to be told a partner, over which connection, and what happens when two meet.
 
 use super::{
-    Answer, Ask, AskRef, Client, Ended, Line, LinkedBy, Message, Note, Record, Registry, Request,
-    Side, Standing, Then, What, Why,
+    Answer, Ask, AskRef, Client, Ended, Line, LinkedBy, Message, Note, Past, Record, Registry,
+    Request, Serial, Side, Then, What, Why,
 };
 use crate::ids::{Part, SessionId, Socket};
 
@@ -10,10 +10,7 @@ impl Registry {
     pub(super) fn ask(&self, at: AskRef) -> Option<&Ask> {
         match at {
             AskRef::Side(serial, part) => self.client(serial)?.side(part).ask(),
-            AskRef::Caller(serial) => match self.image.records.get(serial)? {
-                Record::Caller(caller) => Some(&caller.ask),
-                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-            },
+            AskRef::Caller(serial) => Some(&self.image.records.get(serial)?.caller()?.ask),
         }
     }
 
@@ -28,25 +25,19 @@ impl Registry {
                 }
             }
             (Record::Caller(caller), AskRef::Caller(_)) => change(&mut caller.ask),
-            (Record::Client(_) | Record::Caller(_) | Record::Answer(_) | Record::Peer(_), _) => {}
+            (
+                Record::Client(_)
+                | Record::Caller(_)
+                | Record::Answer(_)
+                | Record::Peer(_)
+                | Record::Section(_),
+                _,
+            ) => {}
         });
     }
 
-    /// Has the place and the id of an ask looked at once more.
-    pub(super) fn unsettle(&mut self, at: AskRef) {
-        if let Some(Request::Reconnect(id)) = self.ask(at).map(|ask| ask.request.clone()) {
-            self.index.unsettled_ids.insert(id);
-        }
-        if let AskRef::Side(serial, _) = at
-            && let Some(client) = self.client(serial)
-        {
-            let chain = client.chain.clone();
-            self.index.unsettled.insert((chain, serial));
-        }
-    }
-
-    /// A new ask over `session`.
-    pub(super) fn new_ask(&mut self, session: SessionId, request: Request) -> Ask {
+    /// A new ask over `session`, of a socket that lost its partner or never had one.
+    pub(super) fn new_ask(&mut self, session: SessionId, request: Request, lost: bool) -> Ask {
         let since = self.now();
         Ask {
             session,
@@ -55,7 +46,22 @@ impl Registry {
             until: since.plus_ms(self.policy().ask_ms_max),
             request,
             line: Line::Open,
+            lost,
         }
+    }
+
+    /// Has an open socket of a client ask.
+    pub(super) fn begin_ask(
+        &mut self,
+        serial: Serial,
+        part: Part,
+        session: SessionId,
+        request: Request,
+    ) {
+        let side = self.client(serial).map(|client| client.side(part).clone());
+        let lost = !matches!(side, Some(Side::Open(Past::New)));
+        let ask = self.new_ask(session, request, lost);
+        self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(Box::new(ask)));
     }
 
     /// An ask is repeated over a new connection, which will be told instead of the old one.
@@ -67,7 +73,7 @@ impl Registry {
             (ask.session, ask.request, ask.line, ask.until) = (session, request, Line::Open, until);
         });
         // A tail that asks by CONNECT is bound by other rules than one that asks by RECONNECT.
-        self.index.unsettled_asks.insert(at);
+        self.unsettle(at);
         if previous != session && !self.index.holds_asks(previous) {
             self.release(previous, Why::Superseded);
         }
@@ -90,7 +96,7 @@ impl Registry {
         if self.is_engaged(a) || self.is_engaged(b) {
             return;
         }
-        let half_closed = [a, b]
+        let half_closed = [a.min(b), a.max(b)] // in the order of asks
             .into_iter()
             .find(|at| self.ask(*at).is_some_and(|ask| ask.line == Line::HalfClosed));
         match half_closed {
@@ -131,13 +137,14 @@ impl Registry {
             LinkedBy::Join | LinkedBy::Repair if joined => LinkedBy::Join,
             LinkedBy::Join | LinkedBy::Repair => LinkedBy::Repair,
         };
-        self.settle_party(&of_a, &of_b.socket, linked.then_some(by));
-        self.settle_party(&of_b, &of_a.socket, linked.then_some(by));
         let ordered = if a_first {
             [(&of_a, &of_b), (&of_b, &of_a)]
         } else {
             [(&of_b, &of_a), (&of_a, &of_b)]
         };
+        for (party, partner) in ordered {
+            self.settle_party(party, &partner.socket, linked.then_some(by));
+        }
         for (party, partner) in ordered {
             self.tell_party(party, &partner.socket, told == Some(party.at));
         }
@@ -155,10 +162,7 @@ impl Registry {
     fn party(&self, at: AskRef) -> Option<Party> {
         let source = match at {
             AskRef::Side(serial, _) => self.client(serial)?.source,
-            AskRef::Caller(serial) => match self.image.records.get(serial)? {
-                Record::Caller(caller) => caller.source,
-                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => return None,
-            },
+            AskRef::Caller(serial) => self.image.records.get(serial)?.caller()?.source,
         };
         Some(Party { at, ask: self.ask(at)?.clone(), socket: self.socket(at)?.clone(), source })
     }
@@ -169,6 +173,7 @@ impl Registry {
         match party.at {
             AskRef::Side(serial, part) => self.edit_client(serial, |client| {
                 client.refreshed = now;
+                client.is_marked &= part == Part::Head || linked.is_none();
                 *client.side_mut(part) = match linked {
                     Some(by) => Side::Linked { since: now, by },
                     None => Side::Paired { partner: partner.clone(), since: now },
@@ -224,10 +229,10 @@ impl Registry {
         self.note_ask(at, What::Ended(why));
         match at {
             AskRef::Side(serial, part) => {
-                self.edit_client(serial, |client| *client.side_mut(part) = Side::Open);
-                let leaves =
-                    |client: &Client| client.standing == Standing::Member && client.is_idle();
-                if self.client(serial).is_some_and(leaves) {
+                let Some(past) = self.ask(at).map(Ask::past) else { return };
+                self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(past));
+                let leaves = |client: &Client| client.is_idle() && !client.is_reported();
+                if self.client(serial).is_some_and(leaves) && self.is_path(serial) {
                     self.remove(serial);
                 }
             }
@@ -278,10 +283,7 @@ impl Registry {
     fn socket(&self, at: AskRef) -> Option<&Socket> {
         match at {
             AskRef::Side(serial, part) => Some(self.client(serial)?.socket(part)),
-            AskRef::Caller(serial) => match self.image.records.get(serial)? {
-                Record::Caller(caller) => Some(&caller.socket),
-                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-            },
+            AskRef::Caller(serial) => Some(&self.image.records.get(serial)?.caller()?.socket),
         }
     }
 

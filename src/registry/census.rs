@@ -1,7 +1,7 @@
 //! The largest chains in figures, for monitoring. There may be millions of chains, and clients name
 //! them, so only a few are told apart.
 
-use super::{Registry, index::Chain};
+use super::Registry;
 use crate::ids::ChainName;
 
 /// The chains in figures.
@@ -16,13 +16,15 @@ pub struct Census {
 /// How much there is in a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainTotals {
-    /// Clients in the path; those taken out are not counted.
+    /// Clients, including those that are cut off.
     pub clients: u64,
+    /// Clients that are cut off from the path.
+    pub cut_off: u64,
     /// Sockets that ask.
     pub asks: u64,
-    /// Links in force.
+    /// Links between neighbours in the path.
     pub links: u64,
-    /// Neighbours that are not linked.
+    /// Neighbours in the path that are not linked, and should be.
     pub broken_links: u64,
 }
 
@@ -46,6 +48,7 @@ impl ChainTotals {
     pub fn plus(self, other: Self) -> Self {
         Self {
             clients: self.clients + other.clients,
+            cut_off: self.cut_off + other.cut_off,
             asks: self.asks + other.asks,
             links: self.links + other.links,
             broken_links: self.broken_links + other.broken_links,
@@ -56,6 +59,7 @@ impl ChainTotals {
     fn minus(self, part: Self) -> Self {
         Self {
             clients: self.clients - part.clients,
+            cut_off: self.cut_off - part.cut_off,
             asks: self.asks - part.asks,
             links: self.links - part.links,
             broken_links: self.broken_links - part.broken_links,
@@ -70,10 +74,11 @@ impl Registry {
         let largest = self.chains(Order::Size, named_max);
         let named = largest.iter().fold(ChainTotals::default(), |sum, (_, chain)| sum.plus(*chain));
         let all = ChainTotals {
-            clients: self.index.members,
+            clients: self.index.clients,
+            cut_off: self.index.cut_off,
             asks: self.index.asks,
-            links: self.index.members - self.index.loose,
-            broken_links: self.index.loose - self.index.chains.len() as u64,
+            links: self.index.links,
+            broken_links: self.index.gaps,
         };
         let others = (self.index.chains.len() > named_max).then(|| all.minus(named));
         Census { largest, others }
@@ -99,17 +104,6 @@ impl Registry {
             Order::Size => {
                 self.index.by_size.iter().filter_map(|(_, n)| totals(n)).take(max).collect()
             }
-        }
-    }
-}
-
-impl Chain {
-    pub(super) fn totals(&self) -> ChainTotals {
-        ChainTotals {
-            clients: self.len(),
-            asks: self.asks.len() as u64,
-            links: self.len() - self.loose.len() as u64,
-            broken_links: self.gaps(),
         }
     }
 }
@@ -150,8 +144,8 @@ mod tests {
                     session: session((name as u64) << 16 | u64::from(client)),
                     source: SOURCE,
                     chain: ChainName(name.to_string().into()),
-                    head: HeadAddr(socket(name, client, 1)),
-                    tail: TailAddr(socket(name, client, 2)),
+                    head: HeadAddr(socket(name, client, HEAD)),
+                    tail: TailAddr(socket(name, client, TAIL)),
                 };
                 apply(&mut registry, connect);
             }
@@ -159,13 +153,17 @@ mod tests {
         registry
     }
 
-    /// A client loses the one behind it, which is taken out.
-    fn lose_next(registry: &mut Registry, name: usize, client: u16) {
+    const HEAD: u16 = 1;
+    const TAIL: u16 = 2;
+
+    /// A client says that the neighbour of one of its sockets is gone.
+    fn lose(registry: &mut Registry, name: usize, client: u16, port: u16) {
+        let connection = u64::from(port) << 32 | (name as u64) << 16 | u64::from(client);
         let reconnect = Command::Reconnect {
-            session: session(1 << 32 | (name as u64) << 16 | u64::from(client)),
+            session: session(connection),
             source: SOURCE,
-            id: RepairId(format!("{name}-{client}").into()),
-            orphan: OrphanAddr(socket(name, client, 1)),
+            id: RepairId(connection.to_string().into()),
+            orphan: OrphanAddr(socket(name, client, port)),
         };
         apply(registry, reconnect);
     }
@@ -176,10 +174,10 @@ mod tests {
         let census = registry.census(3);
         let names: Vec<_> = census.largest.iter().map(|(name, _)| &*name.0).collect();
         assert_eq!(names, ["1", "3", "4"], "among equals the first name");
-        let five = ChainTotals { clients: 5, asks: 1, links: 4, broken_links: 0 };
+        let five = ChainTotals { clients: 5, asks: 1, links: 4, ..ChainTotals::default() };
         assert_eq!(census.largest[0].1, five);
         let others = census.others.unwrap();
-        assert_eq!(others, ChainTotals { clients: 3, asks: 2, links: 1, broken_links: 0 });
+        assert_eq!(others, ChainTotals { clients: 3, asks: 2, links: 1, ..ChainTotals::default() });
         let all = census.largest.iter().fold(others, |sum, (_, chain)| sum.plus(*chain));
         let totals = registry.totals();
         assert_eq!((all.clients, all.asks, all.links), (totals.clients, totals.asks, totals.links));
@@ -189,26 +187,37 @@ mod tests {
     #[test]
     fn broken_links_are_counted_for_each_chain_and_for_all() {
         let mut registry = chains(&[9, 7]);
-        lose_next(&mut registry, 0, 1);
-        lose_next(&mut registry, 1, 1);
-        lose_next(&mut registry, 1, 4);
+        lose(&mut registry, 0, 1, HEAD);
+        lose(&mut registry, 1, 1, HEAD);
+        lose(&mut registry, 1, 4, HEAD);
         let census = registry.census(1);
-        // Of nine clients one is out, and two ask: the one before the gap, and the newest.
-        let largest = ChainTotals { clients: 8, asks: 2, links: 6, broken_links: 1 };
-        let others = ChainTotals { clients: 5, asks: 3, links: 2, broken_links: 2 };
+        // Of nine clients two ask: the one that lost its neighbour, and the newest.
+        let largest = ChainTotals { clients: 9, cut_off: 0, asks: 2, links: 7, broken_links: 1 };
+        let others = ChainTotals { clients: 7, cut_off: 0, asks: 3, links: 4, broken_links: 2 };
         assert_eq!((census.largest[0].1, census.others), (largest, Some(others)));
-        let sum = ChainTotals { clients: 13, asks: 5, links: 8, broken_links: 3 };
+        let sum = ChainTotals { clients: 16, cut_off: 0, asks: 5, links: 11, broken_links: 3 };
         assert_eq!(largest.plus(others), sum);
         let totals = registry.totals();
-        assert_eq!((totals.links, totals.broken_links), (8, 3));
-        assert_eq!((totals.clients, totals.chains), (16, 2), "one taken out is remembered");
+        assert_eq!((totals.links, totals.broken_links), (11, 3));
+        assert_eq!((totals.clients, totals.chains), (16, 2));
+    }
+
+    #[test]
+    fn clients_that_are_cut_off_are_counted_with_the_others_and_alone() {
+        let mut registry = chains(&[4, 2]);
+        lose(&mut registry, 0, 0, HEAD);
+        lose(&mut registry, 0, 2, TAIL);
+        let expected = ChainTotals { clients: 4, cut_off: 1, asks: 1, links: 2, broken_links: 0 };
+        assert_eq!(registry.census(1).largest[0].1, expected);
+        let totals = registry.totals();
+        assert_eq!((totals.clients, totals.cut_off, totals.links), (6, 1, 3));
     }
 
     #[test]
     fn registries_are_equal_if_their_records_are() {
         let mut registry = chains(&[3]);
         assert!(registry == chains(&[3]) && registry != chains(&[4]));
-        lose_next(&mut registry, 0, 0);
+        lose(&mut registry, 0, 0, HEAD);
         assert!(registry != chains(&[3]) && registry == registry.clone());
     }
 }

@@ -1,12 +1,12 @@
-//! Chains: joining, coming back, being taken out, and settling who is linked with whom.
+//! Chains: joining, coming back, and leaving.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
-    AskRef, Cause, Client, LinkedBy, Message, Note, Record, Refusal, Registry, Request, Serial,
-    Side, Standing, Then, What, Why,
+    AskRef, Cause, Client, LinkedBy, Message, Note, Past, Record, Refusal, Registry, Request,
+    Serial, Side, Then, What, Why, path::Chain,
 };
-use crate::ids::{ChainName, HeadAddr, Part, SessionId, TailAddr};
+use crate::ids::{ChainName, HeadAddr, Part, SessionId, Socket, TailAddr};
 
 impl Registry {
     pub(super) fn connect(
@@ -58,12 +58,10 @@ impl Registry {
         head: &HeadAddr,
         tail: &TailAddr,
     ) {
-        let is_first = !self.index.chains.contains_key(chain);
-        let tail_side = match is_first {
-            true => Side::Open,
-            false => Side::Asking(Box::new(self.new_ask(session, Request::Connect))),
-        };
-        let head_side = Side::Asking(Box::new(self.new_ask(session, Request::Connect)));
+        let is_first = self.chain(chain).and_then(Chain::path_ends).is_none();
+        let mut ask = || Side::Asking(Box::new(self.new_ask(session, Request::Connect, false)));
+        let tail_side = if is_first { Side::Open(Past::New) } else { ask() };
+        let head_side = ask();
         let now = self.now();
         self.note(Note {
             about: [Some(head.0.endpoint()), Some(tail.0.endpoint())],
@@ -78,7 +76,7 @@ impl Registry {
             joined: now,
             refreshed: now,
             session,
-            standing: Standing::Member,
+            is_marked: false,
             head_side,
             tail_side,
         }));
@@ -89,7 +87,6 @@ impl Registry {
         for part in [Part::Tail, Part::Head] {
             self.conclude_offer(AskRef::Side(serial, part));
         }
-        let serial = self.back_in_path(serial);
         self.hear_from(serial, session);
         self.note_client(serial, Some(session), What::CameBack);
         self.ask_where_open(serial, session);
@@ -106,7 +103,7 @@ impl Registry {
                     self.take_over(AskRef::Side(serial, part), session, Request::Connect);
                     None
                 }
-                Side::Open => None,
+                Side::Open(_) => None,
             };
             told.extend(partner.map(|ip| Message::Link { part, ip }));
         }
@@ -118,31 +115,19 @@ impl Registry {
         }
     }
 
-    /// Both sockets ask that have no partner; the tail only if anyone is before it.
+    /// Both sockets ask that have no partner; the tail of the first client of the path does not.
     fn ask_where_open(&mut self, serial: Serial, session: SessionId) {
         for part in [Part::Tail, Part::Head] {
-            let open = self.client(serial).is_some_and(|client| *client.side(part) == Side::Open);
-            if open && (part == Part::Head || self.neighbour(serial, Part::Tail).is_some()) {
-                let ask = self.new_ask(session, Request::Connect);
-                self.edit_client(serial, |client| {
-                    *client.side_mut(part) = Side::Asking(Box::new(ask))
-                });
+            let is_open = self
+                .client(serial)
+                .is_some_and(|client| matches!(client.side(part), Side::Open(_)));
+            let may_ask = part == Part::Head
+                || self.neighbour(serial, Part::Tail).is_some()
+                || !self.is_path(serial);
+            if is_open && may_ask {
+                self.begin_ask(serial, part, session, Request::Connect);
             }
         }
-    }
-
-    /// A client that was taken out is appended at the tip again, under a new serial.
-    pub(super) fn back_in_path(&mut self, serial: Serial) -> Serial {
-        let out = self.client(serial).filter(|client| client.standing == Standing::Out).cloned();
-        let Some(client) = out else { return serial };
-        self.remove(serial);
-        let now = self.now();
-        self.insert(Record::Client(Client {
-            standing: Standing::Member,
-            joined: now,
-            refreshed: now,
-            ..client
-        }))
     }
 
     /// A client is there: it has just asked.
@@ -156,47 +141,40 @@ impl Registry {
         self.note(Note { about, session, what });
     }
 
-    /// Takes a client out of the path: its neighbours face each other across the gap. It is
-    /// remembered for the retention time, in case it was not dead after all. `session` is the
-    /// connection whose request is the cause.
-    pub(super) fn take_out(&mut self, serial: Serial, cause: Cause, session: Option<SessionId>) {
-        for part in [Part::Tail, Part::Head] {
-            let at = AskRef::Side(serial, part);
-            // A neighbour that was offered this client has been told it: that stands, and ends.
-            if let Some(offered) = self.index.offers.get(&at).copied() {
-                self.conclude(offered, at, Some(offered), LinkedBy::Repair);
-            }
-        }
+    /// Ends the link or the pair of a client's socket on both sides. `past` is what the partner's
+    /// socket remembers, and `session` the connection whose request is the cause.
+    pub(super) fn part(
+        &mut self,
+        serial: Serial,
+        part: Part,
+        past: Past,
+        session: Option<SessionId>,
+    ) {
         let Some(client) = self.client(serial) else { return };
-        let mut sessions: Vec<SessionId> = [&client.tail_side, &client.head_side]
-            .into_iter()
-            .filter_map(|side| side.ask().map(|ask| ask.session))
-            .collect();
-        sessions.dedup();
-        for part in [Part::Tail, Part::Head] {
-            if self.client(serial).is_some_and(|client| client.side(part).is_linked())
-                && let Some(neighbour) = self.neighbour(serial, part)
-            {
-                let ends = [(serial, part), (neighbour, part.opposite())];
-                let about = ends.map(|(serial, part)| {
-                    self.client(serial).map(|client| client.socket(part).endpoint())
-                });
-                self.note(Note { about, session, what: What::Parted });
-                self.edit_client(neighbour, |client| {
-                    *client.side_mut(part.opposite()) = Side::Open
-                });
+        let own = client.socket(part).endpoint();
+        let partner = match client.side(part) {
+            Side::Linked { .. } => {
+                self.neighbour(serial, part).map(|serial| (serial, part.opposite()))
+            }
+            Side::Paired { partner, .. } => self.find(partner.endpoint()).filter(|(other, of)| {
+                self.client(*other).is_some_and(|other| match other.side(*of) {
+                    Side::Paired { partner, .. } => partner.endpoint() == own,
+                    Side::Open(_) | Side::Asking(_) | Side::Linked { .. } => false,
+                })
+            }),
+            Side::Open(_) | Side::Asking(_) => return,
+        };
+        let other = partner.and_then(|(serial, part)| Some(self.client(serial)?.socket(part)));
+        let about = [Some(own), other.map(Socket::endpoint)];
+        self.note(Note { about, session, what: What::Parted });
+        self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(Past::Lost));
+        if let Some((other, of)) = partner {
+            self.edit_client(other, |client| *client.side_mut(of) = Side::Open(past));
+            // What was reported may be cut off at once, also if no link of its path has changed.
+            if let Some(chain) = self.client(other).map(|client| client.chain.clone()) {
+                self.index.unsettled.insert((chain, other));
             }
         }
-        let now = self.now();
-        self.edit_client(serial, |client| {
-            (client.tail_side, client.head_side) = (Side::Open, Side::Open);
-            client.standing = Standing::Out;
-            client.refreshed = now;
-        });
-        for session in sessions {
-            self.release(session, Why::TakenOut);
-        }
-        self.note_client(serial, session, What::TakenOut(cause));
     }
 
     /// Takes a client out for good.
@@ -206,109 +184,24 @@ impl Registry {
         cause: Cause,
         session: Option<SessionId>,
     ) {
-        if self.client(serial).is_some_and(|client| client.standing == Standing::Member) {
-            self.take_out(serial, cause, session);
+        for part in [Part::Tail, Part::Head] {
+            let at = AskRef::Side(serial, part);
+            // A socket that was offered this client has been told it: that stands, and ends.
+            if let Some(offered) = self.index.offers.get(&at).copied() {
+                self.conclude(offered, at, Some(offered), LinkedBy::Repair);
+            }
+            self.part(serial, part, Past::Lost, session);
         }
+        let Some(client) = self.client(serial) else { return };
+        let mut sessions: Vec<SessionId> = [&client.tail_side, &client.head_side]
+            .into_iter()
+            .filter_map(|side| side.ask().map(|ask| ask.session))
+            .collect();
+        sessions.dedup();
+        self.note_client(serial, session, What::TakenOut(cause));
         self.remove(serial);
-    }
-
-    /// Looks at everything that was touched until nothing is left to do.
-    pub(super) fn settle(&mut self) {
-        loop {
-            if let Some(at) = self.index.unsettled_asks.pop_first() {
-                self.unsettle(at);
-            } else if let Some(id) = self.index.unsettled_ids.pop_first() {
-                self.settle_id(&id);
-            } else if let Some((chain, place)) = self.index.unsettled.pop_first() {
-                self.settle_place(&chain, place);
-            } else {
-                return;
-            }
+        for session in sessions {
+            self.release(session, Why::TakenOut);
         }
-    }
-
-    /// Links what faces each other around `place`, and watches over the silent in between.
-    fn settle_place(&mut self, chain: &ChainName, place: Serial) {
-        let Some(path) = self.index.chains.get(chain) else { return };
-        if path.members.is_empty() {
-            self.index.chains.remove(chain);
-            self.index.gather_at(place, None);
-            return;
-        }
-        self.spare_the_first(chain, place);
-        let Some(path) = self.index.chains.get(chain) else { return };
-        let before = path.asks.range(..(place, Part::Tail)).next_back().copied();
-        let at_place = (place, Part::Head);
-        if !path.asks.contains(&at_place) {
-            self.index.gather_at(place, None);
-        }
-        for (left, part) in before.into_iter().chain([at_place]) {
-            if part == Part::Head {
-                self.settle_head(chain, left);
-            }
-        }
-    }
-
-    /// The first of a chain has nobody to wait for: its joining tail asks no longer.
-    fn spare_the_first(&mut self, chain: &ChainName, place: Serial) {
-        let Some(path) = self.index.chains.get(chain) else { return };
-        let Some(first) = path.members.first().copied() else { return };
-        // Only a change before or at the first member can have made it the first.
-        if place > first {
-            return;
-        }
-        let Some(ask) = self.client(first).and_then(|client| client.tail_side.ask()) else {
-            return;
-        };
-        if ask.request != Request::Connect || self.is_engaged(AskRef::Side(first, Part::Tail)) {
-            return;
-        }
-        let session = ask.session;
-        self.edit_client(first, |client| client.tail_side = Side::Open);
-        if !self.index.holds_asks(session) {
-            self.release(session, Why::Answered);
-        }
-    }
-
-    /// Decides about the head at `left` and the next asking socket after it.
-    fn settle_head(&mut self, chain: &ChainName, left: Serial) {
-        let Some(path) = self.index.chains.get(chain) else { return };
-        let mut from_left = path.asks.range((left, Part::Head)..);
-        let facing = match (from_left.next(), from_left.next()) {
-            (Some((serial, Part::Head)), Some((right, Part::Tail))) if *serial == left => *right,
-            _ => return self.index.gather_at(left, None),
-        };
-        let (a, b) = (AskRef::Side(left, Part::Head), AskRef::Side(facing, Part::Tail));
-        if path.neighbour(left, Part::Head) == Some(facing) {
-            self.index.gather_at(left, None);
-            return self.engage(a, b, LinkedBy::Join);
-        }
-        if self.is_engaged(a) || self.is_engaged(b) {
-            return self.index.gather_at(left, None);
-        }
-        let (Some(ask_a), Some(ask_b)) = (self.ask(a), self.ask(b)) else { return };
-        let deadline = ask_a.since.max(ask_b.since).plus_ms(self.policy().gather_ms);
-        self.index.gather_at(left, Some(deadline));
-    }
-
-    /// The gather window after `left` is over: all that kept silent up to the next asking socket
-    /// is presumed dead, and the two survivors are linked.
-    pub(super) fn gather(&mut self, left: Serial) {
-        self.index.gather_at(left, None);
-        let Some(path) = self.client(left).and_then(|client| self.index.chains.get(&client.chain))
-        else {
-            return;
-        };
-        let mut from_left = path.asks.range((left, Part::Head)..);
-        let Some((right, Part::Tail)) = from_left.nth(1).copied() else { return };
-        let silent: Vec<Serial> = path.members.range(Serial(left.0 + 1)..right).copied().collect();
-        for serial in silent {
-            self.take_out(serial, Cause::Silent, None);
-        }
-        self.engage(
-            AskRef::Side(left, Part::Head),
-            AskRef::Side(right, Part::Tail),
-            LinkedBy::Gather,
-        );
     }
 }

@@ -161,6 +161,16 @@ pub enum What {
     Ended(Ended),
     /// Something was forgotten.
     Forgotten(Forgotten),
+    /// A tail that lost its partner counts as first, for no head asks before it.
+    CountsAsFirst,
+    /// Clients were cut off from their run; the note is about the tail of the first and the head
+    /// of the last.
+    CutOff {
+        /// How many.
+        clients: u64,
+        /// Why.
+        cause: Cause,
+    },
     /// A client joined its chain at the tip.
     Joined,
     /// Two neighbours were linked.
@@ -170,7 +180,7 @@ pub enum What {
         /// How long the earlier of the two asks had waited, in milliseconds of log time.
         waited_ms: u64,
     },
-    /// A link is over, for one of the two is taken out of the chain.
+    /// Two partners are so no more.
     Parted,
     /// Two sockets that are not neighbours in any chain were paired by their common id.
     Paired {
@@ -179,6 +189,12 @@ pub enum What {
     },
     /// A request changed nothing.
     Refused(Refusal),
+    /// Clients that were cut off are behind the tip of their chain; the note is about the tail of
+    /// the first and the head of the last.
+    Returned {
+        /// How many.
+        clients: u64,
+    },
     /// A client was taken out of its chain.
     TakenOut(Cause),
 }
@@ -224,12 +240,12 @@ pub enum Forgotten {
     Peer,
 }
 
-/// Why a client was taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Why a client was taken out, or cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cause {
     /// It was not heard of for the retention time.
     Forgotten,
-    /// A neighbour reported that it lost it.
+    /// Those beside it reported that they lost it.
     Lost,
     /// Its owner uses one of its sockets in another pair.
     Replaced,

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Answer, Ask, AskRef, Caller, Client, Image, Line, Peer, Policy, Record, Request, Serial,
-    Standing,
+    Answer, Ask, AskRef, Caller, Client, Image, Line, Peer, Policy, Record, Request, Section,
+    Serial, path::Chain, sections::SectionId,
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Timestamp, is_local};
 
@@ -21,8 +21,13 @@ enum Key {
     Member(ChainName),
     Ask(ChainName, Part),
     Loose(ChainName),
+    Marked(ChainName),
+    Section(ChainName),
+    First(ChainName, Serial),
+    Last(ChainName, Option<Serial>),
+    Next(ChainName, SectionId),
     Session(SessionId, AskRef),
-    Waiting(RepairId, AskRef),
+    Waiting(RepairId, AskRef, Option<ChainName>),
     Caller(IpAddr, Endpoint),
     Owner(IpAddr),
     Answer(RepairId, Endpoint, IpAddr),
@@ -38,19 +43,22 @@ pub(super) enum Timer {
     Ask(AskRef),
     /// A record is forgotten.
     Forget(Serial),
-    /// The silent clients after the head of this one are presumed dead.
+    /// The silent clients after the head of this one are cut off.
     Gather(Serial),
+    /// The asking tail of this one has no asking head before it: it counts as first, or the run
+    /// that is cut off is split before it.
+    Front(Serial),
+    /// An ask may be paired by its id with a socket that it does not face.
+    Free(AskRef),
 }
 
-/// The path of one chain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Chain {
-    /// Its clients in order.
-    pub(super) members: BTreeSet<Serial>,
-    /// The asking sockets in path order: a client's tail comes before its head.
-    pub(super) asks: BTreeSet<(Serial, Part)>,
-    /// The clients whose heads are not linked; the last one is always among them.
-    pub(super) loose: BTreeSet<Serial>,
+/// What a chain counts for in rankings and in totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ranks {
+    clients: u64,
+    cut_off: u64,
+    gaps: u64,
+    links: u64,
 }
 
 /// Chains by how much there is of something in them, the most first.
@@ -83,23 +91,28 @@ pub(super) struct Index {
     pub(super) answers_by_age: BTreeSet<Serial>,
     /// Asks whose address is on the way to a half-closed partner, and that partner.
     pub(super) offers: BTreeMap<AskRef, AskRef>,
-    /// When the silent clients after the head of this one are presumed dead.
-    pub(super) gathers: BTreeMap<Serial, Timestamp>,
+    /// The windows that are open, and when each ends.
+    pub(super) windows: BTreeMap<Timer, Timestamp>,
+    /// The asks that an id may pair, each with the chain of its client.
+    pub(super) free: BTreeSet<(RepairId, Option<ChainName>, AskRef)>,
     pub(super) peers: BTreeMap<PeerId, Serial>,
     pub(super) sources: BTreeMap<IpAddr, Holdings>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     pub(super) clients: u64,
-    pub(super) members: u64,
-    pub(super) loose: u64,
+    /// Clients that are cut off.
+    pub(super) cut_off: u64,
+    /// Neighbours in paths that are not linked, and should be.
+    pub(super) gaps: u64,
+    /// Links between clients of paths.
+    pub(super) links: u64,
     /// Asks of clients.
     pub(super) asks: u64,
     /// Places whose surroundings changed since they were last settled.
     pub(super) unsettled: BTreeSet<(ChainName, Serial)>,
-    /// Asks that can be matched with more or with less than when they were last settled, though
-    /// their places and ids are the same.
+    /// Asks that began or ceased to have part in an offer since they were last settled.
+    pub(super) unsettled_offers: BTreeSet<AskRef>,
+    /// Asks that can be matched with more or with less than when they were last settled.
     pub(super) unsettled_asks: BTreeSet<AskRef>,
-    /// Repair ids whose waiters changed since they were last settled.
-    pub(super) unsettled_ids: BTreeSet<RepairId>,
 }
 
 impl Index {
@@ -108,31 +121,32 @@ impl Index {
     pub(super) fn build(image: &Image) -> Self {
         let mut index = Self::default();
         // The largest two are sorted as wholes: quicker than one by one, and denser in memory.
-        let (mut sockets, mut timers) = (Vec::new(), Vec::new());
+        let (mut sockets, mut timers, mut runs) = (Vec::new(), Vec::new(), Vec::new());
         for (serial, record) in image.records.iter() {
             for key in index_keys(serial, record, &image.meta.policy) {
                 if let Key::Socket(endpoint, part) = key {
                     sockets.push((endpoint, (serial, part)));
                 } else if let Key::Timer(at, timer) = key {
                     timers.push((at, timer));
+                } else if let Key::Next(..) = key {
+                    // A run is put together when all its sections are there.
+                    runs.push((serial, key));
                 } else {
                     index.add(serial, &key);
                 }
             }
         }
+        runs.iter().for_each(|(serial, key)| index.add(*serial, key));
         index.sockets = sockets.into_iter().collect();
         index.timers = timers.into_iter().collect();
-        for (name, chain) in &index.chains {
-            index.by_size.insert((Reverse(chain.len()), name.clone()));
-            if chain.gaps() > 0 {
-                index.by_gaps.insert((Reverse(chain.gaps()), name.clone()));
-            }
+        let names: Vec<ChainName> = index.chains.keys().cloned().collect();
+        for name in names {
+            index.rank(&name, Ranks::default());
         }
-        // A registry at rest is settled.
-        index.unsettled_asks = index.offers.iter().flat_map(|(to, from)| [*to, *from]).collect();
+        // A registry at rest is settled; only the windows are to be opened again.
+        index.unsettled_asks = index.waiting.iter().map(|(_, at)| *at).collect();
         for (name, chain) in &index.chains {
-            let heads = chain.asks.iter().filter(|(_, part)| *part == Part::Head);
-            index.unsettled.extend(heads.map(|(serial, _)| (name.clone(), *serial)));
+            index.unsettled.extend(chain.asks.iter().map(|(serial, _)| (name.clone(), *serial)));
         }
         index
     }
@@ -152,12 +166,16 @@ impl Index {
     }
 
     fn replace(&mut self, serial: Serial, old: &[Key], new: &[Key]) {
-        // A client stays in its chain.
+        // A client stays in its chain, and so does a section.
         let chain = old.iter().chain(new).find_map(|key| match key {
-            Key::Member(chain) => Some(chain),
+            Key::Member(chain) | Key::Section(chain) => Some(chain),
             Key::Socket(..)
             | Key::Ask(..)
             | Key::Loose(_)
+            | Key::Marked(_)
+            | Key::First(..)
+            | Key::Last(..)
+            | Key::Next(..)
             | Key::Session(..)
             | Key::Waiting(..)
             | Key::Caller(..)
@@ -168,7 +186,8 @@ impl Index {
             | Key::Timer(..) => None,
         });
         let before = chain.map(|name| self.ranks(name));
-        for key in old.iter().filter(|key| !new.contains(key)) {
+        // What was added last goes first: a section leaves its run before it goes.
+        for key in old.iter().rev().filter(|key| !new.contains(key)) {
             self.remove(serial, key);
             self.unsettle(serial, key);
         }
@@ -181,16 +200,29 @@ impl Index {
         }
     }
 
-    /// How much a chain counts in each ranking; nothing in those that it is not in.
-    fn ranks(&self, name: &ChainName) -> [u64; 2] {
-        self.chains.get(name).map(|chain| [chain.len(), chain.gaps()]).unwrap_or_default()
+    /// How much a chain counts in each ranking and in the totals; nothing if it is not there.
+    fn ranks(&self, name: &ChainName) -> Ranks {
+        let chain = self.chains.get(name);
+        let ranks = |chain: &Chain| Ranks {
+            clients: chain.len(),
+            cut_off: chain.cut_off(),
+            gaps: chain.gaps(),
+            links: chain.links(),
+        };
+        chain.map(ranks).unwrap_or_default()
     }
 
     /// Follows a chain that counted for `before`.
-    fn rank(&mut self, name: &ChainName, before: [u64; 2]) {
+    fn rank(&mut self, name: &ChainName, before: Ranks) {
         let now = self.ranks(name);
-        let rankings = [&mut self.by_size, &mut self.by_gaps];
-        for ((ranking, before), now) in rankings.into_iter().zip(before).zip(now) {
+        self.cut_off = self.cut_off - before.cut_off + now.cut_off;
+        self.gaps = self.gaps - before.gaps + now.gaps;
+        self.links = self.links - before.links + now.links;
+        let rankings = [
+            (&mut self.by_size, before.clients, now.clients),
+            (&mut self.by_gaps, before.gaps, now.gaps),
+        ];
+        for (ranking, before, now) in rankings {
             if before != now {
                 ranking.remove(&(Reverse(before), name.clone()));
                 if now > 0 {
@@ -203,13 +235,15 @@ impl Index {
     /// Notes what has to be settled again because this key came or went.
     fn unsettle(&mut self, serial: Serial, key: &Key) {
         match key {
-            Key::Member(chain) | Key::Ask(chain, _) | Key::Loose(chain) => {
+            Key::Member(chain) | Key::Ask(chain, _) | Key::Loose(chain) | Key::Marked(chain) => {
                 self.unsettled.insert((chain.clone(), serial));
             }
-            Key::Waiting(id, _) => {
-                self.unsettled_ids.insert(id.clone());
+            Key::Waiting(_, at, _) => {
+                self.unsettled_asks.insert(*at);
             }
-            Key::Offer(to, from) => self.unsettled_asks.extend([*to, *from]),
+            Key::Offer(to, from) => self.unsettled_offers.extend([*to, *from]),
+            // What cuts and joins runs says which places it concerns.
+            Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)
             | Key::Session(..)
             | Key::Caller(..)
@@ -226,21 +260,32 @@ impl Index {
                 self.sockets.insert(*endpoint, (serial, *part));
             }
             Key::Member(chain) => {
-                self.chain_mut(chain).members.insert(serial);
-                self.members += 1;
+                self.change_chain(chain, serial, |chain| chain.clients.insert(serial));
             }
             Key::Ask(chain, part) => {
-                self.chain_mut(chain).asks.insert((serial, *part));
+                self.change_chain(chain, serial, |chain| {
+                    chain.asks.insert((serial, *part));
+                });
                 self.asks += 1;
             }
             Key::Loose(chain) => {
-                self.chain_mut(chain).loose.insert(serial);
-                self.loose += 1;
+                self.change_chain(chain, serial, |chain| chain.loose.insert(serial));
             }
+            Key::Marked(chain) => {
+                self.change_chain(chain, serial, |chain| chain.marked.insert(serial));
+            }
+            Key::Section(chain) => self.chain_mut(chain).sections.insert(serial),
+            Key::First(chain, first) => self.chain_mut(chain).sections.set_first(serial, *first),
+            Key::Last(chain, last) => {
+                let chain = self.chain_mut(chain);
+                chain.sections.set_last(serial, *last);
+                chain.sum_section(serial);
+            }
+            Key::Next(chain, next) => self.chain_mut(chain).sections.link(serial, *next),
             Key::Session(session, ask) => {
                 self.sessions.insert((*session, *ask));
             }
-            Key::Waiting(id, ask) => {
+            Key::Waiting(id, ask, _) => {
                 self.waiting.insert((id.clone(), *ask));
             }
             Key::Caller(source, socket) => {
@@ -273,22 +318,30 @@ impl Index {
                 self.sockets.remove(endpoint);
             }
             Key::Member(chain) => {
-                self.chain_mut(chain).members.remove(&serial);
-                self.members -= 1;
+                self.change_chain(chain, serial, |chain| chain.clients.remove(serial));
             }
             Key::Ask(chain, part) => {
-                self.chain_mut(chain).asks.remove(&(serial, *part));
+                self.change_chain(chain, serial, |chain| {
+                    chain.asks.remove(&(serial, *part));
+                });
                 self.asks -= 1;
             }
             Key::Loose(chain) => {
-                self.chain_mut(chain).loose.remove(&serial);
-                self.loose -= 1;
+                self.change_chain(chain, serial, |chain| chain.loose.remove(serial));
             }
+            Key::Marked(chain) => {
+                self.change_chain(chain, serial, |chain| chain.marked.remove(serial));
+            }
+            Key::Section(chain) => self.chain_mut(chain).sections.remove(serial),
+            Key::First(chain, first) => self.chain_mut(chain).sections.forget_first(*first),
+            Key::Last(..) => {} // another one takes its place, or the section goes
+            Key::Next(chain, _) => self.chain_mut(chain).sections.unlink(serial),
             Key::Session(session, ask) => {
                 self.sessions.remove(&(*session, *ask));
             }
-            Key::Waiting(id, ask) => {
+            Key::Waiting(id, ask, chain) => {
                 self.waiting.remove(&(id.clone(), *ask));
+                self.free.remove(&(id.clone(), chain.clone(), *ask));
             }
             Key::Caller(source, socket) => {
                 self.release_source(*source, |held| held.callers -= 1);
@@ -318,6 +371,13 @@ impl Index {
         self.chains.entry(chain.clone()).or_default()
     }
 
+    /// Changes what a chain has at a serial, and sums it up.
+    fn change_chain(&mut self, chain: &ChainName, serial: Serial, change: impl FnOnce(&mut Chain)) {
+        let chain = self.chain_mut(chain);
+        change(chain);
+        chain.touch(serial);
+    }
+
     fn release_source(&mut self, source: IpAddr, take: impl FnOnce(&mut Holdings)) {
         let held = self.sources.entry(source).or_default();
         take(held);
@@ -326,17 +386,20 @@ impl Index {
         }
     }
 
-    /// Sets or clears the time at which the silent clients after `left` are presumed dead.
-    pub(super) fn gather_at(&mut self, left: Serial, deadline: Option<Timestamp>) {
+    /// Opens a window that ends at `deadline`, or closes it.
+    pub(super) fn set_window(&mut self, window: Timer, deadline: Option<Timestamp>) {
         let previous = match deadline {
-            Some(at) => self.gathers.insert(left, at),
-            None => self.gathers.remove(&left),
+            Some(at) => self.windows.insert(window, at),
+            None => self.windows.remove(&window),
         };
+        if previous == deadline {
+            return;
+        }
         if let Some(at) = previous {
-            self.timers.remove(&(at, Timer::Gather(left)));
+            self.timers.remove(&(at, window));
         }
         if let Some(at) = deadline {
-            self.timers.insert((at, Timer::Gather(left)));
+            self.timers.insert((at, window));
         }
     }
 
@@ -355,37 +418,15 @@ impl Index {
     }
 
     /// The asks that wait with a repair id.
-    pub(super) fn asks_with(&self, id: &RepairId) -> Vec<AskRef> {
-        self.waiting
-            .range((id.clone(), LOWEST)..)
-            .take_while(|(of, _)| of == id)
-            .map(|(_, ask)| *ask)
-            .collect()
+    pub(super) fn asks_with(&self, id: &RepairId) -> impl Iterator<Item = AskRef> + '_ {
+        let of_id = id.clone();
+        let waiting = self.waiting.range((id.clone(), LOWEST)..);
+        waiting.take_while(move |(of, _)| *of == of_id).map(|(_, ask)| *ask)
     }
 
     /// What is counted against a source address: `None` for the operator's own networks.
     pub(super) fn holdings(&self, source: IpAddr) -> Option<Holdings> {
         (!is_local(source)).then(|| self.sources.get(&source).copied().unwrap_or_default())
-    }
-}
-
-impl Chain {
-    /// How many clients are in the path.
-    pub(super) fn len(&self) -> u64 {
-        self.members.len() as u64
-    }
-
-    /// How many neighbours are not linked.
-    pub(super) fn gaps(&self) -> u64 {
-        (self.loose.len() as u64).saturating_sub(1)
-    }
-
-    /// The neighbour that a client's socket faces.
-    pub(super) fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
-        match part {
-            Part::Tail => self.members.range(..serial).next_back().copied(),
-            Part::Head => self.members.range(Serial(serial.0 + 1)..).next().copied(),
-        }
     }
 }
 
@@ -403,18 +444,27 @@ fn index_keys(serial: Serial, record: &Record, policy: &Policy) -> Vec<Key> {
         Record::Peer(Peer { id, until, .. }) => {
             vec![Key::Peer(*id), Key::Timer(*until, Timer::Forget(serial))]
         }
+        Record::Section(Section { chain, first, last, next, .. }) => {
+            let mut keys = vec![
+                Key::Section(chain.clone()),
+                Key::First(chain.clone(), *first),
+                Key::Last(chain.clone(), *last),
+            ];
+            keys.extend(next.map(|next| Key::Next(chain.clone(), next)));
+            keys
+        }
     }
 }
 
 fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
     let mut keys = Vec::with_capacity(12);
     keys.push(Key::Owner(client.source));
-    let member = client.standing == Standing::Member;
-    if member {
-        keys.push(Key::Member(client.chain.clone()));
-        if !client.head_side.is_linked() {
-            keys.push(Key::Loose(client.chain.clone()));
-        }
+    keys.push(Key::Member(client.chain.clone()));
+    if !client.head_side.is_linked() {
+        keys.push(Key::Loose(client.chain.clone()));
+    }
+    if client.is_marked {
+        keys.push(Key::Marked(client.chain.clone()));
     }
     let mut asks = false;
     for part in [Part::Tail, Part::Head] {
@@ -422,30 +472,26 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
         if let Some(ask) = client.side(part).ask() {
             asks = true;
             keys.push(Key::Ask(client.chain.clone(), part));
-            push_ask_keys(&mut keys, AskRef::Side(serial, part), ask);
+            push_ask_keys(&mut keys, AskRef::Side(serial, part), ask, Some(&client.chain));
         }
     }
-    let (retention, for_ever) = match client.standing {
-        Standing::Out => (policy.retention_ms, false),
-        Standing::Member => (policy.client_retention_ms, policy.client_retention_ms == 0),
-    };
-    if !asks && !for_ever {
-        keys.push(Key::Timer(client.refreshed.plus_ms(retention), Timer::Forget(serial)));
+    if !asks && let Some(at) = client.forgotten_at(policy) {
+        keys.push(Key::Timer(at, Timer::Forget(serial)));
     }
     keys
 }
 
 fn caller_keys(serial: Serial, caller: &Caller) -> Vec<Key> {
     let mut keys = vec![Key::Caller(caller.source, caller.socket.endpoint())];
-    push_ask_keys(&mut keys, AskRef::Caller(serial), &caller.ask);
+    push_ask_keys(&mut keys, AskRef::Caller(serial), &caller.ask, None);
     keys
 }
 
-fn push_ask_keys(keys: &mut Vec<Key>, at: AskRef, ask: &Ask) {
+fn push_ask_keys(keys: &mut Vec<Key>, at: AskRef, ask: &Ask, chain: Option<&ChainName>) {
     keys.push(Key::Session(ask.session, at));
     keys.push(Key::Timer(ask.until, Timer::Ask(at)));
     if let Request::Reconnect(id) = &ask.request {
-        keys.push(Key::Waiting(id.clone(), at));
+        keys.push(Key::Waiting(id.clone(), at, chain.cloned()));
     }
     if let Line::Offered(to) = ask.line {
         keys.push(Key::Offer(to, at));

@@ -1,10 +1,8 @@
 //! The promises of the registry as a check over all of it. It costs time in proportion to the
 //! registry, so the service runs it when it opens an image, and the tests after every command.
 
-use super::{Index, Line, Record, Registry, Serial, Standing};
-use std::collections::BTreeMap;
-
-use crate::ids::{ChainName, Part};
+use super::{Index, Line, Registry, Serial};
+use crate::ids::Part;
 
 /// A promise that does not hold: a damaged image, or a mistake in the registry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +31,7 @@ impl Registry {
     /// Verifies what the records promise each other, given an index made from them.
     pub(super) fn check_records(&self) -> Result<(), Violation> {
         self.sockets_belong_to_one_client()?;
+        self.sections_hold_every_client()?;
         self.links_are_symmetric()?;
         self.facing_asks_are_engaged()?;
         self.offers_are_mutual()
@@ -48,26 +47,44 @@ impl Registry {
     }
 
     fn links_are_symmetric(&self) -> Result<(), Violation> {
-        // Clients come in the order of their chains' paths: whether the last head is linked.
-        let mut linked = BTreeMap::<&ChainName, bool>::new();
-        for (serial, record) in self.image.records.iter() {
-            require(
-                serial < self.image.meta.next_serial,
-                "serials are given out in order",
-                serial,
-            )?;
-            let Record::Client(client) = record else { continue };
-            let idle = client.standing == Standing::Member || client.is_idle();
-            require(idle, "a client taken out has no partner and no ask", serial)?;
-            if client.standing == Standing::Member {
-                let linked = linked.entry(&client.chain).or_default();
-                let meets = client.tail_side.is_linked() == *linked;
-                require(meets, "links are symmetric", serial)?;
-                *linked = client.head_side.is_linked();
+        for (serial, _) in self.image.records.iter() {
+            let known = serial < self.image.meta.next_serial;
+            require(known, "serials are given out in order", serial)?;
+        }
+        for chain in self.index.chains.values() {
+            for serial in chain.clients.iter() {
+                for part in [Part::Tail, Part::Head] {
+                    let linked = |serial, part| {
+                        self.client(serial).is_some_and(|client| client.side(part).is_linked())
+                    };
+                    let facing = chain.neighbour(serial, part);
+                    let faces = facing.is_some_and(|facing| linked(facing, part.opposite()));
+                    require(linked(serial, part) == faces, "links are symmetric", serial)?;
+                }
             }
         }
-        if linked.into_values().any(|linked| linked) {
-            return Err(Violation::new("links are symmetric"));
+        Ok(())
+    }
+
+    /// Sections hold every serial of a client once, each run is one list of them, and one run is
+    /// the path.
+    fn sections_hold_every_client(&self) -> Result<(), Violation> {
+        let wrong = || Violation::new("the sections of a chain hold each client once");
+        for chain in self.index.chains.values().filter(|chain| !chain.sections.is_empty()) {
+            let fronts: Vec<_> = chain.sections.fronts().collect();
+            let held: u64 = fronts.iter().map(|front| chain.sections.run(*front).clients).sum();
+            let is_held = |serial| chain.sections.find(serial).is_some();
+            if held != chain.len() || !chain.clients.iter().all(is_held) {
+                return Err(wrong());
+            }
+            let Some(open) = chain.sections.open() else { return Err(wrong()) };
+            for front in fronts {
+                let is_path = chain.sections.is_one_run(front, open);
+                let is_cut = self.section(front).is_some_and(|section| section.cut.is_some());
+                if is_path == is_cut || (is_path && chain.sections.after(open).is_some()) {
+                    return Err(wrong());
+                }
+            }
         }
         Ok(())
     }

@@ -38,14 +38,19 @@ mod ask;
 mod census;
 mod chain;
 mod command;
+mod counted;
 mod effect;
 mod history;
 mod index;
 mod invariant;
+mod path;
 mod peers;
 mod policy;
 mod record;
 mod repair;
+mod run;
+mod sections;
+mod settle;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -64,13 +69,13 @@ pub use history::{Event, History, Look};
 pub use invariant::Violation;
 pub use policy::Policy;
 pub use record::{
-    Answer, Ask, AskRef, Caller, Client, Image, Instance, Line, Meta, Peer, Record, Request, Rules,
-    Side, Standing,
+    Answer, Ask, AskRef, Caller, Client, Cut, Image, Instance, Line, Meta, Past, Peer, Record,
+    Request, Rules, Section, Side,
 };
 pub use table::{Serial, Table};
 #[cfg(feature = "rules-3")]
 pub use version3::{Mark, Marks};
-pub use window::{Place, Window};
+pub use window::{CutOff, Place, Window};
 
 use std::collections::BTreeMap;
 
@@ -98,15 +103,17 @@ impl Eq for Registry {}
 /// How much of everything there is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Clients, including those taken out and not yet forgotten.
+    /// Clients, including those that are cut off.
     pub clients: u64,
+    /// Clients that are cut off from the paths of their chains.
+    pub cut_off: u64,
     /// Chains with at least one client.
     pub chains: u64,
     /// Sockets that ask.
     pub asks: u64,
-    /// Links in force.
+    /// Links between neighbours in paths.
     pub links: u64,
-    /// Neighbours that are not linked.
+    /// Neighbours in paths that are not linked, and should be.
     pub broken_links: u64,
     /// Asks that came by RECONNECT.
     pub repairs_pending: u64,
@@ -191,13 +198,13 @@ impl Registry {
     /// How much of everything there is, in constant time.
     pub fn totals(&self) -> Totals {
         let chains = self.index.chains.len() as u64;
-        let members = self.index.members;
         Totals {
             clients: self.index.clients,
+            cut_off: self.index.cut_off,
             chains,
             asks: self.index.sessions.len() as u64,
-            links: members - self.index.loose,
-            broken_links: self.index.loose - chains,
+            links: self.index.links,
+            broken_links: self.index.gaps,
             repairs_pending: self.index.waiting.len() as u64,
             peers: self.index.peers.len() as u64,
         }
@@ -333,9 +340,10 @@ impl Registry {
     }
 
     fn edit_client(&mut self, serial: Serial, change: impl FnOnce(&mut Client)) {
-        self.edit(serial, |record| match record {
-            Record::Client(client) => change(client),
-            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => {}
+        self.edit(serial, |record| {
+            if let Some(client) = record.client_mut() {
+                change(client);
+            }
         });
     }
 

@@ -30,9 +30,10 @@ impl Registry {
         let taken = self.index.peers.get(&id).copied().and_then(|serial| self.remove(serial));
         let message = match taken {
             Some(Record::Peer(peer)) => Message::PeerFound { address: peer.address },
-            Some(Record::Client(_) | Record::Caller(_) | Record::Answer(_)) | None => {
-                Message::PeerFailed
-            }
+            Some(
+                Record::Client(_) | Record::Caller(_) | Record::Answer(_) | Record::Section(_),
+            )
+            | None => Message::PeerFailed,
         };
         self.tell(session, message, Then::Stay);
     }

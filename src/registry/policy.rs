@@ -12,7 +12,8 @@ pub struct Policy {
     pub gather_ms: u64,
     /// The longest that any ask may wait.
     pub ask_ms_max: u64,
-    /// How long finished repair ids, clients taken out, and EMNet entries are remembered.
+    /// How long finished repair ids, clients that were reported and have no partner, and EMNet
+    /// entries are remembered.
     pub retention_ms: u64,
     /// How long a client without asks is remembered when it is not refreshed; 0 for ever.
     pub client_retention_ms: u64,

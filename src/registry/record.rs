@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{LinkedBy, Policy, Serial, Table};
+use super::{Cause, LinkedBy, Policy, Serial, Table};
 use crate::codec;
 use crate::ids::{
     ChainName, Endpoint, HeadAddr, HistoryId, Incarnation, InstanceId, Part, PeerId, RepairId,
@@ -15,7 +15,7 @@ use crate::ids::{
 /// One thing that the registry knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Record {
-    /// A client of a chain. Its serial is its place: clients are in the order of their serials.
+    /// A client of a chain. Its serial is its place, within a [`Section`].
     Client(Client),
     /// A socket that no chain knows and that waits for the other one with the same repair id.
     Caller(Caller),
@@ -23,6 +23,9 @@ pub enum Record {
     Answer(Answer),
     /// An EMNet entry.
     Peer(Peer),
+    /// A part of a run of clients, in a chain whose clients are not all in the order of their
+    /// serials.
+    Section(Section),
 }
 
 /// A client of a chain.
@@ -42,28 +45,19 @@ pub struct Client {
     pub refreshed: Timestamp,
     /// The connection over which it last asked.
     pub session: SessionId,
-    /// Whether it is in the chain's path.
-    pub standing: Standing,
+    /// Whether it counts as first: nothing is known of those before it.
+    pub is_marked: bool,
     /// What its head is doing.
     pub head_side: Side,
     /// What its tail is doing.
     pub tail_side: Side,
 }
 
-/// Whether a client is in the path of its chain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Standing {
-    /// In the path, at the place of its serial.
-    Member,
-    /// Taken out, and remembered for the retention time so that it can come back at the tip.
-    Out,
-}
-
 /// What one socket of a client is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// It has no partner and does not ask for one.
-    Open,
+    Open(Past),
     /// It waits to be told its partner; few do, so the others need not have room for it.
     Asking(Box<Ask>),
     /// It is linked with the facing socket of the neighbour in the path.
@@ -78,6 +72,20 @@ pub enum Side {
         /// That socket.
         partner: Socket,
         /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// What became of the partner of a socket that has none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Past {
+    /// It never had one.
+    New,
+    /// It lost it.
+    Lost,
+    /// The partner said that this client is gone.
+    Reported {
+        /// When.
         since: Timestamp,
     },
 }
@@ -97,6 +105,8 @@ pub struct Ask {
     pub request: Request,
     /// What is known of the connection.
     pub line: Line,
+    /// Whether the socket had a partner, and lost it.
+    pub lost: bool,
 }
 
 /// Finds an ask.
@@ -172,6 +182,32 @@ pub struct Peer {
     pub made_by: Option<Rules>,
 }
 
+/// A part of a run: all clients of the chain whose serials are in a range. A chain whose clients
+/// are one run in the order of their serials has none; otherwise its sections hold every serial of
+/// a client once. The section without an end takes newcomers, and its run is the path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// The chain.
+    pub chain: ChainName,
+    /// The first serial of the range.
+    pub first: Serial,
+    /// The last serial of the range; `None` if there is no end.
+    pub last: Option<Serial>,
+    /// The record of the section that comes next in the run.
+    pub next: Option<Serial>,
+    /// Why the run is cut off, if this is its first section and it is not the path.
+    pub cut: Option<Cut>,
+}
+
+/// Why a run is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why.
+    pub cause: Cause,
+}
+
 /// The few values beside the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
@@ -233,6 +269,35 @@ pub struct Image {
     pub records: Table<Record>,
 }
 
+impl Record {
+    /// The client, if it is one.
+    pub fn client(&self) -> Option<&Client> {
+        if let Self::Client(client) = self { Some(client) } else { None }
+    }
+
+    /// The client, for changing.
+    pub(super) fn client_mut(&mut self) -> Option<&mut Client> {
+        if let Self::Client(client) = self { Some(client) } else { None }
+    }
+
+    /// The wait of a socket that no chain knows, if it is one.
+    pub fn caller(&self) -> Option<&Caller> {
+        if let Self::Caller(caller) = self { Some(caller) } else { None }
+    }
+
+    /// The section, if it is one.
+    pub(super) fn section(&self) -> Option<&Section> {
+        if let Self::Section(section) = self { Some(section) } else { None }
+    }
+}
+
+impl Ask {
+    /// What becomes of its socket if it ends without a partner.
+    pub(super) fn past(&self) -> Past {
+        if self.lost { Past::Lost } else { Past::New }
+    }
+}
+
 impl Client {
     /// What the given socket is doing.
     pub fn side(&self, part: Part) -> &Side {
@@ -263,14 +328,41 @@ impl Client {
         [Some(self.head.0.endpoint()), Some(self.tail.0.endpoint())]
     }
 
-    /// Whether it is in the path of this chain.
-    pub fn is_member_of(&self, chain: &ChainName) -> bool {
-        self.standing == Standing::Member && self.chain == *chain
+    /// Its sides, the tail first.
+    fn sides(&self) -> [&Side; 2] {
+        [&self.tail_side, &self.head_side]
     }
 
     /// Whether neither socket has a partner or asks for one.
     pub fn is_idle(&self) -> bool {
-        self.head_side == Side::Open && self.tail_side == Side::Open
+        self.sides().iter().all(|side| matches!(side, Side::Open(_)))
+    }
+
+    /// Whether neither socket asks.
+    pub fn is_silent(&self) -> bool {
+        self.sides().iter().all(|side| side.ask().is_none())
+    }
+
+    /// Whether a partner said that this client is gone, and it has not spoken up since.
+    pub fn is_reported(&self) -> bool {
+        self.sides().iter().any(|side| side.is_reported())
+    }
+
+    /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and
+    /// has no partner is rather dead; any other one may have been linked long ago, and be well.
+    pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
+        let reported = self.sides().into_iter().filter_map(|side| match side {
+            Side::Open(Past::Reported { since }) => Some(*since),
+            Side::Open(Past::New | Past::Lost)
+            | Side::Asking(_)
+            | Side::Linked { .. }
+            | Side::Paired { .. } => None,
+        });
+        match reported.max().filter(|_| self.is_idle()) {
+            Some(since) => Some(since.plus_ms(policy.retention_ms)),
+            None if policy.client_retention_ms == 0 => None,
+            None => Some(self.refreshed.plus_ms(policy.client_retention_ms)),
+        }
     }
 }
 
@@ -279,8 +371,13 @@ impl Side {
     pub fn ask(&self) -> Option<&Ask> {
         match self {
             Self::Asking(ask) => Some(ask),
-            Self::Open | Self::Linked { .. } | Self::Paired { .. } => None,
+            Self::Open(_) | Self::Linked { .. } | Self::Paired { .. } => None,
         }
+    }
+
+    /// Whether it is open because the partner said that this client is gone.
+    pub fn is_reported(&self) -> bool {
+        matches!(self, Self::Open(Past::Reported { .. }))
     }
 
     /// Whether it is linked with its neighbour.

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    AskRef, Caller, Cause, Ended, LinkedBy, Message, Note, Record, Refusal, Registry, Request,
-    Serial, Side, Then, What,
+    AskRef, Caller, Ended, Message, Note, Past, Record, Refusal, Registry, Request, Serial, Side,
+    Then, What,
 };
 use crate::ids::{Part, RepairId, SessionId, Socket};
 
@@ -42,13 +42,12 @@ impl Registry {
 
     /// The wait of a socket that no chain knows under this id, and who owns it.
     fn caller(&self, id: &RepairId, orphan: &Socket) -> Option<(AskRef, IpAddr)> {
-        self.index.asks_with(id).into_iter().find_map(|at| match at {
-            AskRef::Caller(serial) => match self.image.records.get(serial)? {
-                Record::Caller(caller) if caller.socket.endpoint() == orphan.endpoint() => {
-                    Some((at, caller.source))
-                }
-                Record::Caller(_) | Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-            },
+        self.index.asks_with(id).find_map(|at| match at {
+            AskRef::Caller(serial) => {
+                let caller = self.image.records.get(serial)?.caller()?;
+                let is_its = caller.socket.endpoint() == orphan.endpoint();
+                is_its.then_some((at, caller.source))
+            }
             AskRef::Side(..) => None,
         })
     }
@@ -65,13 +64,33 @@ impl Registry {
         let Record::Answer(answer) = self.image.records.get(serial)? else { return None };
         let partner = answer.partner.clone();
         let holds = owned.is_none_or(|(serial, part)| {
-            self.partner(serial, part).is_some_and(|now| now.endpoint() == partner.endpoint())
+            let is_same = |now: &Socket| now.endpoint() == partner.endpoint();
+            self.partner(serial, part).is_some_and(is_same) && !self.is_doubted(serial, part)
         });
         if holds {
             return Some(partner);
         }
         self.remove(serial);
         None
+    }
+
+    /// Whether the partner of a client's socket was reported by its other neighbour, or cut off,
+    /// since the two are partners.
+    fn is_doubted(&self, serial: Serial, part: Part) -> bool {
+        let Some(
+            Side::Linked { since: partners_since, .. } | Side::Paired { since: partners_since, .. },
+        ) = self.client(serial).map(|client| client.side(part))
+        else {
+            return false;
+        };
+        let owner = self.partner(serial, part).and_then(|socket| self.find(socket.endpoint()));
+        let Some((owner, _)) = owner else { return false };
+        let is_reported = |part| {
+            let side = self.client(owner).map(|client| client.side(part));
+            matches!(side, Some(Side::Open(Past::Reported { since })) if since >= partners_since)
+        };
+        let is_cut = self.cut_of(owner).is_some_and(|cut| cut.since >= *partners_since);
+        is_cut || is_reported(Part::Tail) || is_reported(Part::Head)
     }
 
     /// The partner of a client's socket, if it has one.
@@ -82,24 +101,19 @@ impl Registry {
                 Some(self.client(neighbour)?.socket(part.opposite()))
             }
             Side::Paired { partner, .. } => Some(partner),
-            Side::Open | Side::Asking(_) => None,
+            Side::Open(_) | Side::Asking(_) => None,
         }
     }
 
-    /// A socket of a chain lost its partner: the partner leaves the path, and the socket asks.
+    /// A socket of a client lost its partner: that is over on both sides, and the socket asks.
     fn repair(&mut self, serial: Serial, part: Part, session: SessionId, id: &RepairId) {
-        let serial = self.back_in_path(serial);
-        let linked = self.client(serial).is_some_and(|client| client.side(part).is_linked());
-        if linked && let Some(lost) = self.neighbour(serial, part) {
-            self.take_out(lost, Cause::Lost, Some(session));
-        }
         let at = AskRef::Side(serial, part);
         let request = Request::Reconnect(id.clone());
         if self.ask(at).is_some() {
             return self.take_over(at, session, request);
         }
-        let ask = self.new_ask(session, request);
-        self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(Box::new(ask)));
+        self.part(serial, part, Past::Reported { since: self.now() }, Some(session));
+        self.begin_ask(serial, part, session, request);
     }
 
     /// A socket that no chain knows waits for the other one with the same id, as in the seed.
@@ -118,41 +132,8 @@ impl Registry {
         if self.index.holdings(source).is_some_and(|held| held.callers >= bound) {
             return self.refuse(session, Refusal::SourceFull, [Some(orphan), None]);
         }
-        let ask = self.new_ask(session, Request::Reconnect(id.clone()));
+        let ask = self.new_ask(session, Request::Reconnect(id.clone()), true);
         self.insert(Record::Caller(Caller { socket: orphan.clone(), source, ask }));
-    }
-
-    /// Pairs the waiters of an id: always two different sockets, never two of one client.
-    pub(super) fn settle_id(&mut self, id: &RepairId) {
-        let mut waiting = self.index.asks_with(id);
-        waiting.retain(|at| !self.is_engaged(*at)); // so that few are left to compare
-        for (position, a) in waiting.iter().enumerate() {
-            for b in &waiting[position + 1..] {
-                if !self.same_party(*a, *b) {
-                    self.engage(*a, *b, LinkedBy::Repair);
-                }
-            }
-        }
-    }
-
-    /// Whether two asks with one id are of one socket or of one client. A client's socket may have
-    /// begun to wait before it joined its chain, or another source may wait in its name.
-    fn same_party(&self, a: AskRef, b: AskRef) -> bool {
-        match (a, b) {
-            (AskRef::Side(client, _), AskRef::Side(other, _)) => client == other,
-            (AskRef::Side(client, part), AskRef::Caller(caller)) => {
-                let (client_of_a, caller) = (self.client(client), self.image.records.get(caller));
-                let (Some(owner), Some(Record::Caller(caller))) = (client_of_a, caller) else {
-                    return false;
-                };
-                let holder = self.index.sockets.get(&caller.socket.endpoint());
-                holder.is_some_and(|(holder, other)| {
-                    *holder == client && (*other == part || owner.source == caller.source)
-                })
-            }
-            // Callers of one id have different sockets, and come after the clients.
-            (AskRef::Caller(_), AskRef::Side(..) | AskRef::Caller(_)) => false,
-        }
     }
 
     /// An ask ends without a partner, unless an offer stands.

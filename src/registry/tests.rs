@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, error::Error, fmt::Write, net::IpAddr};
 use goldenscript::{ArgumentConsumer, Block, Command as Line, Context};
 
 use super::*;
-use crate::ids::*;
+use crate::{ids::*, registry::path::Chain};
 
 struct Script {
     registry: Registry,
@@ -107,20 +107,43 @@ impl Script {
         let mut text = String::new();
         for (name, chain) in &self.registry.index.chains {
             let _ = write!(text, "{}", if name.0.is_empty() { "chain:" } else { &name.0 });
-            let mut linked = false;
-            for serial in &chain.members {
-                let client = self.registry.client(*serial).expect("members are clients");
-                let head = self.name(&client.head.0);
-                let tail_asks = client.tail_side.ask().map_or("", |_| "?");
-                let head_asks = client.head_side.ask().map_or("", |_| "?");
-                let gap = if linked { "=" } else { " " };
-                let short = head.split('.').next().unwrap_or_default();
-                let _ = write!(text, "{gap}{tail_asks}{short}{head_asks}");
-                linked = client.head_side.is_linked();
+            let path = chain.path_ends().map(|(first, _)| first);
+            self.draw_run(&mut text, chain, path);
+            for front in chain.sections.fronts() {
+                let (first, _) = chain.ends(chain.sections.range(front).0).unwrap_or_default();
+                if !chain.is_path(first) {
+                    text.push_str("  cut off:");
+                    self.draw_run(&mut text, chain, Some(first));
+                }
             }
-            text.push('\n');
         }
         text
+    }
+
+    /// Draws the clients from `first` on: `=` is a link, `?` a socket that asks, `!` one that was
+    /// reported, and `|` stands before a client that counts as first.
+    fn draw_run(&self, text: &mut String, chain: &Chain, first: Option<Serial>) {
+        let mark = |side: &Side| match side {
+            Side::Asking(_) => "?",
+            Side::Open(Past::Reported { .. }) => "!",
+            Side::Open(_) | Side::Linked { .. } | Side::Paired { .. } => "",
+        };
+        let mut linked = false;
+        let next = |serial: &Serial| chain.neighbour(*serial, Part::Head);
+        for serial in std::iter::successors(first, next) {
+            let client = self.registry.client(serial).expect("members are clients");
+            let head = self.name(&client.head.0);
+            let gap = match (linked, client.is_marked) {
+                (true, _) => "=",
+                (false, true) => " |",
+                (false, false) => " ",
+            };
+            let short = head.split('.').next().unwrap_or_default();
+            let (tail, head) = (mark(&client.tail_side), mark(&client.head_side));
+            let _ = write!(text, "{gap}{tail}{short}{head}");
+            linked = client.head_side.is_linked();
+        }
+        text.push('\n');
     }
 }
 

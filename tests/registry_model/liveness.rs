@@ -1,19 +1,19 @@
-//! I7: survivors that all ask become one path, in their old order, once the gather window passed.
+//! I7: survivors that all ask become one path once the gather window has passed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use emnetchain::{
     ids::{
-        ChainName, HeadAddr, Incarnation, InstanceId, OrphanAddr, Part, RepairId, SessionId,
-        Socket, TailAddr,
+        ChainName, Endpoint, HeadAddr, Incarnation, InstanceId, OrphanAddr, Part, RepairId,
+        SessionId, Socket, TailAddr,
     },
     registry::{
-        Client, Command, Effect, Line, Message, Proposal, Record, Registry, Request, Serial, Side,
-        Standing,
+        Client, Command, Effect, Line, Message, Past, Place, Policy, Proposal, Registry, Request,
+        Serial, Side,
     },
 };
 
-use crate::generate::{Generator, LIFE, Random};
+use crate::generate::{Generator, Random, Weights};
 
 /// A registry, and what its sessions were told.
 #[derive(Default)]
@@ -51,41 +51,42 @@ impl World {
         SessionId { instance, incarnation, connection: self.connections }
     }
 
-    /// The socket asks: as it did before, or else with an id of its own.
+    /// The socket asks: by CONNECT if it did before, or else with an id of its own.
     fn ask(&mut self, client: &Client, part: Part, id: u64) {
         let (session, socket) = (self.session(), client.socket(part).clone());
         self.asked.insert(session, (client.clone(), part));
         let (source, orphan) = (client.source, OrphanAddr(socket));
         let (chain, head, tail) = (client.chain.clone(), client.head.clone(), client.tail.clone());
-        let own = || Request::Reconnect(RepairId(format!("own {id}").into()));
-        match client.side(part).ask().map_or_else(own, |ask| ask.request.clone()) {
-            Request::Connect => {
+        let id = RepairId(format!("own {id}").into());
+        match client.side(part).ask().map(|ask| &ask.request) {
+            Some(Request::Connect) => {
                 self.apply(0, Command::Connect { session, source, chain, head, tail })
             }
-            Request::Reconnect(id) => {
+            Some(Request::Reconnect(_)) | None => {
                 self.apply(0, Command::Reconnect { session, source, id, orphan })
             }
         };
     }
 
-    fn path(&self, chain: &ChainName) -> Vec<(Serial, Client)> {
+    fn clients(&self, chain: &ChainName) -> Vec<Client> {
         let records = self.registry.image().records.iter();
-        let clients = records.filter_map(|(serial, record)| match record {
-            Record::Client(client) => Some((serial, client.clone())),
-            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
-        });
-        clients.filter(|(_, c)| c.chain == *chain && c.standing == Standing::Member).collect()
+        let clients = records.filter_map(|(_, record)| record.client().cloned());
+        clients.filter(|client| client.chain == *chain).collect()
+    }
+
+    fn path(&self, chain: &ChainName) -> Vec<Client> {
+        let window = self.registry.window(chain, Place::Start, usize::MAX).unwrap_or_default();
+        let clients = window.clients.into_iter();
+        clients.map(|serial| self.registry.client(serial).expect("it is shown").clone()).collect()
     }
 
     /// Whatever was offered arrives, and what is due is done.
     fn come_to_rest(&mut self, chain: &ChainName) {
         loop {
-            let path = self.path(chain);
-            let asks = path.iter().flat_map(|(_, c)| [c.tail_side.ask(), c.head_side.ask()]);
-            let strangers = self.registry.image().records.iter().filter_map(|(_, r)| match r {
-                Record::Caller(caller) => Some(&caller.ask),
-                Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-            });
+            let clients = self.clients(chain);
+            let asks = clients.iter().flat_map(|c| [c.tail_side.ask(), c.head_side.ask()]);
+            let records = self.registry.image().records.iter();
+            let strangers = records.filter_map(|(_, record)| Some(&record.caller()?.ask));
             let offered = asks
                 .flatten()
                 .chain(strangers)
@@ -104,68 +105,129 @@ fn shuffle<T>(random: &mut Random, items: &mut [T]) {
     }
 }
 
-/// After any sequence, some clients of the chain die, and the others report which they lost.
-pub(crate) fn survivors_become_one_path(seed: u64) {
+/// After any sequence, some clients of the chain die. The others ask for whatever partner they
+/// lost, until they are told of a living one: all of them are one path soon, and nothing moves
+/// after that.
+pub(crate) fn survivors_become_one_path(seed: u64, weights: Weights) {
     let mut world = World::default();
-    let mut generator = Generator::new(seed, LIFE);
+    let mut generator = Generator::new(seed, weights);
     while let Some(step) = generator.step() {
         let effects = world.apply(step.wait_ms, step.command);
         generator.hear(&effects);
     }
+    world.apply(0, Command::SetPolicy(Policy::default()));
     let chain = ChainName::default();
     world.come_to_rest(&chain);
     let mut random = Random(seed ^ 0x5eed);
-    let mut path = world.path(&chain);
-    let dead: Vec<Socket> =
-        path.iter().filter(|_| random.percent(30)).map(|(_, c)| c.head.0.clone()).collect();
-    for (_, client) in path.iter().filter(|(_, client)| dead.contains(&client.head.0)) {
+    let all = world.clients(&chain);
+    let living: BTreeSet<Endpoint> =
+        all.iter().filter(|_| random.percent(70)).map(|c| c.head.0.endpoint()).collect();
+    for client in all.iter().filter(|client| !living.contains(&client.head.0.endpoint())) {
         for ask in [client.tail_side.ask(), client.head_side.ask()].into_iter().flatten() {
             world.apply(0, Command::Disconnect { session: ask.session });
         }
     }
-    // What the survivors asked a dead instance, they ask again.
-    let is_dead = |client: &Client| dead.contains(&client.head.0);
-    let mut asks = Vec::new();
-    for (n, (_, client)) in path.iter().enumerate().filter(|(_, (_, client))| !is_dead(client)) {
-        let resumed = |side: &Side| {
-            side.ask()
-                .is_some_and(|ask| ask.line == Line::Detached && ask.request == Request::Connect)
+    let records = world.registry.image().records.iter();
+    let strangers = records.filter_map(|(_, record)| Some(record.caller()?.ask.session));
+    for session in strangers.collect::<Vec<_>>() {
+        world.apply(0, Command::Disconnect { session });
+    }
+    let mut rounds = 0;
+    while rounds == 0 || !world.is_one_path(&chain, &living) {
+        rounds += 1;
+        let picture = world.picture(&chain, &living);
+        assert!(rounds < 8, "seed {seed}: the living are one path\n{picture}");
+        let mut asks = world.lost_sockets(&chain, &living);
+        shuffle(&mut random, &mut asks);
+        for (n, (client, part)) in asks.into_iter().enumerate() {
+            // It may have been told meanwhile, and so may its side of another session.
+            let serial = world.registry.find(client.socket(part).endpoint());
+            let now = serial.and_then(|(serial, _)| world.registry.client(serial)).cloned();
+            if now.is_some_and(|now| now.side(part) == client.side(part)) {
+                world.ask(&client, part, rounds * 1_000 + n as u64);
+            }
+        }
+        world.come_to_rest(&chain);
+        world.apply(world.registry.policy().gather_ms, Command::Tick);
+        world.come_to_rest(&chain);
+    }
+    let path = world.path(&chain);
+    let effects = world.apply(4 * world.registry.policy().gather_ms, Command::Tick);
+    let still: Vec<_> = effects.iter().filter(|e| matches!(e, Effect::Tell { .. })).collect();
+    assert!(still.is_empty(), "seed {seed}: it is at rest, but {still:?}");
+    let heads = |path: &[Client]| {
+        let heads = path.iter().map(|client| client.head.0.endpoint());
+        heads.filter(|head| living.contains(head)).collect::<Vec<_>>()
+    };
+    // A single one may have asked as long as it may.
+    let mut before = heads(&path);
+    before.retain(|head| world.registry.find(*head).is_some());
+    assert_eq!(before, heads(&world.path(&chain)), "seed {seed}: it is at rest");
+    world.registry.check().unwrap_or_else(|violation| panic!("seed {seed}: {violation}"));
+}
+
+impl World {
+    /// Whether the living are linked from the first to the last of them.
+    fn is_one_path(&self, chain: &ChainName, living: &BTreeSet<Endpoint>) -> bool {
+        let known = |client: &Client| living.contains(&client.head.0.endpoint());
+        let (path, all) = (self.path(chain), self.clients(chain));
+        let alive = all.iter().filter(|client| known(client)).count();
+        let places: Vec<usize> = (0..path.len()).filter(|n| known(&path[*n])).collect();
+        let next_to = |two: &[usize]| two[0] + 1 == two[1] && path[two[0]].head_side.is_linked();
+        places.len() == alive && places.windows(2).all(next_to)
+    }
+
+    /// The runs for people: dead clients in brackets, `?` asks, `=` is linked, `p` is paired, `!`
+    /// was reported and `.` is open.
+    fn picture(&self, chain: &ChainName, living: &BTreeSet<Endpoint>) -> String {
+        let window = self.registry.window(chain, Place::Start, usize::MAX).unwrap_or_default();
+        let sign = |side: &Side| match side {
+            Side::Asking(_) => '?',
+            Side::Linked { .. } => '=',
+            Side::Paired { .. } => 'p',
+            Side::Open(Past::Reported { .. }) => '!',
+            Side::Open(_) => '.',
         };
-        let resumes = resumed(&client.tail_side) || resumed(&client.head_side);
-        let before = n.checked_sub(1).and_then(|n| path.get(n));
-        for (part, neighbour) in [(Part::Tail, before), (Part::Head, path.get(n + 1))] {
-            let lost = match client.side(part) {
-                Side::Linked { .. } => neighbour.is_none_or(|(_, neighbour)| is_dead(neighbour)),
-                Side::Asking(ask) => ask.line == Line::Detached,
-                Side::Open => !resumes,
-                Side::Paired { .. } => true,
-            };
-            asks.extend(lost.then(|| (client.clone(), part)));
-        }
+        let picture = |serial: Option<Serial>| {
+            let next = |serial: &Serial| self.registry.neighbour(*serial, Part::Head);
+            let clients = std::iter::successors(serial, next);
+            let clients = clients.filter_map(|serial| self.registry.client(serial)).map(|client| {
+                let head = client.head.0.endpoint();
+                let name = match living.contains(&head) {
+                    true => format!("{head}"),
+                    false => format!("[{head}]"),
+                };
+                format!("{}{name}{} ", sign(&client.tail_side), sign(&client.head_side))
+            });
+            clients.collect::<String>()
+        };
+        let cut_off = window.cut_off.iter().map(|run| picture(Some(run.first)));
+        let cut_off: Vec<String> = cut_off.collect();
+        format!("path {}\ncut off {cut_off:#?}", picture(window.clients.first().copied()))
     }
-    shuffle(&mut random, &mut asks);
-    for (id, (client, part)) in asks.iter().enumerate() {
-        // A client that came back by CONNECT may have been told of a living partner meanwhile.
-        let dead_tails = path.iter().filter(|(_, c)| is_dead(c)).map(|(_, c)| &c.tail.0);
-        let lost = |ip: &Socket| dead.contains(ip) || dead_tails.clone().any(|tail| tail == ip);
-        if world.told.get(client.socket(*part)).is_none_or(lost) {
-            world.ask(client, *part, id as u64);
+
+    /// The sockets of the living that have no living neighbour and do not ask, or asked an instance
+    /// that is gone.
+    fn lost_sockets(&self, chain: &ChainName, living: &BTreeSet<Endpoint>) -> Vec<(Client, Part)> {
+        let mut lost = Vec::new();
+        let clients = self.clients(chain).into_iter();
+        for client in clients.filter(|client| living.contains(&client.head.0.endpoint())) {
+            let serial = self.registry.find(client.head.0.endpoint()).expect("a client").0;
+            for part in [Part::Tail, Part::Head] {
+                let neighbour = self.registry.neighbour(serial, part);
+                let neighbour = neighbour.and_then(|serial| self.registry.client(serial));
+                let is_lost = match client.side(part) {
+                    Side::Open(_) => true,
+                    Side::Asking(ask) => ask.line == Line::Detached,
+                    Side::Paired { .. } => true, // by an id of the sequence
+                    Side::Linked { .. } => {
+                        !neighbour.is_some_and(|it| living.contains(&it.head.0.endpoint()))
+                    }
+                };
+                lost.extend(is_lost.then(|| (client.clone(), part)));
+            }
         }
-    }
-    world.come_to_rest(&chain);
-    let gather_ms = world.registry.policy().gather_ms;
-    world.apply(gather_ms, Command::Tick);
-    world.come_to_rest(&chain);
-    path.retain(|(_, client)| !is_dead(client));
-    let now = world.path(&chain);
-    let first = path.first().and_then(|(serial, _)| now.iter().position(|(s, _)| s == serial));
-    let now = now.get(first.unwrap_or_default()..).unwrap_or_default();
-    for (n, (serial, _)) in path.iter().enumerate() {
-        let (place, client) = now.get(n).unwrap_or_else(|| panic!("seed {seed}: {n} is missing"));
-        assert_eq!(place, serial, "seed {seed}: the survivors keep their order");
-        if n + 1 < path.len() {
-            assert!(client.head_side.is_linked(), "seed {seed}: no gap after {n}");
-        }
+        lost
     }
 }
 
@@ -183,8 +245,7 @@ pub(crate) fn a_third_is_killed_at_once(seed: u64) {
         let (head, tail) = (HeadAddr(socket(n, 2)), TailAddr(socket(n, 1)));
         world.apply(0, Command::Connect { session, source, chain, head, tail });
     }
-    let clients: Vec<Client> =
-        world.path(&ChainName::default()).into_iter().map(|(_, client)| client).collect();
+    let clients = world.path(&ChainName::default());
     let alive: Vec<bool> = clients.iter().map(|_| !random.percent(30)).collect();
     // Only the newest client is still connected.
     if !alive[LENGTH - 1] {

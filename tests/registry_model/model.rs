@@ -1,11 +1,13 @@
 //! A second implementation of `proto-docs/chains.md`, written from that page alone. It is as naive
-//! as can be: one list of clients in path order, one list of asks, and every question answered by
+//! as can be: runs are lists of clients, asks are one list, and every question is answered by
 //! looking at all of them. Numbers in comments are the page's rules.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+mod rules;
+mod view;
+
+pub(crate) use view::view_of;
+
+use std::{collections::BTreeMap, net::IpAddr};
 
 use emnetchain::{
     ids::{
@@ -25,16 +27,35 @@ enum Partner {
     Paired(Socket),
 }
 
+/// What became of the partner that a socket had.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Past {
+    New,
+    Lost,
+    Reported(Timestamp),
+}
+
 #[derive(Clone, Debug)]
 struct Client {
-    /// Also its place: an appended client gets a new one.
+    /// Also its number.
     name: Name,
     chain: ChainName,
     sockets: [Socket; 2],
     partners: [Partner; 2],
+    /// Since when it has them.
+    since: [Timestamp; 2],
+    pasts: [Past; 2],
     source: IpAddr,
     refreshed: Timestamp,
-    taken_out: Option<Timestamp>,
+    counts_as_first: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Run {
+    chain: ChainName,
+    /// `None` for the path; else when it was cut off.
+    cut: Option<Timestamp>,
+    clients: Vec<Name>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -73,7 +94,9 @@ struct Answer {
 enum Due {
     Ask(Order, Name),
     Forget(Name),
-    Gather(Name, Name, Name),
+    Gap(Name),
+    Front(Name),
+    Free(Order),
 }
 
 /// The order of asks: clients before strangers, the older record first, tail before head.
@@ -85,22 +108,37 @@ pub(crate) struct Model {
     policy: Policy,
     last_name: Name,
     clients: Vec<Client>,
+    runs: Vec<Run>,
     asks: Vec<Ask>,
     answers: Vec<Answer>,
     peers: BTreeMap<PeerId, (Name, String, Timestamp)>,
     lives: BTreeMap<InstanceId, Incarnation>,
     effects: Vec<Effect>,
+    /// Which two messages, by their places among the effects, make one pair.
+    pairs: Vec<(usize, usize)>,
+}
+
+/// What a command brings about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Brought {
+    /// In an order that holds for each session.
+    pub(crate) effects: Vec<Effect>,
+    /// The two messages that tell a pair of each other, the first before the second.
+    pub(crate) pairs: Vec<(Effect, Effect)>,
 }
 
 const PARTS: [Part; 2] = [Part::Tail, Part::Head];
 
 impl Model {
     /// Carries out one command at the given log time.
-    pub(crate) fn apply(&mut self, at: Timestamp, command: &Command) -> Vec<Effect> {
+    pub(crate) fn apply(&mut self, at: Timestamp, command: &Command) -> Brought {
         self.advance(at);
         self.execute(command);
         self.settle();
-        std::mem::take(&mut self.effects)
+        let effects = std::mem::take(&mut self.effects);
+        let pairs = std::mem::take(&mut self.pairs).into_iter();
+        let pairs = pairs.map(|(a, b)| (effects[a].clone(), effects[b].clone())).collect();
+        Brought { effects, pairs }
     }
 
     /// When something becomes due next.
@@ -125,18 +163,9 @@ impl Model {
     }
 
     fn next_due(&self) -> Option<(Timestamp, Due)> {
-        let policy = &self.policy;
-        let mut all: Vec<(Timestamp, Due)> = self.gaps();
-        for client in &self.clients {
-            let end = match client.taken_out {
-                Some(since) => Some(since.plus_ms(policy.retention_ms)), // 7
-                None if policy.client_retention_ms == 0
-                    || !self.asks_of(client.name).is_empty() =>
-                {
-                    None
-                }
-                None => Some(client.refreshed.plus_ms(policy.client_retention_ms)), // 16
-            };
+        let mut all: Vec<(Timestamp, Due)> = self.windows();
+        for client in self.clients.iter().filter(|client| self.is_silent(client.name)) {
+            let end = self.forgotten_at(client);
             all.extend(end.map(|end| (end, Due::Forget(client.name))));
         }
         all.extend(self.asks.iter().map(|ask| (ask.until, Due::Ask(order(ask), ask.name))));
@@ -145,18 +174,34 @@ impl Model {
         all.into_iter().min()
     }
 
+    /// When a client is forgotten if it stays silent (18).
+    fn forgotten_at(&self, client: &Client) -> Option<Timestamp> {
+        let policy = &self.policy;
+        let reported = client.pasts.iter().filter_map(|past| match past {
+            Past::Reported(at) => Some(*at),
+            Past::New | Past::Lost => None,
+        });
+        let is_alone = client.partners.iter().all(|partner| *partner == Partner::None);
+        match reported.max().filter(|_| is_alone) {
+            Some(reported) => Some(reported.plus_ms(policy.retention_ms)),
+            None if policy.client_retention_ms == 0 => None,
+            None => Some(client.refreshed.plus_ms(policy.client_retention_ms)),
+        }
+    }
+
     fn expire(&mut self, due: Due) {
         match due {
-            Due::Ask(_, name) => self.give_up(name, Why::Expired), // 16
+            Due::Ask(_, name) => self.give_up(name, Why::Expired), // 18
             Due::Forget(name) => {
                 if self.clients.iter().any(|client| client.name == name) {
-                    self.take_out(name);
+                    self.forget(name);
                 }
-                self.clients.retain(|client| client.name != name);
                 self.answers.retain(|answer| answer.name != name);
                 self.peers.retain(|_, (other, _, _)| *other != name);
             }
-            Due::Gather(_, head, tail) => self.gather(head, tail),
+            Due::Gap(head) => self.close_gap(head),   // 9
+            Due::Front(client) => self.front(client), // 10 and 12
+            Due::Free(_) => {}                        // 11
         }
     }
 
@@ -233,15 +278,14 @@ impl Model {
         }
         let theirs = self.clients.iter().filter(|client| client.source == source).count();
         if (self.clients.len() - owners.len()) as u64 >= self.policy.clients_max {
-            return self.refuse(session, Refusal::ClientsFull); // 17
+            return self.refuse(session, Refusal::ClientsFull); // 19
         }
         if !is_local(source) && (theirs - owners.len()) as u64 >= self.policy.clients_per_source_max
         {
             return self.refuse(session, Refusal::SourceFull);
         }
         for owner in owners {
-            self.take_out(owner.name); // 3
-            self.clients.retain(|client| client.name != owner.name);
+            self.forget(owner.name); // 3
         }
         let name = self.new_name();
         self.clients.push(Client {
@@ -249,21 +293,21 @@ impl Model {
             chain: chain.clone(),
             sockets,
             partners: [Partner::None, Partner::None],
+            since: [self.now; 2],
+            pasts: [Past::New; 2],
             source,
             refreshed: self.now,
-            taken_out: None,
+            counts_as_first: false,
         });
+        self.append(chain, vec![name]);
         self.ask_by_connect(name, session); // 4
     }
 
-    fn resume(&mut self, session: SessionId, mut name: Name) {
+    fn resume(&mut self, session: SessionId, name: Name) {
         for ask in self.asks_of(name) {
             if self.find(ask).is_some_and(|ask| ask.offered.is_some()) {
-                self.conclude_offer(ask); // 14
+                self.conclude_offer(ask); // 15
             }
-        }
-        if self.client(name).taken_out.is_some() {
-            name = self.append(name);
         }
         self.client_mut(name).refreshed = self.now;
         self.ask_by_connect(name, session);
@@ -279,7 +323,8 @@ impl Model {
     /// Lets every socket of a client that has no partner ask, over this session.
     fn ask_by_connect(&mut self, name: Name, session: SessionId) {
         for part in PARTS {
-            let first = part == Part::Tail && self.before(name).is_none();
+            let chain = &self.client(name).chain;
+            let first = part == Part::Tail && self.path(chain).first() == Some(&name);
             let waits = self.ask_of(name, part).is_some();
             if self.partner(name, part).is_none() && (waits || !first) {
                 self.ask(By::Client(name, part), session, None);
@@ -299,14 +344,17 @@ impl Model {
         let stranger = By::Stranger(socket.clone(), source);
         let before = self.asks.iter().find(|ask| is_same(ask, &stranger, id)).cloned();
         if let Some(ask) = before.filter(|ask| owner.is_some() && self.source(&ask.by) == source) {
-            self.give_up(ask.name, Why::Superseded); // 10
+            self.give_up(ask.name, Why::Superseded); // 13
         }
         let waiting = self.asks.iter().find(|ask| is_same(ask, &by, id)).cloned();
         let theirs = waiting.filter(|ask| self.source(&ask.by) != source);
         let asked = |a: &Answer| a.id == *id && same(&a.socket, socket) && a.source == source;
         if let Some(n) = self.answers.iter().position(asked) {
-            let partner = self.answers[n].partner.clone(); // 11
-            let still = |(name, part)| self.partner(name, part).is_some_and(|p| same(&p, &partner));
+            let partner = self.answers[n].partner.clone(); // 14
+            let still = |(name, part)| {
+                self.partner(name, part).is_some_and(|p| same(&p, &partner))
+                    && !self.is_doubted(name, part)
+            };
             if owner.is_none_or(still) {
                 if let Some((name, _)) = owner {
                     self.client_mut(name).refreshed = self.now;
@@ -317,7 +365,7 @@ impl Model {
             self.answers.remove(n);
         }
         if theirs.is_some() {
-            return self.refuse(session, Refusal::NotOwner); // 10
+            return self.refuse(session, Refusal::NotOwner); // 13
         }
         match owner {
             Some((name, part)) => self.repair(session, id, name, part),
@@ -325,15 +373,33 @@ impl Model {
         }
     }
 
-    fn repair(&mut self, session: SessionId, id: &RepairId, mut name: Name, part: Part) {
-        if self.client(name).taken_out.is_some() {
-            name = self.append(name); // 8
-        }
-        if let Partner::Linked(gone, _) = self.client(name).partners[at(part)] {
-            self.take_out(gone);
-        }
+    /// Whether the partner is a client that was reported or cut off since they are partners (14).
+    fn is_doubted(&self, name: Name, part: Part) -> bool {
+        let since = self.client(name).since[at(part)];
+        let Some(partner) = self.partner(name, part) else { return false };
+        let mut owners =
+            self.clients.iter().filter(|c| owns_any(c, std::slice::from_ref(&partner)));
+        owners.any(|owner| {
+            let is_reported = |part| {
+                let past = owner.pasts[at(part)];
+                self.is_open(owner.name, part) && matches!(past, Past::Reported(at) if at >= since)
+            };
+            PARTS.into_iter().any(is_reported)
+                || self.run(owner.name).cut.is_some_and(|cut| cut >= since)
+        })
+    }
+
+    fn repair(&mut self, session: SessionId, id: &RepairId, name: Name, part: Part) {
         self.client_mut(name).refreshed = self.now;
-        self.client_mut(name).partners[at(part)] = Partner::None;
+        if let Some((gone, side)) = self.partner_client(name, part) {
+            let report = Past::Reported(self.now);
+            let gone = self.client_mut(gone);
+            (gone.partners[at(side)], gone.pasts[at(side)]) = (Partner::None, report); // 7
+        }
+        if self.partner(name, part).is_some() {
+            let client = self.client_mut(name);
+            (client.partners[at(part)], client.pasts[at(part)]) = (Partner::None, Past::Lost);
+        }
         self.ask(By::Client(name, part), session, Some(id.clone()));
     }
 
@@ -350,7 +416,7 @@ impl Model {
         let is_theirs = |ask: &&Ask| matches!(&ask.by, By::Stranger(_, s) if *s == source);
         let theirs = self.asks.iter().filter(is_theirs).count() as u64;
         if !retry && waiting >= self.policy.repairs_max {
-            return self.refuse(session, Refusal::RepairsFull); // 17
+            return self.refuse(session, Refusal::RepairsFull); // 19
         }
         if !retry && !is_local(source) && theirs >= self.policy.repairs_per_source_max {
             return self.refuse(session, Refusal::SourceFull);
@@ -361,10 +427,10 @@ impl Model {
     fn disconnect(&mut self, session: SessionId) {
         for ask in self.held_by(session) {
             if ask.offered.is_none() {
-                self.conclude_offer(ask.name); // 14
+                self.conclude_offer(ask.name); // 15
             }
             if self.find(ask.name).is_some() {
-                self.end_ask(ask.name); // 13
+                self.end_ask(ask.name); // 16
             }
         }
     }
@@ -375,90 +441,12 @@ impl Model {
             return;
         }
         *known = incarnation;
-        let grace = self.now.plus_ms(self.policy.resume_grace_ms); // 15
+        let grace = self.now.plus_ms(self.policy.resume_grace_ms); // 17
         for ask in &mut self.asks {
             if ask.session.instance == instance && ask.session.incarnation < incarnation {
                 (ask.until, ask.half_closed) = (ask.until.min(grace), false);
             }
         }
-    }
-
-    /// Brings about whatever the rules demand of the present asks and path: first by common ids,
-    /// then chain by chain along the path.
-    fn settle(&mut self) {
-        let chains: BTreeSet<ChainName> = self.clients.iter().map(|c| c.chain.clone()).collect();
-        let settle_chain =
-            |model: &mut Self, chain| model.end_first_tail(chain) || model.link_facing(chain);
-        while self.pair_same_id() || chains.iter().any(|chain| settle_chain(self, chain)) {}
-    }
-
-    fn pair_same_id(&mut self) -> bool {
-        let waits = |ask: &&Ask| ask.id.is_some() && self.is_free(ask);
-        let mut free: Vec<&Ask> = self.asks.iter().filter(waits).collect();
-        free.sort_by_key(|ask| (ask.id.clone(), order(ask)));
-        let pair = free.iter().enumerate().find_map(|(n, a)| {
-            let b = free[n + 1..].iter().find(|b| {
-                let one_client = match (&a.by, &b.by) {
-                    (By::Client(a, _), By::Client(b, _)) => a == b,
-                    (By::Client(c, _), By::Stranger(socket, source)) => {
-                        let client = self.client(*c);
-                        client.source == *source && owns_any(client, std::slice::from_ref(socket))
-                    }
-                    (By::Stranger(..), _) => false, // clients come first
-                };
-                let one_socket = same(&self.socket(&a.by), &self.socket(&b.by));
-                a.id == b.id && !one_client && !one_socket
-            })?;
-            Some((a.name, b.name))
-        });
-        pair.is_some_and(|(a, b)| self.engage(a, b)) // 9
-    }
-
-    fn end_first_tail(&mut self, chain: &ChainName) -> bool {
-        let first = self.path(chain).first().and_then(|first| self.ask_of(*first, Part::Tail));
-        let ends = first.filter(|ask| ask.id.is_none() && self.is_free(ask));
-        ends.map(|ask| (ask.name, ask.session)).is_some_and(|(name, session)| {
-            self.asks.retain(|other| other.name != name); // 6
-            self.release_if_done(session, Why::Answered);
-            true
-        })
-    }
-
-    fn link_facing(&mut self, chain: &ChainName) -> bool {
-        let facing = self.path(chain).windows(2).find_map(|neighbours| {
-            let head = self.ask_of(neighbours[0], Part::Head)?;
-            let tail = self.ask_of(neighbours[1], Part::Tail)?;
-            (self.is_free(head) && self.is_free(tail)).then_some((head.name, tail.name))
-        });
-        facing.is_some_and(|(head, tail)| self.engage(head, tail)) // 5
-    }
-
-    fn gather(&mut self, head: Name, tail: Name) {
-        let (By::Client(first, _), By::Client(last, _)) =
-            (self.found(head).by, self.found(tail).by)
-        else {
-            unreachable!("only clients are in a path")
-        };
-        while let Some(between) = self.after(first).filter(|between| *between != last) {
-            self.take_out(between); // 12
-        }
-        self.engage(head, tail);
-    }
-
-    /// The asking heads and tails with silent clients between them, and when those are given up.
-    fn gaps(&self) -> Vec<(Timestamp, Due)> {
-        let gap = |head: &Ask| {
-            let By::Client(name, Part::Head) = head.by else { return None };
-            let next = self.after(name)?;
-            let chain = &self.client(name).chain;
-            let asks = |other: &Name| !self.asks_of(*other).is_empty();
-            let last = self.path(chain).into_iter().find(|other| *other > name && asks(other))?;
-            let tail = self.ask_of(last, Part::Tail)?;
-            let due = head.since.max(tail.since).plus_ms(self.policy.gather_ms);
-            let open = next != last && self.is_free(head) && self.is_free(tail);
-            open.then_some((due, Due::Gather(name, head.name, tail.name)))
-        };
-        self.asks.iter().filter_map(gap).collect()
     }
 
     /// Makes two asks partners, or offers one of them the other. True, for something happened.
@@ -473,7 +461,7 @@ impl Model {
             (true, true) | (false, true) => (b, a),
             (true, false) => (a, b),
         };
-        self.tell_partner(&first, &self.socket(&other.by), Then::Confirm); // 14
+        self.tell_partner(&first, &self.socket(&other.by), Then::Confirm); // 15
         let ask = self.asks.iter_mut().find(|ask| ask.name == first.name);
         ask.expect("just found").offered = Some(other.name);
         true
@@ -492,12 +480,22 @@ impl Model {
         let (a, b) = (self.found(a), self.found(b));
         self.asks.retain(|ask| ask.name != a.name && ask.name != b.name);
         let linked = self.face(&a.by, &b.by);
-        for (one, other) in [(&a, &b), (&b, &a)] {
+        let a_first = match offered {
+            Some(offered) => offered == a.name,
+            None if !linked || a.id.is_some() && b.id.is_some() => a.number > b.number,
+            None => matches!(a.by, By::Client(_, Part::Head)),
+        };
+        let told = if a_first { [(&a, &b), (&b, &a)] } else { [(&b, &a), (&a, &b)] };
+        for (one, other) in told {
             let socket = self.socket(&other.by);
             let (now, until) = (self.now, self.now.plus_ms(self.policy.retention_ms));
             if let By::Client(name, part) = one.by {
-                self.client_mut(name).refreshed = now;
-                self.client_mut(name).partners[at(part)] = match other.by {
+                let client = self.client_mut(name);
+                client.refreshed = now;
+                client.counts_as_first &= !(linked && part == Part::Tail); // 12
+                client.since[at(part)] = now;
+                client.pasts[at(part)] = Past::Lost; // whenever it ends
+                client.partners[at(part)] = match other.by {
                     By::Client(its_name, its_part) if linked => Partner::Linked(its_name, its_part),
                     By::Client(..) | By::Stranger(..) => Partner::Paired(socket.clone()),
                 };
@@ -509,16 +507,15 @@ impl Model {
                 let (name, id) = (self.new_name(), id.clone());
                 self.answers.push(Answer { name, id, socket: own, source, partner: socket, until });
                 while self.answers.len() as u64 > self.policy.repairs_max {
-                    self.answers.remove(0); // 17
+                    self.answers.remove(0); // 19
                 }
             }
         }
-        let a_first = match offered {
-            Some(offered) => offered == a.name,
-            None if !linked || a.id.is_some() && b.id.is_some() => a.number > b.number,
-            None => matches!(a.by, By::Client(_, Part::Head)),
-        };
-        for (one, other) in if a_first { [(&a, &b), (&b, &a)] } else { [(&b, &a), (&a, &b)] } {
+        let place = self.effects.len();
+        if offered.is_none() {
+            self.pairs.push((place, place + 1));
+        }
+        for (one, other) in told {
             match offered {
                 Some(name) if name == one.name => self.release_if_done(one.session, Why::Answered),
                 Some(_) | None => {
@@ -528,11 +525,16 @@ impl Model {
         }
     }
 
-    /// Takes a client out of its path (7), and closes what it has.
-    fn take_out(&mut self, name: Name) {
+    /// Forgets a client (16), and closes what it has.
+    fn forget(&mut self, name: Name) {
         for ask in self.asks_of(name) {
             if self.find(ask).is_some_and(|ask| ask.offered.is_none()) {
-                self.conclude_offer(ask); // 14: it was the other one
+                self.conclude_offer(ask); // 15: it was the other one
+            }
+        }
+        for part in PARTS {
+            if let Some((partner, side)) = self.partner_client(name, part) {
+                self.client_mut(partner).partners[at(side)] = Partner::None;
             }
         }
         for ask in self.asks_of(name) {
@@ -540,44 +542,44 @@ impl Model {
             self.asks.retain(|other| other.name != ask.name);
             self.release_if_done(ask.session, Why::TakenOut);
         }
-        for client in &mut self.clients {
-            for partner in &mut client.partners {
-                if client.name == name || matches!(partner, Partner::Linked(n, _) if *n == name) {
-                    *partner = Partner::None;
-                }
-            }
-        }
-        self.client_mut(name).taken_out = Some(self.now);
+        self.leave(name);
     }
 
-    /// Ends an ask as a disconnect does (13).
+    fn leave(&mut self, name: Name) {
+        self.clients.retain(|client| client.name != name);
+        for run in &mut self.runs {
+            run.clients.retain(|client| *client != name);
+        }
+        self.runs.retain(|run| !run.clients.is_empty());
+    }
+
+    /// Ends an ask as a disconnect does (16).
     fn end_ask(&mut self, name: Name) {
         let ask = self.found(name);
         self.asks.retain(|other| other.name != name);
         if let By::Client(client, _) = ask.by {
-            let open = |part: &Part| {
-                self.ask_of(client, *part).is_none() && self.partner(client, *part).is_none()
-            };
-            if PARTS.iter().all(open) {
-                self.clients.retain(|other| other.name != client);
+            let leaves =
+                |part: &Part| self.is_open(client, *part) && !self.is_reported(client, *part);
+            if self.run(client).cut.is_none() && PARTS.iter().all(leaves) {
+                self.leave(client);
             }
         }
     }
 
     fn give_up(&mut self, name: Name, why: Why) {
-        self.conclude_offer(name); // 14
+        self.conclude_offer(name); // 15
         if let Some(ask) = self.find(name) {
             self.end_ask(name);
             self.release_if_done(ask.session, why);
         }
     }
 
-    fn append(&mut self, name: Name) -> Name {
-        let n = self.clients.iter().position(|client| client.name == name).expect("it exists");
-        let new = self.new_name();
-        let client = self.clients.remove(n);
-        self.clients.push(Client { name: new, taken_out: None, ..client });
-        new
+    /// Appends clients to the path of a chain.
+    fn append(&mut self, chain: &ChainName, mut clients: Vec<Name>) {
+        match self.runs.iter_mut().find(|run| run.chain == *chain && run.cut.is_none()) {
+            Some(path) => path.clients.append(&mut clients),
+            None => self.runs.push(Run { chain: chain.clone(), cut: None, clients }),
+        }
     }
 
     /// Lets a socket ask; if it asks already, its ask goes over to the session.
@@ -594,9 +596,14 @@ impl Model {
                 self.release_if_done(old, Why::Superseded);
             }
             if let Some(other) = offered {
-                self.conclude(name, other, None); // 14
+                self.conclude(name, other, None); // 15
             }
         } else {
+            if let By::Client(name, part) = by
+                && let past @ Past::Reported(..) = &mut self.client_mut(name).pasts[at(part)]
+            {
+                *past = Past::Lost; // only an open socket is reported
+            }
             let (name, since) = (self.new_name(), self.now);
             let (half_closed, offered) = (false, None);
             self.asks.push(Ask {
@@ -647,7 +654,7 @@ impl Model {
         held
     }
 
-    fn is_free(&self, ask: &Ask) -> bool {
+    fn has_no_offer(&self, ask: &Ask) -> bool {
         ask.offered.is_none() && !self.asks.iter().any(|other| other.offered == Some(ask.name))
     }
 
@@ -697,20 +704,42 @@ impl Model {
         }
     }
 
-    fn path(&self, chain: &ChainName) -> Vec<Name> {
-        let path = self.clients.iter().filter(|c| c.taken_out.is_none() && c.chain == *chain);
-        path.map(|client| client.name).collect()
+    /// The client's socket that this one is linked or paired with, if it is a client's.
+    fn partner_client(&self, name: Name, part: Part) -> Option<(Name, Part)> {
+        let (own, partner) = (&self.client(name).sockets[at(part)], self.partner(name, part)?);
+        let sides = self.clients.iter().flat_map(|client| PARTS.map(|part| (client.name, part)));
+        let is_mutual = |(other, side): &(Name, Part)| {
+            same(&self.client(*other).sockets[at(*side)], &partner)
+                && self.partner(*other, *side).is_some_and(|back| same(&back, own))
+        };
+        sides.into_iter().find(is_mutual)
     }
 
-    fn before(&self, name: Name) -> Option<Name> {
-        self.path(&self.client(name).chain).into_iter().rfind(|other| *other < name)
+    fn is_silent(&self, name: Name) -> bool {
+        self.asks_of(name).is_empty()
     }
 
+    fn is_open(&self, name: Name, part: Part) -> bool {
+        self.ask_of(name, part).is_none() && self.partner(name, part).is_none()
+    }
+
+    fn is_reported(&self, name: Name, part: Part) -> bool {
+        let past = self.client(name).pasts[at(part)];
+        self.is_open(name, part) && matches!(past, Past::Reported(..))
+    }
+
+    fn run(&self, name: Name) -> &Run {
+        self.runs.iter().find(|run| run.clients.contains(&name)).expect("each client has a run")
+    }
+
+    fn path(&self, chain: &ChainName) -> &[Name] {
+        let path = self.runs.iter().find(|run| run.chain == *chain && run.cut.is_none());
+        path.map(|path| &path.clients[..]).unwrap_or_default()
+    }
+
+    /// The next client in the run.
     fn after(&self, name: Name) -> Option<Name> {
-        if self.client(name).taken_out.is_some() {
-            return None;
-        }
-        self.path(&self.client(name).chain).into_iter().find(|other| *other > name)
+        self.run(name).clients.iter().copied().skip_while(|other| *other != name).nth(1)
     }
 
     /// Whether these are the head of a client and the tail of the next one, either way round.

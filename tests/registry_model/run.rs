@@ -9,13 +9,13 @@ use std::{
 use emnetchain::{
     codec,
     ids::Timestamp,
-    registry::{Applied, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
+    registry::{Applied, Command, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
     storage::{RunningDigest, digest},
 };
 
 use crate::{
     generate::{Generator, Step, Weights},
-    model::Model,
+    model::{Brought, Model, view_of},
     told::{Seen, Told},
 };
 
@@ -32,12 +32,22 @@ struct Run {
     /// Follows the changed records alone.
     running: RunningDigest,
     log: Vec<(Proposal, Applied)>,
-    /// Whether the registry checks itself after every command, which takes half the time.
+    /// Whether all is compared and checked after every command, which takes most of the time.
     thorough: bool,
 }
 
 impl Run {
+    /// What time brings about comes first, so that each watcher sees it apart from the command.
     fn step(&mut self, step: &Step) -> Result<Vec<Effect>, String> {
+        if step.wait_ms == 0 {
+            return self.command(step);
+        }
+        let mut effects = self.command(&Step { command: Command::Tick, ..step.clone() })?;
+        effects.extend(self.command(&Step { wait_ms: 0, rebuild: false, ..step.clone() })?);
+        Ok(effects)
+    }
+
+    fn command(&mut self, step: &Step) -> Result<Vec<Effect>, String> {
         if step.rebuild {
             self.replica = self.rebuilt()?;
         }
@@ -48,7 +58,7 @@ impl Run {
         let before = self.registry.totals().clients;
         let applied = self.registry.apply(&proposal);
         let expected = self.model.apply(at, &step.command);
-        equal("the model's effects", &applied.effects, &expected)?;
+        same_effects(&applied.effects, &expected)?;
         equal("the model's deadline", &self.registry.next_deadline(), &self.model.next_deadline())?;
         self.told.see(Seen {
             command: &step.command,
@@ -59,8 +69,9 @@ impl Run {
             known: &self.model.sockets(),
             clients: (before, self.registry.totals().clients),
         })?;
-        if self.thorough {
-            self.check()?;
+        match self.thorough {
+            true => self.check()?,
+            false => equal("the totals", &self.registry.totals(), &self.model.totals())?,
         }
         equal("a replica's work", &applied, &self.replica.apply(&proposal))?;
         equal("its deadline", &self.registry.next_deadline(), &self.replica.next_deadline())?;
@@ -82,6 +93,7 @@ impl Run {
     }
 
     fn check(&self) -> Result<(), String> {
+        equal("what the model knows", &view_of(&self.registry), &self.model.view())?;
         self.registry.check().map_err(|violation| format!("check: {violation}"))
     }
 
@@ -126,11 +138,37 @@ impl Run {
     }
 }
 
+/// Every session is told the same in the same order, and so are the two of a pair. What happens in
+/// different places at once has no promised order.
+fn same_effects(ours: &[Effect], expected: &Brought) -> Result<(), String> {
+    let sort = |effects: &[Effect]| {
+        let mut effects = effects.to_vec();
+        effects.sort_by_key(Effect::session); // keeps the order within a session
+        effects
+    };
+    equal("the model's effects", &sort(ours), &sort(&expected.effects))?;
+    let place = |effect: &Effect| ours.iter().position(|other| other == effect);
+    let is_late = |(first, second): &&(Effect, Effect)| place(first) > place(second);
+    match expected.pairs.iter().find(is_late) {
+        Some((first, second)) => Err(format!("{first:?} must come before {second:?}")),
+        None => Ok(()),
+    }
+}
+
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, ours: &T, other: &T) -> Result<(), String> {
     if ours == other {
         return Ok(());
     }
-    Err(format!("{what} differ(s)\n  registry: {}\n  other: {}", plain(ours), plain(other)))
+    let (ours, other) = (plain(ours), plain(other));
+    let only = |mine: &str, its: &str| {
+        let lines = mine.lines().filter(|line| !its.lines().any(|other| other == *line));
+        lines.collect::<Vec<_>>().join("\n    ")
+    };
+    let (only_ours, only_other) = (only(&ours, &other), only(&other, &ours));
+    if only_ours.is_empty() || only_other.is_empty() {
+        return Err(format!("{what} differ(s)\n  registry: {ours}\n  other: {other}"));
+    }
+    Err(format!("{what} differ(s)\n  only registry: {only_ours}\n  only other: {only_other}"))
 }
 
 /// Runs the sequence of a seed; a failure is told with the shortest sequence that still shows it.

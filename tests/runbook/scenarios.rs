@@ -88,7 +88,7 @@ pub(crate) fn look_at_chains(section: &Section) {
     orphan.expect_silence();
     let words = Words::of(&cluster).and("IP:PORT", members[1].head());
     let list = section.run("EMNetChain chain list --broken", &words);
-    assert!(list.contains("\ndefault  4"), "{list}");
+    assert!(list.contains("\ndefault  5        0        3      1       2"), "{list}");
     let show = section.run("EMNetChain chain show", &words);
     assert!(show.contains("BROKEN: asks for") && show.contains(&members[4].head()), "{show}");
     let around = section.run("EMNetChain chain show --at IP:PORT --limit 5", &words);

@@ -2,8 +2,8 @@
 //! registries, and survivors that all ask are one path and know it.
 
 use emnetchain::{
-    ids::{InstanceId, Part},
-    registry::{Client, Record, Standing},
+    ids::{ChainName, InstanceId, Part},
+    registry::{Client, Place},
 };
 
 use crate::{people::Person, world::World};
@@ -45,15 +45,13 @@ impl World {
 
     fn survivors_are_one_path(&self) -> Result<(), String> {
         let path: Vec<(Client, &Person)> = self.oracle.read(|registry| {
-            let members = registry.image().records.iter().filter_map(|(_, record)| match record {
-                Record::Client(client) => Some(client),
-                Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
-            });
+            let window = registry.window(&ChainName::default(), Place::Start, usize::MAX);
+            let members = window.unwrap_or_default().clients.into_iter();
             let mut path = Vec::new();
-            for client in members {
+            for client in members.filter_map(|serial| registry.client(serial)) {
                 let is_its = |person: &&Person| person.head.endpoint() == client.head.0.endpoint();
                 let person = self.people.iter().find(is_its).expect("only people are clients");
-                if client.standing == Standing::Member && person.is_client {
+                if person.is_client {
                     path.push((client.clone(), person));
                 }
             }

@@ -444,12 +444,10 @@ impl State {
         if !both.any(|(old, new)| is_client(old) || is_client(new)) {
             return;
         }
-        let sockets = records.iter().filter_map(|(_, record)| match record {
-            Record::Client(client) => Some([
-                (client.tail.0.endpoint(), client.source),
-                (client.head.0.endpoint(), client.source),
-            ]),
-            Record::Caller(_) | Record::Answer(_) | Record::Peer(_) => None,
+        let sockets = records.iter().filter_map(|(_, record)| {
+            let client = record.client()?;
+            let sockets = [&client.tail.0, &client.head.0];
+            Some(sockets.map(|socket| (socket.endpoint(), client.source)))
         });
         self.sockets = sockets.flatten().collect();
     }

@@ -284,10 +284,8 @@ impl Witness {
     /// is not in it.
     fn forget_callers(&self, proposal: &mut Proposal) {
         let view = self.view.get().expect("it sees the registry before it applies");
-        let forget = |record: &Record| match record {
-            Record::Caller(caller) => Some(Command::Disconnect { session: caller.ask.session }),
-            Record::Client(_) | Record::Answer(_) | Record::Peer(_) => None,
-        };
+        let forget =
+            |record: &Record| Some(Command::Disconnect { session: record.caller()?.ask.session });
         let forgotten: Vec<Command> = view.read(|registry| {
             registry.image().records.iter().filter_map(|(_, record)| forget(record)).collect()
         });

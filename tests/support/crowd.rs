@@ -418,8 +418,9 @@ pub(crate) fn assert_totals(service: &Service, history: &History, when: &str) {
     let figure = |name: &str| service.metric(&format!("emnetchain_{name}"));
     let linked = history.settled().len() + 1;
     let expected = [
-        // Those that left are remembered.
+        // Those that left are cut off, and remembered.
         ("clients", linked + history.gone()),
+        ("cut_off", history.gone()),
         ("links", linked - 1),
         ("broken_links", 0),
         ("repairs_pending", 0),

@@ -12,11 +12,11 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{HttpSources, client::Client, fresh};
+use super::{HttpSources, client::Client, client::of_cause, fresh};
 use crate::{
     ids::{ChainName, Socket},
     limits::VIEW_ITEMS_MAX,
-    registry::{ChainTotals, Look, Order, Place, Serial},
+    registry::{ChainTotals, CutOff, Look, Order, Place, Serial},
 };
 
 /// Shows the registry and its history to the function that is passed; it must not block for long.
@@ -70,6 +70,7 @@ struct Chain {
 #[derive(Serialize)]
 struct Totals {
     clients: u64,
+    cut_off: u64,
     asks: u64,
     links: u64,
     broken_links: u64,
@@ -77,8 +78,8 @@ struct Totals {
 
 impl From<ChainTotals> for Totals {
     fn from(totals: ChainTotals) -> Self {
-        let ChainTotals { clients, asks, links, broken_links } = totals;
-        Self { clients, asks, links, broken_links }
+        let ChainTotals { clients, cut_off, asks, links, broken_links } = totals;
+        Self { clients, cut_off, asks, links, broken_links }
     }
 }
 
@@ -121,6 +122,7 @@ struct Show {
     name: String,
     at: Option<String>,
     from: Option<u64>,
+    after: Option<u64>,
     before: Option<u64>,
     limit: Option<usize>,
 }
@@ -136,10 +138,33 @@ struct Window {
     last: Option<u64>,
     gaps: Vec<u64>,
     more_gaps: bool,
+    runs_cut_off: Vec<Run>,
     earlier: bool,
     later: bool,
     found: Option<u64>,
     window: Vec<Client>,
+}
+
+/// A run that is cut off.
+#[derive(Serialize)]
+struct Run {
+    first: u64,
+    last: u64,
+    clients: u64,
+    since_ms: u64,
+    why: &'static str,
+}
+
+impl Run {
+    fn of(look: Look<'_>, run: &CutOff) -> Self {
+        Self {
+            first: run.first.0,
+            last: run.last.0,
+            clients: run.clients,
+            since_ms: look.now.ms_since(run.cut.since),
+            why: of_cause(run.cut.cause),
+        }
+    }
 }
 
 async fn chain(
@@ -152,19 +177,23 @@ async fn chain(
 impl Show {
     fn carry_out(self, sources: &HttpSources) -> Result<Window, Complaint> {
         let limit = limit(self.limit, CLIENTS)?;
-        let (at, from, before) = (self.at.as_deref(), self.from, self.before);
-        if [at.is_some(), from.is_some(), before.is_some()].into_iter().filter(|n| *n).count() > 1 {
-            return Err(usage("only one of `at`, `from` and `before` can be meant"));
+        let at = self.at.as_deref();
+        let given =
+            [at.is_some(), self.from.is_some(), self.after.is_some(), self.before.is_some()];
+        if given.into_iter().filter(|is_given| *is_given).count() > 1 {
+            return Err(usage("only one of `at`, `from`, `after` and `before` can be meant"));
         }
         let at = at.map(socket).transpose()?;
         let name = ChainName(self.name.into());
         sources.see(|look| {
             let found = at.as_ref().map(|socket| find(look, &name, socket)).transpose()?;
-            let place = match (found, before) {
-                (Some(serial), _) => Place::Around(serial),
-                (None, Some(before)) => Place::Before(Serial(before)),
-                (None, None) => Place::From(Serial(from.unwrap_or(0))),
-            };
+            let places = [
+                found.map(Place::Around),
+                self.before.map(|before| Place::Before(Serial(before))),
+                self.after.map(|after| Place::After(Serial(after))),
+                self.from.map(|from| Place::From(Serial(from))),
+            ];
+            let place = places.into_iter().flatten().next().unwrap_or(Place::Start);
             let shown = match look.registry.window(&name, place, limit) {
                 Some(shown) => shown,
                 // The seed's clients find their chain whether or not a client is in it.
@@ -183,6 +212,7 @@ impl Show {
                 last: shown.ends.map(|(_, last)| last.0),
                 more_gaps: (shown.gaps.len() as u64) < shown.totals.broken_links,
                 gaps: shown.gaps.iter().map(|serial| serial.0).collect(),
+                runs_cut_off: shown.cut_off.iter().map(|run| Run::of(look, run)).collect(),
                 earlier: shown.beyond.0,
                 later: shown.beyond.1,
                 found: found.map(|serial| serial.0),
@@ -196,9 +226,8 @@ impl Show {
 /// The client of this chain that owns the socket.
 fn find(look: Look<'_>, name: &ChainName, socket: &Socket) -> Result<Serial, Complaint> {
     let owner = look.registry.find(socket.endpoint()).map(|(serial, _)| serial);
-    let member = owner.filter(|serial| {
-        look.registry.client(*serial).is_some_and(|client| client.is_member_of(name))
-    });
+    let member = owner
+        .filter(|serial| look.registry.client(*serial).is_some_and(|client| client.chain == *name));
     member.ok_or_else(|| {
         missing(format!(
             "no client in chain {} owns {socket}; ask /api/v1/explain?address={socket}",

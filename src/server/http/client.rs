@@ -7,13 +7,13 @@ use serde::Serialize;
 
 use crate::{
     ids::{InstanceId, Part, SessionId, Timestamp},
-    registry::{self, Line, LinkedBy, Look, Request, Serial, Standing},
+    registry::{self, Cause, Line, LinkedBy, Look, Past, Request, Serial},
 };
 
 /// A client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Client {
-    /// Its place: clients of a chain are in the order of their serials.
+    /// The number under which it joined; as long as no run was cut off, clients are in this order.
     pub serial: u64,
     /// The name of its chain; empty for the default chain.
     pub chain: String,
@@ -23,7 +23,7 @@ pub(super) struct Client {
     pub tail: String,
     /// The source address that owns it.
     pub source: IpAddr,
-    /// `member` of the path, or taken `out` and remembered for a while.
+    /// `member` of the path; `counts as first`: a member before which no client asks; or `cut off`.
     pub standing: &'static str,
     /// The instance that it asked last.
     pub instance: InstanceId,
@@ -63,6 +63,11 @@ pub(super) enum Side {
         /// Since when.
         since_ms: u64,
     },
+    /// Its partner said that this client is gone; it has not asked since.
+    Reported {
+        /// Since when.
+        since_ms: u64,
+    },
 }
 
 /// A socket that waits.
@@ -96,9 +101,10 @@ impl Client {
             head: client.head.0.to_string(),
             tail: client.tail.0.to_string(),
             source: client.source,
-            standing: match client.standing {
-                Standing::Member => "member",
-                Standing::Out => "out",
+            standing: match (look.registry.is_path(serial), client.is_marked) {
+                (true, false) => "member",
+                (true, true) => "counts as first",
+                (false, _) => "cut off",
             },
             instance: client.session.instance,
             request: client.session.to_string(),
@@ -120,7 +126,10 @@ impl Side {
             registry::Side::Linked { since: at, by } => {
                 Self::Linked { partner: partner(), since_ms: since(*at), by: by_whom(*by) }
             }
-            registry::Side::Open => Self::Open,
+            registry::Side::Open(Past::Reported { since: at }) => {
+                Self::Reported { since_ms: since(*at) }
+            }
+            registry::Side::Open(Past::New | Past::Lost) => Self::Open,
             registry::Side::Paired { since: at, .. } => {
                 Self::Paired { partner: partner(), since_ms: since(*at) }
             }
@@ -157,5 +166,17 @@ fn by_whom(by: LinkedBy) -> &'static str {
         LinkedBy::Gather => "gather",
         LinkedBy::Join => "join",
         LinkedBy::Repair => "repair",
+    }
+}
+
+/// Why a client left or was cut off.
+pub(super) fn of_cause(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Forgotten => "it was not heard of for the retention time",
+        Cause::Lost => "those beside it reported that they lost it",
+        Cause::Replaced => "its owner uses one of its sockets in another pair",
+        Cause::Silent => {
+            "it kept silent for the gather window while clients on both sides of it asked"
+        }
     }
 }

@@ -86,7 +86,7 @@ impl Explanation {
         let own = Own::of(look, endpoint);
         let events = look.history.about(&own.sockets(), EVENTS_MAX);
         let says = match found {
-            Some((serial, part)) => words::of_client(look, serial, part, &events),
+            Some((serial, part)) => words::of_client(look, serial, part),
             None if callers.is_empty() => vec![words::of_stranger(socket)],
             None => callers.iter().map(|caller| words::of_caller(look.now, caller)).collect(),
         };

@@ -78,11 +78,13 @@ pub struct Chains {
     pub count: u64,
     /// Clients, over all chains.
     pub clients: u64,
+    /// Clients that are cut off from the paths of their chains.
+    pub cut_off: u64,
     /// Sockets that wait to be told their partner.
     pub asks: u64,
-    /// Links in force.
+    /// Links between neighbours in paths.
     pub links: u64,
-    /// Neighbours in a chain that are not linked.
+    /// Neighbours in paths that are not linked, and should be.
     pub broken_links: u64,
     /// Repair ids that wait for their second caller.
     pub repairs_pending: u64,

@@ -137,7 +137,7 @@ async fn status_is_json_of_a_fixed_shape() {
         + r#""trouble":"no leader","rules":2,"newest_rules":3,"#
         + r#""members":[{"node":2,"address":"","voter":true,"lag":null,"silent_ms":null,"#
         + r#""newest_rules":null}],"#
-        + r#""chains":{"count":1,"clients":3,"asks":2,"links":2,"broken_links":0,"#
+        + r#""chains":{"count":1,"clients":3,"cut_off":0,"asks":2,"links":2,"broken_links":0,"#
         + r#""repairs_pending":0},"connections":{"chain":3}}"#;
     assert!(answer.ends_with(&expected), "{answer}");
     let answer = bench.ask("GET /status?digest").await;

@@ -126,7 +126,7 @@ pub(in crate::storage) fn read(
             RECORDS => {
                 let some = format.records(&body)?;
                 records += u64::try_from(some.len()).expect("a frame's length fits 32 bits");
-                take(some);
+                take(some.into_iter().flatten().collect());
             }
             END => {
                 let end = format.end(&body)?;
@@ -160,14 +160,15 @@ impl Format {
         }
     }
 
-    fn records(self, mut body: &[u8]) -> Result<Vec<(Serial, Record)>, Unusable> {
+    /// The records of a frame; `None` stands for one that means nothing any more.
+    fn records(self, mut body: &[u8]) -> Result<Vec<Option<(Serial, Record)>>, Unusable> {
         if let Self::V2 = self {
             return Ok(v2::records(body)?);
         }
         let mut records = Vec::new();
         while !body.is_empty() {
             let (pair, rest) = codec::take(body)?;
-            records.push(pair);
+            records.push(Some(pair));
             body = rest;
         }
         Ok(records)

@@ -90,10 +90,11 @@ pub(super) fn header(body: &[u8]) -> Result<Header, Undecodable> {
     decode::<OldHeader>(body).map(Header::from)
 }
 
-/// Reads a frame of records.
-pub(super) fn records(body: &[u8]) -> Result<Vec<(Serial, Record)>, Undecodable> {
+/// Reads a frame of records. A client that had been taken out is `None`: as then, it joins at the
+/// tip if it asks again.
+pub(super) fn records(body: &[u8]) -> Result<Vec<Option<(Serial, Record)>>, Undecodable> {
     let old: Vec<(Serial, records::Record)> = decode(body)?;
-    Ok(old.into_iter().map(|(serial, record)| (serial, record.into())).collect())
+    Ok(old.into_iter().map(|(serial, record)| Some((serial, record.into_present()?))).collect())
 }
 
 /// Reads the last frame.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     ids::{Endpoint, HistoryId, OrphanAddr},
-    registry::{AskRef, BatchId, Command, LinkedBy, Policy, Rules},
+    registry::{AskRef, BatchId, Cause, Command, Cut, LinkedBy, Past, Policy, Rules, Section},
 };
 
 pub(super) fn batch() -> BatchId {
@@ -50,10 +50,10 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
 
 fn ask(request: Request, line: Line) -> Ask {
     let (number, since, until) = (Serial(9), Timestamp(1000), Timestamp(90_000));
-    Ask { session: session(), number, since, until, request, line }
+    Ask { session: session(), number, since, until, request, line, lost: true }
 }
 
-fn client(standing: Standing, head_side: Side, tail_side: Side) -> Record {
+fn client(head_side: Side, tail_side: Side) -> Record {
     Record::Client(Client {
         chain: ChainName("".into()),
         head: HeadAddr(socket("192.0.2.1:1024")),
@@ -62,7 +62,7 @@ fn client(standing: Standing, head_side: Side, tail_side: Side) -> Record {
         joined: Timestamp(1000),
         refreshed: Timestamp(2000),
         session: session(),
-        standing,
+        is_marked: true,
         head_side,
         tail_side,
     })
@@ -75,22 +75,22 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
     let linked = |by| Side::Linked { since: Timestamp(1000), by };
     let paired = Side::Paired { partner: socket("192.0.2.9:1"), since: Timestamp(1000) };
     let partner = socket("192.0.2.9:1");
+    let reported = Side::Open(Past::Reported { since: Timestamp(1500) });
     let offered = Line::Offered(AskRef::Side(Serial(4), crate::ids::Part::Head));
     let endpoint: Endpoint = socket("192.0.2.1:5").endpoint();
+    let section = |last, next, cut| {
+        let (chain, first) = (ChainName("c".into()), Serial(11));
+        Record::Section(Section { chain, first, last, next, cut })
+    };
+    let cut = Cut { since: Timestamp(1000), cause: Cause::Silent };
     vec![
-        ("client-out", client(Standing::Out, Side::Open, Side::Open)),
-        (
-            "client-linked",
-            client(Standing::Member, linked(LinkedBy::Join), linked(LinkedBy::Repair)),
-        ),
-        ("client-paired", client(Standing::Member, paired, linked(LinkedBy::Gather))),
+        ("client-new", client(Side::Open(Past::New), Side::Open(Past::Lost))),
+        ("client-reported", client(reported.clone(), reported)),
+        ("client-linked", client(linked(LinkedBy::Join), linked(LinkedBy::Repair))),
+        ("client-paired", client(paired, linked(LinkedBy::Gather))),
         (
             "client-asks",
-            client(
-                Standing::Member,
-                asking(Request::Connect, Line::HalfClosed),
-                asking(by_id(), offered),
-            ),
+            client(asking(Request::Connect, Line::HalfClosed), asking(by_id(), offered)),
         ),
         (
             "caller",
@@ -119,5 +119,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
             }),
         ),
         ("peer", Record::Peer(peer(3, Timestamp(90_000)))),
+        ("section", section(Some(Serial(40)), Some(Serial(7)), Some(cut))),
+        ("section-open", section(None, None, None)),
     ]
 }

@@ -38,9 +38,7 @@ use crate::{
     },
     metrics::Metrics,
     raft::{LogId, SnapshotMeta, TypeConfig},
-    registry::{
-        Answer, Ask, Caller, Client, Image, Line, Peer, Record, Request, Serial, Side, Standing,
-    },
+    registry::{Answer, Ask, Caller, Client, Image, Line, Peer, Record, Request, Serial, Side},
 };
 
 const NODE: InstanceId = InstanceId(1);
@@ -153,7 +151,9 @@ fn record(random: &mut Random) -> Record {
     };
     let source = IpAddr::V4(Ipv4Addr::from(random.next() as u32));
     let until = Timestamp(random.below(1 << 40));
-    let id = RepairId("r".repeat(1 + random.below(500) as usize).into());
+    // No two asks have one id, for they would be paired.
+    let id = "r".repeat(1 + random.below(480) as usize) + &random.next().to_string();
+    let id = RepairId(id.into());
     let session = SessionId {
         instance: InstanceId(random.below(5)),
         incarnation: Incarnation(random.below(9)),
@@ -168,6 +168,7 @@ fn record(random: &mut Random) -> Record {
         until,
         request,
         line: Line::HalfClosed,
+        lost: false,
     };
     match random.below(4) {
         0 => Record::Peer(peer(200, until)),
@@ -187,7 +188,7 @@ fn record(random: &mut Random) -> Record {
             joined: until,
             refreshed: until,
             session,
-            standing: Standing::Member,
+            is_marked: false,
             head_side: Side::Asking(Box::new(ask)),
             tail_side: Side::Paired { partner: socket(random), since: until },
         }),

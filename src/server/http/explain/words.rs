@@ -4,19 +4,14 @@ use super::Own;
 use crate::{
     ids::{Age, Endpoint, Part, Socket, Timestamp},
     registry::{
-        Ask, Asked, Caller, Cause, Client, Ended, Event, Forgotten, Line, LinkedBy, Look, Note,
-        Refusal, Request, Serial, Side, Standing, What,
+        Ask, Asked, Caller, Client, Cut, Ended, Forgotten, Line, LinkedBy, Look, Note, Past,
+        Refusal, Request, Serial, Side, What,
     },
-    server::http::chains::quoted,
+    server::http::{chains::quoted, client::of_cause},
 };
 
 /// A client that a chain knows.
-pub(super) fn of_client(
-    look: Look<'_>,
-    serial: Serial,
-    part: Part,
-    events: &[&Event],
-) -> Vec<String> {
+pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part) -> Vec<String> {
     let Some(client) = look.registry.client(serial) else { return Vec::new() };
     let mut says = vec![format!(
         "{} is the {} of a client in chain {}, whose {} is {}. It joined {} ago and \
@@ -31,11 +26,11 @@ pub(super) fn of_client(
         client.session,
         client.session.instance.0,
     )];
-    match client.standing {
-        Standing::Member => {
-            says.extend([Part::Tail, Part::Head].map(|part| of_side(look, serial, client, part)));
-        }
-        Standing::Out => says.push(out(look, client, events)),
+    says.extend(look.registry.cut_of(serial).map(|cut| cut_off(look, cut)));
+    says.extend([Part::Tail, Part::Head].map(|part| of_side(look, serial, client, part)));
+    if let Some(at) = client.forgotten_at(look.registry.policy()).filter(|_| client.is_idle()) {
+        let left = Age(at.ms_since(look.now));
+        says.push(format!("Unless it asks again, it is forgotten in {left}."));
     }
     says
 }
@@ -58,17 +53,13 @@ pub(super) fn of_stranger(socket: &Socket) -> String {
     )
 }
 
-fn out(look: Look<'_>, client: &Client, events: &[&Event]) -> String {
-    let cause = events.iter().rev().find_map(|event| {
-        let What::TakenOut(cause) = event.note.what else { return None };
-        Some(format!(": {}", of_cause(cause)))
-    });
-    let left = client.refreshed.plus_ms(look.registry.policy().retention_ms).ms_since(look.now);
+fn cut_off(look: Look<'_>, cut: &Cut) -> String {
     format!(
-        "It was taken out of its chain{}. If it asks again it joins at the tip; otherwise it is \
-         forgotten in {}.",
-        cause.unwrap_or_default(),
-        Age(left)
+        "It has been cut off from the path of its chain for {}, with those beside it: {}. The run \
+         keeps its links, and comes back behind the tip when the tail of its first client asks, or \
+         when the head of its last one asks and the tip does not.",
+        Age(look.now.ms_since(cut.since)),
+        of_cause(cut.cause)
     )
 }
 
@@ -82,7 +73,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part) -> Strin
         Side::Linked { since, by } => {
             let partner = facing.map(ToString::to_string).unwrap_or_default();
             let by = match by {
-                LinkedBy::Gather => "the clients between them kept silent and were taken out",
+                LinkedBy::Gather => "the clients between them kept silent and were cut off",
                 LinkedBy::Join => "the later of the two joined behind the other",
                 LinkedBy::Repair => "a repair brought them together",
             };
@@ -93,7 +84,12 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part) -> Strin
              are no neighbours in a chain.",
             for_ms(*since)
         ),
-        Side::Open => match (part, facing) {
+        Side::Open(Past::Reported { since }) => format!(
+            "{whose} has no partner: the partner said {} ago that this client is gone, and it has \
+             not asked since.",
+            for_ms(*since)
+        ),
+        Side::Open(Past::New | Past::Lost) => match (part, facing) {
             (Part::Tail, None) => {
                 format!("{whose} has no partner: it is the oldest client of its chain.")
             }
@@ -106,7 +102,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part) -> Strin
             ),
         },
         Side::Asking(ask) => {
-            let why = why_it_waits(look, serial, part, facing);
+            let why = why_it_waits(look, serial, client, part, facing);
             format!("{whose} {}{}. {why}", waits(look.now, ask), of_line(&ask.line))
         }
     }
@@ -135,7 +131,26 @@ fn of_line(line: &Line) -> &'static str {
     }
 }
 
-fn why_it_waits(look: Look<'_>, serial: Serial, part: Part, facing: Option<&Socket>) -> String {
+fn why_it_waits(
+    look: Look<'_>,
+    serial: Serial,
+    client: &Client,
+    part: Part,
+    facing: Option<&Socket>,
+) -> String {
+    if part == Part::Tail && client.is_marked {
+        return "No client before it has asked for the gather window: it counts as the first."
+            .to_owned();
+    }
+    if part == Part::Tail
+        && let Some(at) = look.registry.waits_as_first(serial)
+    {
+        let what = match look.registry.is_path(serial) {
+            true => "it counts as the first",
+            false => "it comes back to the path, with those behind it",
+        };
+        return format!("If no client before it asks in {}, {what}.", Age(at.ms_since(look.now)));
+    }
     let Some(facing) = facing else {
         return match part {
             Part::Head => "It is the newest of its chain: the next that joins will be its partner.",
@@ -149,25 +164,16 @@ fn why_it_waits(look: Look<'_>, serial: Serial, part: Part, facing: Option<&Sock
         Some((other, at)) => {
             let other = look.registry.client(other).map(|other| other.socket(part.opposite()));
             format!(
-                "The clients between it and {} keep silent: if they still do in {}, they are taken \
-                 out and the two are linked.",
+                "The clients between it and {} keep silent: if they still do in {}, they are cut \
+                 off and the two are linked.",
                 other.map(ToString::to_string).unwrap_or_default(),
                 Age(at.ms_since(look.now))
             )
         }
         None => format!(
             "Its neighbour {facing} does not ask: they are linked as soon as it does, or it is \
-             taken out when a client beyond it asks as well."
+             cut off when a client beyond it asks as well."
         ),
-    }
-}
-
-fn of_cause(cause: Cause) -> &'static str {
-    match cause {
-        Cause::Forgotten => "it was not heard of for the retention time",
-        Cause::Lost => "its neighbour reported that it lost it",
-        Cause::Replaced => "its owner uses one of its sockets in another pair",
-        Cause::Silent => "it kept silent while clients on both sides of it asked",
     }
 }
 
@@ -207,10 +213,20 @@ pub(super) fn of_note(own: &Own, note: &Note) -> String {
             format!("{its} was paired with {other} by a repair id, after {}", Age(*waited_ms))
         }
         What::Parted => {
-            format!("{its} lost its link with {other}: one of the two was taken out of the chain")
+            format!("{its} has lost its partner {other}, by the word of one of the two")
         }
+        What::CountsAsFirst => {
+            "it counts as the first of its chain: no client before it asks".to_owned()
+        }
+        What::CutOff { clients, cause } => format!(
+            "{clients} clients of which it is the first or the last were cut off: {}",
+            of_cause(*cause)
+        ),
+        What::Returned { clients } => format!(
+            "{clients} clients of which it is the first or the last came back behind the tip"
+        ),
         What::Refused(why) => format!("its request was refused: {}", of_refusal(*why)),
-        What::TakenOut(cause) => format!("it was taken out of its chain: {}", of_cause(*cause)),
+        What::TakenOut(cause) => format!("it left its chain: {}", of_cause(*cause)),
     }
 }
 

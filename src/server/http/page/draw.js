@@ -148,7 +148,7 @@ export function noChain(chain, why) {
   say(byId("summary"), why);
   for (const id of ["map", "steps"]) show(byId(id), false);
   byId("path").replaceChildren();
-  for (const id of ["begin", "end"]) sayOrHide(byId(id), "");
+  for (const id of ["begin", "end", "cut-off"]) sayOrHide(byId(id), "");
 }
 
 /** The window of a chain; in it, the client that is explained is marked. */
@@ -157,7 +157,9 @@ export function chain(chain, known) {
   say(byId("summary"), [
     words.counted(chain.clients, "client"), words.counted(chain.links, "link"),
     chain.broken_links === 0 ? "no gap" : words.counted(chain.broken_links, "gap"),
+    ...(chain.cut_off === 0 ? [] : [`${words.counted(chain.cut_off, "client")} cut off`]),
   ].join(" · "));
+  sayOrHide(byId("cut-off"), chain.runs_cut_off.map(words.runCutOff).join(" "));
   map(chain);
   const rows = chain.window.map((client, at) => ({ client, next: chain.window[at + 1] ?? null }));
   each(byId("path"), rows, ({ client }) => client.serial, "client-row", (row, { client, next }) => {

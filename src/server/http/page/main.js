@@ -121,7 +121,7 @@ async function look() {
   draw.explanation(asked.address, known, refusal);
 
   const isSought = asked.address !== null && asked.from === null && asked.before === null;
-  const found = isSought && known?.client?.standing === "member" ? known.client : null;
+  const found = isSought && known?.client ? known.client : null;
   const name = found?.chain ?? asked.chain ?? list.chains[0]?.name ?? null;
   const { order, prefix } = asked;
   draw.list(list, { ...asked, chain: name }, (chain) => fragmentOf({ ...AT_REST, order, prefix, chain }));
@@ -218,8 +218,8 @@ const pauseAfterAnswer = (took) => Math.min(PAUSE_MAX_MS, Math.max(PAUSE_MS, 9 *
 const STEPS = {
   oldest: () => go({ from: "oldest", before: null }),
   newest: () => go({ from: "newest", before: null }),
+  earlier: () => go({ from: null, before: String(shown.window[0].serial) }),
   // One client of the old window stays in the new one, to see how they are joined.
-  earlier: () => go({ from: null, before: String(shown.window[0].serial + 1) }),
   later: () => go({ from: String(shown.window.at(-1).serial), before: null }),
   gap: nextGap,
 };

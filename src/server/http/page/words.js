@@ -35,6 +35,10 @@ const WAYS = {
   gather: "by gathering: those between were silent",
 };
 
+/** A run that is cut off from the path. */
+export const runCutOff = (run) =>
+  `${counted(run.clients, "client")} from #${run.first} on cut off for ${duration(run.since_ms)}: ${run.why}.`;
+
 /** What one side of a gap, or of an end of the chain, is doing. */
 export function sideWords(side) {
   switch (side.state) {
@@ -49,6 +53,8 @@ export function sideWords(side) {
       return `is linked with ${side.partner}`;
     case "paired":
       return `is paired with ${side.partner}, no neighbour, for ${duration(side.since_ms)}`;
+    case "reported":
+      return `is silent: its partner said ${duration(side.since_ms)} ago that it is gone`;
     default:
       return "is silent: it has no partner and does not ask";
   }

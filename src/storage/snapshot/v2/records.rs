@@ -21,14 +21,16 @@ pub(super) enum Record {
     Peer(Peer),
 }
 
-impl From<Record> for registry::Record {
-    fn from(old: Record) -> Self {
-        match old {
-            Record::Client(old) => Self::Client(old.into()),
-            Record::Caller(old) => Self::Caller(old.into()),
-            Record::Answer(old) => Self::Answer(old.into()),
-            Record::Peer(old) => Self::Peer(old.into()),
-        }
+impl Record {
+    /// What it is now; `None` if it means nothing any more.
+    pub(super) fn into_present(self) -> Option<registry::Record> {
+        Some(match self {
+            Self::Client(Client { standing: Standing::Out, .. }) => return None,
+            Self::Client(old) => registry::Record::Client(old.into()),
+            Self::Caller(old) => registry::Record::Caller(old.into()),
+            Self::Answer(old) => registry::Record::Answer(old.into()),
+            Self::Peer(old) => registry::Record::Peer(old.into()),
+        })
     }
 }
 
@@ -56,7 +58,7 @@ impl From<Client> for registry::Client {
             joined: old.joined,
             refreshed: old.refreshed,
             session: old.session,
-            standing: old.standing.into(),
+            is_marked: false,
             head_side: old.head_side.into(),
             tail_side: old.tail_side.into(),
         }
@@ -67,15 +69,6 @@ impl From<Client> for registry::Client {
 enum Standing {
     Member,
     Out,
-}
-
-impl From<Standing> for registry::Standing {
-    fn from(old: Standing) -> Self {
-        match old {
-            Standing::Member => Self::Member,
-            Standing::Out => Self::Out,
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -89,7 +82,7 @@ enum Side {
 impl From<Side> for registry::Side {
     fn from(old: Side) -> Self {
         match old {
-            Side::Open => Self::Open,
+            Side::Open => Self::Open(registry::Past::New),
             Side::Asking(ask) => Self::Asking(Box::new(ask.into())),
             Side::Linked { since, by } => Self::Linked { since, by: by.into() },
             Side::Paired { partner, since } => Self::Paired { partner, since },
@@ -127,7 +120,8 @@ struct Ask {
 impl From<Ask> for registry::Ask {
     fn from(old: Ask) -> Self {
         let Ask { session, number, since, until, request, line } = old;
-        Self { session, number, since, until, request: request.into(), line: line.into() }
+        let lost = matches!(request, Request::Reconnect(_));
+        Self { session, number, since, until, request: request.into(), line: line.into(), lost }
     }
 }
 
