@@ -22,7 +22,7 @@ use emnetchain::{
     clock,
     ids::{
         ChainName, HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket,
-        TailAddr, Timestamp,
+        Source, TailAddr, Timestamp,
     },
     limits,
     registry::{BatchId, Command, Effect, Proposal, Registry},
@@ -277,7 +277,7 @@ impl Bench {
     fn connect(&mut self, number: u32) -> Command {
         Command::Connect {
             session: self.session(),
-            source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            source: Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             chain: ChainName::default(),
             head: HeadAddr(socket(number, HEAD_PORT)),
             tail: TailAddr(socket(number, TAIL_PORT)),
@@ -287,7 +287,7 @@ impl Bench {
     fn reconnect(&mut self, id: &str, number: u32, port: u16) -> Command {
         Command::Reconnect {
             session: self.session(),
-            source: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            source: Source::of(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             id: RepairId(Arc::from(id)),
             orphan: OrphanAddr(socket(number, port)),
         }

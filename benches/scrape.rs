@@ -14,7 +14,10 @@ use std::{
 
 use emnetchain::{
     clock,
-    ids::{ChainName, HeadAddr, Incarnation, InstanceId, SessionId, Socket, TailAddr, Timestamp},
+    ids::{
+        ChainName, HeadAddr, Incarnation, InstanceId, SessionId, Socket, Source, TailAddr,
+        Timestamp,
+    },
     limits::{CHAIN_LABELS_MAX, ENTRY_COMMANDS_MAX},
     metrics::{Metrics, show},
     registry::{Census, Command, Policy, Proposal, Registry},
@@ -94,7 +97,7 @@ fn connect(number: u32, chain: ChainName) -> Command {
     let connection = u64::from(number) + 1;
     Command::Connect {
         session: SessionId { instance: InstanceId(1), incarnation: Incarnation(0), connection },
-        source: IpAddr::V4(ip),
+        source: Source::of(IpAddr::V4(ip)),
         chain,
         head: HeadAddr(socket(1)),
         tail: TailAddr(socket(2)),

@@ -3,7 +3,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
@@ -221,6 +221,36 @@ pub struct RepairId(pub Arc<str>);
 /// The number for which EMNet swaps an address (0 to 999,999, as in the seed).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u32);
+
+/// What counts as one source of requests: an IPv4 address, or an IPv6 /64, which is what one
+/// customer gets. Every bound per source and the ownership of clients go by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Source(IpAddr);
+
+impl Source {
+    /// The source that an address belongs to.
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        })
+    }
+
+    /// Whether it is of the operator's own networks; see [`is_local`].
+    pub fn is_local(self) -> bool {
+        is_local(self.0)
+    }
+}
+
+/// For people: an IPv4 address, or an IPv6 prefix.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            IpAddr::V4(v4) => write!(f, "{v4}"),
+            IpAddr::V6(v6) => write!(f, "{v6}/64"),
+        }
+    }
+}
 
 /// Whether an address is loopback, private, shared (RFC 6598), link-local or unique local: a host
 /// of the operator's own networks rather than of the public internet.

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
     use crate::{
         ids::{
-            ChainName, HeadAddr, OrphanAddr, PeerId, RepairId, SessionId, Socket, TailAddr,
+            ChainName, HeadAddr, OrphanAddr, PeerId, RepairId, SessionId, Socket, Source, TailAddr,
             Timestamp,
         },
         registry::{Proposal, Registry},
@@ -312,7 +312,7 @@ mod tests {
         let socket = |port: u16| Socket::parse(&format!("127.0.0.1:{port}")).unwrap();
         let connect = |life: u64, connection: u64| Command::Connect {
             session: SessionId { instance, incarnation: Incarnation(life), connection },
-            source: IpAddr::from([127, 0, 0, 1]),
+            source: Source::of(IpAddr::from([127, 0, 0, 1])),
             chain: ChainName::default(),
             head: HeadAddr(socket(2000 + connection as u16)),
             tail: TailAddr(socket(3000 + connection as u16)),
@@ -324,7 +324,7 @@ mod tests {
                 connect(life, 2),
                 Command::Reconnect {
                     session,
-                    source: IpAddr::from([127, 0, 0, 1]),
+                    source: Source::of(IpAddr::from([127, 0, 0, 1])),
                     id: RepairId("1".into()),
                     orphan: OrphanAddr(socket(4000)),
                 },

@@ -4,7 +4,7 @@ use super::{
     Answer, Ask, AskRef, Client, Ended, Line, LinkedBy, Message, Note, Past, Record, Registry,
     Request, Serial, Side, Then, What, Why,
 };
-use crate::ids::{Part, SessionId, Socket};
+use crate::ids::{Part, SessionId, Socket, Source};
 
 impl Registry {
     pub(super) fn ask(&self, at: AskRef) -> Option<&Ask> {
@@ -304,7 +304,7 @@ struct Party {
     at: AskRef,
     ask: Ask,
     socket: Socket,
-    source: std::net::IpAddr,
+    source: Source,
 }
 
 /// The words for a partner, as the request's server says them.

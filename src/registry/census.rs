@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use crate::{
         ids::{
-            HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket, TailAddr,
-            Timestamp,
+            HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket, Source,
+            TailAddr, Timestamp,
         },
         registry::{Command, Proposal},
     };
@@ -142,7 +142,7 @@ mod tests {
             for client in 0..*length {
                 let connect = Command::Connect {
                     session: session((name as u64) << 16 | u64::from(client)),
-                    source: SOURCE,
+                    source: Source::of(SOURCE),
                     chain: ChainName(name.to_string().into()),
                     head: HeadAddr(socket(name, client, HEAD)),
                     tail: TailAddr(socket(name, client, TAIL)),
@@ -161,7 +161,7 @@ mod tests {
         let connection = u64::from(port) << 32 | (name as u64) << 16 | u64::from(client);
         let reconnect = Command::Reconnect {
             session: session(connection),
-            source: SOURCE,
+            source: Source::of(SOURCE),
             id: RepairId(connection.to_string().into()),
             orphan: OrphanAddr(socket(name, client, port)),
         };

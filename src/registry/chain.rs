@@ -1,18 +1,18 @@
 //! Chains: joining, coming back, and leaving.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeSet;
 
 use super::{
     AskRef, Cause, Client, LinkedBy, Message, Note, Past, Record, Refusal, Registry, Request,
     Serial, Side, Then, What, Why, path::Chain,
 };
-use crate::ids::{ChainName, HeadAddr, Part, SessionId, Socket, TailAddr};
+use crate::ids::{ChainName, HeadAddr, Part, SessionId, Socket, Source, TailAddr};
 
 impl Registry {
     pub(super) fn connect(
         &mut self,
         session: SessionId,
-        source: IpAddr,
+        source: Source,
         chain: &ChainName,
         head: &HeadAddr,
         tail: &TailAddr,
@@ -53,7 +53,7 @@ impl Registry {
     fn join(
         &mut self,
         session: SessionId,
-        source: IpAddr,
+        source: Source,
         chain: &ChainName,
         head: &HeadAddr,
         tail: &TailAddr,

@@ -1,13 +1,11 @@
 //! What the raft log carries into the registry.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Policy, Rules};
 use crate::ids::{
     ChainName, HeadAddr, HistoryId, Incarnation, InstanceId, OrphanAddr, PeerId, RepairId,
-    SessionId, TailAddr, Timestamp,
+    SessionId, Source, TailAddr, Timestamp,
 };
 
 /// One raft entry's worth of commands, applied together and in order.
@@ -57,7 +55,7 @@ pub enum Command {
         /// The connection that will be told.
         session: SessionId,
         /// The connection's source address, which owns the client.
-        source: IpAddr,
+        source: Source,
         /// The chain; empty for the seed's clients.
         chain: ChainName,
         /// The socket that faces the later neighbour.
@@ -86,7 +84,7 @@ pub enum Command {
         /// The connection that will be told.
         session: SessionId,
         /// The connection's source address.
-        source: IpAddr,
+        source: Source,
         /// The id that both callers share, as its clients made it.
         id: RepairId,
         /// The caller's socket that lost its partner.

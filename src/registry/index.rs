@@ -5,14 +5,13 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
 };
 
 use super::{
     Answer, Ask, AskRef, Caller, Client, Image, Line, Peer, Policy, Record, Request, Section,
     Serial, path::Chain, sections::SectionId,
 };
-use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Timestamp, is_local};
+use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Source, Timestamp};
 
 /// One entry of the index on behalf of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +27,9 @@ enum Key {
     Next(ChainName, SectionId),
     Session(SessionId, AskRef),
     Waiting(RepairId, AskRef, Option<ChainName>),
-    Caller(IpAddr, Endpoint),
-    Owner(IpAddr),
-    Answer(RepairId, Endpoint, IpAddr),
+    Caller(Source, Endpoint),
+    Owner(Source),
+    Answer(RepairId, Endpoint, Source),
     Offer(AskRef, AskRef),
     Peer(PeerId),
     Timer(Timestamp, Timer),
@@ -86,7 +85,7 @@ pub(super) struct Index {
     pub(super) waiting: BTreeSet<(RepairId, AskRef)>,
     /// Sockets that no chain knows, and their waits.
     pub(super) callers: BTreeSet<(Endpoint, Serial)>,
-    pub(super) answers: BTreeMap<(RepairId, Endpoint, IpAddr), Serial>,
+    pub(super) answers: BTreeMap<(RepairId, Endpoint, Source), Serial>,
     /// The answers from the oldest to the newest.
     pub(super) answers_by_age: BTreeSet<Serial>,
     /// Asks whose address is on the way to a half-closed partner, and that partner.
@@ -96,7 +95,7 @@ pub(super) struct Index {
     /// The asks that an id may pair, each with the chain of its client.
     pub(super) free: BTreeSet<(RepairId, Option<ChainName>, AskRef)>,
     pub(super) peers: BTreeMap<PeerId, Serial>,
-    pub(super) sources: BTreeMap<IpAddr, Holdings>,
+    pub(super) sources: BTreeMap<Source, Holdings>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     pub(super) clients: u64,
     /// Clients that are cut off.
@@ -378,7 +377,7 @@ impl Index {
         chain.touch(serial);
     }
 
-    fn release_source(&mut self, source: IpAddr, take: impl FnOnce(&mut Holdings)) {
+    fn release_source(&mut self, source: Source, take: impl FnOnce(&mut Holdings)) {
         let held = self.sources.entry(source).or_default();
         take(held);
         if *held == Holdings::default() {
@@ -425,8 +424,8 @@ impl Index {
     }
 
     /// What is counted against a source address: `None` for the operator's own networks.
-    pub(super) fn holdings(&self, source: IpAddr) -> Option<Holdings> {
-        (!is_local(source)).then(|| self.sources.get(&source).copied().unwrap_or_default())
+    pub(super) fn holdings(&self, source: Source) -> Option<Holdings> {
+        (!source.is_local()).then(|| self.sources.get(&source).copied().unwrap_or_default())
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the registry keeps, one record for each thing that it knows. Records are the whole truth:
 //! every index is rebuilt from them.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,7 +9,7 @@ use super::{Cause, LinkedBy, Policy, Serial, Table};
 use crate::codec;
 use crate::ids::{
     ChainName, Endpoint, HeadAddr, HistoryId, Incarnation, InstanceId, Part, PeerId, RepairId,
-    SessionId, Socket, StoreId, TailAddr, Timestamp,
+    SessionId, Socket, Source, StoreId, TailAddr, Timestamp,
 };
 
 /// One thing that the registry knows.
@@ -38,7 +38,7 @@ pub struct Client {
     /// Faces the earlier neighbour.
     pub tail: TailAddr,
     /// The source address that owns it.
-    pub source: IpAddr,
+    pub source: Source,
     /// When it took its place in the path.
     pub joined: Timestamp,
     /// When it was last heard of.
@@ -147,7 +147,7 @@ pub struct Caller {
     /// The orphaned socket.
     pub socket: Socket,
     /// The source address that owns the wait.
-    pub source: IpAddr,
+    pub source: Source,
     /// The wait itself; its request carries the id.
     pub ask: Ask,
 }
@@ -160,7 +160,7 @@ pub struct Answer {
     /// The caller's socket.
     pub socket: Endpoint,
     /// The source address that may ask again.
-    pub source: IpAddr,
+    pub source: Source,
     /// What it was told.
     pub partner: Socket,
     /// When it is forgotten.

@@ -1,18 +1,16 @@
 //! Repairs: a socket lost its partner.
 
-use std::net::IpAddr;
-
 use super::{
     AskRef, Caller, Ended, Message, Note, Past, Record, Refusal, Registry, Request, Serial, Side,
     Then, What,
 };
-use crate::ids::{Part, RepairId, SessionId, Socket};
+use crate::ids::{Part, RepairId, SessionId, Socket, Source};
 
 impl Registry {
     pub(super) fn reconnect(
         &mut self,
         session: SessionId,
-        source: IpAddr,
+        source: Source,
         id: &RepairId,
         orphan: &Socket,
     ) {
@@ -41,7 +39,7 @@ impl Registry {
     }
 
     /// The wait of a socket that no chain knows under this id, and who owns it.
-    fn caller(&self, id: &RepairId, orphan: &Socket) -> Option<(AskRef, IpAddr)> {
+    fn caller(&self, id: &RepairId, orphan: &Socket) -> Option<(AskRef, Source)> {
         self.index.asks_with(id).find_map(|at| match at {
             AskRef::Caller(serial) => {
                 let caller = self.image.records.get(serial)?.caller()?;
@@ -55,7 +53,7 @@ impl Registry {
     /// What this caller was told under this id, if that still holds.
     fn answer_again(
         &mut self,
-        source: IpAddr,
+        source: Source,
         id: &RepairId,
         orphan: &Socket,
         owned: Option<(Serial, Part)>,
@@ -117,7 +115,7 @@ impl Registry {
     }
 
     /// A socket that no chain knows waits for the other one with the same id, as in the seed.
-    fn call(&mut self, session: SessionId, source: IpAddr, id: &RepairId, orphan: &Socket) {
+    fn call(&mut self, session: SessionId, source: Source, id: &RepairId, orphan: &Socket) {
         match self.caller(id, orphan) {
             Some((at, owner)) if owner == source => {
                 return self.take_over(at, session, Request::Reconnect(id.clone()));

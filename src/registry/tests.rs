@@ -4,7 +4,7 @@
 //!
 //! `UPDATE_GOLDENFILES=1 cargo test registry` writes the outputs again; read the difference.
 
-use std::{collections::BTreeMap, error::Error, fmt::Write, net::IpAddr};
+use std::{collections::BTreeMap, error::Error, fmt::Write};
 
 use goldenscript::{ArgumentConsumer, Block, Command as Line, Context};
 
@@ -157,7 +157,7 @@ impl goldenscript::Runner for Script {
             "connect" => {
                 let name = args.next_pos().ok_or("whose?")?;
                 let session = self.session(&mut args, name);
-                let source: IpAddr = args.take_key("from").unwrap_or("10.0.0.1").parse()?;
+                let source = Source::of(args.take_key("from").unwrap_or("10.0.0.1").parse()?);
                 let chain = ChainName(args.take_key("chain").unwrap_or_default().into());
                 let head = args.take_key("head").map_or(format!("{name}.head"), str::to_owned);
                 let tail = args.take_key("tail").map_or(format!("{name}.tail"), str::to_owned);
@@ -168,7 +168,7 @@ impl goldenscript::Runner for Script {
             "reconnect" => {
                 let name = args.next_pos().ok_or("which socket?")?;
                 let session = self.session(&mut args, &format!("repair {name}"));
-                let source: IpAddr = args.take_key("from").unwrap_or("10.0.0.1").parse()?;
+                let source = Source::of(args.take_key("from").unwrap_or("10.0.0.1").parse()?);
                 let id = RepairId(args.take_key("id").ok_or("id?")?.into());
                 let orphan = OrphanAddr(self.socket(name));
                 self.apply(Command::Reconnect { session, source, id, orphan })
@@ -282,7 +282,7 @@ fn instances_hold_asks_by_the_sessions_of_their_present_life() {
     let session = SessionId { instance: InstanceId(2), incarnation: Incarnation(1), connection: 7 };
     let connect = Command::Connect {
         session,
-        source: IpAddr::from([10, 0, 0, 1]),
+        source: Source::of([10, 0, 0, 1].into()),
         chain: ChainName::default(),
         head: HeadAddr(socket(1)),
         tail: TailAddr(socket(2)),

@@ -177,7 +177,8 @@ mod tests {
     use super::*;
     use crate::{
         ids::{
-            HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket, TailAddr,
+            HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket, Source,
+            TailAddr,
         },
         registry::{Command, Proposal},
     };
@@ -186,7 +187,7 @@ mod tests {
     fn two_that_ask_past_a_silent_one_are_told_until_when() {
         let mut registry = Registry::default();
         let socket = |client: u64, port| Socket::parse(&format!("10.0.0.{client}:{port}")).unwrap();
-        let source = "10.0.0.9".parse().unwrap();
+        let source = Source::of("10.0.0.9".parse().unwrap());
         let mut connection = 0;
         let mut apply = |at, command: &dyn Fn(SessionId) -> Command| {
             connection += 1;
@@ -233,7 +234,7 @@ mod tests {
             let socket = |port| Socket::parse(&format!("10.0.0.{client}:{port}")).unwrap();
             let connect = Command::Connect {
                 session: SessionId { instance, incarnation, connection: client.into() },
-                source: "10.0.0.9".parse().unwrap(),
+                source: Source::of("10.0.0.9".parse().unwrap()),
                 chain: ChainName::default(),
                 head: HeadAddr(socket(1)),
                 tail: TailAddr(socket(2)),

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -14,7 +14,10 @@ use super::{
     LiveOptions, Rejection,
     line::{Line, Order},
 };
-use crate::{ids::is_local, metrics::Metrics};
+use crate::{
+    ids::{Source, is_local},
+    metrics::Metrics,
+};
 
 /// Counts the connections of all listeners that share it.
 #[derive(Debug)]
@@ -39,19 +42,6 @@ struct State {
 /// The order in which connections fell silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Arrival(u64);
-
-/// What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Source(IpAddr);
-
-impl Source {
-    pub(super) fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(v4) => IpAddr::V4(v4),
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
-        })
-    }
-}
 
 impl Admission {
     pub(super) fn new(options: LiveOptions, metrics: Metrics) -> Self {

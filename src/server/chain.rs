@@ -2,7 +2,7 @@
 
 use super::{Rejection, Sender};
 use crate::{
-    ids::ChainName,
+    ids::{ChainName, Source},
     registry::Command,
     wire::{AddressPolicy, Object, chain::ConnectRequest},
 };
@@ -17,5 +17,5 @@ pub(super) fn command(
     let ConnectRequest { head, tail } =
         ConnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
     let chain = ChainName::default();
-    Ok(Command::Connect { session, source, chain, head, tail })
+    Ok(Command::Connect { session, source: Source::of(source), chain, head, tail })
 }

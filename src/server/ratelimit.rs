@@ -11,8 +11,8 @@ use std::{
     time::Instant,
 };
 
-use super::{ServerOptions, admission::Source};
-use crate::ids::is_local;
+use super::ServerOptions;
+use crate::ids::{Source, is_local};
 
 /// Slots for sources: 512 KiB, and few enough collisions for 10,000 sources at a time.
 const SLOTS: usize = 1 << 16;

@@ -2,6 +2,7 @@
 
 use super::{Rejection, Sender};
 use crate::{
+    ids::Source,
     registry::Command,
     wire::{AddressPolicy, Object, repair::ReconnectRequest},
 };
@@ -15,5 +16,5 @@ pub(super) fn command(
     let Sender { session, source } = sender;
     let ReconnectRequest { id, orphan } =
         ReconnectRequest::parse(object, policy, source).map_err(Rejection::Ignored)?;
-    Ok(Command::Reconnect { session, source, id, orphan })
+    Ok(Command::Reconnect { session, source: Source::of(source), id, orphan })
 }

@@ -6,7 +6,7 @@ use std::{net::IpAddr, sync::Arc};
 use emnetchain::{
     ids::{
         ChainName, HeadAddr, Incarnation, InstanceId, OrphanAddr, PeerId, RepairId, SessionId,
-        Socket, TailAddr,
+        Socket, Source, TailAddr,
     },
     registry::{Command, Effect, Policy, Then},
 };
@@ -249,7 +249,7 @@ impl Generator {
     fn join(&mut self, person: u64) -> Command {
         Command::Connect {
             session: self.session(),
-            source: source_of(person),
+            source: Source::of(source_of(person)),
             chain: ChainName::default(),
             head: HeadAddr(self.socket(person * 2 + 1)),
             tail: TailAddr(self.socket(person * 2)),
@@ -272,7 +272,7 @@ impl Generator {
         }
         Command::Connect {
             session,
-            source,
+            source: Source::of(source),
             chain: ChainName(Arc::from(chain)),
             head: HeadAddr(self.socket(head)),
             tail: TailAddr(self.socket(tail)),
@@ -299,7 +299,12 @@ impl Generator {
 
     fn request(&mut self, source: IpAddr, socket: Socket) -> Command {
         let id = RepairId(Arc::from(["1", "2", "3", "4", "5"][self.random.below(5) as usize]));
-        Command::Reconnect { session: self.session(), source, id, orphan: OrphanAddr(socket) }
+        Command::Reconnect {
+            session: self.session(),
+            source: Source::of(source),
+            id,
+            orphan: OrphanAddr(socket),
+        }
     }
 
     fn half_close(&mut self) -> Command {

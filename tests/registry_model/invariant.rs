@@ -1,9 +1,7 @@
 //! The promises themselves, by their names in `proto-docs/chains.md` (I) and in the checker of
 //! whole histories (S).
 
-use std::net::IpAddr;
-
-use emnetchain::ids::{Endpoint, RepairId, SessionId};
+use emnetchain::ids::{Endpoint, RepairId, SessionId, Source};
 
 use super::{Fact, Key, Known, Request, Seen, Tell, Told, covers, told};
 
@@ -40,7 +38,7 @@ impl Told {
         &self,
         seen: Seen<'_>,
         session: SessionId,
-        key: &(RepairId, Endpoint, IpAddr),
+        key: &(RepairId, Endpoint, Source),
     ) -> Result<(), String> {
         let stranger = !self.clients.iter().any(|c| c.source == key.2 && c.owns(key.1));
         if let Some((partner, at)) = self.answers.get(key)
@@ -87,7 +85,7 @@ impl Told {
 
     /// The links in force are paths, in the order of arrival.
     pub(super) fn invariant_s4_i3_paths(&self) -> Result<(), String> {
-        let link = |a: Endpoint, b: Endpoint, source: (IpAddr, IpAddr)| {
+        let link = |a: Endpoint, b: Endpoint, source: (Source, Source)| {
             let (a, b) = ((a, source.0, None), (b, source.1, None));
             let (to, from) = (self.facts.get(&a), self.facts.get(&b));
             matches!((to, from), (Some(to), Some(from)) if to.partner == b.0 && from.partner == a.0

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use emnetchain::{
     ids::{
         ChainName, Endpoint, HeadAddr, Incarnation, InstanceId, OrphanAddr, Part, RepairId,
-        SessionId, Socket, TailAddr,
+        SessionId, Socket, Source, TailAddr,
     },
     registry::{
         Client, Command, Effect, Line, Message, Past, Place, Policy, Proposal, Registry, Request,
@@ -241,7 +241,7 @@ pub(crate) fn a_third_is_killed_at_once(seed: u64) {
     };
     for n in 0..LENGTH {
         let (session, chain) = (world.session(), ChainName::default());
-        let source = "10.0.0.1".parse().expect("an address");
+        let source = Source::of("10.0.0.1".parse().expect("an address"));
         let (head, tail) = (HeadAddr(socket(n, 2)), TailAddr(socket(n, 1)));
         world.apply(0, Command::Connect { session, source, chain, head, tail });
     }

@@ -7,12 +7,12 @@ mod view;
 
 pub(crate) use view::view_of;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use emnetchain::{
     ids::{
         ChainName, Endpoint, HeadAddr, Incarnation, InstanceId, Part, PeerId, RepairId, SessionId,
-        Socket, TailAddr, Timestamp, is_local,
+        Socket, Source, TailAddr, Timestamp,
     },
     registry::{Command, Effect, Message, Policy, Refusal, Then, Why},
 };
@@ -45,7 +45,7 @@ struct Client {
     /// Since when it has them.
     since: [Timestamp; 2],
     pasts: [Past; 2],
-    source: IpAddr,
+    source: Source,
     refreshed: Timestamp,
     counts_as_first: bool,
 }
@@ -61,7 +61,7 @@ struct Run {
 #[derive(Clone, Debug, PartialEq)]
 enum By {
     Client(Name, Part),
-    Stranger(Socket, IpAddr),
+    Stranger(Socket, Source),
 }
 
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ struct Answer {
     name: Name,
     id: RepairId,
     socket: Socket,
-    source: IpAddr,
+    source: Source,
     partner: Socket,
     until: Timestamp,
 }
@@ -147,7 +147,7 @@ impl Model {
     }
 
     /// The sockets of all clients, with their owners.
-    pub(crate) fn sockets(&self) -> Vec<(Endpoint, IpAddr)> {
+    pub(crate) fn sockets(&self) -> Vec<(Endpoint, Source)> {
         let of = |client: &Client, part| (client.sockets[at(part)].endpoint(), client.source);
         self.clients.iter().flat_map(|client| PARTS.map(|part| of(client, part))).collect()
     }
@@ -258,7 +258,7 @@ impl Model {
     fn connect(
         &mut self,
         session: SessionId,
-        source: IpAddr,
+        source: Source,
         chain: &ChainName,
         head: &HeadAddr,
         tail: &TailAddr,
@@ -280,7 +280,8 @@ impl Model {
         if (self.clients.len() - owners.len()) as u64 >= self.policy.clients_max {
             return self.refuse(session, Refusal::ClientsFull); // 19
         }
-        if !is_local(source) && (theirs - owners.len()) as u64 >= self.policy.clients_per_source_max
+        if !source.is_local()
+            && (theirs - owners.len()) as u64 >= self.policy.clients_per_source_max
         {
             return self.refuse(session, Refusal::SourceFull);
         }
@@ -332,7 +333,7 @@ impl Model {
         }
     }
 
-    fn reconnect(&mut self, session: SessionId, source: IpAddr, id: &RepairId, socket: &Socket) {
+    fn reconnect(&mut self, session: SessionId, source: Source, id: &RepairId, socket: &Socket) {
         let owner = self.clients.iter().find_map(|client| {
             let part = PARTS.into_iter().find(|part| same(&client.sockets[at(*part)], socket))?;
             (client.source == source).then_some((client.name, part)) // 1
@@ -406,7 +407,7 @@ impl Model {
     fn wait_as_stranger(
         &mut self,
         session: SessionId,
-        source: IpAddr,
+        source: Source,
         id: &RepairId,
         socket: &Socket,
     ) {
@@ -418,7 +419,7 @@ impl Model {
         if !retry && waiting >= self.policy.repairs_max {
             return self.refuse(session, Refusal::RepairsFull); // 19
         }
-        if !retry && !is_local(source) && theirs >= self.policy.repairs_per_source_max {
+        if !retry && !source.is_local() && theirs >= self.policy.repairs_per_source_max {
             return self.refuse(session, Refusal::SourceFull);
         }
         self.ask(by, session, Some(id.clone()));
@@ -689,7 +690,7 @@ impl Model {
         }
     }
 
-    fn source(&self, by: &By) -> IpAddr {
+    fn source(&self, by: &By) -> Source {
         match by {
             By::Client(name, _) => self.client(*name).source,
             By::Stranger(_, source) => *source,

@@ -7,20 +7,20 @@
 
 mod invariant;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use emnetchain::{
-    ids::{ChainName, Endpoint, Part, RepairId, SessionId, Timestamp},
+    ids::{ChainName, Endpoint, Part, RepairId, SessionId, Source, Timestamp},
     registry::{Applied, Command, Effect, Ended, Message, Note, Policy, Then, What, Why},
 };
 
 /// A socket as one source address speaks of it; one of no client speaks under an id.
-type Key = (Endpoint, IpAddr, Option<RepairId>);
+type Key = (Endpoint, Source, Option<RepairId>);
 
 #[derive(Clone, Debug)]
 struct Request {
     session: SessionId,
-    source: IpAddr,
+    source: Source,
     /// `None` for a RECONNECT.
     chain: Option<ChainName>,
     sockets: Vec<(Endpoint, Option<Part>)>,
@@ -44,7 +44,7 @@ struct Known {
     chain: ChainName,
     head: Endpoint,
     tail: Endpoint,
-    source: IpAddr,
+    source: Source,
     /// When it was first seen, and when it last asked for anything.
     first: u64,
     last: u64,
@@ -71,7 +71,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) now: Timestamp,
     pub(crate) policy: &'a Policy,
     /// The sockets of clients that are known afterwards, with their owners.
-    pub(crate) known: &'a [(Endpoint, IpAddr)],
+    pub(crate) known: &'a [(Endpoint, Source)],
     /// Clients in the registry before and after.
     pub(crate) clients: (u64, u64),
 }
@@ -88,7 +88,7 @@ pub(crate) struct Told {
     touched: BTreeMap<Key, u64>,
     all_touched: u64,
     /// What was told under an id, and when first, or earlier.
-    answers: BTreeMap<(RepairId, Endpoint, IpAddr), (Endpoint, Timestamp)>,
+    answers: BTreeMap<(RepairId, Endpoint, Source), (Endpoint, Timestamp)>,
     new_policy: bool,
     /// The clients that this step may take out: what they are told first is over with it.
     gone: Vec<Known>,
@@ -205,7 +205,7 @@ impl Told {
     fn reconnected(
         &mut self,
         seen: Seen<'_>,
-        key: (RepairId, Endpoint, IpAddr),
+        key: (RepairId, Endpoint, Source),
         session: SessionId,
     ) -> Vec<Known> {
         let (id, socket, source) = key.clone();

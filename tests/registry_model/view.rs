@@ -1,12 +1,9 @@
 //! What the model and the registry both know, in one form, so that the two can be compared.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use emnetchain::{
-    ids::{ChainName, Endpoint, Part, RepairId, SessionId, Timestamp},
+    ids::{ChainName, Endpoint, Part, RepairId, SessionId, Source, Timestamp},
     registry::{self, AskRef, Line, Past, Place, Record, Registry, Serial, Totals},
 };
 
@@ -18,15 +15,15 @@ pub(crate) struct View {
     totals: Totals,
     paths: BTreeMap<ChainName, Vec<ClientView>>,
     cut_off: BTreeSet<Vec<ClientView>>,
-    strangers: BTreeSet<(Endpoint, IpAddr, AskView)>,
-    answers: BTreeSet<(RepairId, Endpoint, IpAddr, Endpoint, Timestamp)>,
+    strangers: BTreeSet<(Endpoint, Source, AskView)>,
+    answers: BTreeSet<(RepairId, Endpoint, Source, Endpoint, Timestamp)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct ClientView {
     head: Endpoint,
     tail: Endpoint,
-    source: IpAddr,
+    source: Source,
     refreshed: Timestamp,
     counts_as_first: bool,
     sides: [SideView; 2],

@@ -7,12 +7,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
 
 use emnetchain::{
-    ids::{Endpoint, Incarnation, InstanceId, SessionId},
+    ids::{Endpoint, Incarnation, InstanceId, SessionId, Source},
     raft::{Entry, LogId, Vote},
     registry::{Applied, Command, Effect, Note, Proposal, Record, Registry, Rules, Verdict, What},
     storage::{self, RegistryView, RunningDigest},
@@ -80,7 +79,7 @@ struct State {
     /// Applies their commands one by one.
     single: Registry,
     /// The sockets of its clients, with their owners.
-    sockets: Vec<(Endpoint, IpAddr)>,
+    sockets: Vec<(Endpoint, Source)>,
     told: Told,
     leaders: Leaders,
     members: Members,

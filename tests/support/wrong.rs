@@ -6,7 +6,7 @@
 use std::{fs, net::IpAddr, path::Path};
 
 use emnetchain::{
-    ids::InstanceId,
+    ids::{InstanceId, Source},
     metrics::Metrics,
     raft::Entry,
     registry::Command,
@@ -48,7 +48,7 @@ fn alter(mut entry: Entry, wrong: IpAddr, is_wrong: &mut bool) -> Entry {
             if let Command::Connect { source, .. } = command
                 && !std::mem::replace(is_wrong, true)
             {
-                *source = wrong;
+                *source = Source::of(wrong);
             }
         }
     }

@@ -1,8 +1,6 @@
 //! How a client and what its two sockets do are told as JSON. Ages are in milliseconds of log
 //! time. Scripts read it: keys are added, never renamed or taken away.
 
-use std::net::IpAddr;
-
 use serde::Serialize;
 
 use crate::{
@@ -22,7 +20,7 @@ pub(super) struct Client {
     /// The socket that faces the earlier neighbour.
     pub tail: String,
     /// The source address that owns it.
-    pub source: IpAddr,
+    pub source: String,
     /// `member` of the path; `counts as first`: a member before which no client asks; or `cut off`.
     pub standing: &'static str,
     /// The instance that it asked last.
@@ -100,7 +98,7 @@ impl Client {
             chain: client.chain.0.to_string(),
             head: client.head.0.to_string(),
             tail: client.tail.0.to_string(),
-            source: client.source,
+            source: client.source.to_string(),
             standing: match (look.registry.is_path(serial), client.is_marked) {
                 (true, false) => "member",
                 (true, true) => "counts as first",

@@ -9,7 +9,10 @@ use std::{
 use tokio::{io::Interest, net::TcpSocket, runtime::Handle};
 
 use super::*;
-use crate::{ids::PeerId, registry::Why};
+use crate::{
+    ids::{PeerId, Source},
+    registry::Why,
+};
 
 #[tokio::test]
 async fn a_request_may_be_split_at_every_byte() {
@@ -34,7 +37,7 @@ async fn commands_carry_the_session_the_source_and_the_request() {
         panic!("not a RECONNECT")
     };
     assert_eq!((session.instance, session.incarnation), (InstanceId(1), Incarnation(2)));
-    assert_eq!(source, client.local_addr().unwrap().ip());
+    assert_eq!(source, Source::of(client.local_addr().unwrap().ip()));
     assert_eq!((&*id.0, orphan.0.to_string().as_str()), ("7", "127.0.0.1:1"));
     let ip = Socket::parse("127.0.0.1:8").unwrap();
     let message = Message::Repair { ip };

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    ids::OrphanAddr,
+    ids::{OrphanAddr, Source},
     raft::{Entry, Member},
     registry::{Command, Proposal, Registry},
     storage::{self, RealDisk, Stores, files},
@@ -29,9 +29,15 @@ pub(super) fn entry(index: u64) -> Entry {
         0..3 => Command::Start { instance, incarnation: Incarnation(1) },
         3 => {
             let (id, orphan) = (RepairId("alone".into()), OrphanAddr(socket(0)));
-            Command::Reconnect { session, source, id, orphan }
+            Command::Reconnect { session, source: Source::of(source), id, orphan }
         }
-        _ => Command::Connect { session, source, chain: ChainName("".into()), head, tail },
+        _ => Command::Connect {
+            session,
+            source: Source::of(source),
+            chain: ChainName("".into()),
+            head,
+            tail,
+        },
     };
     let proposal = Proposal { at: Timestamp(index), batch: None, commands: vec![command] };
     Entry { log_id: log_id(index), payload: EntryPayload::Normal(proposal) }

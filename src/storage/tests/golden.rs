@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    ids::{Endpoint, HistoryId, OrphanAddr},
+    ids::{Endpoint, HistoryId, OrphanAddr, Source},
     registry::{AskRef, BatchId, Cause, Command, Cut, LinkedBy, Past, Policy, Rules, Section},
 };
 
@@ -18,8 +18,8 @@ fn socket(text: &str) -> Socket {
     Socket::parse(text).unwrap()
 }
 
-fn source() -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))
+fn source() -> Source {
+    Source::of(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)))
 }
 
 /// Each command.

@@ -76,7 +76,7 @@ fn join(number: u8) -> EntryPayload<Proposal, u64, Member> {
     let (instance, incarnation) = (NODE, Incarnation(0));
     let connect = Command::Connect {
         session: SessionId { instance, incarnation, connection: number.into() },
-        source: IpAddr::from([10, 0, 0, number]),
+        source: Source::of(IpAddr::from([10, 0, 0, number])),
         chain: ChainName::default(),
         head: HeadAddr(socket(1)),
         tail: TailAddr(socket(2)),

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     ids::{
-        ChainName, HeadAddr, Incarnation, InstanceId, PeerId, RepairId, SessionId, Socket,
+        ChainName, HeadAddr, Incarnation, InstanceId, PeerId, RepairId, SessionId, Socket, Source,
         TailAddr, Timestamp,
     },
     metrics::Metrics,
@@ -149,7 +149,7 @@ fn record(random: &mut Random) -> Record {
         let [a, b, c, ..] = random.next().to_be_bytes();
         Socket::parse(&format!("10.{a}.{b}.{c}:{}", 1 + random.below(65535))).unwrap()
     };
-    let source = IpAddr::V4(Ipv4Addr::from(random.next() as u32));
+    let source = Source::of(IpAddr::V4(Ipv4Addr::from(random.next() as u32)));
     let until = Timestamp(random.below(1 << 40));
     // No two asks have one id, for they would be paired.
     let id = "r".repeat(1 + random.below(480) as usize) + &random.next().to_string();

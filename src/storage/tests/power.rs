@@ -49,7 +49,7 @@ fn entry(index: u64) -> Entry {
     let socket = |port: u64| Socket::parse(&format!("10.0.0.1:{}", 1000 + port)).unwrap();
     let command = Command::Connect {
         session,
-        source: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+        source: Source::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1))),
         chain: ChainName("".into()),
         head: HeadAddr(socket(2 * index)),
         tail: TailAddr(socket(2 * index + 1)),

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     ids::{
-        ChainName, HeadAddr, Incarnation, OrphanAddr, RepairId, SessionId, Socket, TailAddr,
-        Timestamp,
+        ChainName, HeadAddr, Incarnation, OrphanAddr, RepairId, SessionId, Socket, Source,
+        TailAddr, Timestamp,
     },
     registry::{Command, History, Look, Proposal, Registry},
 };
@@ -41,7 +41,7 @@ impl Story {
     fn connect(&mut self, chain: &str, client: u8) {
         self.then(|session, source| Command::Connect {
             session,
-            source,
+            source: Source::of(source),
             chain: ChainName(chain.into()),
             head: HeadAddr(socket(&format!("10.0.0.{client}:1"))),
             tail: TailAddr(socket(&format!("10.0.0.{client}:2"))),
@@ -51,7 +51,7 @@ impl Story {
     fn reconnect(&mut self, orphan: &str, id: &str) {
         self.then(|session, source| Command::Reconnect {
             session,
-            source,
+            source: Source::of(source),
             id: RepairId(id.into()),
             orphan: OrphanAddr(socket(orphan)),
         });

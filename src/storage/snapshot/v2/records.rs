@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     ids::{
-        ChainName, Endpoint, HeadAddr, Part, PeerId, RepairId, SessionId, Socket, TailAddr,
+        ChainName, Endpoint, HeadAddr, Part, PeerId, RepairId, SessionId, Socket, Source, TailAddr,
         Timestamp,
     },
     registry::{self, Serial},
@@ -54,7 +54,7 @@ impl From<Client> for registry::Client {
             chain: old.chain,
             head: old.head,
             tail: old.tail,
-            source: old.source,
+            source: Source::of(old.source),
             joined: old.joined,
             refreshed: old.refreshed,
             session: old.session,
@@ -184,7 +184,7 @@ pub(super) struct Caller {
 impl From<Caller> for registry::Caller {
     fn from(old: Caller) -> Self {
         let Caller { socket, source, ask } = old;
-        Self { socket, source, ask: ask.into() }
+        Self { socket, source: Source::of(source), ask: ask.into() }
     }
 }
 
@@ -200,7 +200,7 @@ pub(super) struct Answer {
 impl From<Answer> for registry::Answer {
     fn from(old: Answer) -> Self {
         let Answer { id, socket, source, partner, until } = old;
-        Self { id, socket, source, partner, until }
+        Self { id, socket, source: Source::of(source), partner, until }
     }
 }
 
