@@ -426,8 +426,10 @@ async fn open_stores(
 ) -> Result<Stores, Exit> {
     let (dir, node): (_, InstanceId) = (config.data_dir.clone(), config.node_id);
     let (metrics, faults, cluster) = (metrics.clone(), faults.clone(), config.founded_cluster());
+    let named = config.cluster_id;
     let opening = tokio::task::spawn_blocking(move || {
-        Stores::open(&dir, node, cluster, applied, &metrics, &faults)?.limited_to(rules().newest)
+        let stores = Stores::open(&dir, node, cluster, applied, &metrics, &faults)?;
+        stores.of_cluster(named, &dir)?.limited_to(rules().newest)
     });
     match opening.await {
         Ok(Ok(stores)) => Ok(stores),

@@ -419,3 +419,28 @@ fn a_pause_of_the_service_does_not_count_as_silence_of_its_clients() {
     assert_eq!(last.rest(), repaired(&c.head()));
     assert_eq!(first.rest(), repaired(&c.tail()));
 }
+
+/// What is written below a name that is gone is lost to the next start, whatever was synced.
+#[test]
+fn a_data_directory_that_is_moved_away_ends_the_instance() {
+    for asks in [false, true] {
+        let dir = TempDir::new().unwrap();
+        let (data, elsewhere) = (dir.path().join("data"), dir.path().join("elsewhere"));
+        let mut service = Service::start(&data, &[]);
+        eventually("it serves", || (service.get("/readyz").0 == 200).then_some(()));
+        std::fs::rename(&data, &elsewhere).unwrap();
+        let mut names = (1..).map(Member);
+        let ended = eventually("it ends", || {
+            if asks && let Ok(mut stream) = TcpStream::connect(service.chain()) {
+                let member = names.next().expect("there are more");
+                drop(stream.write_all(member.connect().as_bytes()));
+            }
+            service.wait_within(Duration::ZERO)
+        });
+        assert_eq!(ended.code(), Some(74), "{}", service.log());
+        assert!(service.log().contains(&data.display().to_string()), "{}", service.log());
+        std::fs::rename(&elsewhere, &data).unwrap();
+        let service = Service::start(&data, &[]);
+        eventually("it serves again", || (service.get("/readyz").0 == 200).then_some(()));
+    }
+}

@@ -172,7 +172,7 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Backup, StorageError> {
     let (_lock, identity) = check::hold(data_dir)?;
     let file = files::create_new(&RealDisk, to)?;
     let write = || {
-        let (registry, at) = gather(data_dir, identity.cluster)?;
+        let (registry, at) = gather(data_dir, identity)?;
         let image = registry.image();
         let header = snapshot::Header {
             cluster: identity.cluster,
@@ -190,18 +190,18 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Backup, StorageError> {
 /// The registry as image or snapshot have it, whichever is newer, and then the log.
 fn gather(
     data_dir: &Path,
-    cluster: identity::ClusterId,
+    identity: identity::Identity,
 ) -> Result<(Registry, SnapshotMeta), StorageError> {
     let log_dir = identity::raft_dir(data_dir);
-    let log = LogStore::open_offline(&RealDisk, &log_dir, cluster.0.to_be_bytes())?;
-    let (mut registry, mut at) = match ImageCopy::open(data_dir, cluster)?.found {
+    let log = LogStore::open_offline(&RealDisk, &log_dir, identity.log_id())?;
+    let (mut registry, mut at) = match ImageCopy::open(data_dir, identity.seal)?.found {
         Found::Intact(intact) => {
             let Intact { registry, at, .. } = *intact;
             (registry, at)
         }
         Found::Absent | Found::Damaged(_) | Found::Hung => <_>::default(),
     };
-    let Survey { intact, .. } = snapshot::survey(&RealDisk, data_dir, cluster)?;
+    let Survey { intact, .. } = snapshot::survey(&RealDisk, data_dir, identity.cluster)?;
     if let Some(file) = intact.filter(|file| file.meta().last_log_id > at.last_log_id) {
         registry = file.restore()?;
         at = file.meta().clone();

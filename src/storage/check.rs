@@ -103,7 +103,7 @@ impl Finding {
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Identity { cluster, node, initialised } = self.identity;
+        let Identity { cluster, node, initialised, .. } = self.identity;
         let used = if initialised { "" } else { ", never used" };
         writeln!(f, "identity: cluster {cluster}, node {}{used}", node.0)?;
         match &self.log {
@@ -158,7 +158,7 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
     let of_log = log.as_ref().ok().and_then(Option::as_ref);
     Ok(CheckReport {
         identity,
-        image: check_image(data_dir, identity.cluster)?.against(of_log),
+        image: check_image(data_dir, identity.seal)?.against(of_log),
         snapshot: check_snapshot(data_dir, identity.cluster)?.against(of_log),
         log: log.map(|log| log.map(|log| log.summary())),
     })
@@ -184,7 +184,7 @@ fn check_log(
     if !identity.initialised && RealDisk.names(&dir)?.is_empty() {
         return Ok(Ok(None));
     }
-    match LogStore::open_offline(&RealDisk, &dir, identity.cluster.0.to_be_bytes()) {
+    match LogStore::open_offline(&RealDisk, &dir, identity.log_id()) {
         Ok(log) => Ok(Ok(Some(log))),
         Err(LogError::Io(fault)) => Err(fault.into()),
         Err(damaged @ LogError::Damaged { .. }) => Ok(Err(damaged)),

@@ -9,7 +9,7 @@
 use std::{
     any::Any,
     fmt,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, Metadata, OpenOptions, TryLockError},
     io,
     os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -142,6 +142,15 @@ pub trait DiskFile: Send + Sync + fmt::Debug {
     /// If the disk fails. It must not be tried again: the kernel may have dropped what it could
     /// not write.
     fn sync(&self) -> Result<(), DiskFault>;
+
+    /// Makes sure that its name still leads to it: what is written to a file that was removed or
+    /// moved away is on the disk, and lost to the next start. Simulated files stay where they are.
+    ///
+    /// # Errors
+    /// If there is no file of that name, or another one.
+    fn in_place(&self) -> Result<(), DiskFault> {
+        Ok(())
+    }
 }
 
 /// The machine's file system.
@@ -251,5 +260,19 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> Result<(), DiskFault> {
         self.file.sync_data().map_err(failed("sync", &self.path))
+    }
+
+    fn in_place(&self) -> Result<(), DiskFault> {
+        let number = |about: Metadata| (about.dev(), about.ino());
+        let named = fs::metadata(&self.path).map(number);
+        let held = self.file.metadata().map(number);
+        let is_same = named.and_then(|named| Ok(named == held?));
+        match is_same.map_err(failed("find", &self.path))? {
+            true => Ok(()),
+            false => {
+                let why = "it was moved or replaced while the instance ran";
+                Err(failed("find", &self.path)(io::Error::other(why)))
+            }
+        }
     }
 }

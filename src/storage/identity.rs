@@ -7,6 +7,11 @@
 //! anything else. It says at first that the directory is not yet *initialised*; once log and image
 //! were opened for the first time that is corrected. From then on a directory without its raft
 //! log is refused, for it has lost votes. The file carries a checksum of its own.
+//!
+//! A directory without any vote, entry or snapshot has promised nothing, and belongs to no cluster
+//! yet: at each start it takes the cluster that the present settings name. Else one that was once
+//! started with a wrong list would stay in that list's cluster; and a list that was made shorter
+//! would found a second cluster under the id of the first.
 
 use std::{
     fmt, io,
@@ -17,11 +22,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    SnapshotInbox, StorageError,
+    LogStore, SnapshotInbox, StorageError,
     disk::{Access, Disk, DiskLock, RealDisk},
     fault::DiskFault,
     files,
-    image::ImageStore,
+    image::{Found, ImageStore},
     pulse::Pulses,
     watched::WatchedDisk,
 };
@@ -81,10 +86,20 @@ impl fmt::Display for ClusterId {
 pub struct Identity {
     /// The cluster.
     pub cluster: ClusterId,
+    /// What raft log and image carry, so that neither can be another directory's: the cluster that
+    /// the directory was made for.
+    pub seal: ClusterId,
     /// The node.
     pub node: InstanceId,
     /// Whether log and image have been opened once.
     pub initialised: bool,
+}
+
+impl Identity {
+    /// What the raft log carries.
+    pub(super) fn log_id(&self) -> [u8; 16] {
+        self.seal.0.to_be_bytes()
+    }
 }
 
 /// A locked data directory, known to be this node's.
@@ -102,8 +117,8 @@ pub struct DataDir {
 pub(super) struct DirLock(#[expect(dead_code, reason = "its drop counts")] DiskLock);
 
 impl DataDir {
-    /// Locks the directory, creates it if need be, and makes sure that it belongs to `node`. A new
-    /// directory becomes that of the given cluster, or of a new one.
+    /// Locks the directory, creates it if need be, and makes sure that it belongs to `node`. One
+    /// that holds nothing becomes that of the given cluster, or of a new one.
     ///
     /// # Errors
     /// [`StorageError::Locked`] while another process holds it, [`StorageError::Foreign`] if it
@@ -126,10 +141,15 @@ impl DataDir {
         let named = |fault| DiskFault { operation: "create the data directory", ..fault };
         disk.create_dir(path).map_err(named)?;
         let lock = DirLock::take(&*disk, path)?;
-        let identity = match read_identity(&*disk, path)? {
+        let mut identity = match read_identity(&*disk, path)? {
             Some(identity) => identity,
             None => found_identity(&*disk, path, node, cluster)?,
         };
+        let is_of_another = cluster != Some(identity.cluster);
+        if identity.node == node && is_of_another && is_blank(&*disk, path, identity)? {
+            identity.cluster = chosen(cluster, path)?;
+            write_identity(&*disk, path, identity)?;
+        }
         if identity.node != node {
             return Err(StorageError::Foreign {
                 path: path.join(IDENTITY_FILE),
@@ -171,7 +191,7 @@ impl DataDir {
 
     /// The place of the registry's image.
     pub(super) fn image_store(&self) -> Arc<dyn ImageStore> {
-        self.disk.image_store(&self.registry_dir(), self.cluster_id())
+        self.disk.image_store(&self.registry_dir(), self.seal())
     }
 
     /// The place where snapshots of other instances arrive.
@@ -182,6 +202,11 @@ impl DataDir {
     /// The cluster that the directory belongs to.
     pub fn cluster_id(&self) -> ClusterId {
         self.identity.cluster
+    }
+
+    /// What raft log and image carry; see [`Identity::seal`].
+    pub(super) fn seal(&self) -> ClusterId {
+        self.identity.seal
     }
 
     /// The node that the directory belongs to.
@@ -279,13 +304,34 @@ fn found_identity(
             });
         }
     }
-    let cluster = match cluster {
-        Some(cluster) => cluster,
-        None => ClusterId::random().map_err(files::failed("draw a cluster id for", path))?,
-    };
-    let identity = Identity { cluster, node, initialised: false };
+    let cluster = chosen(cluster, path)?;
+    let identity = Identity { cluster, seal: cluster, node, initialised: false };
     write_identity(disk, path, identity)?;
     Ok(identity)
+}
+
+fn chosen(cluster: Option<ClusterId>, path: &Path) -> Result<ClusterId, StorageError> {
+    let random = || ClusterId::random().map_err(files::failed("draw a cluster id for", path));
+    Ok(cluster.map_or_else(random, Ok)?)
+}
+
+/// Whether nothing was ever stored in a directory: no vote, no entry, no image of one, no snapshot.
+fn is_blank(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<bool, StorageError> {
+    let raft = raft_dir(path);
+    // What is wrong with a log or an image is told when it is opened to be written.
+    let has_no_log = match disk.names(&raft)?.is_empty() {
+        true => !identity.initialised,
+        false => LogStore::check_on(disk, &raft, identity.log_id())
+            .is_ok_and(|log| (log.vote, log.last, log.purged) == (None, None, None)),
+    };
+    if !has_no_log || !disk.names(&snapshot_dir(path))?.is_empty() {
+        return Ok(false);
+    }
+    Ok(match disk.image_store(&registry_dir(path), identity.seal).open() {
+        Ok(Found::Absent) => true,
+        Ok(Found::Intact(image)) => image.at.last_log_id.is_none(),
+        Ok(Found::Damaged(_) | Found::Hung) | Err(_) => false,
+    })
 }
 
 /// The identity as it stands in the file.
@@ -293,6 +339,9 @@ fn found_identity(
 struct IdentityFile {
     format: u32,
     cluster: String,
+    /// If it is not the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seal: Option<String>,
     node: u64,
     initialised: bool,
     check: String,
@@ -301,7 +350,11 @@ struct IdentityFile {
 impl IdentityFile {
     /// The checksum over everything else.
     fn expected_check(&self) -> String {
-        let text = format!("{} {} {} {}", self.format, self.cluster, self.node, self.initialised);
+        let mut text =
+            format!("{} {} {} {}", self.format, self.cluster, self.node, self.initialised);
+        if let Some(seal) = &self.seal {
+            text = format!("{text} {seal}");
+        }
         format!("{:08x}", crc32fast::hash(text.as_bytes()))
     }
 }
@@ -337,10 +390,13 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (String, &'static str)> {
         let what = format!("format {format}, where this version knows format {FORMAT}");
         return Err((what, NEWER));
     }
-    let cluster = u128::from_str_radix(&file.cluster, 16)
-        .map_err(|error| damaged(format!("not a cluster id: {error}")))?;
+    let id = |text: &str| {
+        let parsed = u128::from_str_radix(text, 16).map(ClusterId);
+        parsed.map_err(|error| damaged(format!("not a cluster id: {error}")))
+    };
     Ok(Identity {
-        cluster: ClusterId(cluster),
+        cluster: id(&file.cluster)?,
+        seal: id(file.seal.as_ref().unwrap_or(&file.cluster))?,
         node: InstanceId(file.node),
         initialised: file.initialised,
     })
@@ -355,6 +411,7 @@ pub(super) fn write_identity(
     let mut file = IdentityFile {
         format: FORMAT,
         cluster: identity.cluster.to_string(),
+        seal: (identity.seal != identity.cluster).then(|| identity.seal.to_string()),
         node: identity.node.0,
         initialised: identity.initialised,
         check: String::new(),
@@ -377,11 +434,11 @@ mod tests {
     fn a_directory_keeps_its_identity() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("deep/data");
-        let first = DataDir::open(&path, NODE, None).unwrap();
+        let cluster = ClusterId(7);
+        let first = DataDir::open(&path, NODE, Some(cluster)).unwrap();
         assert!(first.is_new());
-        let cluster = first.cluster_id();
         drop(first);
-        let again = DataDir::open(&path, NODE, None).unwrap();
+        let again = DataDir::open(&path, NODE, Some(cluster)).unwrap();
         assert_eq!((again.cluster_id(), again.node_id(), again.is_new()), (cluster, NODE, true));
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         for name in [LOCK_FILE, IDENTITY_FILE] {

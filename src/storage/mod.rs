@@ -138,7 +138,7 @@ impl Stores {
         let mut dir = DataDir::open_on(Arc::clone(&disk), path, node, cluster)?;
         let options = LogOptions {
             dir: dir.raft_dir(),
-            cluster_id: dir.cluster_id().0.to_be_bytes(),
+            cluster_id: dir.seal().0.to_be_bytes(),
             expect_existing: !dir.is_new(),
             metrics: metrics.clone(),
             faults: faults.clone(),
@@ -152,6 +152,21 @@ impl Stores {
         let (cluster, inbox) = (dir.cluster_id(), dir.inbox());
         let pulses = Pulses { log: log.pulse(), ..dir.pulses().clone() };
         Ok(Self { log, machine, view, image, pulses, cluster, guard, inbox })
+    }
+
+    /// Makes sure that they are of the cluster that an operator has named, if any.
+    ///
+    /// # Errors
+    /// If they are another cluster's.
+    pub fn of_cluster(self, named: Option<ClusterId>, path: &Path) -> Result<Self, StorageError> {
+        match named.filter(|named| *named != self.cluster) {
+            Some(named) => Err(StorageError::Foreign {
+                path: path.to_path_buf(),
+                found: format!("cluster {}", self.cluster),
+                expected: format!("cluster {named}"),
+            }),
+            None => Ok(self),
+        }
     }
 
     /// Makes the instance older than its program: it knows no newer rules than these.

@@ -66,7 +66,7 @@ pub fn restore(
     registry.leave_history();
     let random = || ClusterId::random().map_err(files::failed("draw an id for", data_dir));
     let (cluster, history) = (random()?, HistoryId(random()?.0));
-    let identity = Identity { cluster, node, initialised: true };
+    let identity = Identity { cluster, seal: cluster, node, initialised: true };
     found(&RealDisk, data_dir, identity, at.last_log_id, member, |store, at| {
         let index = at.last_log_id.map_or(0, |entry| entry.index);
         registry.members_changed(index, [(node, Some(store))]);
@@ -141,8 +141,8 @@ fn found(
     }
     let _lock = DirLock::take(disk, dir)?;
     let (entry, vote) = next_entry(last, identity.node);
-    let cluster_id = identity.cluster.0.to_be_bytes();
-    let store = LogStore::found(disk, &identity::raft_dir(dir), cluster_id, vote, Some(entry))?;
+    let store =
+        LogStore::found(disk, &identity::raft_dir(dir), identity.log_id(), vote, Some(entry))?;
     let at = &founding(entry, identity.node, Member { store: Some(store), ..member });
     let image = registry(store, at);
     let snapshots = identity::snapshot_dir(dir);

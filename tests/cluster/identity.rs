@@ -6,7 +6,10 @@ use std::{fs, path::Path, process::Command};
 use super::chains::expect_neighbours;
 use crate::{
     replicas::{Cluster, chain_through, member_list},
-    support::{Member, Service, eventually, free_address, operator::operate},
+    support::{
+        Member, Service, eventually, free_address,
+        operator::{operate, read_status},
+    },
 };
 
 /// Starts an instance that ends by itself; its exit code and its log.
@@ -68,6 +71,72 @@ fn lists_that_differ_are_told() {
     let first = start(1, &member_list(&[one, two]));
     let _second = start(2, &member_list(&[one, two, cluster.raft(3)]));
     wait_until_it_says(&first, &["another --initial-cluster", &two.to_string()]);
+}
+
+/// An instance with a list of its own, in its data directory.
+fn start_with(cluster: &Cluster, id: usize, list: &str) -> Service {
+    let (number, raft) = (id.to_string(), cluster.raft(id).to_string());
+    let arguments = ["--node-id", &number, "--raft-addr", &raft, "--initial-cluster", list];
+    let arguments = [arguments.as_slice(), &["--insecure-cluster"]].concat();
+    Service::start(&cluster.data_dir(id), &arguments)
+}
+
+/// A lost disk waits for the others; with a shorter list it is another cluster, not theirs again.
+#[test]
+fn a_lost_disk_that_founds_alone_does_not_keep_a_majority_from_starting() {
+    let mut cluster = Cluster::start(&[]);
+    let members = [0, 1, 2].map(Member);
+    drop(chain_through(&members, || cluster.at(1)));
+    let before = cluster.status(1)["cluster"].clone();
+    cluster.ids().for_each(|id| cluster.kill(id));
+    empty(&cluster, 3);
+    let all = member_list(&[1, 2, 3].map(|id| cluster.raft(id)));
+    let waiting = start_with(&cluster, 3, &all);
+    wait_until_it_says(&waiting, &["founding"]);
+    drop(waiting);
+    let alone = start_with(&cluster, 3, &format!("3={}", cluster.raft(3)));
+    eventually("it serves alone", || (alone.get("/readyz").0 == 200).then_some(()));
+    assert_ne!(read_status(&alone, "/status")["cluster"], before, "it is another cluster");
+    cluster.start_these(&[1, 2]);
+    cluster.wait_ready();
+    assert_eq!(cluster.status(1)["cluster"], before);
+    expect_neighbours(cluster.at(2), members[1], Some(members[0]), members[2]);
+}
+
+/// What was never founded has promised nothing, so a list that was wrong can be corrected.
+#[test]
+fn a_list_with_a_mistake_can_be_corrected_while_nothing_was_founded() {
+    let mut cluster = Cluster::new(&[]);
+    let port = cluster.raft(1).port();
+    let [two, three] = [2, 3].map(|id| cluster.raft(id));
+    let wrong = start_with(&cluster, 3, &format!("1=localhost:{port},2={two},3={three}"));
+    wait_until_it_says(&wrong, &["founding"]);
+    drop(wrong);
+    cluster.start_these(&[1, 2, 3]);
+    cluster.wait_ready();
+    cluster.assert_equal_registries();
+}
+
+#[test]
+fn a_data_directory_of_another_cluster_than_the_named_one_is_refused() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let named = |id: u8| ["--cluster-id".to_owned(), format!("{id:032x}")];
+    let start = |id: u8| {
+        let flags = named(id);
+        let raft = free_address().to_string();
+        let list = format!("1={raft}");
+        let flags = flags.iter().map(String::as_str);
+        let flags: Vec<_> =
+            flags.chain(["--initial-cluster", &list, "--raft-addr", &raft]).collect();
+        let flags = [flags.as_slice(), &["--insecure-cluster"]].concat();
+        Service::try_start(dir.path(), flags.into_iter().map(str::to_owned).collect())
+    };
+    let mut first = start(1).unwrap();
+    eventually("it serves", || (first.get("/readyz").0 == 200).then_some(()));
+    first.stop();
+    let (status, log) = start(2).unwrap_err();
+    assert_eq!(status.code(), Some(78), "{log}");
+    assert!(log.contains("belongs to cluster 00"), "{log}");
 }
 
 /// Input A1: with all three founded, 2 down and 3 emptied, 2 and 3 must not answer without 1.

@@ -249,7 +249,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 
 /// The image of a directory, kept in sled.
 fn sled_store(dir: &DataDir, options: image::Options) -> SledStore {
-    SledStore::new(&dir.registry_dir(), dir.cluster_id(), options)
+    SledStore::new(&dir.registry_dir(), dir.seal(), options)
 }
 
 /// Starts from what the directory holds.

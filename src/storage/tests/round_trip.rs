@@ -113,7 +113,7 @@ async fn make_log(path: &Path) {
     let identity = identity::read_identity(&RealDisk, path).unwrap().unwrap();
     let options = LogOptions {
         dir: path.join("raft"),
-        cluster_id: identity.cluster.0.to_be_bytes(),
+        cluster_id: identity.log_id(),
         expect_existing: false,
         metrics: Metrics::new(),
         faults: fault::channel().0,

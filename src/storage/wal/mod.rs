@@ -253,6 +253,7 @@ impl Wal {
             pulse: pulse.clone(),
             failed: None,
             idle_since: clock::now(),
+            seen: clock::now(),
             buffer: Vec::new(),
         };
         let fault = files::failed("start the thread that writes", &dir);

@@ -204,6 +204,11 @@ impl StateFile {
     pub(super) fn sync(&self) -> Result<(), DiskFault> {
         self.file.sync()
     }
+
+    /// Makes sure that the next start will find this file.
+    pub(super) fn in_place(&self) -> Result<(), DiskFault> {
+        self.file.in_place()
+    }
 }
 
 pub(super) fn encode_slot(state: &State) -> Vec<u8> {

@@ -64,6 +64,8 @@ pub(super) struct Writer {
     pub(super) failed: Option<(io::ErrorKind, String)>,
     /// When the last job, or the last probe, was done.
     pub(super) idle_since: Instant,
+    /// When the files were last seen where they belong.
+    pub(super) seen: Instant,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -111,6 +113,9 @@ impl Worker for Writer {
         let bytes = i64::try_from(self.shared.lock().bytes()).unwrap_or(i64::MAX);
         self.metrics.log_bytes.set(bytes);
         self.idle_since = clock::now();
+        if self.idle_since - self.seen >= PROBE_AFTER {
+            let _ = self.attempt(Self::look);
+        }
         // Under load the worker is never idle.
         if self.due().is_some_and(|due| clock::now() >= due) {
             return self.idle();
@@ -185,12 +190,19 @@ impl Writer {
     /// Writes and syncs the watermark, which says what it said before. A file system that is frozen
     /// holds up the write, a device that hangs the sync.
     fn probe(&mut self) -> Result<(), DiskFault> {
+        self.look()?;
         let (_, bytes) = self.current();
         let started = clock::now();
         self.state_file.note_durable(self.state.generation, bytes)?;
         self.state_file.sync()?;
         self.note_sync(started);
         Ok(())
+    }
+
+    /// Sees that the log is still where the next start will look for it.
+    fn look(&mut self) -> Result<(), DiskFault> {
+        self.seen = clock::now();
+        self.state_file.in_place()
     }
 
     /// Does something with the disk, unless it has failed before.
