@@ -203,7 +203,7 @@ Exit codes:
    2  the command line or configuration is at fault, or an address cannot be bound
   69  no running instance answers a command, or it refuses
   70  a fault inside
-  74  the disk failed or is full
+  74  the disk failed or is full, or the answer cannot be written
   78  the data directory is refused: damaged, or another instance's";
 
 fn with_settings(command: Command) -> Command {
