@@ -119,8 +119,15 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
     let mut sources = Sources::default();
     sources.give_environment(|name| std::env::var_os(name));
     let mut file = std::env::var_os("EMNETCHAIN_CONFIG").filter(|path| !path.is_empty());
+    let by_environment = file.clone();
     let words = collect_flags(matches, &mut sources, &mut file)?;
-    if let Some(file) = file {
+    // A command that is told which instance to ask needs no file. The service's own, which the
+    // environment names to all, may be one that its caller cannot read.
+    let is_told = sources.gives(Config::key("http_addr").expect("it is a key"));
+    let is_asking = words.first().is_some_and(|word| ASKING.contains(&word.as_str()));
+    let is_dispensable = is_told && is_asking && file == by_environment;
+    let is_there = |file: &OsString| std::fs::File::open(file).is_ok();
+    if let Some(file) = file.filter(|file| !is_dispensable || is_there(file)) {
         sources.give_file(file.into());
     }
     let operand = line::operand(matches);
@@ -136,7 +143,8 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         }
         "check" => Ok(Task::Check { data_dir: sources.read_key("data_dir").map_err(faults)? }),
         "config check" => {
-            sources.read().map_err(faults)?;
+            let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
+            sources.check(names.iter().filter_map(|name| name.to_str())).map_err(faults)?;
             Ok(Task::Nothing(say("the configuration is good\n")))
         }
         "config print" => Ok(Task::Nothing(say(&sources.page().map_err(faults)?))),
@@ -163,6 +171,9 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         }
     }
 }
+
+/// The commands that ask a running instance, by their first words.
+const ASKING: [&str; 4] = ["backup", "chain", "cluster", "explain"];
 
 /// How a command ends that a running instance answers.
 fn answered(answer: Result<(), Failure>) -> Result<Task, String> {

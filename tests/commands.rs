@@ -123,3 +123,57 @@ fn a_backup_is_restored_into_a_fresh_file_system() {
     ends(&command(&["check", "--data-dir", root]).finish(), 0, &[]);
     ends(&command(&["restore", &file, "--data-dir", root]).finish(), 2, &["not empty"]);
 }
+
+/// Proves that each command shows what it takes, and that one which is told where to ask is not
+/// kept from it by the service's file.
+#[test]
+fn each_command_shows_and_reads_what_it_takes() {
+    for (words, takes) in [
+        (&["backup"][..], &["--http-addr", "--admin-token-file", "--data-dir"][..]),
+        (&["restore"], &["--data-dir", "--node-id"]),
+        (&["check"], &["--data-dir"]),
+    ] {
+        let output = command(&[words, &["--help"]].concat()).finish();
+        let page = String::from_utf8(output.stdout).unwrap();
+        let flags = page.lines().filter_map(|line| line.trim().strip_prefix("--"));
+        let flags: Vec<_> = flags.map(|flag| flag.split(' ').next().unwrap()).collect();
+        let mut wanted: Vec<_> = takes.iter().map(|flag| &flag[2..]).collect();
+        wanted.push("config");
+        assert!(flags.iter().all(|flag| wanted.contains(flag)), "{words:?}: {flags:?}");
+        assert_eq!(flags.len(), wanted.len(), "{words:?}: {flags:?}");
+    }
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(&dir.path().join("data"), &[]);
+    let http = service.address("HTTP").to_string();
+    let asked = |more: &[&str]| {
+        let mut asking = command(&[&["cluster", "status"], more].concat());
+        asking.env("EMNETCHAIN_CONFIG", dir.path().join("missing")).finish()
+    };
+    ends(&asked(&["--http-addr", &http]), 0, &[]);
+    ends(&asked(&[]), 2, &["missing", "cannot be read"]);
+    let named = dir.path().join("missing").to_str().unwrap().to_owned();
+    ends(&asked(&["--http-addr", &http, "--config", &(named + ".too")]), 2, &["missing.too"]);
+}
+
+/// Proves that one look finds all that is wrong with a configuration.
+#[test]
+fn a_configuration_is_told_all_its_faults_at_once() {
+    let dir = TempDir::new().unwrap();
+    let missing = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (token, key) = (missing("no-token"), missing("no-key"));
+    let mut check = command(&["config", "check", "-chain-addr", "0.0.0.0:8081"]);
+    check.args(["-dis-addr", "127.0.0.1:8081", "--gather", "soon", "--admin-token-file", &token]);
+    check.args(["--raft-tls-key", &key]).env("EMNETCHAIN_CHIAN_ADDR", "127.0.0.1:1");
+    let told = [
+        "--gather",
+        &token,
+        &key,
+        "0.0.0.0:8081 is already that of --chain-addr",
+        "EMNETCHAIN_CHIAN_ADDR: there is no such variable; did you mean EMNETCHAIN_CHAIN_ADDR?",
+    ];
+    ends(&check.finish(), 2, &told);
+    fs::write(&token, "secret").unwrap();
+    let mut good =
+        command(&[&["config", "check", "--admin-token-file", &token], &ADDRESSES[..]].concat());
+    ends(&good.env("EMNETCHAIN_CONFIG", "").finish(), 0, &[]);
+}
