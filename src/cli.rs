@@ -40,7 +40,7 @@ pub enum Exit {
     Unavailable = 69,
     /// A fault inside.
     Internal = 70,
-    /// The disk failed or is full.
+    /// The disk failed or is full, or the answer cannot be written.
     Disk = 74,
     /// The data directory is refused: damaged, or another instance's.
     Data = 78,
@@ -104,25 +104,30 @@ pub fn start() -> Task {
             Ok(task) => task,
             Err(line) => refuse(&line),
         },
-        Err(error) if !error.use_stderr() => {
-            say(&error.render().to_string());
-            Task::Nothing(Exit::Clean)
-        }
+        Err(error) if !error.use_stderr() => Task::Nothing(say(&error.render().to_string())),
         Err(error) => refuse(&line::fault(&error)),
     }
 }
 
 /// Writes the line on standard output that tells where a server listens.
 pub fn announce(server: &str, address: SocketAddr) {
-    say(&format!("{server} Server listening on {address}\n"));
+    // The instance serves all the same; what reads these lines misses one.
+    drop(try_say(&format!("{server} Server listening on {address}\n")));
 }
 
 fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
     let mut sources = Sources::default();
     sources.give_environment(|name| std::env::var_os(name));
     let mut file = std::env::var_os("EMNETCHAIN_CONFIG").filter(|path| !path.is_empty());
+    let by_environment = file.clone();
     let words = collect_flags(matches, &mut sources, &mut file)?;
-    if let Some(file) = file {
+    // A command that is told which instance to ask needs no file. The service's own, which the
+    // environment names to all, may be one that its caller cannot read.
+    let is_told = sources.gives(Config::key("http_addr").expect("it is a key"));
+    let is_asking = words.first().is_some_and(|word| ASKING.contains(&word.as_str()));
+    let is_dispensable = is_told && is_asking && file == by_environment;
+    let is_there = |file: &OsString| std::fs::File::open(file).is_ok();
+    if let Some(file) = file.filter(|file| !is_dispensable || is_there(file)) {
         sources.give_file(file.into());
     }
     let operand = line::operand(matches);
@@ -138,23 +143,17 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         }
         "check" => Ok(Task::Check { data_dir: sources.read_key("data_dir").map_err(faults)? }),
         "config check" => {
-            sources.read().map_err(faults)?;
-            say("the configuration is good\n");
-            Ok(Task::Nothing(Exit::Clean))
+            let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
+            sources.check(names.iter().filter_map(|name| name.to_str())).map_err(faults)?;
+            Ok(Task::Nothing(say("the configuration is good\n")))
         }
-        "config print" => {
-            say(&sources.page().map_err(faults)?);
-            Ok(Task::Nothing(Exit::Clean))
-        }
+        "config print" => Ok(Task::Nothing(say(&sources.page().map_err(faults)?))),
         "restore" => {
             let data_dir = sources.read_key("data_dir").map_err(faults)?;
             let node = sources.read_key("node_id").map_err(faults)?;
             Ok(Task::Restore { file: file(), data_dir, node })
         }
-        "id" => {
-            say(&format!("{:032x}\n", random_id()?));
-            Ok(Task::Nothing(Exit::Clean))
-        }
+        "id" => Ok(Task::Nothing(say(&format!("{:032x}\n", random_id()?)))),
         command if command.starts_with("cluster ") => {
             let command = command.trim_start_matches("cluster ");
             let operand = operand.as_ref().and_then(|text| text.to_str()).map(str::trim);
@@ -173,6 +172,9 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
     }
 }
 
+/// The commands that ask a running instance, by their first words.
+const ASKING: [&str; 4] = ["backup", "chain", "cluster", "explain"];
+
 /// How a command ends that a running instance answers.
 fn answered(answer: Result<(), Failure>) -> Result<Task, String> {
     Ok(Task::Nothing(match answer {
@@ -182,6 +184,7 @@ fn answered(answer: Result<(), Failure>) -> Result<Task, String> {
             complain(&why);
             Exit::Unavailable
         }
+        Err(Failure::Output(Unsaid)) => Exit::Disk,
     }))
 }
 
@@ -229,7 +232,8 @@ fn ask_for_addresses(sources: &mut Sources) -> Result<(), String> {
         if sources.gives(key) {
             continue;
         }
-        say(&format!("{question}\n"));
+        // An answer can be typed without the question.
+        drop(try_say(&format!("{question}\n")));
         let mut line = Vec::new();
         let answer = io::stdin().lock().take(LINE_BYTES_MAX).read_until(b'\n', &mut line);
         if answer.is_err() || line.is_empty() {
@@ -266,8 +270,26 @@ pub fn complain(line: &str) {
     drop(writeln!(io::stderr().lock(), "EMNetChain: {line}"));
 }
 
-/// Writes to standard output; a reader that closed it does not want it.
-pub(crate) fn say(text: &str) {
+/// The answer was not written, which has been complained of.
+#[derive(Debug)]
+pub(crate) struct Unsaid;
+
+/// Writes to standard output; a reader that closed it does not want more, and that is no fault.
+///
+/// # Errors
+/// If it cannot be written: a full disk looks like an answer otherwise.
+pub(crate) fn try_say(text: &str) -> Result<(), Unsaid> {
     let mut stdout = io::stdout().lock();
-    drop(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()));
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            complain(&format!("standard output cannot be written: {error}"));
+            Err(Unsaid)
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Writes the whole answer of a command to standard output; returns how the command ends.
+pub(crate) fn say(text: &str) -> Exit {
+    try_say(text).map_or(Exit::Disk, |()| Exit::Clean)
 }

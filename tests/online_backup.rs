@@ -272,6 +272,7 @@ fn what_cannot_be_had_is_said_with_the_way_out() {
     // Only the flag itself means a stopped instance.
     let mut by_variable = backup(http(&service), &path("by variable"), &[]);
     by_variable.env("EMNETCHAIN_DATA_DIR", path("data"));
+    by_variable.env("EMNETCHAIN_ADMIN_TOKEN_FILE", &right);
     done(&by_variable.finish());
 }
 

@@ -37,10 +37,7 @@ impl From<StorageError> for Failure {
 /// Has the instance make a backup, and writes it into a new file.
 pub(super) fn run(file: &Path, sources: &Sources) -> Exit {
     let (why, exit) = match receive(file, sources) {
-        Ok(line) => {
-            say(&line);
-            return Exit::Clean;
-        }
+        Ok(line) => return say(&line),
         Err(Failure::Usage(why)) => (why, Exit::Usage),
         Err(Failure::Instance(why)) => (why, Exit::Unavailable),
         Err(Failure::File(error)) => {

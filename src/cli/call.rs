@@ -14,12 +14,12 @@ use axum::{
 use futures_util::StreamExt as _;
 use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::Value as Json;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    config::{Faults, Sources},
-    server::http::{DEFAULT_ADDR, HttpAddr},
+    config::{Faults, Sources, Value},
+    server::http::DEFAULT_ADDR,
 };
 
 /// How long an answer may take: longer than the service lets a change of the cluster take.
@@ -34,8 +34,46 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// An instance's HTTP, and what opens it.
 #[derive(Debug)]
 pub(super) struct Instance {
-    address: SocketAddr,
+    /// `HOST:PORT`, looked up at each call.
+    address: String,
     token: Option<String>,
+}
+
+/// What a command makes of `--http-addr`.
+enum Where {
+    At(String),
+    Auto,
+    Off,
+}
+
+impl Value for Where {
+    const PLACEHOLDER: &'static str = "HOST:PORT";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => return Ok(Self::Auto),
+            "off" => return Ok(Self::Off),
+            _ => {}
+        }
+        let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));
+        let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        match is_host && port.parse::<u16>().is_ok_and(|port| port > 0) {
+            true => Ok(Self::At(text.to_owned())),
+            false => Err(format!(
+                "{text:?} is not the address of an instance; write HOST:PORT, such as \
+                 localhost:9180, or ip:port or [ip]:port"
+            )),
+        }
+    }
+}
+
+/// What the request calls its receiver. One on this machine is called by its address: it knows its
+/// own operators by that.
+fn host(given: &str, reached: Option<SocketAddr>) -> String {
+    match reached {
+        Some(reached) if reached.ip().to_canonical().is_loopback() => reached.to_string(),
+        Some(_) | None => given.to_owned(),
+    }
 }
 
 impl Instance {
@@ -43,9 +81,9 @@ impl Instance {
     pub(super) fn of(sources: &Sources) -> Result<Self, String> {
         let faults = |faults: Faults| faults.to_string();
         let address = match sources.read_key("http_addr").map_err(faults)? {
-            HttpAddr::At(address) => address,
-            HttpAddr::Auto => DEFAULT_ADDR,
-            HttpAddr::Off => {
+            Where::At(address) => address,
+            Where::Auto => DEFAULT_ADDR.to_string(),
+            Where::Off => {
                 return Err("--http-addr is off; name that of an instance".to_owned());
             }
         };
@@ -59,16 +97,16 @@ impl Instance {
     }
 
     /// What it says to GET.
-    pub(super) fn get(&self, path: &str) -> Result<Value, String> {
+    pub(super) fn get(&self, path: &str) -> Result<Json, String> {
         self.call(Method::GET, path, None)
     }
 
     /// What it says to POST.
-    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, String> {
+    pub(super) fn post(&self, path: &str, body: &Json) -> Result<Json, String> {
         self.call(Method::POST, path, Some(body))
     }
 
-    fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, String> {
+    fn call(&self, method: Method, path: &str, body: Option<&Json>) -> Result<Json, String> {
         let request = self.request(method, path, body)?;
         let asking = self.ask(request, ANSWER_MAX, async |answer| self.read(answer).await);
         runtime()?.block_on(asking)
@@ -118,13 +156,12 @@ impl Instance {
         &self,
         method: Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<&Json>,
     ) -> Result<Request<Body>, String> {
         let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::HOST, self.address.to_string())
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -135,7 +172,7 @@ impl Instance {
     /// Sends a request, and has the answer read by `read`.
     async fn ask<T, E: From<String>>(
         &self,
-        request: Request<Body>,
+        mut request: Request<Body>,
         answer_max: Duration,
         read: impl AsyncFnOnce(Response<Body>) -> Result<T, E>,
     ) -> Result<T, E> {
@@ -146,8 +183,12 @@ impl Instance {
             )
         };
         let late = |_| self.late();
-        let stream = timeout(answer_max, TcpStream::connect(self.address)).await.map_err(late)?;
-        let stream = TokioIo::new(stream.map_err(unreachable)?);
+        let stream = timeout(answer_max, TcpStream::connect(&self.address)).await.map_err(late)?;
+        let stream = stream.map_err(unreachable)?;
+        let host = host(&self.address, stream.peer_addr().ok());
+        let host = host.parse().map_err(|_| format!("{host:?} is not the name of a host"))?;
+        request.headers_mut().insert(header::HOST, host);
+        let stream = TokioIo::new(stream);
         let broken = |error: hyper::Error| format!("{}: {error}", self.address);
         let (mut sender, connection) = http1::handshake(stream).await.map_err(broken)?;
         let asking = async {
@@ -163,14 +204,14 @@ impl Instance {
     }
 
     /// What an answer in JSON says.
-    async fn read(&self, answer: Response<Body>) -> Result<Value, String> {
+    async fn read(&self, answer: Response<Body>) -> Result<Json, String> {
         let status = answer.status();
         let body = timeout(ANSWER_MAX, to_bytes(answer.into_body(), ANSWER_BYTES_MAX)).await;
         let body = body.map_err(|_| self.late())?.map_err(|error| error.to_string())?;
-        let value: Value = serde_json::from_slice(&body).map_err(|_| {
+        let value: Json = serde_json::from_slice(&body).map_err(|_| {
             format!("{} answers, but it is no EMNetChain instance of this version", self.address)
         })?;
-        match value.get("error").and_then(Value::as_str) {
+        match value.get("error").and_then(Json::as_str) {
             Some(error) => Err(error.to_owned()),
             None if status == StatusCode::OK => Ok(value),
             None => Err(format!("{} answers {status}", self.address)),

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{call::Instance, say, table::table};
+use super::{Unsaid, call::Instance, table::table, try_say};
 use crate::{
     cluster::{admin::START_EMPTY, tcp::certs::make_certs},
     config::{InitialCluster, Sources, parse_member},
@@ -19,6 +19,14 @@ pub(super) enum Failure {
     Usage(String),
     /// No instance answers, or it refuses.
     Instance(String),
+    /// It was carried out, and its answer cannot be written.
+    Output(Unsaid),
+}
+
+impl From<Unsaid> for Failure {
+    fn from(unsaid: Unsaid) -> Self {
+        Self::Output(unsaid)
+    }
 }
 
 /// Carries out one command.
@@ -30,14 +38,14 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let operand_text = operand.unwrap_or_default();
     if command == "certs" {
-        return certs(operand_text, sources).map_err(Failure::Usage);
+        return Ok(try_say(&certs(operand_text, sources).map_err(Failure::Usage)?)?);
     }
     let instance = Instance::of(sources).map_err(Failure::Usage)?;
     let get = |path: &str| instance.get(path).map_err(Failure::Instance);
     let post = |action: &str, body: Value| {
         let answer = instance.post(&format!("/api/v1/cluster/{action}"), &body);
         let done = sentence(&answer.map_err(Failure::Instance)?);
-        say(&done);
+        try_say(&done)?;
         Ok(done)
     };
     let number = || match operand_text.parse::<u64>() {
@@ -51,15 +59,14 @@ pub(super) fn run(
             let status = get("/status")?;
             let shown = if command == "members" { &status["members"] } else { &status };
             let page = || page(&status, command == "status");
-            say(&if json { format!("{shown}\n") } else { page() });
-            Ok(())
+            Ok(try_say(&if json { format!("{shown}\n") } else { page() })?)
         }
         "add" => {
             let (id, member) = parse_member(operand_text).map_err(Failure::Usage)?;
             let done = post("add", json!({"id": id.0, "address": member.raft_addr}))?;
             // A member that moved has data, and is started as it was.
             if done.contains(START_EMPTY) {
-                say(&start_line(&get("/status")?, id, &member.raft_addr));
+                try_say(&start_line(&get("/status")?, id, &member.raft_addr))?;
             }
             Ok(())
         }
@@ -181,7 +188,7 @@ fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
 }
 
 /// Makes certificates for the instances of a cluster.
-fn certs(dir: &str, sources: &Sources) -> Result<(), String> {
+fn certs(dir: &str, sources: &Sources) -> Result<String, String> {
     let faults = |faults: crate::config::Faults| faults.to_string();
     let members: InitialCluster = sources.read_key("initial_cluster").map_err(faults)?;
     let cluster: Option<ClusterId> = sources.read_key("cluster_id").map_err(faults)?;
@@ -198,14 +205,13 @@ fn certs(dir: &str, sources: &Sources) -> Result<(), String> {
     let nodes: Vec<_> =
         members.0.iter().map(|(id, member)| (*id, vec![host(&member.raft_addr)])).collect();
     let written = make_certs(Path::new(dir), cluster, &nodes).map_err(|error| error.to_string())?;
-    for path in written {
-        say(&format!("{}\n", path.display()));
-    }
-    say(&format!(
+    let mut page: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
+    let _ = write!(
+        page,
         "They are for cluster {cluster}. Give instance N node-N.pem, node-N.key and ca.pem, and \
          start it with\n  --raft-tls-cert node-N.pem --raft-tls-key node-N.key --raft-tls-ca \
          ca.pem\nKeep ca.key where no instance runs: it makes the certificates of later \
          instances.\n"
-    ));
-    Ok(())
+    );
+    Ok(page)
 }

@@ -39,9 +39,9 @@ pub(super) fn command() -> Command {
         .about(ABOUT)
         .after_help(AFTER_HELP)
         .subcommand(with_settings(serve))
-        .subcommand(with_settings(backup))
-        .subcommand(with_settings(restore))
-        .subcommand(with_settings(check))
+        .subcommand(with_keys(backup, &["http_addr", "admin_token_file", "data_dir"]))
+        .subcommand(with_keys(restore, &["data_dir", "node_id"]))
+        .subcommand(with_keys(check, &["data_dir"]))
         .subcommand(chain())
         .subcommand(with_keys(explain, &AT).arg(json()))
         .subcommand(cluster())
@@ -203,7 +203,7 @@ Exit codes:
    2  the command line or configuration is at fault, or an address cannot be bound
   69  no running instance answers a command, or it refuses
   70  a fault inside
-  74  the disk failed or is full
+  74  the disk failed or is full, or the answer cannot be written
   78  the data directory is refused: damaged, or another instance's";
 
 fn with_settings(command: Command) -> Command {

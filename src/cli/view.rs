@@ -7,8 +7,12 @@ use std::fmt::Write as _;
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::{call::Instance, cluster::Failure, line, say, table::table};
-use crate::{config::Sources, ids::Age};
+use super::{call::Instance, cluster::Failure, line, table::table, try_say};
+use crate::{
+    config::Sources,
+    ids::{Age, Socket},
+    limits::VIEW_ITEMS_MAX,
+};
 
 /// Carries out one of the commands.
 pub(super) fn run(command: &str, matches: &ArgMatches, sources: &Sources) -> Result<(), Failure> {
@@ -16,6 +20,17 @@ pub(super) fn run(command: &str, matches: &ArgMatches, sources: &Sources) -> Res
     let operand = line::operand(matches);
     let operand = operand.as_ref().and_then(|text| text.to_str()).unwrap_or_default();
     let option = |name: &'static str| Some((name, line::option(matches, name)?));
+    if command == "explain" {
+        socket(operand, "")?;
+    }
+    if let Some((_, at)) = option("at") {
+        socket(&at, "--at ")?;
+    }
+    for name in ["from", "limit"] {
+        if let Some((name, text)) = option(name) {
+            number(name, &text)?;
+        }
+    }
     let (path, query, page): (_, Vec<_>, fn(&Value) -> String) = match command {
         "chain list" => {
             let order = if line::is_set(matches, "broken") { "broken" } else { "size" };
@@ -35,8 +50,23 @@ pub(super) fn run(command: &str, matches: &ArgMatches, sources: &Sources) -> Res
     let query =
         serde_urlencoded::to_string(query).map_err(|why| Failure::Usage(why.to_string()))?;
     let answer = instance.get(&format!("/api/v1/{path}?{query}")).map_err(Failure::Instance)?;
-    say(&if line::wants_json(matches) { format!("{answer}\n") } else { page(&answer) });
-    Ok(())
+    let page = if line::wants_json(matches) { format!("{answer}\n") } else { page(&answer) };
+    Ok(try_say(&page)?)
+}
+
+/// Refuses what no instance can take for a socket.
+fn socket(text: &str, place: &str) -> Result<(), Failure> {
+    let is_one = Socket::parse(text.trim()).is_some();
+    let why = || Failure::Usage(format!("{place}{text:?} is not an IP:PORT or [IP]:PORT"));
+    is_one.then_some(()).ok_or_else(why)
+}
+
+/// Refuses what is no serial, or no count that an instance shows at one time.
+fn number(name: &str, text: &str) -> Result<(), Failure> {
+    let most = if name == "limit" { VIEW_ITEMS_MAX as u64 } else { u64::MAX };
+    let is_good = text.parse::<u64>().is_ok_and(|number| (1..=most).contains(&number));
+    let why = || Failure::Usage(format!("--{name} {text:?} is no whole number from 1 to {most}"));
+    is_good.then_some(()).ok_or_else(why)
 }
 
 /// How the chain without a name is called.

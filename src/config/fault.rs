@@ -56,6 +56,14 @@ pub enum Fault {
         /// The key that was perhaps meant.
         hint: Hint,
     },
+    /// A variable of the environment looks like a key and is none.
+    #[error("{name}: there is no such variable{hint}")]
+    UnknownVariable {
+        /// Its name.
+        name: String,
+        /// The one that was perhaps meant.
+        hint: Hint,
+    },
     /// The configuration file cannot be read.
     #[error("{}: the configuration file cannot be read: {source}", path.display())]
     Unreadable {

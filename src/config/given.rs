@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fmt, fs,
     io::{self, Read},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,19 @@ const FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// The keys whose listeners accept connections.
 const CONNECTION_LISTENERS: [&str; 5] =
     ["chain_addr", "dis_addr", "emnet_addr", "http_addr", "raft_addr"];
+
+/// The keys that name files which must be there.
+const FILES: [&str; 4] = ["admin_token_file", "raft_tls_ca", "raft_tls_cert", "raft_tls_key"];
+
+/// Whether two listeners would be in each other's way: all addresses of a host are all, those of
+/// IPv4 among those of IPv6.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let [first, second] = [a, b].map(|address| address.ip().to_canonical());
+    let holds = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    a.port() == b.port()
+        && a.port() != 0
+        && (first == second || holds(first, second) || holds(second, first))
+}
 
 /// Where a value stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +54,7 @@ pub enum Place {
 }
 
 impl Place {
-    fn key(&self) -> &'static Key {
+    pub(super) fn key(&self) -> &'static Key {
         match self {
             Self::Default(key)
             | Self::Environment(key)
@@ -112,13 +125,28 @@ impl Given {
         for name in CONNECTION_LISTENERS {
             let Some((place, text)) = self.values.get(name) else { continue };
             let Ok(address) = SocketAddr::parse(text.trim()) else { continue };
-            match seen.iter().find(|(other, _)| *other == address && address.port() != 0) {
-                Some((_, other)) => self.faults.push(Fault::SameAddress {
+            match seen.iter().find(|(other, _)| overlap(*other, address)) {
+                Some((taken, other)) => self.faults.push(Fault::SameAddress {
                     place: place.clone(),
-                    address,
+                    address: *taken,
                     other: other.clone(),
                 }),
                 None => seen.push((address, place.clone())),
+            }
+        }
+    }
+
+    /// Adds a fault for each file with a secret or a certificate that cannot be read.
+    pub(super) fn check_files(&mut self) {
+        for name in FILES {
+            let Some((place, path)) = self.values.get(name) else { continue };
+            let path = path.trim();
+            if path.is_empty() || path == "none" {
+                continue;
+            }
+            if let Err(error) = fs::read(path) {
+                let why = format!("{path} cannot be read: {error}");
+                self.faults.push(Fault::BadValue { place: place.clone(), why });
             }
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     ids::InstanceId,
     logging::{LogFormat, LogLevel, OtlpEndpoint},
     registry::Policy,
-    server::http::HttpAddr,
+    server::http::{HttpAddr, gate::Open},
     storage::ClusterId,
     wire::AddressPolicy,
 };
@@ -158,8 +158,12 @@ settings! {
         /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
         /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
         http_addr: HttpAddr = Default("auto");
-        /// A file with the secret that a client must show to change the cluster or take a backup by
-        /// HTTP, unless on this machine; readable by its owner only. `none`: no other machine may.
+        /// What every reader may have by HTTP: some of livez, readyz, metrics and views (the status
+        /// page and what it shows), or `none`.
+        http_open: Open = Default("livez,readyz,metrics");
+        /// A file with the operators' secret, readable by its owner only. It is needed to change
+        /// the cluster or take a backup by HTTP, and from other machines and through proxies to
+        /// look at what http_open does not name. `none`: this machine alone may do these things.
         @live admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {

@@ -1,11 +1,16 @@
 //! Where values come from: flags, then the environment, then the configuration file. The first
 //! that gives a key decides; what the others say of it is not even looked at.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Config, Fault, Faults, Key, Value,
     given::{Given, Place, key},
+    near,
     page::page,
 };
 
@@ -45,23 +50,44 @@ impl Sources {
     /// All faults at once.
     pub fn read(&self) -> Result<Config, Faults> {
         let mut given = self.collect();
-        let config = Config::read(&mut given);
-        given.check_addresses();
-        if let Some(config) = &config {
-            config.check_cluster(&mut given);
-        }
-        match config {
+        match read(&mut given) {
             Some(config) if given.faults.is_empty() => Ok(config),
             Some(_) | None => Err(Faults(given.faults)),
         }
     }
 
-    /// Reads one key alone, for commands that need nothing else.
+    /// Reads everything as [`Self::read`] does, opens the files that it names, and looks for slips
+    /// among the names of the environment's variables.
+    ///
+    /// # Errors
+    /// All faults at once.
+    pub fn check<'a>(&self, variables: impl Iterator<Item = &'a str>) -> Result<(), Faults> {
+        let mut given = self.collect();
+        read(&mut given);
+        given.check_files();
+        let mut faults = given.faults;
+        let known: Vec<String> = Config::KEYS.iter().map(Key::env).collect();
+        for name in variables.filter(|name| name.starts_with("EMNETCHAIN_")) {
+            if name != "EMNETCHAIN_CONFIG" && !known.iter().any(|known| known == name) {
+                let hint = near(name, known.iter().map(String::as_str));
+                faults.push(Fault::UnknownVariable { name: name.to_owned(), hint });
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+
+    /// Reads one key alone, for commands that need nothing else. The file is read if neither a flag
+    /// nor the environment gives the key.
     ///
     /// # Errors
     /// If its value is not good, or the file is at fault.
     pub fn read_key<T: Value>(&self, name: &str) -> Result<T, Faults> {
-        let mut given = self.collect();
+        let is_given = self.flags.contains_key(name) || self.environment.contains_key(name);
+        let mut given = if is_given { self.collect_from(None) } else { self.collect() };
+        // What is wrong with another key is no matter here.
+        given.faults.retain(
+            |fault| !matches!(fault, Fault::BadValue { place, .. } if place.key().name != name),
+        );
         match given.read(name, T::parse) {
             Some(value) if given.faults.is_empty() => Ok(value),
             Some(_) | None => Err(Faults(given.faults)),
@@ -93,8 +119,12 @@ impl Sources {
 
     /// Collects what is given, each key from the source that decides it.
     pub(super) fn collect(&self) -> Given {
+        self.collect_from(self.file.as_deref())
+    }
+
+    fn collect_from(&self, file: Option<&Path>) -> Given {
         let mut given = Given::default();
-        if let Some(path) = &self.file {
+        if let Some(path) = file {
             given.add_file(path);
         }
         for (name, value) in &self.environment {
@@ -105,6 +135,16 @@ impl Sources {
         }
         given
     }
+}
+
+/// Reads a configuration, and leaves all faults in `given`.
+fn read(given: &mut Given) -> Option<Config> {
+    let config = Config::read(given);
+    given.check_addresses();
+    if let Some(config) = &config {
+        config.check_cluster(given);
+    }
+    config
 }
 
 #[cfg(test)]

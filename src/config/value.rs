@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, path::PathBuf
 use crate::{
     ids::InstanceId,
     logging::{LogFormat, LogLevel, OtlpEndpoint},
-    server::http::HttpAddr,
+    server::http::{HttpAddr, gate::Open},
     storage::ClusterId,
     wire::AddressPolicy,
 };
@@ -73,6 +73,14 @@ impl Value for HttpAddr {
             "off" => Ok(Self::Off),
             address => SocketAddr::parse(address).map(Self::At),
         }
+    }
+}
+
+impl Value for Open {
+    const PLACEHOLDER: &'static str = "NAMES";
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::parse(text)
     }
 }
 

@@ -37,13 +37,11 @@ pub(super) async fn bind(config: &Config, options: LiveOptions) -> Result<Listen
         tracing::error!("{flag}: {}; choose another address", error_chain(&error));
         Exit::Usage
     })?;
-    let http =
-        HttpServer::bind(config.http_addr, HttpOptions::default()).await.map_err(|error| {
-            tracing::error!(
-                "--http-addr cannot be bound: {error}; choose another address or `off`"
-            );
-            Exit::Usage
-        })?;
+    let http_options = HttpOptions { open: config.http_open, ..HttpOptions::default() };
+    let http = HttpServer::bind(config.http_addr, http_options).await.map_err(|error| {
+        tracing::error!("--http-addr cannot be bound: {error}; choose another address or `off`");
+        Exit::Usage
+    })?;
     let raft = match config.raft_addr {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
             tracing::error!("--raft-addr cannot be bound: {error}; choose another address");

@@ -16,8 +16,8 @@ pub fn check(data_dir: &Path) -> Exit {
     match storage::check(data_dir) {
         Ok(report) => {
             let damaged = report.is_damaged();
-            cli::say(&format!("{report}\n"));
-            if damaged { Exit::Data } else { Exit::Clean }
+            let said = cli::say(&format!("{report}\n"));
+            if damaged { Exit::Data } else { said }
         }
         Err(error) => refuse(&error),
     }
@@ -26,10 +26,7 @@ pub fn check(data_dir: &Path) -> Exit {
 /// Writes the registry of a data directory into a new file.
 pub fn backup(data_dir: &Path, file: &Path) -> Exit {
     match storage::backup(data_dir, file) {
-        Ok(backup) => {
-            cli::say(&format!("{}: {backup}\n", file.display()));
-            Exit::Clean
-        }
+        Ok(backup) => cli::say(&format!("{}: {backup}\n", file.display())),
         Err(error @ StorageError::Locked { .. }) => {
             cli::complain(&format!(
                 "{error}; or leave out --data-dir, and the instance that runs is asked, at \
@@ -45,10 +42,7 @@ pub fn backup(data_dir: &Path, file: &Path) -> Exit {
 pub fn restore(file: &Path, data_dir: &Path, node: InstanceId) -> Exit {
     // How others reach it is settled when it starts.
     match storage::restore(file, data_dir, node, Member::default()) {
-        Ok(restored) => {
-            cli::say(&format!("{restored}\n"));
-            Exit::Clean
-        }
+        Ok(restored) => cli::say(&format!("{restored}\n")),
         Err(error) => refuse(&error),
     }
 }

@@ -15,8 +15,9 @@ use crate::{
     server::{
         Phase,
         http::{
-            admin::{Action, Actor, AdminToken, Denied},
+            admin::{Action, Actor, Denied},
             backup::{Backup, Source},
+            gate::AdminToken,
         },
     },
 };

@@ -10,7 +10,7 @@ use crate::{
     config::{Changes, Config, Sources},
     logging::LogHandle,
     registry::Policy,
-    server::{LiveOptions, ServerOptions, http::admin::AdminToken},
+    server::{LiveOptions, ServerOptions, http::gate::AdminToken},
 };
 
 /// Reads again what can be read again.

@@ -1,6 +1,6 @@
 //! The operators' HTTP: metrics for Prometheus, health for what routes clients here, status for
 //! scripts and a page for people (`page`), and changes of the cluster ([`admin`]) and backups
-//! ([`backup`]) for operators that may have them.
+//! ([`backup`]). [`gate`] decides which request may have what.
 //!
 //! No client can keep it from answering for long: a request has a deadline, a connection has a
 //! life, and when there are too many connections the oldest gives way. A client with a question
@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod backup;
+pub mod gate;
 
 mod chains;
 mod client;
@@ -32,6 +33,7 @@ use axum::{
     Extension, Json, Router,
     extract::{RawQuery, State},
     http::{HeaderValue, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -80,6 +82,8 @@ pub struct HttpOptions {
     /// Connections at one time; one more closes the oldest. By default 128, or an eighth of the
     /// descriptors that the process may open if that is less.
     pub connections_max: usize,
+    /// What every reader may have.
+    pub open: gate::Open,
 }
 
 impl Default for HttpOptions {
@@ -88,6 +92,7 @@ impl Default for HttpOptions {
             request_deadline: Duration::from_secs(10),
             connection_life_max: Duration::from_secs(60),
             connections_max: Shares::of_this_process().operators,
+            open: gate::Open::default(),
         }
     }
 }
@@ -117,8 +122,8 @@ pub struct HttpSources {
     pub actor: admin::Actor,
     /// Makes backups.
     pub backup: backup::Source,
-    /// What they must show to have it done.
-    pub token: watch::Receiver<admin::AdminToken>,
+    /// What they show to have it done.
+    pub token: watch::Receiver<gate::AdminToken>,
 }
 
 impl std::fmt::Debug for HttpSources {
@@ -169,7 +174,7 @@ impl HttpServer {
         let metrics = sources.metrics.clone();
         let accepted = metrics.accepted.with_label_values(&["http"]);
         let pauses = metrics.accept_pauses.with_label_values(&["http"]);
-        let router = router(sources);
+        let router = router(sources, self.options.open);
         let mut connections = Connections::default();
         let mut is_pausing = false;
         loop {
@@ -189,7 +194,7 @@ impl HttpServer {
             accepted.inc();
             connections.make_room(self.options.connections_max);
             let gauge = Gauge::raise(&metrics);
-            let caller = Extension(admin::Caller(peer.ip()));
+            let caller = Extension(gate::Caller(peer.ip()));
             let life = Life::new(self.options.connection_life_max);
             let router = router.clone().layer(caller).layer(Extension(life.clone()));
             let answer = answer(stream, router, life.clone(), self.options);
@@ -271,7 +276,8 @@ async fn answer(stream: TcpStream, router: Router, life: Life, options: HttpOpti
     }
 }
 
-fn router(sources: HttpSources) -> Router {
+fn router(sources: HttpSources, open: gate::Open) -> Router {
+    let gate = gate::Gate { token: sources.token.clone(), open };
     Router::new()
         .route("/livez", get(livez))
         .route("/metrics", get(metrics))
@@ -283,6 +289,7 @@ fn router(sources: HttpSources) -> Router {
         .merge(explain::routes())
         .merge(page::routes())
         .fallback(nothing)
+        .layer(middleware::from_fn_with_state(gate, gate::pass))
         .with_state(sources)
 }
 

@@ -133,7 +133,8 @@ fn found(
         StorageError::Unfit { path: dir.to_path_buf(), what }
     };
     match disk.names(dir) {
-        Ok(names) if names.is_empty() => disk.create_dir(dir)?,
+        // A new file system has a directory of its own in its root.
+        Ok(names) if names.iter().all(|name| name == "lost+found") => disk.create_dir(dir)?,
         Err(fault) if fault.source.kind() != io::ErrorKind::NotADirectory => {
             return Err(fault.into());
         }

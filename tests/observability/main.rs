@@ -21,6 +21,7 @@ mod manifests;
 mod panels;
 mod privileged;
 mod prometheus;
+mod proxies;
 mod sandbox;
 
 use std::{fs, path::Path};

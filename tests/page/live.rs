@@ -1,6 +1,8 @@
 //! What the page shows of a real service while its chain grows, breaks and heals, and how it finds
 //! its way in a long one.
 
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -31,8 +33,15 @@ fn privileged_a_chain_is_drawn_while_it_grows_breaks_and_heals() {
         return;
     }
     let dir = TempDir::new().unwrap();
-    let service = Service::start(dir.path(), &[]);
-    let browser = look_at(&service);
+    let token = dir.path().join("token");
+    fs::write(&token, "a word; that operators know").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    let data = dir.path().join("data");
+    let service = Service::start(&data, &["--admin-token-file", token.to_str().unwrap()]);
+    // Repair ids are shown to a reader that has signed in.
+    let browser = Browser::open(&format!("http://{}/sign-in", service.address("HTTP")));
+    browser.write("input[name=token]", "a word; that operators know");
+    browser.click("#sign-in button");
     browser.until_text("#state", &["Serving", "alone"]);
     browser.until_text("#chain", &["No chain", "Clients that connect appear here"]);
     browser.assert_readable_everywhere("empty");

@@ -109,7 +109,8 @@ impl Play {
         let path = query.split('?').next().unwrap();
         let played = self.answers.lock().unwrap().get(path).cloned();
         let Some((code, answer)) = played else {
-            let request = format!("GET /{query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            let request =
+                format!("GET /{query} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
             return Client::say(self.behind, request).rest();
         };
         let body = answer.to_string();

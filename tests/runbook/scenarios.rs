@@ -94,7 +94,7 @@ pub(crate) fn look_at_chains(section: &Section) {
     let around = section.run("EMNetChain chain show --at IP:PORT --limit 5", &words);
     assert!(around.contains("*  ") && around.contains(&members[0].tail()), "{around}");
     let explained = section.run("EMNetChain explain IP:PORT", &words);
-    assert!(explained.contains("RECONNECT with id \"7\"") && explained.contains("REQUEST"));
+    assert!(explained.contains("RECONNECT with an id") && explained.contains("REQUEST"));
 }
 
 pub(crate) fn back_up(section: &Section) {
@@ -109,7 +109,8 @@ pub(crate) fn back_up(section: &Section) {
         .at("BACKUPS", &section.path("backups"))
         .at("DIR", &cluster.data_dir(3));
     let held = ", 3 clients, 2 links, checksum ";
-    assert!(section.run("EMNetChain backup chain.backup", &words).contains(held));
+    let first = "EMNetChain backup chain.backup --admin-token-file TOKEN";
+    assert!(section.run(first, &words).contains(held));
     let daily = "EMNetChain backup \"BACKUPS/chain-$(date +%F).backup\" --http-addr B:9180 \
                  --admin-token-file TOKEN";
     assert!(section.run(daily, &words).contains(held));

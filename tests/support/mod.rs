@@ -258,7 +258,7 @@ impl Service {
     /// The body of a GET from its HTTP server, and the status code.
     pub fn get(&self, path: &str) -> (u16, String) {
         let mut client = Client::connect(self.address("HTTP"));
-        client.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"));
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"));
         let answer = client.rest();
         let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
         let code = head.split(' ').nth(1).expect("a status line").parse().expect("a code");

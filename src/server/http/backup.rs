@@ -1,6 +1,6 @@
 //! `GET /api/v1/backup`: the whole registry as one file, while the instance serves. It holds every
 //! client's addresses and repair ids, so it takes what a change of the cluster takes
-//! ([`super::admin`]).
+//! ([`super::gate`]).
 //!
 //! One at a time, in pieces that are read from the disk as the reader takes them. A reader that
 //! takes none within the life of a connection is cut off. What has arrived is the reader's to
@@ -25,7 +25,7 @@ use tokio::{
 
 use super::{
     HttpSources,
-    admin::{Denied, Nothing, Permit, Permitted, answer, deny},
+    admin::{Denied, Nothing, Wish, answer, deny},
     fresh,
     life::{Kept, Life},
 };
@@ -79,7 +79,6 @@ pub(super) fn routes() -> Router<HttpSources> {
 }
 
 async fn hand_out(
-    _: Permit,
     State(sources): State<HttpSources>,
     Extension(life): Extension<Life>,
     Extension(Turn(turn)): Extension<Turn>,
@@ -137,10 +136,7 @@ fn pieces(backup: Backup, held: Held) -> impl Stream<Item = io::Result<Vec<u8>>>
 }
 
 /// An operator has a whole backup of this instance on a disk.
-async fn keep(
-    State(sources): State<HttpSources>,
-    Permitted(Nothing {}): Permitted<Nothing>,
-) -> Response {
+async fn keep(State(sources): State<HttpSources>, Wish(Nothing {}): Wish<Nothing>) -> Response {
     let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
     sources.metrics.backup_timestamp.set(now);
     answer(StatusCode::OK, Ok("the backup is known to be kept".to_owned()))

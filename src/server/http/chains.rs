@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{Query, State, rejection::QueryRejection},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -12,7 +12,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{HttpSources, client::Client, client::of_cause, fresh};
+use super::{HttpSources, client::Client, client::of_cause, fresh, gate::Reader};
 use crate::{
     ids::{ChainName, Socket},
     limits::VIEW_ITEMS_MAX,
@@ -169,13 +169,14 @@ impl Run {
 
 async fn chain(
     State(sources): State<HttpSources>,
+    Extension(reader): Extension<Reader>,
     query: Result<Query<Show>, QueryRejection>,
 ) -> Response {
-    answer(query, |show: Show| show.carry_out(&sources))
+    answer(query, |show: Show| show.carry_out(&sources, reader))
 }
 
 impl Show {
-    fn carry_out(self, sources: &HttpSources) -> Result<Window, Complaint> {
+    fn carry_out(self, sources: &HttpSources, reader: Reader) -> Result<Window, Complaint> {
         let limit = limit(self.limit, CLIENTS)?;
         let at = self.at.as_deref();
         let given =
@@ -204,7 +205,8 @@ impl Show {
                     return Err(missing(why));
                 }
             };
-            let clients = shown.clients.iter().filter_map(|serial| Client::of(look, *serial));
+            let clients = shown.clients.iter();
+            let clients = clients.filter_map(|serial| Client::of(look, *serial, reader));
             Ok(Window {
                 name: name.0.to_string(),
                 applied: look.entry,

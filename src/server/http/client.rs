@@ -3,6 +3,7 @@
 
 use serde::Serialize;
 
+use super::gate::Reader;
 use crate::{
     ids::{InstanceId, Part, SessionId, Timestamp},
     registry::{self, Cause, Line, LinkedBy, Look, Past, Request, Serial},
@@ -81,7 +82,7 @@ pub(super) struct Ask {
     pub request: String,
     /// `CONNECT` or `RECONNECT`.
     pub by: &'static str,
-    /// The repair id of a RECONNECT.
+    /// The repair id of a RECONNECT, for a reader with the token.
     pub id: Option<String>,
     /// What is known of the connection: `open`, `half-closed`, `offered` (the partner's address is
     /// on the way to it) or `detached` (its instance is gone, and it may come back).
@@ -90,9 +91,9 @@ pub(super) struct Ask {
 
 impl Client {
     /// The client with this serial, if there is one.
-    pub(super) fn of(look: Look<'_>, serial: Serial) -> Option<Self> {
+    pub(super) fn of(look: Look<'_>, serial: Serial, reader: Reader) -> Option<Self> {
         let client = look.registry.client(serial)?;
-        let side = |part| Side::of(look, serial, client.side(part), part);
+        let side = |part| Side::of(look, serial, client.side(part), part, reader);
         Some(Self {
             serial: serial.0,
             chain: client.chain.0.to_string(),
@@ -115,12 +116,18 @@ impl Client {
 }
 
 impl Side {
-    fn of(look: Look<'_>, serial: Serial, side: &registry::Side, part: Part) -> Self {
+    fn of(
+        look: Look<'_>,
+        serial: Serial,
+        side: &registry::Side,
+        part: Part,
+        reader: Reader,
+    ) -> Self {
         let since = |at| look.now.ms_since(at);
         let partner =
             || look.registry.partner(serial, part).map(ToString::to_string).unwrap_or_default();
         match side {
-            registry::Side::Asking(ask) => Self::Asking(Ask::of(look.now, ask)),
+            registry::Side::Asking(ask) => Self::Asking(Ask::of(look.now, ask, reader)),
             registry::Side::Linked { since: at, by } => {
                 Self::Linked { partner: partner(), since_ms: since(*at), by: by_whom(*by) }
             }
@@ -136,11 +143,11 @@ impl Side {
 }
 
 impl Ask {
-    pub(super) fn of(now: Timestamp, ask: &registry::Ask) -> Self {
+    pub(super) fn of(now: Timestamp, ask: &registry::Ask, reader: Reader) -> Self {
         let SessionId { instance, .. } = ask.session;
         let (by, id) = match &ask.request {
             Request::Connect => ("CONNECT", None),
-            Request::Reconnect(id) => ("RECONNECT", Some(id.0.to_string())),
+            Request::Reconnect(id) => ("RECONNECT", reader.sees_ids.then(|| id.0.to_string())),
         };
         Self {
             since_ms: now.ms_since(ask.since),

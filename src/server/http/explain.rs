@@ -4,7 +4,7 @@
 mod words;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::{Query, State, rejection::QueryRejection},
     response::Response,
     routing::get,
@@ -15,6 +15,7 @@ use super::{
     HttpSources,
     chains::{answer, socket},
     client::{Ask, Client},
+    gate::Reader,
 };
 use crate::{
     ids::{Endpoint, Part, Socket},
@@ -66,19 +67,20 @@ struct Remembered {
 
 async fn explain(
     State(sources): State<HttpSources>,
+    Extension(reader): Extension<Reader>,
     query: Result<Query<Question>, QueryRejection>,
 ) -> Response {
     answer(query, |question: Question| {
         let socket = socket(&question.address)?;
-        Ok(sources.see(|look| Explanation::of(look, &socket)))
+        Ok(sources.see(|look| Explanation::of(look, &socket, reader)))
     })
 }
 
 impl Explanation {
-    fn of(look: Look<'_>, socket: &Socket) -> Self {
+    fn of(look: Look<'_>, socket: &Socket, reader: Reader) -> Self {
         let endpoint = socket.endpoint();
         let found = look.registry.find(endpoint);
-        let client = found.and_then(|(serial, _)| Client::of(look, serial));
+        let client = found.and_then(|(serial, _)| Client::of(look, serial, reader));
         let callers = match found {
             Some(_) => Vec::new(),
             None => look.registry.callers(endpoint),
@@ -86,18 +88,20 @@ impl Explanation {
         let own = Own::of(look, endpoint);
         let events = look.history.about(&own.sockets(), EVENTS_MAX);
         let says = match found {
-            Some((serial, part)) => words::of_client(look, serial, part),
+            Some((serial, part)) => words::of_client(look, serial, part, reader),
             None if callers.is_empty() => vec![words::of_stranger(socket)],
-            None => callers.iter().map(|caller| words::of_caller(look.now, caller)).collect(),
+            None => {
+                callers.iter().map(|caller| words::of_caller(look.now, caller, reader)).collect()
+            }
         };
         let (remembered, capacity) = look.history.room();
         Self {
             address: socket.to_string(),
             part: found.map(|(_, part)| part.as_str()),
             client,
-            waits: callers.iter().map(|caller| Ask::of(look.now, &caller.ask)).collect(),
+            waits: callers.iter().map(|caller| Ask::of(look.now, &caller.ask, reader)).collect(),
             says,
-            events: events.into_iter().map(|event| Told::of(look, &own, event)).collect(),
+            events: events.into_iter().map(|event| Told::of(look, &own, event, reader)).collect(),
             history: Remembered {
                 events: remembered,
                 capacity,
@@ -108,12 +112,12 @@ impl Explanation {
 }
 
 impl Told {
-    fn of(look: Look<'_>, own: &Own, event: &Event) -> Self {
+    fn of(look: Look<'_>, own: &Own, event: &Event, reader: Reader) -> Self {
         Self {
             ago_ms: look.now.ms_since(event.at),
             entry: event.entry,
             request: event.note.session.map(|session| session.to_string()),
-            text: words::of_note(own, &event.note),
+            text: words::of_note(own, &event.note, reader),
         }
     }
 }

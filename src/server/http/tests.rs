@@ -1,6 +1,7 @@
 //! The operators' HTTP over real connections on free ports.
 
 mod backups;
+mod doors;
 mod views;
 
 use std::collections::BTreeMap;
@@ -8,7 +9,8 @@ use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    admin::{Action, AdminToken, Denied},
+    admin::{Action, Denied},
+    gate::AdminToken,
     *,
 };
 use crate::ids::InstanceId;
@@ -87,8 +89,17 @@ impl Bench {
 
     /// Makes one request and returns the whole answer.
     async fn ask(&self, request: &str) -> String {
+        let (method, path) = request.split_once(' ').unwrap();
+        self.say(method, path, "").await
+    }
+
+    /// As [`Self::ask`], with headers, each with its end of line. Without a host among them it is
+    /// `localhost`.
+    async fn say(&self, method: &str, path: &str, headers: &str) -> String {
+        let host = if headers.contains("host: ") { "" } else { "host: localhost\r\n" };
+        let request =
+            format!("{method} {path} HTTP/1.1\r\n{host}{headers}connection: close\r\n\r\n");
         let mut stream = self.connect().await;
-        let request = format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         rest(&mut stream).await
     }
@@ -152,7 +163,7 @@ async fn changes_are_made_by_post_with_json() {
         let mut stream = bench.connect().await;
         let length = body.len();
         let request = format!(
-            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+            "POST /api/v1/cluster/{path} HTTP/1.1\r\nhost: ops.example\r\nconnection: close\r\n\
              content-length: {length}\r\n{headers}\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -160,7 +171,7 @@ async fn changes_are_made_by_post_with_json() {
         let status = answer.split(' ').nth(1).unwrap().to_owned();
         (status, answer.split("\r\n\r\n").nth(1).unwrap().to_owned())
     };
-    let json = "content-type: application/json\r\n";
+    let json = "content-type: application/json\r\nauthorization: Bearer secret\r\n";
     let told = |status: &str, body: &str| (status.to_owned(), body.to_owned());
     assert_eq!(post("drain", json, "{}").await, told("200", r#"{"done":"drained"}"#));
     let refused = told("409", r#"{"error":"no such member"}"#);
@@ -171,20 +182,19 @@ async fn changes_are_made_by_post_with_json() {
     assert!(status == "503" && body.contains("TransferLeader(None)"), "{status} {body}");
 
     // What a browser could be made to send, what is no request, and a wrong token.
-    assert_eq!(post("drain", "content-type: text/plain\r\n", "{}").await.0, "415");
+    assert_eq!(post("drain", &json.replace("application/json", "text/plain"), "{}").await.0, "415");
     assert_eq!(post("promote", json, "{}").await.0, "422");
     assert_eq!(post("promote", json, "{").await.0, "400");
-    let wrong = format!("{json}authorization: Bearer wrong\r\n");
+    let wrong = json.replace("secret", "wrong");
     assert_eq!(post("drain", &wrong, "{}").await.0, "403");
-    let right = format!("{json}authorization: Bearer secret\r\n");
-    assert_eq!(post("drain", &right, "{}").await.0, "200");
     bench.secret.send_replace(AdminToken(Some("another".into())));
-    assert_eq!(post("drain", &right, "{}").await.0, "403", "it was changed meanwhile");
+    assert_eq!(post("drain", json, "{}").await.0, "403", "it was changed meanwhile");
 }
 
 #[tokio::test]
 async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
     let bench = Bench::start(HttpOptions::default()).await;
+    bench.secret.send_replace(AdminToken(None));
     for path in ["/", "/livez", "/metrics", "/readyz", "/status"] {
         let answer = bench.ask(&format!("POST {path}")).await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");

@@ -2,16 +2,16 @@
 
 use super::Own;
 use crate::{
-    ids::{Age, Endpoint, Part, Socket, Timestamp},
+    ids::{Age, Endpoint, Part, RepairId, Socket, Timestamp},
     registry::{
         Ask, Asked, Caller, Client, Cut, Ended, Forgotten, Line, LinkedBy, Look, Note, Past,
         Refusal, Request, Serial, Side, What,
     },
-    server::http::{chains::quoted, client::of_cause},
+    server::http::{chains::quoted, client::of_cause, gate::Reader},
 };
 
 /// A client that a chain knows.
-pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part) -> Vec<String> {
+pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part, reader: Reader) -> Vec<String> {
     let Some(client) = look.registry.client(serial) else { return Vec::new() };
     let mut says = vec![format!(
         "{} is the {} of a client in chain {}, whose {} is {}. It joined {} ago and \
@@ -27,7 +27,7 @@ pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part) -> Vec<Strin
         client.session.instance.0,
     )];
     says.extend(look.registry.cut_of(serial).map(|cut| cut_off(look, cut)));
-    says.extend([Part::Tail, Part::Head].map(|part| of_side(look, serial, client, part)));
+    says.extend([Part::Tail, Part::Head].map(|part| of_side(look, serial, client, part, reader)));
     if let Some(at) = client.forgotten_at(look.registry.policy()).filter(|_| client.is_idle()) {
         let left = Age(at.ms_since(look.now));
         says.push(format!("Unless it asks again, it is forgotten in {left}."));
@@ -36,12 +36,12 @@ pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part) -> Vec<Strin
 }
 
 /// A socket that no chain knows, and that waits.
-pub(super) fn of_caller(now: Timestamp, caller: &Caller) -> String {
+pub(super) fn of_caller(now: Timestamp, caller: &Caller, reader: Reader) -> String {
     format!(
         "No chain knows {}. It {}, and will be paired with the next other socket that sends the \
          same id.",
         caller.socket,
-        waits(now, &caller.ask)
+        waits(now, &caller.ask, reader)
     )
 }
 
@@ -63,7 +63,7 @@ fn cut_off(look: Look<'_>, cut: &Cut) -> String {
     )
 }
 
-fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part) -> String {
+fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: Reader) -> String {
     let whose = format!("Its {}", part.as_str());
     let for_ms = |since: Timestamp| Age(look.now.ms_since(since));
     let neighbour = look.registry.neighbour(serial, part);
@@ -103,15 +103,23 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part) -> Strin
         },
         Side::Asking(ask) => {
             let why = why_it_waits(look, serial, client, part, facing);
-            format!("{whose} {}{}. {why}", waits(look.now, ask), of_line(&ask.line))
+            format!("{whose} {}{}. {why}", waits(look.now, ask, reader), of_line(&ask.line))
         }
     }
 }
 
-fn waits(now: Timestamp, ask: &Ask) -> String {
+/// A repair id, for a reader that may see it.
+fn with_id(id: &RepairId, reader: Reader) -> String {
+    match reader.sees_ids {
+        true => format!("RECONNECT with id {:?}", id.0),
+        false => "RECONNECT with an id that is shown with the operators' token".to_owned(),
+    }
+}
+
+fn waits(now: Timestamp, ask: &Ask, reader: Reader) -> String {
     let by = match &ask.request {
         Request::Connect => "CONNECT".to_owned(),
-        Request::Reconnect(id) => format!("RECONNECT with id {:?}", id.0),
+        Request::Reconnect(id) => with_id(id, reader),
     };
     format!(
         "has waited for {} by {by} (request {} at instance {}) and is given up in {}",
@@ -178,7 +186,7 @@ fn why_it_waits(
 }
 
 /// What happened, as seen from one client.
-pub(super) fn of_note(own: &Own, note: &Note) -> String {
+pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
     let sockets = || note.about.iter().flatten().copied();
     let mine = sockets().find_map(|socket| own.part(socket));
     let its = match mine.flatten() {
@@ -188,7 +196,7 @@ pub(super) fn of_note(own: &Own, note: &Note) -> String {
     let other = sockets().find(|socket| own.part(*socket).is_none());
     let other = other.as_ref().map(Endpoint::to_string).unwrap_or_default();
     match &note.what {
-        What::Asked(id) => format!("{its} asked for a new partner by RECONNECT with id {:?}", id.0),
+        What::Asked(id) => format!("{its} asked for a new partner by {}", with_id(id, reader)),
         What::CameBack => "it asked again by CONNECT".to_owned(),
         What::Detached => format!(
             "the instance that held the connection of {its} is gone; it has the resume grace"

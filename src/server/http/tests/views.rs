@@ -85,7 +85,8 @@ pub(super) fn looker() -> Looker {
 }
 
 async fn get(bench: &Bench, path: &str) -> (String, Value) {
-    let answer = bench.ask(&format!("GET /api/v1/{path}")).await;
+    let secret = "authorization: Bearer secret\r\n";
+    let answer = bench.say("GET", &format!("/api/v1/{path}"), secret).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head[9..12].to_owned(), serde_json::from_str(body).unwrap())
 }
