@@ -378,6 +378,9 @@ fn keep(
     let keeper = Box::pin(cluster.clone().keep());
     background.spawn(async { keeper.await.expect_err("it runs until raft stops").to_string() });
     if let Some(server) = server {
+        if let Some(address) = server.address() {
+            cluster.listens_at(address);
+        }
         background.spawn(async move {
             let Err(error) = server.run(service).await;
             error_chain(&error)

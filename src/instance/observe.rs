@@ -1,12 +1,17 @@
 //! What an operator sees: where `/metrics` and `/status` get their figures.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prometheus::IntGauge;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{gauges, operator::Powers};
 use crate::{
+    clock,
     cluster::Cluster,
     metrics::Metrics,
     registry::{Asked, Ended, Forgotten, LinkedBy, Look, Note, Totals, What},
@@ -83,6 +88,8 @@ pub(super) struct Watching {
     cluster: Cluster,
     phase: watch::Receiver<Phase>,
     progress: watch::Receiver<String>,
+    /// Since when a leader is heard, while this instance does not serve yet.
+    led_since: Option<Instant>,
 }
 
 impl Watching {
@@ -92,12 +99,12 @@ impl Watching {
         phase: &watch::Receiver<Phase>,
         progress: watch::Receiver<String>,
     ) -> Self {
-        Self { cluster: cluster.clone(), phase: phase.clone(), progress }
+        Self { cluster: cluster.clone(), phase: phase.clone(), progress, led_since: None }
     }
 
     /// Tells from now on whether clients can be answered; a task keeps it true.
     pub(super) fn begin(
-        self,
+        mut self,
         metrics: &Metrics,
         tasks: &mut JoinSet<String>,
     ) -> watch::Receiver<Readiness> {
@@ -136,17 +143,19 @@ impl Watching {
     }
 
     /// What is waited for at the start.
-    fn starting(&self) -> String {
+    fn starting(&mut self) -> String {
         let progress = self.progress.borrow().clone();
-        if progress.is_empty() {
-            let begins = || "it begins to serve".to_owned();
-            self.cluster.trouble().unwrap_or_else(begins)
-        } else {
-            progress
+        let trouble = if progress.is_empty() { self.cluster.trouble() } else { Some(progress) };
+        if let Some(why) = trouble {
+            self.led_since = None;
+            return why;
         }
+        let now = clock::now();
+        let waited = now.saturating_duration_since(*self.led_since.get_or_insert(now));
+        self.cluster.unwritten(waited).unwrap_or_else(|| "it begins to serve".to_owned())
     }
 
-    fn judge(&self) -> Readiness {
+    fn judge(&mut self) -> Readiness {
         let phase = *self.phase.borrow();
         if phase < Phase::Draining
             && let Some(why) = self.cluster.accord().borrow().trouble()
