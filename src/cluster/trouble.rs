@@ -42,6 +42,14 @@ impl Cluster {
         Some(text + &also)
     }
 
+    /// Why no leader is reached that could write; `None` if one is. A leader elsewhere that is
+    /// reached and not heard may well do what it is asked.
+    pub(super) fn without_majority(&self) -> Option<String> {
+        let leader = self.raft.metrics().borrow_watched().current_leader.map(InstanceId);
+        let is_there = leader.is_some_and(|id| id != self.instance && self.is_reached(id));
+        if is_there { None } else { self.trouble() }
+    }
+
     /// The voters, and why no leader is there for this instance; `None` if one is.
     fn leaderless(&self) -> (Vec<InstanceId>, Option<String>) {
         let states = self.raft.metrics();

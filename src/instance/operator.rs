@@ -74,7 +74,7 @@ fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> 
                 Action::Upgrade => Change::Upgrade,
             };
             cluster.change(change).await.map_err(|error| match error {
-                ChangeError::NoLeader => Denied::Unavailable(error.to_string()),
+                ChangeError::NoLeader | ChangeError::NoMajority(_) => Denied::Unavailable(error.to_string()),
                 ChangeError::Refused(why) => Denied::Refused(why),
                 ChangeError::Unknown(_) => Denied::Unknown(error.to_string()),
             })
