@@ -290,7 +290,7 @@ impl Instance {
         // One deadline for all of it: a supervisor kills what is not gone by then.
         let deadline = tokio::time::Instant::from_std(clock::now() + within);
         self.metrics.draining.set(1);
-        self.phase.send_replace(Phase::Draining);
+        let has_served = self.phase.send_replace(Phase::Draining) > Phase::Starting;
         let alone = self.cluster.status().members.len() <= 1;
         if !alone {
             // Others go on serving the chain, so clients that wait here may still be told.
@@ -306,7 +306,7 @@ impl Instance {
         let closing = async {
             while self.servers.join_next().await.is_some() {}
             while self.lives.join_next().await.is_some() {}
-            if !alone {
+            if !alone && has_served {
                 self.cluster.end_life().await;
             }
             self.background.shutdown().await;

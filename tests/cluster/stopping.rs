@@ -64,3 +64,29 @@ fn the_deadline_holds_for_the_whole_stop_without_a_majority() {
     println!("it took {took:?}");
     assert!(took < DEADLINE + Duration::from_millis(2500), "{took:?}");
 }
+
+#[test]
+fn an_instance_without_clients_that_never_served_stops_at_once() {
+    let limit = Duration::from_secs(25);
+    let flags = ["--shutdown-deadline", "50s"];
+    let stops_at_once = |cluster: &mut Cluster, id: usize, waits_for: &str| {
+        eventually("it says what it waits for", || {
+            cluster.at(id).get("/readyz").1.contains(waits_for).then_some(())
+        });
+        let mut service = cluster.take(id);
+        let told = clock::now();
+        service.signal("TERM");
+        let ended = service.wait_within(limit);
+        let took = clock::now() - told;
+        println!("{waits_for}: it took {took:?}");
+        assert_eq!(ended.and_then(|status| status.code()), Some(0), "{took:?} {}", service.log());
+    };
+    let mut cluster = Cluster::new(&flags);
+    cluster.start_these(&[1]);
+    stops_at_once(&mut cluster, 1, "founding the cluster: waiting for");
+    cluster.start_these(&[1, 2, 3]);
+    cluster.wait_ready();
+    cluster.ids().for_each(|id| cluster.kill(id));
+    cluster.start_these(&[2]);
+    stops_at_once(&mut cluster, 2, "no majority of its 3 voters is reached");
+}
