@@ -280,7 +280,7 @@ impl Instance {
 
     /// An operator had it leave service; what belongs to clients ends with them.
     fn is_draining(&self) -> bool {
-        *self.phase.borrow() >= Phase::Draining
+        *self.phase.borrow() >= Phase::Drained
     }
 
     /// Drains, and stops in order: no new clients, no leadership, then no sessions, then no

@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The listeners whose connections `/status` tells.
 const LISTENERS: [&str; 4] = ["chain", "repair", "emnet", "http"];
 
+/// What an instance says that an operator had leave service.
+const DRAINED: &str = "an operator drained this instance (`EMNetChain cluster drain`), so it takes \
+                       no new clients: restart it to have it serve again";
+
 /// Counts what entries brought about.
 pub(super) fn count(notes: &[Note], metrics: &Metrics) {
     let seconds = |ms: u64| ms as f64 / 1000.0;
@@ -157,28 +161,31 @@ impl Watching {
 
     fn judge(&mut self) -> Readiness {
         let phase = *self.phase.borrow();
-        if phase < Phase::Draining
-            && let Some(why) = self.cluster.accord().borrow().trouble()
-        {
-            return Readiness::NotReady(why);
+        if phase >= Phase::Draining {
+            return Readiness::NotReady("it is being stopped".to_owned());
         }
-        match phase {
-            Phase::Starting => {
-                Readiness::NotReady(self.cluster.hang().unwrap_or_else(|| self.starting()))
-            }
-            Phase::Serving => {
-                let hang = self.cluster.hang();
-                let trouble = hang.or_else(|| self.cluster.trouble());
-                let between = || Some(self.progress.borrow().clone()).filter(|why| !why.is_empty());
-                match trouble.or_else(|| self.cluster.stall()).or_else(between) {
-                    Some(why) => Readiness::NotReady(why),
-                    None => Readiness::Ready,
-                }
-            }
-            Phase::Draining | Phase::Stopping => {
-                Readiness::NotReady("it is being stopped".to_owned())
-            }
+        match (self.cause(phase), phase == Phase::Drained) {
+            (None, false) => Readiness::Ready,
+            (None, true) => Readiness::NotReady(DRAINED.to_owned()),
+            (Some(why), false) => Readiness::NotReady(why),
+            // The operator who drained it may wait for what is missing besides.
+            (Some(why), true) => Readiness::NotReady(format!("{DRAINED}; besides, {why}")),
         }
+    }
+
+    /// Why this instance cannot answer clients, whether it may take them or not.
+    fn cause(&mut self, phase: Phase) -> Option<String> {
+        let accord = self.cluster.accord().borrow().trouble();
+        if accord.is_some() {
+            return accord;
+        }
+        let hang = self.cluster.hang();
+        if phase == Phase::Starting {
+            return Some(hang.unwrap_or_else(|| self.starting()));
+        }
+        let between = || Some(self.progress.borrow().clone()).filter(|why| !why.is_empty());
+        let trouble = hang.or_else(|| self.cluster.trouble());
+        trouble.or_else(|| self.cluster.stall()).or_else(between)
     }
 }
 

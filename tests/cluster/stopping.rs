@@ -7,7 +7,7 @@ use emnetchain::clock;
 use crate::{
     replicas::{Cluster, chain_through},
     strangers::longest_wait_while,
-    support::{Client, Member, PATIENCE, eventually, told},
+    support::{Client, Member, PATIENCE, eventually, operator::done, told},
 };
 
 #[test]
@@ -89,4 +89,35 @@ fn an_instance_without_clients_that_never_served_stops_at_once() {
     cluster.ids().for_each(|id| cluster.kill(id));
     cluster.start_these(&[2]);
     stops_at_once(&mut cluster, 2, "no majority of its 3 voters is reached");
+}
+
+#[test]
+fn an_instance_that_was_drained_says_so_and_what_is_missing_besides() {
+    let mut cluster = Cluster::start(&[]);
+    let (leader, drained) = (cluster.leader(), cluster.followers()[0]);
+    let said = done(cluster.at(drained), &["drain"]);
+    assert!(!said.contains("leads"), "it does not lead: {said}");
+    let says = |cluster: &Cluster, words: &[&str]| {
+        eventually(&format!("it says {words:?}"), || {
+            let (code, why) = cluster.at(drained).get("/readyz");
+            assert!(!why.contains("is being stopped"), "{why}");
+            (code == 503 && words.iter().all(|word| why.contains(word))).then_some(())
+        });
+    };
+    let way_out = "restart it to have it serve again";
+    says(&cluster, &["an operator drained this instance", way_out]);
+    for other in cluster.ids().filter(|id| *id != drained) {
+        cluster.kill(other);
+    }
+    let away = format!("{leader} ({})", cluster.raft(leader));
+    says(&cluster, &[way_out, "no majority of its 3 voters is reached", &away]);
+}
+
+#[test]
+fn a_leader_that_is_drained_and_cannot_hand_over_says_that_it_still_leads() {
+    let mut cluster = Cluster::start(&[]);
+    let (leader, others) = (cluster.leader(), cluster.followers());
+    others.iter().for_each(|id| cluster.kill(*id));
+    let said = done(cluster.at(leader), &["drain"]);
+    assert!(said.contains("it still leads: no other voter is there"), "{said}");
 }
