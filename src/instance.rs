@@ -280,7 +280,7 @@ impl Instance {
 
     /// An operator had it leave service; what belongs to clients ends with them.
     fn is_draining(&self) -> bool {
-        *self.phase.borrow() >= Phase::Draining
+        *self.phase.borrow() >= Phase::Drained
     }
 
     /// Drains, and stops in order: no new clients, no leadership, then no sessions, then no
@@ -290,7 +290,7 @@ impl Instance {
         // One deadline for all of it: a supervisor kills what is not gone by then.
         let deadline = tokio::time::Instant::from_std(clock::now() + within);
         self.metrics.draining.set(1);
-        self.phase.send_replace(Phase::Draining);
+        let has_served = self.phase.send_replace(Phase::Draining) > Phase::Starting;
         let alone = self.cluster.status().members.len() <= 1;
         if !alone {
             // Others go on serving the chain, so clients that wait here may still be told.
@@ -306,7 +306,7 @@ impl Instance {
         let closing = async {
             while self.servers.join_next().await.is_some() {}
             while self.lives.join_next().await.is_some() {}
-            if !alone {
+            if !alone && has_served {
                 self.cluster.end_life().await;
             }
             self.background.shutdown().await;
@@ -378,6 +378,9 @@ fn keep(
     let keeper = Box::pin(cluster.clone().keep());
     background.spawn(async { keeper.await.expect_err("it runs until raft stops").to_string() });
     if let Some(server) = server {
+        if let Some(address) = server.address() {
+            cluster.listens_at(address);
+        }
         background.spawn(async move {
             let Err(error) = server.run(service).await;
             error_chain(&error)

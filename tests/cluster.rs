@@ -24,5 +24,6 @@ mod cluster {
     mod founding;
     mod identity;
     mod outages;
+    mod places;
     mod stopping;
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::future::join_all;
 use openraft::{
-    ChangeMembers, Raft, ServerState,
+    ChangeMembers, Raft,
     async_runtime::WatchReceiver,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
@@ -88,6 +88,9 @@ pub enum ChangeError {
          of the voters runs (`EMNetChain cluster status` on each tells which do)"
     )]
     NoLeader,
+    /// This instance reaches no leader that could write it, for this reason.
+    #[error("nothing can be changed now: {0}")]
+    NoMajority(String),
     /// It is not possible like this.
     #[error("{0}")]
     Refused(String),
@@ -103,6 +106,30 @@ impl Cluster {
     /// # Errors
     /// If it is not made, or it is not known whether it is.
     pub async fn change(&self, change: Change) -> Result<String, ChangeError> {
+        self.find_majority().await?;
+        let changed = self.change_now(change).await;
+        changed.map_err(|error| match (error, self.without_majority()) {
+            (ChangeError::Unknown(_), Some(why)) => {
+                ChangeError::Unknown(format!("this may be done once there is a majority: {why}"))
+            }
+            (error, _) => error,
+        })
+    }
+
+    /// Waits for a leader that can write. An election is over by then; an outage is not.
+    async fn find_majority(&self) -> Result<(), ChangeError> {
+        let waiting = async {
+            while self.without_majority().is_some() {
+                sleep(PAUSE).await;
+            }
+        };
+        if timeout(LEADER_WAIT_MAX, waiting).await.is_ok() {
+            return Ok(());
+        }
+        self.without_majority().map_or(Ok(()), |why| Err(ChangeError::NoMajority(why)))
+    }
+
+    async fn change_now(&self, change: Change) -> Result<String, ChangeError> {
         let find = || self.router.find_leader(LEADER_WAIT_MAX);
         let mut leader = find().await.ok_or(ChangeError::NoLeader)?;
         if change == Change::Remove(leader.id) {
@@ -147,12 +174,15 @@ impl Cluster {
         apply(&self.raft, ChangeMembers::SetNodes(nodes)).await
     }
 
-    /// Gives the leadership away, if this instance has it and another one can take it.
-    pub async fn step_down(&self) {
-        let leads = self.raft.metrics().borrow_watched().state == ServerState::Leader;
-        if leads && let Err(error) = self.change(Change::TransferLeader(None)).await {
-            tracing::debug!(%error, "the leadership was not handed over");
+    /// Gives the leadership away, if this instance has it and another one can take it. Returns why
+    /// it goes on leading, if it does.
+    pub async fn step_down(&self) -> Option<String> {
+        if !self.leads() || self.raft.voter_ids().eq([self.instance.0]) {
+            return None;
         }
+        let error = self.leading().carry_out(Change::TransferLeader(None)).await.err()?;
+        tracing::debug!(%error, "the leadership was not handed over");
+        self.leads().then(|| error.to_string())
     }
 }
 

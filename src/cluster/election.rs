@@ -9,6 +9,9 @@
 //! doubles with each campaign that ended without a leader. A voter that was asked for its vote lets
 //! the candidate have time to win.
 //!
+//! One that the members look for at another address than its own does not stand: if it led, they
+//! would hear it, and none could write through it. It still votes.
+//!
 //! A campaign begins with a round of questions ("pre-vote", section 9.6 of the raft dissertation)
 //! that changes nothing anywhere, so one that cannot win does no harm.
 
@@ -163,7 +166,7 @@ impl Cluster {
     fn part(&self) -> Part {
         // Asked first: it looks at raft's state as well, and a second look while this one holds it
         // would wait for ever behind a change that waits for this one.
-        let may_vote = self.may_vote();
+        let (may_vote, is_reachable) = (self.may_vote(), self.misplaced().is_none());
         let states = self.raft.metrics();
         let now = states.borrow_watched();
         let membership = now.membership_config.membership();
@@ -173,7 +176,7 @@ impl Cluster {
             Part::None
         } else if membership.voter_ids().eq([self.instance.0]) {
             Part::OnlyVoter
-        } else if membership.voter_ids().any(|voter| voter == self.instance.0) {
+        } else if is_reachable && membership.voter_ids().any(|voter| voter == self.instance.0) {
             Part::Voter
         } else {
             Part::None

@@ -34,6 +34,7 @@ use tokio::{io::AsyncWriteExt as _, sync::watch, time::timeout};
 use super::{
     gate::Gate,
     peers::Peers,
+    place::Place,
     progress::{Acknowledged, Progress},
     rpc::hello::{self, Facts, Hello, Known, Refusal},
     transport::{Lane, NodeName, Stream},
@@ -67,6 +68,7 @@ struct Inner {
     view: RegistryView,
     acknowledged: Acknowledged,
     peers: Peers,
+    place: Place,
     gate: Gate,
     roster: watch::Sender<Roster>,
     /// The list that this instance was started with.
@@ -120,6 +122,7 @@ impl Greeter {
             view,
             acknowledged: Acknowledged::begin(held),
             peers: Peers::default(),
+            place: Place::default(),
             gate: Gate::default(),
             roster: watch::Sender::default(),
             list: Mutex::default(),
@@ -131,6 +134,11 @@ impl Greeter {
     /// What is known of the others.
     pub fn peers(&self) -> &Peers {
         &self.0.peers
+    }
+
+    /// Where this instance was started.
+    pub fn place(&self) -> &Place {
+        &self.0.place
     }
 
     /// Whether raft may hear the others.
@@ -427,6 +435,9 @@ impl Greeter {
             return Err(Unwelcome::Declined(refusal));
         }
         self.0.peers.met(peer, &hello.facts);
+        if self.0.roster.borrow().contains_key(&peer) {
+            self.0.place.called();
+        }
         Ok(Guest { peer, lane: hello.lane })
     }
 }

@@ -44,6 +44,7 @@ pub mod writer;
 mod admit;
 mod node;
 mod pipeline;
+mod place;
 mod status;
 mod trouble;
 #[cfg(feature = "rules-3")]

@@ -1,6 +1,6 @@
 //! This instance as a member of the cluster: raft, and what it needs around it.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use openraft::{
@@ -325,6 +325,21 @@ impl Cluster {
         let states = self.raft.metrics();
         let membership = &states.borrow_watched().membership_config;
         may_hear && gate::names(membership, self.instance.0, self.greeter.store())
+    }
+
+    /// Takes note of where this instance listens for others.
+    pub fn listens_at(&self, address: SocketAddr) {
+        self.greeter.place().listens_at(address);
+    }
+
+    /// Where the members look for this instance, and where it was started, if it is none of the
+    /// addresses at which they reach it. The only voter's address follows its flags.
+    pub(super) fn misplaced(&self) -> Option<(String, String)> {
+        let known = self.members().remove(&self.instance)?.raft_addr;
+        let list = self.greeter.list().unwrap_or_default();
+        let listed = list.get(&self.instance).map(String::as_str);
+        let started = self.greeter.place().differing(listed, &known)?;
+        (!self.raft.voter_ids().eq([self.instance.0])).then_some((known, started))
     }
 
     /// The members as they are in this instance's own log.

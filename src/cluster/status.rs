@@ -21,7 +21,7 @@ pub struct ClusterStatus {
     pub node: InstanceId,
     /// "leader", "follower", "candidate", "learner" or "shutdown".
     pub role: &'static str,
-    /// The leader, as far as is known.
+    /// The leader; `None` if this instance hears none.
     pub leader: Option<InstanceId>,
     /// The raft term.
     pub term: u64,
@@ -88,6 +88,8 @@ impl Cluster {
                 self.contact.silence().filter(|_| now.current_leader == Some(id))
             }
         };
+        // The last one that was heard may have led long ago.
+        let is_heard = self.contact.silence().is_some_and(|it| it <= CUT_OFF_AFTER);
         let membership = now.membership_config.membership();
         let members = membership.nodes().map(|(id, member)| {
             let voter = membership.voter_ids().any(|voter| voter == *id);
@@ -100,7 +102,7 @@ impl Cluster {
             cluster: self.cluster,
             node: self.instance,
             role: role(now.state),
-            leader: now.current_leader.map(InstanceId),
+            leader: now.current_leader.filter(|_| leads || is_heard).map(InstanceId),
             term: now.current_term,
             last_log_index,
             applied_index: now.last_applied.as_ref().map_or(0, |id| id.index),

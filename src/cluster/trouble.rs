@@ -13,6 +13,9 @@ use crate::ids::InstanceId;
 /// for so long, cannot answer clients now: the longest time until an election, and a half more.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
+/// What is written at the start of an instance takes less than that, unless something is wrong.
+const UNWRITTEN_AFTER: Duration = Duration::from_secs(3);
+
 impl Cluster {
     /// Why clients cannot be answered now: a sentence; `None` if they can.
     pub fn trouble(&self) -> Option<String> {
@@ -23,6 +26,32 @@ impl Cluster {
         if let Some((entry, by)) = learnt.removed {
             return Some(removed_text(self.instance, entry, by));
         }
+        let (voters, trouble) = self.leaderless();
+        let trouble = trouble?;
+        // That the others are reached, and do not call, is what tells it from an outage.
+        let is_heard = self.members().keys().any(|id| self.is_reached(*id));
+        let misplaced = self.misplaced().filter(|_| is_heard && self.greeter.place().is_old());
+        let Some((known, started)) = misplaced else { return Some(trouble) };
+        let me = self.instance.0;
+        let text = format!(
+            "the members look for this instance at {known}, but it is started for {started}: run \
+             `EMNetChain cluster add {me}={started}` at another member, or start it at {known} \
+             again"
+        );
+        let also = if self.has_majority(&voters) { String::new() } else { format!("; {trouble}") };
+        Some(text + &also)
+    }
+
+    /// Why no leader is reached that could write; `None` if one is. A leader elsewhere that is
+    /// reached and not heard may well do what it is asked.
+    pub(super) fn without_majority(&self) -> Option<String> {
+        let leader = self.raft.metrics().borrow_watched().current_leader.map(InstanceId);
+        let is_there = leader.is_some_and(|id| id != self.instance && self.is_reached(id));
+        if is_there { None } else { self.trouble() }
+    }
+
+    /// The voters, and why no leader is there for this instance; `None` if one is.
+    fn leaderless(&self) -> (Vec<InstanceId>, Option<String>) {
         let states = self.raft.metrics();
         let now = states.borrow_watched();
         let voters: Vec<InstanceId> =
@@ -37,7 +66,7 @@ impl Cluster {
             self.contact.silence()
         };
         drop(now);
-        match leader {
+        let trouble = match leader {
             None => Some(self.without_a_leader(&voters)),
             Some(_) if leads && (alone || !is_cut_off(heard)) => None,
             Some(_) if leads => {
@@ -49,7 +78,36 @@ impl Cluster {
             }
             // A restarted instance knows which one led before it stopped.
             Some(_) => Some(self.without_a_leader(&voters)),
+        };
+        (voters, trouble)
+    }
+
+    /// Why this instance does not serve yet though a leader is heard; `None` if nothing is in the
+    /// way that it knows of. What it writes at its start goes to the leader, wherever that is.
+    pub fn unwritten(&self, waited: Duration) -> Option<String> {
+        let leader = InstanceId(self.raft.metrics().borrow_watched().current_leader?);
+        let address = self.members().remove(&leader).unwrap_or_default().raft_addr;
+        match self.greeter.peers().reach(leader) {
+            _ if leader == self.instance => (waited > UNWRITTEN_AFTER).then(|| {
+                "this instance leads, and what it writes is not on the disks of a majority yet"
+                    .to_owned()
+            }),
+            Reach::Lost(why) => Some(unreached_leader(leader, &address, &plain(&why))),
+            Reach::Refused(why) => Some(unreached_leader(leader, &address, &why)),
+            Reach::Untried | Reach::Reached => (waited > UNWRITTEN_AFTER).then(|| {
+                format!(
+                    "the leader, instance {} ({address}), is reached and has not written what this \
+                     instance needs to serve",
+                    leader.0
+                )
+            }),
         }
+    }
+
+    /// Whether a majority of the voters is reached, this instance included.
+    fn has_majority(&self, voters: &[InstanceId]) -> bool {
+        let is_there = |id: &&InstanceId| **id == self.instance || self.is_reached(**id);
+        2 * voters.iter().filter(is_there).count() > voters.len()
     }
 
     /// Why there is no leader.
@@ -57,9 +115,7 @@ impl Cluster {
         if voters.is_empty() {
             return "the cluster has no leader that speaks to this instance".to_owned();
         }
-        let away = voters.iter().filter(|id| **id != self.instance && !self.is_reached(**id));
-        let reached = voters.len() - away.count();
-        if 2 * reached <= voters.len() {
+        if !self.has_majority(voters) {
             return format!(
                 "the cluster has no leader, for no majority of its {} voters is reached{}",
                 voters.len(),
@@ -108,6 +164,16 @@ impl Cluster {
     }
 }
 
+/// Says that a leader which speaks to this instance is not reached by it.
+fn unreached_leader(leader: InstanceId, address: &str, why: &str) -> String {
+    let id = leader.0;
+    format!(
+        "the leader, instance {id}, is heard, but it is not reached at {address}: {why}; if it runs \
+         elsewhere, start it at {address} again, or stop it and run `EMNetChain cluster add \
+         {id}=HOST:PORT` at another member"
+    )
+}
+
 /// A system's or TLS's reason in an operator's words.
 fn plain(why: &str) -> String {
     let known = [
@@ -132,7 +198,15 @@ fn plain(why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::plain;
+    use super::{InstanceId, plain, unreached_leader};
+
+    #[test]
+    fn a_leader_that_is_heard_and_not_reached_is_named_with_its_address() {
+        let told = unreached_leader(InstanceId(3), "old:7000", "no answer from there");
+        for part in ["instance 3, is heard", "not reached at old:7000: no answer", "add 3=HOST"] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
 
     #[test]
     fn the_systems_reasons_are_put_in_an_operators_words() {

@@ -9,6 +9,7 @@
 //! code 78).
 
 use std::{
+    collections::BTreeSet,
     fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant},
@@ -79,6 +80,7 @@ impl std::fmt::Debug for Upgrades {
 #[derive(Debug)]
 struct Survey {
     in_force: Rules,
+    voters: BTreeSet<InstanceId>,
     members: Vec<(InstanceId, Member, Option<Rules>)>,
 }
 
@@ -105,9 +107,25 @@ impl Survey {
         }
     }
 
+    fn votes(&self, id: &InstanceId) -> bool {
+        self.voters.contains(id)
+    }
+
     fn blocked(&self, newest: Rules) -> String {
         let in_force = self.in_force.0;
-        let mut text = if newest > self.in_force {
+        let answers = |id: &InstanceId, known: &Option<Rules>| known.is_some() && self.votes(id);
+        let there = self.members.iter().filter(|(id, _, known)| answers(id, known)).count();
+        let has_majority = 2 * there > self.voters.len();
+        let way_out = |id: u64| match has_majority {
+            true => format!("start it, or remove it by `EMNetChain cluster remove {id}`"),
+            false => "start it".to_owned(),
+        };
+        let mut text = if !has_majority {
+            format!(
+                "rules version {in_force} stays in force: no majority of the voters is reached, \
+                 and without one nothing is written"
+            )
+        } else if newest > self.in_force {
             format!("rules version {} is not raised, version {in_force} stays in force", newest.0)
         } else {
             format!("rules version {in_force} stays in force: those that answer know no newer one")
@@ -115,11 +133,9 @@ impl Survey {
         for (id, Member { raft_addr, .. }, known) in &self.members {
             let id = id.0;
             let _ = match known {
-                None => write!(
-                    text,
-                    "; instance {id} ({raft_addr}) is not reached: start it, or remove it by \
-                     `EMNetChain cluster remove {id}`"
-                ),
+                None => {
+                    write!(text, "; instance {id} ({raft_addr}) is not reached: {}", way_out(id))
+                }
                 Some(known) if *known < newest => write!(
                     text,
                     "; instance {id} ({raft_addr}) knows versions up to {}: install the newer \
@@ -216,6 +232,7 @@ impl Upgrades {
     /// another program may run there next.
     async fn survey(&self) -> Survey {
         let in_force = self.0.view.read(|registry| registry.rules());
+        let voters = self.0.raft.voter_ids().map(InstanceId).collect();
         let members: Vec<(InstanceId, Member)> = {
             let states = self.0.raft.metrics();
             let now = states.borrow_watched();
@@ -231,7 +248,7 @@ impl Upgrades {
             };
             (id, member, known)
         });
-        Survey { in_force, members: join_all(asking).await }
+        Survey { in_force, voters, members: join_all(asking).await }
     }
 
     /// The newest rules that a member can apply; `None` if it does not answer, or is refused.
@@ -257,7 +274,9 @@ mod tests {
             let address = Member::at(format!("host-{id}:7000"));
             (InstanceId(id), address, known.map(Rules))
         });
-        Survey { in_force: Rules(2), members: members.collect() }.judge()
+        let members: Vec<_> = members.collect();
+        let voters = members.iter().map(|(id, _, _)| *id).collect();
+        Survey { in_force: Rules(2), voters, members }.judge()
     }
 
     #[test]
@@ -285,5 +304,9 @@ mod tests {
         assert_blocked(&[None, Some(3), Some(3)], &["version 3 is not raised", away]);
         assert_blocked(&[None, Some(2), Some(3)], &[away, older]);
         assert_blocked(&[None, Some(2), Some(2)], &["know no newer one", away]);
+        let Verdict::Blocked(text) = survey(&[Some(2), None, None]) else { panic!("no majority") };
+        assert!(text.contains("no majority of the voters is reached"), "{text}");
+        assert!(text.contains("2 (host-2:7000) is not reached: start it"), "{text}");
+        assert!(!text.contains("remove"), "what is away must come back: {text}");
     }
 }

@@ -84,7 +84,7 @@ impl Cluster {
         }
     }
 
-    fn leads(&self) -> bool {
+    pub(super) fn leads(&self) -> bool {
         self.raft.metrics().borrow_watched().state == ServerState::Leader
     }
 }

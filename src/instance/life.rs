@@ -43,10 +43,19 @@ impl Living {
     }
 
     async fn live(self, mut queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
-        self.cluster.found(self.founding.clone(), &self.progress).await?;
-        // From here on the cluster itself says what is missing.
-        self.progress.send_replace(String::new());
-        self.cluster.settle(&self.founding, self.policy).await?;
+        let mut phase = self.phase.subscribe();
+        let entering = async {
+            self.cluster.found(self.founding.clone(), &self.progress).await?;
+            // From here on the cluster itself says what is missing.
+            self.progress.send_replace(String::new());
+            self.cluster.settle(&self.founding, self.policy).await
+        };
+        tokio::select! {
+            biased;
+            // No session was let in yet, so there is nothing that a stop would wait for.
+            _ = phase.wait_for(|phase| *phase >= Phase::Stopping) => return Ok(()),
+            entered = entering => entered?,
+        }
         loop {
             let Some(life) = self.begin(&mut queue).await? else { return Ok(()) };
             self.outbox.begin(life.incarnation);
@@ -78,23 +87,26 @@ impl Living {
     }
 
     /// Begins a life. While the registry here differs from that of others, or this instance is no
-    /// member, those that ask are sent away, to ask elsewhere. `None` if the senders of the queue
-    /// are gone meanwhile.
+    /// member, or it stops, those that ask are sent away, to ask elsewhere. `None` if the senders of
+    /// the queue are gone meanwhile.
     async fn begin(
         &self,
         queue: &mut mpsc::Receiver<Command>,
     ) -> Result<Option<Life>, ClusterError> {
         let (mut accord, mut learnt) = (self.cluster.accord(), self.cluster.learnt());
+        let mut phase = self.phase.subscribe();
         let beginning = self.cluster.begin_life();
         tokio::pin!(beginning);
         loop {
             let must_wait = accord.borrow_and_update().trouble().is_some()
-                || learnt.borrow_and_update().removed.is_some();
+                || learnt.borrow_and_update().removed.is_some()
+                || *phase.borrow_and_update() >= Phase::Stopping;
             tokio::select! {
                 biased;
                 life = &mut beginning => return life.map(Some),
                 _ = accord.changed() => {}
                 _ = learnt.changed() => {}
+                _ = phase.changed() => {}
                 asked = queue.recv(), if must_wait => match asked {
                     Some(_) => self.outbox.stop_all(),
                     None => return Ok(None),

@@ -1,12 +1,17 @@
 //! What an operator sees: where `/metrics` and `/status` get their figures.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use prometheus::IntGauge;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use super::{gauges, operator::Powers};
 use crate::{
+    clock,
     cluster::Cluster,
     metrics::Metrics,
     registry::{Asked, Ended, Forgotten, LinkedBy, Look, Note, Totals, What},
@@ -22,6 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The listeners whose connections `/status` tells.
 const LISTENERS: [&str; 4] = ["chain", "repair", "emnet", "http"];
+
+/// What an instance says that an operator had leave service.
+const DRAINED: &str = "an operator drained this instance (`EMNetChain cluster drain`), so it takes \
+                       no new clients: restart it to have it serve again";
 
 /// Counts what entries brought about.
 pub(super) fn count(notes: &[Note], metrics: &Metrics) {
@@ -83,6 +92,8 @@ pub(super) struct Watching {
     cluster: Cluster,
     phase: watch::Receiver<Phase>,
     progress: watch::Receiver<String>,
+    /// Since when a leader is heard, while this instance does not serve yet.
+    led_since: Option<Instant>,
 }
 
 impl Watching {
@@ -92,12 +103,12 @@ impl Watching {
         phase: &watch::Receiver<Phase>,
         progress: watch::Receiver<String>,
     ) -> Self {
-        Self { cluster: cluster.clone(), phase: phase.clone(), progress }
+        Self { cluster: cluster.clone(), phase: phase.clone(), progress, led_since: None }
     }
 
     /// Tells from now on whether clients can be answered; a task keeps it true.
     pub(super) fn begin(
-        self,
+        mut self,
         metrics: &Metrics,
         tasks: &mut JoinSet<String>,
     ) -> watch::Receiver<Readiness> {
@@ -136,40 +147,45 @@ impl Watching {
     }
 
     /// What is waited for at the start.
-    fn starting(&self) -> String {
+    fn starting(&mut self) -> String {
         let progress = self.progress.borrow().clone();
-        if progress.is_empty() {
-            let begins = || "it begins to serve".to_owned();
-            self.cluster.trouble().unwrap_or_else(begins)
-        } else {
-            progress
+        let trouble = if progress.is_empty() { self.cluster.trouble() } else { Some(progress) };
+        if let Some(why) = trouble {
+            self.led_since = None;
+            return why;
+        }
+        let now = clock::now();
+        let waited = now.saturating_duration_since(*self.led_since.get_or_insert(now));
+        self.cluster.unwritten(waited).unwrap_or_else(|| "it begins to serve".to_owned())
+    }
+
+    fn judge(&mut self) -> Readiness {
+        let phase = *self.phase.borrow();
+        if phase >= Phase::Draining {
+            return Readiness::NotReady("it is being stopped".to_owned());
+        }
+        match (self.cause(phase), phase == Phase::Drained) {
+            (None, false) => Readiness::Ready,
+            (None, true) => Readiness::NotReady(DRAINED.to_owned()),
+            (Some(why), false) => Readiness::NotReady(why),
+            // The operator who drained it may wait for what is missing besides.
+            (Some(why), true) => Readiness::NotReady(format!("{DRAINED}; besides, {why}")),
         }
     }
 
-    fn judge(&self) -> Readiness {
-        let phase = *self.phase.borrow();
-        if phase < Phase::Draining
-            && let Some(why) = self.cluster.accord().borrow().trouble()
-        {
-            return Readiness::NotReady(why);
+    /// Why this instance cannot answer clients, whether it may take them or not.
+    fn cause(&mut self, phase: Phase) -> Option<String> {
+        let accord = self.cluster.accord().borrow().trouble();
+        if accord.is_some() {
+            return accord;
         }
-        match phase {
-            Phase::Starting => {
-                Readiness::NotReady(self.cluster.hang().unwrap_or_else(|| self.starting()))
-            }
-            Phase::Serving => {
-                let hang = self.cluster.hang();
-                let trouble = hang.or_else(|| self.cluster.trouble());
-                let between = || Some(self.progress.borrow().clone()).filter(|why| !why.is_empty());
-                match trouble.or_else(|| self.cluster.stall()).or_else(between) {
-                    Some(why) => Readiness::NotReady(why),
-                    None => Readiness::Ready,
-                }
-            }
-            Phase::Draining | Phase::Stopping => {
-                Readiness::NotReady("it is being stopped".to_owned())
-            }
+        let hang = self.cluster.hang();
+        if phase == Phase::Starting {
+            return Some(hang.unwrap_or_else(|| self.starting()));
         }
+        let between = || Some(self.progress.borrow().clone()).filter(|why| !why.is_empty());
+        let trouble = hang.or_else(|| self.cluster.trouble());
+        trouble.or_else(|| self.cluster.stall()).or_else(between)
     }
 }
 

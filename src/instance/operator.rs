@@ -60,14 +60,17 @@ fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> 
                 Action::Drain => {
                     metrics.draining.set(1);
                     phase.send_if_modified(|phase| {
-                        let is_new = *phase < Phase::Draining;
-                        *phase = (*phase).max(Phase::Draining);
+                        let is_new = *phase < Phase::Drained;
+                        *phase = (*phase).max(Phase::Drained);
                         is_new
                     });
-                    cluster.step_down().await;
-                    return Ok("this instance takes no new clients; stop it when it is to go, or \
-                               start it again"
-                        .to_owned());
+                    let still_leads = cluster.step_down().await;
+                    let still_leads = still_leads.map(|why| format!("; it still leads: {why}"));
+                    return Ok(format!(
+                        "this instance takes no new clients; stop it when it is to go, or restart \
+                         it to have it serve again{}",
+                        still_leads.unwrap_or_default()
+                    ));
                 }
                 Action::Promote(id) => Change::Promote(id),
                 Action::Remove(id) => Change::Remove(id),
@@ -75,7 +78,9 @@ fn actor(cluster: &Cluster, phase: &watch::Sender<Phase>, metrics: &Metrics) -> 
                 Action::Upgrade => Change::Upgrade,
             };
             cluster.change(change).await.map_err(|error| match error {
-                ChangeError::NoLeader => Denied::Unavailable(error.to_string()),
+                ChangeError::NoLeader | ChangeError::NoMajority(_) => {
+                    Denied::Unavailable(error.to_string())
+                }
                 ChangeError::Refused(why) => Denied::Refused(why),
                 ChangeError::Unknown(_) => Denied::Unknown(error.to_string()),
             })

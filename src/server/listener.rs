@@ -91,7 +91,7 @@ impl Acceptor {
         loop {
             select! {
                 biased;
-                () = reached(&mut phase, Phase::Draining) => return Ok(()),
+                () = reached(&mut phase, Phase::Drained) => return Ok(()),
                 Some(ended) = sessions.join_next() => check(ended)?,
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, peer)) => {

@@ -68,7 +68,9 @@ pub enum Phase {
     Starting,
     /// New clients are welcome.
     Serving,
-    /// No new connections; those that exist go on. Datagrams are answered.
+    /// An operator had it take no new connections; those that exist go on. Datagrams are answered.
+    Drained,
+    /// The same, because it is being stopped.
     Draining,
     /// Sessions are closed, and the servers end.
     Stopping,

@@ -5,7 +5,11 @@ use serde_json::Value;
 use super::chains::expect_neighbours;
 use crate::{
     replicas::{Cluster, chain_through, wait_for_asks},
-    support::{Chance, Client, Member, eventually, reconnect, repaired, told},
+    support::{
+        Chance, Client, Member, eventually,
+        operator::{done, operate, refused},
+        reconnect, repaired, told,
+    },
 };
 
 #[test]
@@ -84,4 +88,38 @@ fn one_of_three_says_that_it_is_not_ready_and_its_clients_wait() {
     assert_eq!(tip.rest(), told("head", &members[2].tail()));
     cluster.wait_ready();
     cluster.assert_equal_registries();
+}
+
+#[test]
+fn operators_are_told_that_no_majority_is_reached_and_no_leader_that_is_gone() {
+    let mut cluster = Cluster::start(&[]);
+    let leader = cluster.leader();
+    let [down, left] = cluster.followers()[..] else { panic!("there are two followers") };
+    cluster.kill(down);
+    cluster.kill(leader);
+    let at = cluster.at(left);
+    eventually("it names no leader", || cluster.status(left)["leader"].is_null().then_some(()));
+    let page = done(at, &["status"]);
+    let is_leader = |line: &str| line.split_whitespace().nth(1) == Some("leader");
+    assert!(!page.lines().any(is_leader), "{page}");
+    let away = [leader, down].map(|id| format!("{id} ({})", cluster.raft(id)));
+    let expected = ["no majority of its 3 voters is reached", &away[0], &away[1], "start what is"];
+    refused(at, &["add", "9=127.0.0.1:9"], &expected);
+    let (code, said) = operate(at, &["upgrade"]);
+    assert!(code == 69 && expected.iter().all(|part| said.contains(part)), "{said}");
+    assert!(!said.contains("cluster remove"), "{said}");
+}
+
+#[test]
+fn a_leader_whose_majority_has_just_gone_says_so_to_operators() {
+    let mut cluster = Cluster::start(&[]);
+    let leader = cluster.leader();
+    let others = cluster.followers();
+    others.iter().for_each(|id| cluster.kill(*id));
+    // It does not know yet, and begins.
+    let expected = ["no majority", &format!("{} ({})", others[0], cluster.raft(others[0]))];
+    refused(cluster.at(leader), &["add", "9=127.0.0.1:9"], &expected);
+    let (code, said) = operate(cluster.at(leader), &["upgrade"]);
+    assert!(code == 69 && said.contains("no majority"), "{said}");
+    assert!(!said.contains("cluster remove"), "{said}");
 }

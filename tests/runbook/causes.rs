@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 /// The files that make such sentences.
-const SOURCES: [&str; 8] = [
+const SOURCES: [&str; 9] = [
     "src/cluster/compare.rs",
     "src/cluster/found.rs",
     "src/cluster/node.rs",
@@ -13,6 +13,7 @@ const SOURCES: [&str; 8] = [
     "src/cluster/turned.rs",
     "src/cluster/waiting.rs",
     "src/cluster/watchdog.rs",
+    "src/instance/observe.rs",
 ];
 
 /// The sources of which every sentence is one of these; the others say more.

@@ -51,6 +51,11 @@ impl RpcServer {
         Self { listener, door: Arc::new(door) }
     }
 
+    /// Where it listens, as far as the system tells.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.listener.local_addr().ok()
+    }
+
     /// Takes connections and serves them; ends only by failing. Dropping the future closes all.
     ///
     /// # Errors

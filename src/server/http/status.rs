@@ -17,7 +17,7 @@ pub struct Status {
     pub node: InstanceId,
     /// What it is in its cluster: leader, follower, candidate, learner or shutdown.
     pub role: &'static str,
-    /// The leader, if one is known.
+    /// The leader, if this instance hears one.
     pub leader: Option<InstanceId>,
     /// The raft term.
     pub term: u64,

@@ -310,7 +310,7 @@ async fn an_instance_drains_and_stops() {
     let (mut waiting, session) = bench.waiting().await;
     let mut silent = bench.chain().await;
     eventually("both are there", || bench.outbox.sessions() == 2).await;
-    bench.phase.send_replace(Phase::Draining);
+    bench.phase.send_replace(Phase::Drained);
     let address = bench.addresses.chain;
     eventually("no client is accepted", || StdStream::connect(address).is_err()).await;
     bench.tell(session, Part::Tail, Then::Stay);
