@@ -81,6 +81,11 @@ impl Registry {
             for front in fronts {
                 let is_path = chain.sections.is_one_run(front, open);
                 let is_cut = self.section(front).is_some_and(|section| section.cut.is_some());
+                // Else sections would outnumber clients without bound.
+                let mut run = std::iter::successors(Some(front), |id| chain.sections.after(*id));
+                if run.any(|id| id != open && chain.sections.own(id).clients == 0) {
+                    return Err(wrong());
+                }
                 if is_path == is_cut || (is_path && chain.sections.after(open).is_some()) {
                     return Err(wrong());
                 }

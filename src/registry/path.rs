@@ -165,12 +165,18 @@ impl Chain {
 
     fn run_ends(&self, section: SectionId) -> Option<(Serial, Serial)> {
         let (first, last) = self.sections.ends(section);
-        let holder = |section: SectionId, forward| match self.sections.own(section).clients {
-            0 => self.sections.beyond(section, forward, |sums| sums.clients > 0),
-            _ => Some(section),
+        let first = self.nearest(first, Part::Tail)?;
+        Some((first, self.nearest(last, Part::Head)?))
+    }
+
+    /// The first client of a section, seen from its tail, or the last one, seen from its head; if
+    /// the section has none, the nearest one beyond it in the run.
+    pub(super) fn nearest(&self, section: SectionId, part: Part) -> Option<Serial> {
+        let holder = match self.sections.own(section).clients {
+            0 => self.sections.beyond(section, part == Part::Tail, |sums| sums.clients > 0)?,
+            _ => section,
         };
-        let first = self.end_of(holder(first, true)?, Part::Tail)?;
-        Some((first, self.end_of(holder(last, false)?, Part::Head)?))
+        self.end_of(holder, part)
     }
 
     /// Whether what belongs to this serial is of the path.

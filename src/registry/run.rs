@@ -32,8 +32,8 @@ impl Registry {
         }
     }
 
-    /// The section that begins with `first`. Splits the one that has it in its range; `None` if
-    /// none does.
+    /// The section whose first client is at `first` or behind it. Splits the one that has it in its
+    /// range, unless that would leave a part without a client; `None` if none has it.
     fn section_from(&mut self, chain: &ChainName, first: Serial) -> Option<SectionId> {
         if self.chain(chain)?.sections.is_empty() {
             let whole = Section {
@@ -47,7 +47,8 @@ impl Registry {
         }
         let id = self.chain(chain)?.sections.find(first)?;
         let section = self.section(id)?.clone();
-        if section.first == first {
+        let known = self.chain(chain)?;
+        if known.clients.range(section.first..first).next().is_none() {
             return Some(id);
         }
         self.set_next(id, None);
@@ -68,9 +69,16 @@ impl Registry {
     /// not linked with those beside them.
     pub(super) fn cut(&mut self, chain: &ChainName, first: Serial, last: Serial, cause: Cause) {
         let Some(begin) = self.section_from(chain, first) else { return };
-        // The section after the last one, or what is left of its own.
+        // The section after the last one, or what is left of its own. A section without a client
+        // would hide those beyond it, and never go; only the one for newcomers may be empty.
         let beyond = Serial(last.0 + 1);
-        let is_within = |chain: &Chain| chain.sections.find(beyond) == chain.sections.find(last);
+        let is_within = |chain: &Chain| {
+            chain.sections.find(last).is_some_and(|id| {
+                let (_, end) = chain.sections.range(id);
+                let is_open = chain.sections.open() == Some(id);
+                is_open || chain.clients.range(beyond..end).next().is_some()
+            })
+        };
         let rest = match self.chain(chain).is_some_and(is_within) {
             true => self.section_from(chain, beyond),
             false => None,
@@ -143,9 +151,8 @@ impl Registry {
         let mut places: Vec<Serial> =
             known.ends(also).into_iter().flat_map(<[_; 2]>::from).collect();
         for (section, part) in ends {
-            let (first, end) = known.sections.range(section);
-            let mut clients = known.clients.range(first..end);
-            places.extend(if part == Part::Head { clients.next_back() } else { clients.next() });
+            let (first, _) = known.sections.range(section);
+            places.extend(known.nearest(section, part));
             places.extend(known.ends(first).into_iter().flat_map(<[_; 2]>::from));
         }
         self.index.unsettled.extend(places.into_iter().map(|place| (chain.clone(), place)));

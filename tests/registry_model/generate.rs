@@ -1,7 +1,7 @@
 //! Draws sequences of commands from a seed. Few clients, sockets, ids and sources, so that they
 //! collide; the weights decide whether the sequence looks like life or like malice.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use emnetchain::{
     ids::{
@@ -37,6 +37,8 @@ pub(crate) struct Weights {
     peer: u64,
     tick: u64,
     policy: u64,
+    /// A client dies, and both its neighbours report it at once.
+    death: u64,
     /// Of 100 requests, how many mix up sockets, sources, chains and spellings.
     mixed: u64,
     /// Whether the first policy has tight bounds and short times.
@@ -57,6 +59,7 @@ pub(crate) const LIFE: Weights = Weights {
     peer: 1,
     tick: 6,
     policy: 0,
+    death: 0,
     mixed: 1,
     tight: false,
     joined: 0,
@@ -74,6 +77,7 @@ pub(crate) const WILD: Weights = Weights {
     peer: 3,
     tick: 6,
     policy: 2,
+    death: 0,
     mixed: 35,
     tight: false,
     joined: 0,
@@ -96,6 +100,7 @@ pub(crate) const RUNS: Weights = Weights {
     peer: 0,
     tick: 8,
     policy: 0,
+    death: 14,
     mixed: 4,
     tight: false,
     joined: 8,
@@ -138,6 +143,10 @@ pub(crate) struct Generator {
     offered: Vec<SessionId>,
     first: bool,
     joining: std::ops::Range<u64>,
+    /// Those who died, as numbers of persons.
+    dead: BTreeSet<u64>,
+    /// The sockets whose loss is reported next.
+    reports: Vec<u64>,
 }
 
 impl Generator {
@@ -163,6 +172,8 @@ impl Generator {
             offered: Vec::new(),
             first: true,
             joining: if weights.joined > 0 { 0..people } else { 0..0 },
+            dead: BTreeSet::new(),
+            reports: Vec::new(),
         }
     }
 
@@ -213,6 +224,9 @@ impl Generator {
         if let Some(person) = self.joining.next() {
             return self.join(person);
         }
+        if let Some(socket) = self.reports.pop() {
+            return self.report(socket);
+        }
         let w = self.weights;
         let kinds = [
             w.connect,
@@ -225,6 +239,7 @@ impl Generator {
             w.peer,
             w.tick,
             w.policy,
+            w.death,
         ];
         let mut drawn = self.random.below(kinds.iter().sum());
         let kind = kinds.iter().position(|weight| {
@@ -242,6 +257,7 @@ impl Generator {
             Some(6) => self.start(),
             Some(7) => self.peer(),
             Some(9) => Command::SetPolicy(self.policy()),
+            Some(10) => self.death(),
             Some(_) | None => Command::Tick,
         }
     }
@@ -287,6 +303,29 @@ impl Generator {
         };
         let part = self.random.below(2);
         let socket = self.socket(person * 2 + part);
+        self.request(source, socket)
+    }
+
+    /// Someone between two others dies. A run in which that happens thrice has pieces that lie
+    /// apart in the order of joining, which random reports of neighbours hardly ever bring about.
+    fn death(&mut self) -> Command {
+        let person = self.random.below(self.people);
+        let living = |other: &u64| !self.dead.contains(other);
+        let (Some(left), Some(right)) =
+            ((0..person).rfind(living), (person + 1..self.people).find(living))
+        else {
+            return Command::Tick;
+        };
+        self.dead.insert(person);
+        self.reports = vec![left * 2 + 1, right * 2];
+        if self.random.percent(50) {
+            self.reports.reverse();
+        }
+        self.reports.pop().map_or(Command::Tick, |socket| self.report(socket))
+    }
+
+    fn report(&mut self, socket: u64) -> Command {
+        let (source, socket) = (source_of(socket / 2), self.socket(socket));
         self.request(source, socket)
     }
 
