@@ -168,8 +168,8 @@ impl Cluster {
 fn unreached_leader(leader: InstanceId, address: &str, why: &str) -> String {
     let id = leader.0;
     format!(
-        "the leader, instance {id}, is heard, but it is not reached at {address}: {why}; if it runs \
-         elsewhere, start it at {address} again, or stop it and run `EMNetChain cluster add \
+        "the leader, instance {id}, is heard, but it is not reached at {address}: {why}; if it \
+         runs elsewhere, start it at {address} again, or stop it and run `EMNetChain cluster add \
          {id}=HOST:PORT` at another member"
     )
 }

@@ -87,8 +87,8 @@ impl Living {
     }
 
     /// Begins a life. While the registry here differs from that of others, or this instance is no
-    /// member, or it stops, those that ask are sent away, to ask elsewhere. `None` if the senders of
-    /// the queue are gone meanwhile.
+    /// member, or it stops, those that ask are sent away, to ask elsewhere. `None` if the
+    /// senders of the queue are gone meanwhile.
     async fn begin(
         &self,
         queue: &mut mpsc::Receiver<Command>,
