@@ -29,10 +29,7 @@ const PROMPTS: &str =
 /// The binary in an empty directory, with none of its variables in the environment.
 fn program(home: &Path) -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
-    for key in Config::KEYS {
-        program.env_remove(key.env());
-    }
-    program.env_remove("EMNETCHAIN_CONFIG").current_dir(home).stdin(Stdio::null());
+    program.env_clear().current_dir(home).stdin(Stdio::null());
     program
 }
 

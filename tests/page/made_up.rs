@@ -119,8 +119,8 @@ fn privileged_each_state_of_a_cluster_has_its_words() {
     let unknown = [1, 2, 3].map(|node| member(node, true, None, None));
     let why = json!("the cluster has no leader");
     stage.play("status", 200, status("candidate", Value::Null, why, &unknown));
-    browser.until_text("#state", &["✕", "No leader · no client is answered now"]);
-    browser.until_text("#trouble", &["no leader", "may be old", "since"]);
+    browser.until_text("#state", &["✕", "Not serving · the cluster has no leader"]);
+    browser.until_text("#trouble", &["No client", "may be old", "since"]);
     browser.until_text("#members", &["voter", "candidate", "?"]);
     browser.assert_readable_everywhere("election");
 

@@ -43,7 +43,7 @@ fn privileged_a_cluster_without_a_leader_is_told() {
     cluster.kill(leader);
     browser.until_text("#state", &["Not serving", "the cluster has no leader"]);
     browser.until_text("#trouble", &["No client that asks", "may be old", "since"]);
-    browser.until_text("#members", &["leader, not heard"]);
+    browser.until_text("#members", &["follower", "voter", "ago"]);
     browser.until("return document.title.startsWith('⚠')", &json!(true));
     // What it knew is still there, and the instance itself answers.
     browser.until_text("#path", &[&members[0].head()]);

@@ -91,20 +91,20 @@ export const isHeard = (member) => member.silent_ms !== null && member.silent_ms
  * that means for its reader.
  */
 export function stateWords(status) {
-  if (status.leader === null) {
-    return {
-      tone: "bad",
-      line: "No leader · no client is answered now",
-      trouble: "The cluster has no leader: no instance can answer a client until a majority of the voters " +
-        "reaches each other. What is shown is what this instance knew last, and may be old.",
-    };
-  }
   if (status.trouble !== null) {
     return {
       tone: "bad",
       line: `Not serving · ${status.trouble}`,
       trouble: "No client that asks this instance is answered now. " +
         "What is shown is what it knew last, and may be old.",
+    };
+  }
+  if (status.leader === null) {
+    return {
+      tone: "bad",
+      line: "No leader · no client is answered now",
+      trouble: "The cluster has no leader: no instance can answer a client until a majority of the voters " +
+        "reaches each other. What is shown is what this instance knew last, and may be old.",
     };
   }
   const { members } = status;
