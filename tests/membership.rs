@@ -144,7 +144,7 @@ fn a_drained_instance_takes_no_clients_and_keeps_the_data() {
     let tip = chain(&first, &members);
     assert!(done(&first, &["drain"]).contains("takes no new clients"));
     let (code, why) = first.get("/readyz");
-    assert!(code == 503 && why.contains("stopped"), "{code} {why}");
+    assert!(code == 503 && why.contains("drained"), "{code} {why}");
     eventually("it is closed", || TcpStream::connect(first.chain()).is_err().then_some(()));
     // It gave the leadership away, and goes on replicating; a client that waits there is told.
     eventually("another leads", || (status(&second)["leader"] != 1).then_some(()));
