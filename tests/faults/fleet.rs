@@ -75,6 +75,9 @@ impl Fleet {
         fs::write(fleet.path("token"), "a word that operators know").unwrap();
         fs::set_permissions(fleet.path("token"), Permissions::from_mode(0o600)).unwrap();
         fleet.flags.extend(["--admin-token-file".to_owned(), fleet.token()]);
+        // The test looks at the instances from another network than theirs.
+        let open = ["--http-open", "livez,readyz,metrics,views"];
+        fleet.flags.extend(open.map(str::to_owned));
         fleet.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
         if disks == Disks::Slowed {
             make_library(fleet.dir.path());
