@@ -1,12 +1,11 @@
 //! Where this instance was started, held against where the members look for it.
 //!
 //! An operator may start an instance at another address and forget to tell the cluster. Then it
-//! reaches the others, but they do not reach it: it hears no leader, and if it led, the
-//! others could not write. The flags alone prove nothing: the list may be older than a move,
-//! and a port may be
-//! passed on to another one. So an instance is in the wrong place only if its flags differ from the
-//! membership *and* no member has called it since it started. Members call each other once a
-//! second.
+//! reaches the others, but they do not reach it: it hears no leader, and if it led, the others
+//! could not write. The flags alone prove nothing: the list may be older than a move, and a port
+//! may be passed on to another one. So an instance is in the wrong place only if its flags differ
+//! from the membership *and* no member has called it since it started. Members call each other
+//! once a second.
 
 use std::{
     net::SocketAddr,

@@ -141,15 +141,11 @@ impl DataDir {
         let named = |fault| DiskFault { operation: "create the data directory", ..fault };
         disk.create_dir(path).map_err(named)?;
         let lock = DirLock::take(&*disk, path)?;
-        let mut identity = match read_identity(&*disk, path)? {
+        let identity = match read_identity(&*disk, path)? {
+            Some(identity) if identity.node == node => adopt(&*disk, path, identity, cluster)?,
             Some(identity) => identity,
             None => found_identity(&*disk, path, node, cluster)?,
         };
-        let is_of_another = cluster != Some(identity.cluster);
-        if identity.node == node && is_of_another && is_blank(&*disk, path, identity)? {
-            identity.cluster = chosen(cluster, path)?;
-            write_identity(&*disk, path, identity)?;
-        }
         if identity.node != node {
             return Err(StorageError::Foreign {
                 path: path.join(IDENTITY_FILE),
@@ -310,6 +306,21 @@ fn found_identity(
     Ok(identity)
 }
 
+/// Has a directory in which nothing was ever stored follow the present settings.
+fn adopt(
+    disk: &dyn Disk,
+    path: &Path,
+    identity: Identity,
+    cluster: Option<ClusterId>,
+) -> Result<Identity, StorageError> {
+    if cluster == Some(identity.cluster) || !is_blank(disk, path, identity)? {
+        return Ok(identity);
+    }
+    let identity = Identity { cluster: chosen(cluster, path)?, ..identity };
+    write_identity(disk, path, identity)?;
+    Ok(identity)
+}
+
 fn chosen(cluster: Option<ClusterId>, path: &Path) -> Result<ClusterId, StorageError> {
     let random = || ClusterId::random().map_err(files::failed("draw a cluster id for", path));
     Ok(cluster.map_or_else(random, Ok)?)
@@ -321,8 +332,7 @@ fn is_blank(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<bool, St
     // What is wrong with a log or an image is told when it is opened to be written.
     let has_no_log = match disk.names(&raft)?.is_empty() {
         true => !identity.initialised,
-        false => LogStore::check_on(disk, &raft, identity.log_id())
-            .is_ok_and(|log| (log.vote, log.last, log.purged) == (None, None, None)),
+        false => LogStore::is_blank(disk, &raft, identity.log_id()).unwrap_or(false),
     };
     if !has_no_log || !disk.names(&snapshot_dir(path))?.is_empty() {
         return Ok(false);
@@ -445,6 +455,13 @@ mod tests {
             let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_new_directory_is_sealed_for_its_own_cluster() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path(), NODE, None).unwrap();
+        assert_eq!(dir.seal(), dir.cluster_id());
     }
 
     #[test]

@@ -84,6 +84,19 @@ impl LogStore {
         Ok(Self::open_offline(disk, dir, cluster_id)?.summary())
     }
 
+    /// Whether nothing was ever stored in a log that is there.
+    pub(super) fn is_blank(
+        disk: &dyn Disk,
+        dir: &Path,
+        cluster_id: [u8; 16],
+    ) -> Result<bool, LogError> {
+        // Each start asks, and a log that was ever used has a vote: only others are read.
+        if wal::has_begun(disk, dir)? {
+            return Ok(false);
+        }
+        Ok(Self::check_on(disk, dir, cluster_id)?.last.is_none())
+    }
+
     /// Opens a log to read it, and leaves it as it is.
     pub(super) fn open_offline(
         disk: &dyn Disk,

@@ -306,8 +306,8 @@ impl Generator {
         self.request(source, socket)
     }
 
-    /// Someone between two others dies. A run in which that happens thrice has pieces that lie
-    /// apart in the order of joining, which random reports of neighbours hardly ever bring about.
+    /// A client between two others dies. A run in which that happens again and again has pieces
+    /// that lie apart in the order of joining, which random reports seldom bring about.
     fn death(&mut self) -> Command {
         let person = self.random.below(self.people);
         let living = |other: &u64| !self.dead.contains(other);

@@ -43,6 +43,7 @@ pub(super) use ids::LogIds;
 pub(super) use job::{Append, Done, Flushed, Job, Shared, thread_ended};
 pub(super) use log::Encoded;
 pub(super) use offline::OfflineLog;
+pub(super) use recover::has_begun;
 
 use self::{
     frame::{Id, SEGMENT_HEADER_BYTES, SegmentHeader},

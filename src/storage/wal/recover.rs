@@ -80,6 +80,15 @@ pub(super) fn recover(
     Ok(Recovered { state, state_file, seal, log, repairs })
 }
 
+/// Whether the log's state has a vote, or says that entries were purged; the entries are not read.
+///
+/// # Errors
+/// If there is no intact state, or the disk does not answer.
+pub(in crate::storage) fn has_begun(disk: &dyn Disk, dir: &Path) -> Result<bool, LogError> {
+    let state = StateFile::open(disk, dir, Access::Read)?.state;
+    Ok(state.vote.is_some() || state.purged.is_some())
+}
+
 /// Segments that are no part of the log and hold nothing: their creation was interrupted.
 fn find_leftovers(disk: &dyn Disk, dir: &Path, state: &State) -> Result<Vec<u64>, LogError> {
     let mut leftovers = Vec::new();
