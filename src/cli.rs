@@ -24,6 +24,7 @@ use clap::ArgMatches;
 use self::cluster::Failure;
 
 use crate::{
+    cluster::tcp::check_dates,
     config::{Config, Faults, Sources},
     ids::InstanceId,
     storage::StorageError,
@@ -140,7 +141,10 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         }
         "check" => Ok(Task::Check { data_dir: sources.read_key("data_dir").map_err(faults)? }),
         "config check" => {
-            sources.read().map_err(faults)?;
+            let config = sources.read().map_err(faults)?;
+            if let Some(files) = config.tls_files() {
+                check_dates(&files).map_err(|error| error.to_string())?;
+            }
             say("the configuration is good\n");
             Ok(Task::Nothing(Exit::Clean))
         }
