@@ -12,7 +12,7 @@ mod table;
 mod view;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io::{self, BufRead, Read, Write},
     net::SocketAddr,
     path::PathBuf,
@@ -24,6 +24,7 @@ use clap::ArgMatches;
 use self::cluster::Failure;
 
 use crate::{
+    cluster::tcp::check_dates,
     config::{Config, Faults, Sources},
     ids::InstanceId,
     storage::StorageError,
@@ -34,12 +35,14 @@ use crate::{
 pub enum Exit {
     /// Stopped as asked.
     Clean = 0,
-    /// The command line or the configuration is at fault, or an address cannot be bound.
+    /// The command line or the configuration is at fault.
     Usage = 2,
     /// No running instance answers a command, or it refuses.
     Unavailable = 69,
     /// A fault inside.
     Internal = 70,
+    /// The system does not give what is needed yet: an address, a port.
+    Lacking = 71,
     /// The disk failed or is full, or the answer cannot be written.
     Disk = 74,
     /// The data directory is refused: damaged, or another instance's.
@@ -144,7 +147,10 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         "check" => Ok(Task::Check { data_dir: sources.read_key("data_dir").map_err(faults)? }),
         "config check" => {
             let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
-            sources.check(names.iter().filter_map(|name| name.to_str())).map_err(faults)?;
+            let names = names.iter().filter_map(|name| name.to_str());
+            if let Some(files) = sources.check(names).map_err(faults)?.tls_files() {
+                check_dates(&files).map_err(|error| error.to_string())?;
+            }
             Ok(Task::Nothing(say("the configuration is good\n")))
         }
         "config print" => Ok(Task::Nothing(say(&sources.page().map_err(faults)?))),
@@ -203,14 +209,17 @@ fn collect_flags(
             if line::OWN.contains(&id) {
                 continue;
             }
-            let Some(value) = matches.get_one::<OsString>(id) else { continue };
+            let Some(values) = matches.get_many::<OsString>(id) else { continue };
+            // A list is given by one flag, or by several.
+            let values: Vec<_> = values.map(OsString::as_os_str).collect();
+            let value = values.join(OsStr::new(","));
             if given.contains(&id) {
                 return Err(format!("--{} is given twice", id.replace('_', "-")));
             }
             given.push(id);
             match Config::key(id) {
-                Some(key) => sources.give_flag(key, value.clone()),
-                None => *file = Some(value.clone()),
+                Some(key) => sources.give_flag(key, value),
+                None => *file = Some(value),
             }
         }
         level = matches.subcommand().map(|(word, matches)| {

@@ -9,7 +9,8 @@ pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Seconds since 1970 by the wall clock, for people and their tools: nothing here goes by it.
+/// Seconds since 1970 by the wall clock, for people, their tools and
+/// their certificates: nothing else goes by it.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }

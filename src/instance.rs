@@ -136,7 +136,7 @@ impl Instance {
         let mut background = JoinSet::from_iter([dispatching]);
         let founding = config.founding(listeners.raft_address());
         let me = NodeName { cluster, node: config.node_id };
-        let security = listeners.raft_address().map(|at| secure(config, at, me)).transpose()?;
+        let security = secure(config, listeners.raft_address(), me, &metrics)?;
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
@@ -205,7 +205,9 @@ impl Instance {
             tokio::select! {
                 Ok(()) = readiness.changed(), if self.banner.is_some() => {}
                 asked = signals.next() => match asked {
-                    Asked::Reload => reload.carry_out(self.security.as_ref()),
+                    Asked::Reload => {
+                        reload.carry_out(self.security.as_ref(), &self.metrics);
+                    },
                     Asked::Stop => break None,
                 },
                 exit = self.failure() => break Some(exit),
@@ -447,16 +449,26 @@ async fn open_stores(
     }
 }
 
-/// What protects connections with other instances.
-fn secure(config: &Config, address: SocketAddr, me: NodeName) -> Result<Security, Exit> {
+/// What protects connections with other instances, if there may be any.
+fn secure(
+    config: &Config,
+    address: Option<SocketAddr>,
+    me: NodeName,
+    metrics: &Metrics,
+) -> Result<Option<Security>, Exit> {
+    let Some(address) = address else { return Ok(None) };
     let complain = |error: &dyn std::error::Error| {
         tracing::error!("{}", error_chain(error));
         Exit::Usage
     };
     let tls = config.tls_files().map(|files| Tls::load(files, me)).transpose();
     let tls = tls.map_err(|error| complain(&error))?;
+    if let Some(tls) = &tls {
+        metrics.raft_certificate.set(tls.good_until());
+        tls.tell_dates();
+    }
     let chosen = Security::choose(address, tls, config.insecure_cluster);
-    chosen.map_err(|error| complain(&error))
+    chosen.map(Some).map_err(|error| complain(&error))
 }
 
 /// Hands effects to the sessions, in order, and counts what happened.

@@ -6,8 +6,8 @@
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!
-//! - [`ids`], [`limits`], [`clock`], [`codec`], [`metrics`], [`runtime`]: words, bounds, time,
-//!   encoding, figures and chance.
+//! - [`ids`], [`limits`], [`clock`], [`codec`], [`metrics`], [`runtime`], [`sockets`]: words,
+//!   bounds, time, encoding, figures, chance and listeners.
 //! - [`registry`]: the chains and repairs as a pure state machine.
 //! - [`wire`]: the clients' bytes and messages, pure as well.
 //! - [`storage`]: the raft log and the registry's image on disk.
@@ -38,5 +38,6 @@ pub mod registry;
 pub mod runtime;
 pub mod secrets;
 pub mod server;
+pub mod sockets;
 pub mod storage;
 pub mod wire;

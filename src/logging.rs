@@ -4,14 +4,31 @@
 
 #[cfg(feature = "otlp")]
 mod otlp;
+mod queue;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
+use self::queue::Queue;
 use crate::ids::InstanceId;
+
+/// How long the last lines may take at the end of the process.
+const LAST_LINES_MAX: Duration = Duration::from_millis(500);
+
+/// Lines that standard error had no room for.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How many lines were dropped since the process began, for standard error was not read.
+pub fn lines_dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
 
 /// The levels, from silence to everything.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -94,6 +111,7 @@ impl OtlpEndpoint {
 #[derive(Clone, Debug)]
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
+    lines: Queue,
     #[cfg(feature = "otlp")]
     traces: Option<otlp::Traces>,
 }
@@ -104,24 +122,28 @@ impl LogHandle {
         self.filter.reload(level.filter()).expect("the logs live as long as the process");
     }
 
-    /// Sends the traces that are still to be sent, for a few seconds at the most.
+    /// Sends the traces that are still to be sent, for a few seconds at the most, and writes the
+    /// last lines, for half a second.
     pub fn finish(&self) {
         #[cfg(feature = "otlp")]
         self.traces.iter().for_each(otlp::Traces::finish);
+        self.lines.finish(LAST_LINES_MAX);
     }
 }
 
 /// Starts the logs and traces of this process; to be called once, within a tokio runtime.
 ///
 /// # Errors
-/// If traces cannot be sent: why.
+/// If traces cannot be sent, or there is no thread for the lines: why.
 pub fn start(
     level: &LogLevel,
     format: LogFormat,
     traces: Option<(&OtlpEndpoint, InstanceId)>,
 ) -> Result<LogHandle, String> {
     let (filter, handle) = reload::Layer::new(level.filter());
-    let lines = fmt::layer().with_writer(io::stderr);
+    let queue = Queue::start(io::stderr(), &DROPPED);
+    let queue = queue.map_err(|error| format!("the process cannot have threads: {error}"))?;
+    let lines = fmt::layer().with_writer(queue.clone());
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
         LogFormat::Text => lines.with_ansi(is_colourful()).boxed(),
@@ -131,14 +153,14 @@ pub fn start(
     {
         let (layer, traces) = otlp::start(traces)?.unzip();
         all.with(layer).init();
-        Ok(LogHandle { filter: handle, traces })
+        Ok(LogHandle { filter: handle, lines: queue, traces })
     }
     #[cfg(not(feature = "otlp"))]
     {
         // There is no endpoint in a build that cannot send to it.
         let _: Option<(&OtlpEndpoint, InstanceId)> = traces;
         all.init();
-        Ok(LogHandle { filter: handle })
+        Ok(LogHandle { filter: handle, lines: queue })
     }
 }
 

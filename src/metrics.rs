@@ -215,6 +215,11 @@ metrics! {
     /// Seconds since the oldest operation on the disk began that has not ended, by what is written:
     /// image, log, snapshot; 0 if there is none. Beyond 30 the instance ends.
     disk_pending: GaugeVec = "emnetchain_disk_pending_seconds" ["what"];
+    /// Unix time at which the first of this instance's certificate and its CA expires; 0 without
+    /// TLS.
+    raft_certificate: IntGauge = "emnetchain_raft_certificate_expiry_timestamp_seconds";
+    /// Log lines dropped, for standard error was not read; the service does not wait for it.
+    log_lines_dropped: IntCounter = "emnetchain_log_lines_dropped_total";
     /// 1 while the instance drains before it stops.
     draining: IntGauge = "emnetchain_draining";
 }

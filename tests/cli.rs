@@ -10,7 +10,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::{Child, ChildStdout, Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::mpsc,
     thread,
     time::Duration,
@@ -113,7 +113,7 @@ impl Drop for Serving {
     }
 }
 
-fn read_lines(stdout: ChildStdout) -> mpsc::Receiver<String> {
+fn read_lines(stdout: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel();
     thread::spawn(move || {
         for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
@@ -256,9 +256,87 @@ fn an_address_that_is_taken_ends_the_process() {
     let taken = taken.local_addr().map(|address| (taken, address.to_string())).unwrap();
     for (flag, others) in [("-chain-addr", "-dis-addr"), ("-dis-addr", "-chain-addr")] {
         let output = run(&[flag, &taken.1, others, "127.0.0.1:0", "-http-addr", "off"]);
-        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(output.status.code(), Some(71));
         assert_eq!(text(&output.stdout), "", "no banner before all are bound");
         assert!(text(&output.stderr).contains(&format!("-{flag}")), "{output:?}");
+    }
+}
+
+/// What `cluster certs` prints starts an instance, whether it is one of three or the only one.
+#[test]
+fn the_flags_that_certs_prints_start_an_instance() {
+    for (list, starts) in [
+        ("1=127.0.0.1:7000", "EMNetChain Server"),
+        ("1=127.0.0.1:7000,2=127.0.0.1:7001,3=127.0.0.1:7002", "EMNetChain Server"),
+    ] {
+        let home = TempDir::new().unwrap();
+        let certs = home.path().join("certs");
+        let certs = certs.to_str().unwrap();
+        let printed = run(&["cluster", "certs", certs, "--initial-cluster", list]);
+        assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+        let first = text(&printed.stdout).lines().find(|line| line.starts_with("  --node-id 1 "));
+        let mut flags: Vec<&str> = first.unwrap().split_whitespace().collect();
+        flags.extend(["--raft-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
+        flags.extend(["--chain-addr", "127.0.0.1:0", "--dis-addr", "127.0.0.1:0"]);
+        let serving = Serving::start(&flags, "", |_| {});
+        assert!(serving.line().starts_with(starts), "{list}");
+    }
+}
+
+/// At boot the network may be later than the service.
+#[test]
+fn an_address_that_the_host_does_not_have_is_waited_for() {
+    let begun = emnetchain::clock::now();
+    let nowhere = ["-chain-addr", "203.0.113.7:0", "-dis-addr", "127.0.0.1:0", "-http-addr", "off"];
+    let output = run(&nowhere);
+    assert_eq!(output.status.code(), Some(71), "{output:?}");
+    assert!(text(&output.stderr).contains("waiting for it"), "{output:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(5), "it was waited for");
+}
+
+#[test]
+fn a_port_that_is_given_up_in_time_is_taken() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let home = TempDir::new().unwrap();
+    let mut child = program(home.path())
+        .args(["-chain-addr", &address, "-dis-addr", "127.0.0.1:0", "-http-addr", "off"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let log = read_lines(child.stderr.take().unwrap());
+    let lines = read_lines(child.stdout.take().unwrap());
+    let told = std::iter::from_fn(|| log.recv_timeout(PATIENCE).ok());
+    let waits = told.into_iter().any(|line| line.contains("waiting for it"));
+    drop(taken);
+    let banner = lines.recv_timeout(PATIENCE);
+    drop((child.kill(), child.wait()));
+    assert!(waits);
+    assert_eq!(banner.unwrap(), format!("EMNetChain Server listening on {address}"));
+}
+
+/// Every socket of a list has its line, and answers.
+#[test]
+fn datagrams_are_answered_at_several_addresses() {
+    let both = "127.0.0.1:0,127.0.0.2:0";
+    for flags in [&["-udp-addr", both][..], &["-udp-addr", "127.0.0.1:0", "-udp-addr=127.0.0.2:0"]]
+    {
+        let more = ["-chain-addr", "127.0.0.1:0", "-dis-addr", "127.0.0.1:0", "-http-addr", "off"];
+        let serving = Serving::start(&[&more, flags].concat(), "", |_| {});
+        serving.banner("EMNetChain");
+        serving.banner("EMDisi");
+        for host in ["127.0.0.1:", "127.0.0.2:"] {
+            let address = serving.banner("EMUDP");
+            assert!(address.starts_with(host), "{address}");
+            let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.connect(&address).unwrap();
+            client.send(b"?").unwrap();
+            let mut answer = [0; 64];
+            let bytes = client.recv(&mut answer).unwrap();
+            assert_eq!(text(&answer[..bytes]), client.local_addr().unwrap().to_string());
+        }
     }
 }
 

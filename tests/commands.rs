@@ -163,12 +163,14 @@ fn a_configuration_is_told_all_its_faults_at_once() {
     let (token, key) = (missing("no-token"), missing("no-key"));
     let mut check = command(&["config", "check", "-chain-addr", "0.0.0.0:8081"]);
     check.args(["-dis-addr", "127.0.0.1:8081", "--gather", "soon", "--admin-token-file", &token]);
+    check.args(["--udp-addr", "127.0.0.1:8081", "--udp-addr", "0.0.0.0:8081"]);
     check.args(["--raft-tls-key", &key]).env("EMNETCHAIN_CHIAN_ADDR", "127.0.0.1:1");
     let told = [
         "--gather",
         &token,
         &key,
         "0.0.0.0:8081 is already that of --chain-addr",
+        "--udp-addr: 127.0.0.1:8081 is already that of --udp-addr",
         "EMNETCHAIN_CHIAN_ADDR: there is no such variable; did you mean EMNETCHAIN_CHAIN_ADDR?",
     ];
     ends(&check.finish(), 2, &told);

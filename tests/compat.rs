@@ -3,9 +3,11 @@
 
 mod support;
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, process::Command};
 
-use support::{Client, Member, Service, eventually, reconnect, repaired, told};
+use support::{
+    Client, Member, Service, eventually, privileged::may_run, reconnect, repaired, told,
+};
 use tempfile::TempDir;
 
 /// How often the kernel may swap two answers on the way, out of [`ROUNDS`]: two processors may
@@ -54,6 +56,25 @@ fn of_one_repair_the_second_caller_hears_first() {
         assert_eq!(waiter.rest(), repaired(&orphan(id).tail()));
     }
     assert!(swapped <= SWAPPED_MAX, "{swapped} of {ROUNDS} heard in the wrong order");
+}
+
+/// A client of today, of another project.
+#[test]
+fn the_stun_client_of_coturn_is_told_its_address() {
+    let tool = "turnutils_stunclient";
+    if !may_run("the_stun_client_of_coturn", "the package coturn", &[tool]) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let service = Service::start(dir.path(), &["--udp-addr", "0.0.0.0:0"]);
+    let port = service.address("EMUDP").port().to_string();
+    for asked in ["127.0.0.1", "127.0.0.2"] {
+        let client = Command::new("timeout").args(["20", tool, "-p", &port, asked]).output();
+        let client = client.unwrap();
+        let told = String::from_utf8_lossy(&client.stdout);
+        assert!(client.status.success(), "{asked}: {client:?}");
+        assert!(told.contains("UDP reflexive addr: 127.0.0.1:"), "{asked}: {told}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, net::UdpSocket};
+use std::{fs, net::UdpSocket, process::Command};
 
 use serde_json::Value;
 use support::{Client, Member, PATIENCE, Service, chain, eventually, reconnect, repaired, told};
@@ -26,6 +26,29 @@ fn five_clients_are_linked_and_a_graceful_leave_is_repaired() {
     let mut second = Client::say(service.repair(), reconnect("1234", &members[3].tail()));
     assert_eq!(second.rest(), repaired(&members[1].head()));
     assert_eq!(first.rest(), repaired(&members[3].tail()));
+}
+
+/// Logs that are not read cost lines, and neither clients nor a stop.
+#[test]
+fn a_stalled_reader_of_the_logs_holds_up_nothing() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("stderr");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    // It is open at this end too, and not read.
+    let stalled = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+    let script = r#"to=$1; shift; exec "$@" 2>"$to""#;
+    let wrapper = ["/bin/sh", "-c", script, "sh", pipe.to_str().unwrap()];
+    let level = ["--log-level", "trace,emnetchain=trace"].map(str::to_owned).to_vec();
+    let data = dir.path().join("data");
+    let mut service = Service::try_start_through(&wrapper, &data, level).unwrap();
+    eventually("lines are dropped", || {
+        assert_eq!(service.get("/livez").0, 200);
+        (service.metric("emnetchain_log_lines_dropped_total") > 0.0).then_some(())
+    });
+    let mut tip = chain(&service, &five());
+    tip.expect_silence();
+    assert_eq!(service.stop().code(), Some(0), "SIGTERM stops it in order");
+    drop(stalled);
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 11] = [
+    let layers: [(&str, &[&str]); 12] = [
         ("ids", &["limits"]),
         ("limits", &[]),
         ("codec", &[]),
@@ -63,6 +63,7 @@ fn each_layer_knows_only_those_below_it() {
         ("wire", &["ids", "limits", "registry"]),
         ("runtime", &[]),
         ("secrets", &[]),
+        ("sockets", &[]),
         ("raft", &["ids", "registry", "runtime"]),
         ("storage", &["clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
         (
@@ -72,7 +73,10 @@ fn each_layer_knows_only_those_below_it() {
                 "secrets", "storage",
             ],
         ),
-        ("server", &["clock", "ids", "limits", "metrics", "registry", "runtime", "wire"]),
+        (
+            "server",
+            &["clock", "ids", "limits", "metrics", "registry", "runtime", "sockets", "wire"],
+        ),
     ];
     for (layer, known) in layers {
         no_line(&module(layer), |line| {
@@ -108,6 +112,24 @@ fn the_pure_layers_are_pure() {
         let found = banned.iter().chain(&banned_more).find(|word| code.contains(**word))?;
         Some(format!("a pure layer must not use {found}"))
     });
+}
+
+/// Options that one listener has and another lacks are found out by an operator.
+#[test]
+fn listeners_are_opened_in_one_place() {
+    let mut all = files("src", &[".rs"]);
+    all.retain(|path| {
+        let name = path.to_string_lossy();
+        !name.contains("tests") && !name.ends_with("src/sockets.rs")
+    });
+    let openers = ["TcpListener::bind", "UdpSocket::bind", "TcpSocket::new", "Socket::new("];
+    for path in all {
+        let text = fs::read_to_string(&path).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        for opener in openers {
+            assert!(!code.contains(opener), "{} has {opener}; see sockets.rs", path.display());
+        }
+    }
 }
 
 #[test]

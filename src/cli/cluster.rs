@@ -191,13 +191,13 @@ fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
 fn certs(dir: &str, sources: &Sources) -> Result<String, String> {
     let faults = |faults: crate::config::Faults| faults.to_string();
     let members: InitialCluster = sources.read_key("initial_cluster").map_err(faults)?;
-    let cluster: Option<ClusterId> = sources.read_key("cluster_id").map_err(faults)?;
+    let given: Option<ClusterId> = sources.read_key("cluster_id").map_err(faults)?;
     if members.0.is_empty() {
         return Err("--initial-cluster is missing: say for which instances, as in \
                     --initial-cluster 1=a.example:7000,2=b.example:7000,3=c.example:7000"
             .to_owned());
     }
-    let cluster = cluster.unwrap_or_else(|| ClusterId::derived_from(&members.to_string()));
+    let cluster = given.unwrap_or_else(|| ClusterId::derived_from(&members.to_string()));
     let host = |address: &str| {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         host.trim_matches(['[', ']']).to_owned()
@@ -206,12 +206,28 @@ fn certs(dir: &str, sources: &Sources) -> Result<String, String> {
         members.0.iter().map(|(id, member)| (*id, vec![host(&member.raft_addr)])).collect();
     let written = make_certs(Path::new(dir), cluster, &nodes).map_err(|error| error.to_string())?;
     let mut page: String = written.iter().map(|path| format!("{}\n", path.display())).collect();
-    let _ = write!(
+    // A certificate of a later instance must not found a second cluster under the same id.
+    let place = match given {
+        Some(cluster) => format!("--cluster-id {cluster}"),
+        None => format!("--initial-cluster {members}"),
+    };
+    let _ = writeln!(
         page,
-        "They are for cluster {cluster}. Give instance N node-N.pem, node-N.key and ca.pem, and \
-         start it with\n  --raft-tls-cert node-N.pem --raft-tls-key node-N.key --raft-tls-ca \
-         ca.pem\nKeep ca.key where no instance runs: it makes the certificates of later \
-         instances.\n"
+        "They are for cluster {cluster}. Give each instance its own two and ca.pem, and start it \
+         with"
+    );
+    for node in members.0.keys().map(|id| id.0) {
+        let at = |name: String| Path::new(dir).join(name).display().to_string();
+        let _ = writeln!(
+            page,
+            "  --node-id {node} {place} --raft-tls-cert {} --raft-tls-key {} --raft-tls-ca {}",
+            at(format!("node-{node}.pem")),
+            at(format!("node-{node}.key")),
+            at("ca.pem".to_owned()),
+        );
+    }
+    page.push_str(
+        "Keep ca.key where no instance runs: it makes the certificates of later instances.\n",
     );
     Ok(page)
 }

@@ -200,9 +200,10 @@ Examples:
 
 Exit codes:
    0  stopped as asked
-   2  the command line or configuration is at fault, or an address cannot be bound
+   2  the command line or configuration is at fault
   69  no running instance answers a command, or it refuses
   70  a fault inside
+  71  the system does not give what is needed yet: an address, a port; start it again
   74  the disk failed or is full, or the answer cannot be written
   78  the data directory is refused: damaged, or another instance's";
 
@@ -239,7 +240,7 @@ fn flag(key: &'static Key) -> Arg {
     arg.long(key.flag())
         .value_name(key.placeholder)
         .value_parser(value_parser!(OsString))
-        .action(ArgAction::Set)
+        .action(if key.is_list { ArgAction::Append } else { ArgAction::Set })
         .help(format!("{}\n{preset}", meaning.join("\n")))
         .help_heading(key.section)
 }

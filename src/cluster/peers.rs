@@ -5,7 +5,7 @@
 //! peer is not reached goes into the sentences of `trouble.rs`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,6 +17,9 @@ use crate::{
     ids::{InstanceId, StoreId},
     registry::Rules,
 };
+
+/// Reasons that are kept of one outage.
+const REASONS_MAX: usize = 8;
 
 /// What is known of all peers; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +36,8 @@ struct Peer {
     /// What each store under this number has acknowledged.
     acknowledged: BTreeMap<StoreId, Progress>,
     reach: Reach,
+    /// Why it was not reached since it last was, as far as that was logged.
+    reasons: BTreeSet<String>,
     /// The refusal that was logged last.
     told: Option<Refusal>,
 }
@@ -77,20 +82,25 @@ impl Peers {
     pub fn reached(&self, id: InstanceId) {
         let mut peers = self.guard();
         let peer = peers.entry(id).or_default();
+        peer.reasons.clear();
         let before = std::mem::replace(&mut peer.reach, Reach::Reached);
         if before != Reach::Reached {
             tracing::info!(peer = id.0, "peer found");
         }
     }
 
-    /// Takes note that a peer cannot be reached, or not any longer.
+    /// Takes note that a peer cannot be reached, or not any longer. Each reason is logged once
+    /// until it is reached: the last one may be a certificate, behind a lost connection.
     pub fn lost(&self, id: InstanceId, why: &str) {
         let mut peers = self.guard();
         let peer = peers.entry(id).or_default();
+        let is_new = peer.reasons.len() < REASONS_MAX && peer.reasons.insert(why.to_owned());
         match std::mem::replace(&mut peer.reach, Reach::Lost(why.to_owned())) {
             Reach::Reached => tracing::info!(peer = id.0, why, "peer lost"),
-            Reach::Untried => tracing::info!(peer = id.0, why, "peer not reached"),
-            Reach::Lost(_) | Reach::Refused(_) => {}
+            Reach::Untried | Reach::Lost(_) if is_new => {
+                tracing::info!(peer = id.0, why, "peer not reached");
+            }
+            Reach::Untried | Reach::Lost(_) | Reach::Refused(_) => {}
         }
     }
 

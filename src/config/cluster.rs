@@ -81,10 +81,12 @@ impl Config {
         Founding::Alone(listed.unwrap_or_else(|| Member::at(listening())))
     }
 
-    /// The cluster that an empty data directory is founded for; `None` for one of its own.
+    /// The cluster that an empty data directory is founded for; `None` for one of its own. A list
+    /// of one names a cluster as a list of three does: `cluster certs` derives the same.
     pub fn founded_cluster(&self) -> Option<ClusterId> {
         let derived = || ClusterId::derived_from(&self.initial_cluster.to_string());
-        self.cluster_id.or_else(|| self.lists_others().then(derived))
+        let is_listed = !self.initial_cluster.0.is_empty();
+        self.cluster_id.or_else(|| is_listed.then(derived))
     }
 
     /// Whether the first members are more than this instance.
@@ -193,6 +195,8 @@ mod tests {
         assert_eq!(joining.founded_cluster(), first.founded_cluster());
         let alone = read(&[raft]).unwrap();
         assert_eq!(alone.founded_cluster(), None);
+        let one = read(&[("initial_cluster", "1=a:1"), raft]).unwrap();
+        assert_eq!(one.founded_cluster(), Some(ClusterId::derived_from("1=a:1")));
         let reached = Member::at("127.0.0.1:3");
         assert_eq!(alone.founding(alone.raft_addr), Founding::Alone(reached));
     }

@@ -121,19 +121,30 @@ impl Given {
 
     /// Adds a fault for each listener whose address is already taken by another.
     pub(super) fn check_addresses(&mut self) {
-        let mut seen: Vec<(SocketAddr, Place)> = Vec::new();
-        for name in CONNECTION_LISTENERS {
-            let Some((place, text)) = self.values.get(name) else { continue };
-            let Ok(address) = SocketAddr::parse(text.trim()) else { continue };
-            match seen.iter().find(|(other, _)| overlap(*other, address)) {
-                Some((taken, other)) => self.faults.push(Fault::SameAddress {
-                    place: place.clone(),
-                    address: *taken,
-                    other: other.clone(),
-                }),
-                None => seen.push((address, place.clone())),
+        // TCP and UDP have each their own ports.
+        let connections = CONNECTION_LISTENERS.iter().flat_map(|name| self.addresses(name));
+        let connections: Vec<_> = connections.collect();
+        for listeners in [connections, self.addresses("udp_addr").collect()] {
+            let mut seen: Vec<(SocketAddr, Place)> = Vec::new();
+            for (address, place) in listeners {
+                match seen.iter().find(|(other, _)| overlap(*other, address)) {
+                    Some((taken, other)) => self.faults.push(Fault::SameAddress {
+                        place,
+                        address: *taken,
+                        other: other.clone(),
+                    }),
+                    None => seen.push((address, place)),
+                }
             }
         }
+    }
+
+    /// The addresses that are given for a listener, and where they stand.
+    fn addresses(&self, name: &str) -> impl Iterator<Item = (SocketAddr, Place)> {
+        self.values.get(name).into_iter().flat_map(|(place, text)| {
+            let addresses = text.split(',').filter_map(|text| SocketAddr::parse(text.trim()).ok());
+            addresses.map(|address| (address, place.clone()))
+        })
     }
 
     /// Adds a fault for each file with a secret or a certificate that cannot be read.

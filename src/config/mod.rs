@@ -20,7 +20,7 @@ pub use cluster::{InitialCluster, parse_member};
 pub use fault::{Fault, Faults, near};
 pub use given::Place;
 pub use sources::Sources;
-pub use value::Value;
+pub use value::{UdpAddrs, Value};
 
 use crate::{
     ids::InstanceId,
@@ -55,6 +55,8 @@ pub struct Key {
     pub placeholder: &'static str,
     /// Whether the flag alone, without a value, says `true`.
     pub is_switch: bool,
+    /// Whether the flag may be given again, for one value more.
+    pub is_list: bool,
     /// Whether a running instance takes a new value when it gets SIGHUP.
     pub is_live: bool,
     /// What holds when it is not given.
@@ -110,6 +112,7 @@ macro_rules! settings {
                 help: concat!($($help, "\n"),+),
                 placeholder: <$type as Value>::PLACEHOLDER,
                 is_switch: <$type as Value>::IS_SWITCH,
+                is_list: <$type as Value>::IS_LIST,
                 is_live: !stringify!($($live)?).is_empty(),
                 preset: $preset,
             },)+)+];
@@ -152,7 +155,8 @@ settings! {
         /// Where the repair server (EMDisi) listens: clients come here with RECONNECT.
         dis_addr: SocketAddr = Required("127.0.0.1:8080");
         /// Where EMUDP and STUN answer datagrams with their sender's address; `off` for nowhere.
-        udp_addr: Option<SocketAddr> = Default("off");
+        /// Several addresses are separated by commas, or given by one flag each.
+        udp_addr: UdpAddrs = Default("off");
         /// Where EMNet listens (ADD_PEER, ASK_IP); `off` for nowhere.
         emnet_addr: Option<SocketAddr> = Default("off");
         /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.

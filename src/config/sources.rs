@@ -61,9 +61,9 @@ impl Sources {
     ///
     /// # Errors
     /// All faults at once.
-    pub fn check<'a>(&self, variables: impl Iterator<Item = &'a str>) -> Result<(), Faults> {
+    pub fn check<'a>(&self, variables: impl Iterator<Item = &'a str>) -> Result<Config, Faults> {
         let mut given = self.collect();
-        read(&mut given);
+        let config = read(&mut given);
         given.check_files();
         let mut faults = given.faults;
         let known: Vec<String> = Config::KEYS.iter().map(Key::env).collect();
@@ -73,7 +73,10 @@ impl Sources {
                 faults.push(Fault::UnknownVariable { name: name.to_owned(), hint });
             }
         }
-        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            Some(_) | None => Err(Faults(faults)),
+        }
     }
 
     /// Reads one key alone, for commands that need nothing else. The file is read if neither a flag

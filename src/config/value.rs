@@ -18,6 +18,9 @@ pub trait Value: Sized {
     /// Whether a flag of this kind may stand without a value, which says `true`.
     const IS_SWITCH: bool = false;
 
+    /// Whether a value is a list, separated by commas.
+    const IS_LIST: bool = false;
+
     /// Reads the text, without white space around it.
     ///
     /// # Errors
@@ -61,6 +64,30 @@ impl Value for Option<SocketAddr> {
 
     fn parse(text: &str) -> Result<Self, String> {
         if text == "off" { Ok(None) } else { SocketAddr::parse(text).map(Some) }
+    }
+}
+
+/// Where EMUDP and STUN answer; empty for nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UdpAddrs(pub Vec<SocketAddr>);
+
+impl Value for UdpAddrs {
+    const PLACEHOLDER: &'static str = "ADDR";
+    const IS_LIST: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self::default());
+        }
+        let mut addresses = Vec::new();
+        for part in text.split(',') {
+            let address = SocketAddr::parse(part.trim())?;
+            if address.port() != 0 && addresses.contains(&address) {
+                return Err(format!("{address} is listed twice"));
+            }
+            addresses.push(address);
+        }
+        Ok(Self(addresses))
     }
 }
 
@@ -314,6 +341,22 @@ mod tests {
             ["", "127.0.0.1", "localhost:80", "::1:80", "1.2.3.4:65536", "01.2.3.4:1", ":80"]
         {
             assert!(SocketAddr::parse(text).unwrap_err().contains("ip:port"), "{text}");
+        }
+    }
+
+    #[test]
+    fn datagrams_have_a_list_of_addresses() {
+        let of = |text| UdpAddrs::parse(text).map(|UdpAddrs(all)| all.len());
+        for (text, count) in [
+            ("off", 0),
+            ("0.0.0.0:3478", 1),
+            ("192.0.2.1:3478, [::1]:3478", 2),
+            ("[::]:0,[::]:0", 2),
+        ] {
+            assert_eq!(of(text), Ok(count), "{text}");
+        }
+        for text in ["", ",", "192.0.2.1:1,", "off,192.0.2.1:1", "192.0.2.1:1,192.0.2.1:1"] {
+            assert!(of(text).is_err(), "{text}");
         }
     }
 

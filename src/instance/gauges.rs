@@ -9,6 +9,7 @@ use crate::{
     cluster::{Cluster, ClusterStatus},
     ids::{ChainName, InstanceId},
     limits::CHAIN_LABELS_MAX,
+    logging,
     metrics::{Metrics, show},
     registry::{Census, ChainTotals},
     storage::ImageProgress,
@@ -40,6 +41,8 @@ pub(super) fn refresh(cluster: &Cluster, image: &ImageProgress, metrics: &Metric
     let durable = image.durable().map_or(0, |entry| entry.index);
     metrics.image_lag.set((metrics.raft_applied_index.get() - signed(durable)).max(0));
     metrics.raft_has_leader.set(i64::from(cluster.trouble().is_none()));
+    let lines = logging::lines_dropped();
+    metrics.log_lines_dropped.inc_by(lines.saturating_sub(metrics.log_lines_dropped.get()));
     show_chains(&census, metrics);
     show_members(&cluster.status(), metrics);
 }

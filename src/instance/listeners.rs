@@ -1,17 +1,19 @@
 //! The listeners of an instance: all are bound before any serves, and standard output says where.
 
-use std::net::SocketAddr;
+use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::sleep};
 
 use super::error_chain;
 use crate::{
     cli::{self, Exit},
+    clock,
     config::Config,
     server::{
         Addresses, LiveOptions, ServerError, ServerOptions, Servers,
         http::{HttpOptions, HttpServer},
     },
+    sockets,
 };
 
 /// Every listener of an instance, bound and not yet serving.
@@ -21,34 +23,78 @@ pub(super) struct Listeners {
     pub(super) raft: Option<TcpListener>,
 }
 
-/// Binds every listener, or none.
+/// How long an address is waited for: at boot the network may be late, and the last process may
+/// still hold a port. A supervisor that starts the instance again waits longer.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Between two attempts.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Why a listener cannot be bound.
+struct Unbound {
+    flag: &'static str,
+    why: String,
+    kind: io::ErrorKind,
+}
+
+impl Unbound {
+    fn new(flag: &'static str, error: &io::Error) -> Self {
+        Self { flag, why: format!("cannot be bound: {error}"), kind: error.kind() }
+    }
+
+    /// Whether the same address may be fine a moment later.
+    fn may_pass(&self) -> bool {
+        matches!(self.kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
+    }
+
+    /// What is not the system's matter is the operator's.
+    fn exit(&self) -> Exit {
+        if self.may_pass() { Exit::Lacking } else { Exit::Usage }
+    }
+}
+
+/// Binds every listener, or none; waits a while for addresses that the system does not have yet.
 pub(super) async fn bind(config: &Config, options: LiveOptions) -> Result<Listeners, Exit> {
+    let deadline = clock::now() + WAIT_MAX;
+    let mut is_told = false;
+    loop {
+        let unbound = match bind_now(config, &options) {
+            Ok(listeners) => return Ok(listeners),
+            Err(unbound) => unbound,
+        };
+        let Unbound { flag, why, .. } = &unbound;
+        if !unbound.may_pass() || clock::now() >= deadline {
+            tracing::error!("{flag} {why}; choose another address");
+            return Err(unbound.exit());
+        }
+        if !is_told {
+            tracing::warn!("{flag} {why}; waiting for it, {} s at the most", WAIT_MAX.as_secs());
+            is_told = true;
+        }
+        sleep(RETRY).await;
+    }
+}
+
+fn bind_now(config: &Config, options: &LiveOptions) -> Result<Listeners, Unbound> {
     let wanted = Addresses {
         chain: config.chain_addr,
         repair: config.dis_addr,
         emnet: config.emnet_addr,
-        reflector: config.udp_addr,
+        reflectors: config.udp_addr.0.clone(),
     };
-    let servers = Servers::bind(&wanted, options).map_err(|error| {
-        let flag = match &error {
-            ServerError::Bind { server, .. } => flag_of(server),
-            ServerError::Accept { .. } | ServerError::Session { .. } => "",
-        };
-        tracing::error!("{flag}: {}; choose another address", error_chain(&error));
-        Exit::Usage
+    let servers = Servers::bind(&wanted, options.clone()).map_err(|error| match &error {
+        ServerError::Bind { server, source, .. } => {
+            Unbound { flag: flag_of(server), why: error_chain(&error), kind: source.kind() }
+        }
+        ServerError::Accept { source, .. } => Unbound::new("", source),
+        ServerError::Session { .. } => Unbound::new("", &io::Error::other(error_chain(&error))),
     })?;
+    let raft = |address| sockets::listen(address, |_| Ok(()));
+    let raft = config.raft_addr.map(raft).transpose();
+    let raft = raft.map_err(|error| Unbound::new("--raft-addr", &error))?;
     let http_options = HttpOptions { open: config.http_open, ..HttpOptions::default() };
-    let http = HttpServer::bind(config.http_addr, http_options).await.map_err(|error| {
-        tracing::error!("--http-addr cannot be bound: {error}; choose another address or `off`");
-        Exit::Usage
-    })?;
-    let raft = match config.raft_addr {
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|error| {
-            tracing::error!("--raft-addr cannot be bound: {error}; choose another address");
-            Exit::Usage
-        })?),
-        None => None,
-    };
+    let http = HttpServer::bind(config.http_addr, http_options)
+        .map_err(|error| Unbound::new("--http-addr", &error))?;
     Ok(Listeners { servers, http, raft })
 }
 
@@ -61,16 +107,12 @@ impl Listeners {
     /// Where clients, operators and other instances find this one.
     pub(super) fn banner(&self) -> Banner {
         let addresses = self.servers.addresses();
-        let lines = [
-            ("EMNetChain", Some(addresses.chain)),
-            ("EMDisi", Some(addresses.repair)),
-            ("EMUDP", addresses.reflector),
-            ("EMNet", addresses.emnet),
-            ("Raft", self.raft_address()),
-            ("HTTP", self.http.as_ref().map(HttpServer::address)),
-        ];
-        let bound = lines.into_iter().filter_map(|(server, address)| Some((server, address?)));
-        Banner(bound.collect())
+        let mut lines = vec![("EMNetChain", addresses.chain), ("EMDisi", addresses.repair)];
+        lines.extend(addresses.reflectors.iter().map(|address| ("EMUDP", *address)));
+        lines.extend(addresses.emnet.map(|address| ("EMNet", address)));
+        lines.extend(self.raft_address().map(|address| ("Raft", address)));
+        lines.extend(self.http.as_ref().map(|http| ("HTTP", http.address())));
+        Banner(lines)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
     cluster::{Cluster, found::Founding, tcp::Security},
     config::{Changes, Config, Sources},
     logging::LogHandle,
+    metrics::Metrics,
     registry::Policy,
     server::{LiveOptions, ServerOptions, http::gate::AdminToken},
 };
@@ -55,7 +56,7 @@ impl Reload {
     }
 
     /// Does what SIGHUP asks for.
-    pub(super) fn carry_out(&mut self, security: Option<&Security>) {
+    pub(super) fn carry_out(&mut self, security: Option<&Security>, metrics: &Metrics) {
         match self.read() {
             Ok(Changes { adopted, postponed }) => {
                 tracing::info!(changed = adopted.join(" "), "the configuration was read again");
@@ -68,7 +69,11 @@ impl Reload {
         }
         if let Some(Security::Tls(tls)) = security {
             match tls.reload() {
-                Ok(()) => tracing::info!("the certificates were read again"),
+                Ok(()) => {
+                    tracing::info!("the certificates were read again");
+                    metrics.raft_certificate.set(tls.good_until());
+                    tls.tell_dates();
+                }
                 Err(error) => tracing::error!("the certificates stay as they are: {error}"),
             }
         }

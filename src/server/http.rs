@@ -56,7 +56,7 @@ pub use status::{Chains, Digest, Member, Status};
 
 use self::life::Life;
 use super::options::Shares;
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, sockets};
 
 /// Where the operators' HTTP is unless it is told otherwise.
 pub const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
@@ -154,10 +154,10 @@ impl HttpServer {
     ///
     /// # Errors
     /// If the address cannot be bound. The default address may be taken: then it is a free port.
-    pub async fn bind(address: HttpAddr, options: HttpOptions) -> io::Result<Option<Self>> {
+    pub fn bind(address: HttpAddr, options: HttpOptions) -> io::Result<Option<Self>> {
         let listener = match address {
-            HttpAddr::At(address) => TcpListener::bind(address).await?,
-            HttpAddr::Auto => bind_default().await?,
+            HttpAddr::At(address) => sockets::listen(address, |_| Ok(()))?,
+            HttpAddr::Auto => bind_default()?,
             HttpAddr::Off => return Ok(None),
         };
         let address = listener.local_addr()?;
@@ -208,10 +208,10 @@ impl HttpServer {
     }
 }
 
-async fn bind_default() -> io::Result<TcpListener> {
-    match TcpListener::bind(DEFAULT_ADDR).await {
+fn bind_default() -> io::Result<TcpListener> {
+    match sockets::listen(DEFAULT_ADDR, |_| Ok(())) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            let listener = TcpListener::bind((DEFAULT_ADDR.ip(), 0)).await?;
+            let listener = sockets::listen((DEFAULT_ADDR.ip(), 0).into(), |_| Ok(()))?;
             let instead = listener.local_addr()?;
             warn!(%instead, "{DEFAULT_ADDR} is taken; --http-addr says where HTTP shall be");
             Ok(listener)

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{Phase, Protocol, ServerError, ServerOptions, doors::Doors};
-use crate::clock;
-use socket2::{Domain, Protocol as Transport, Socket, TcpKeepalive, Type};
+use crate::{clock, sockets};
+use socket2::TcpKeepalive;
 use tokio::{
     net::TcpListener,
     select,
@@ -18,9 +18,6 @@ use tokio::{
     task::{JoinError, JoinSet, yield_now},
     time::{sleep, timeout},
 };
-
-/// Connections that the kernel completes before we accept them.
-const BACKLOG: i32 = 4096;
 
 /// Kernel buffers of one connection, in bytes (the kernel doubles it). Messages are small; what a
 /// client can make us hold should be too.
@@ -34,24 +31,17 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 /// # Errors
 /// If the address is taken, not ours or forbidden.
 pub(super) fn bind(address: SocketAddr, options: &ServerOptions) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Transport::TCP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?; // `[::]` serves IPv4 as well
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(options.keepalive_idle)
-        .with_interval(options.keepalive_interval)
-        .with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    sockets::listen(address, |socket| {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+        socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(options.keepalive_idle)
+            .with_interval(options.keepalive_interval)
+            .with_retries(3);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.set_tcp_user_timeout(Some(options.user_timeout))
+    })
 }
 
 /// One TCP server: its listener and its sessions.
@@ -234,13 +224,5 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(options.user_timeout));
         assert_eq!(socket.send_buffer_size().unwrap(), 2 * SOCKET_BUFFER_BYTES);
-    }
-
-    #[tokio::test]
-    async fn the_unspecified_ipv6_address_serves_both_families() {
-        let listener = bind("[::]:0".parse().unwrap(), &ServerOptions::default()).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let _four = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let _six = TcpStream::connect(("::1", port)).await.unwrap();
     }
 }

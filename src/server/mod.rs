@@ -39,7 +39,7 @@ use std::{
 };
 
 use tokio::{
-    net::{TcpListener, UdpSocket},
+    net::TcpListener,
     sync::{mpsc, watch},
     task::{JoinError, JoinSet},
 };
@@ -51,12 +51,13 @@ pub use stream::ClientStream;
 
 use listener::Acceptor;
 use options::Shares;
-use reflector::Reflector;
+use reflector::{Limit, Reflector};
 
 use crate::{
     ids::SessionId,
     metrics::Metrics,
     registry::{Command, Message, Refusal},
+    sockets::Datagrams,
     wire::{self, Dialect, Ignored, WireError},
 };
 
@@ -111,7 +112,7 @@ pub struct Servers {
     options: LiveOptions,
     addresses: Addresses,
     acceptors: Vec<(Protocol, TcpListener)>,
-    reflector: Option<UdpSocket>,
+    reflectors: Vec<Datagrams>,
 }
 
 impl Servers {
@@ -120,16 +121,6 @@ impl Servers {
     /// # Errors
     /// If an address is taken, not ours or forbidden.
     pub fn bind(wanted: &Addresses, options: LiveOptions) -> Result<Self, ServerError> {
-        let Shares { clients, .. } = Shares::of_this_process();
-        let allowed = options.borrow().connections_max;
-        if allowed > clients {
-            tracing::warn!(
-                allowed,
-                room = clients,
-                "more connections are allowed than there are descriptors for; if clients take \
-                 those of the disk, the instance stops"
-            );
-        }
         let tcp = |protocol: Protocol, address| {
             let failed = |source| ServerError::Bind { server: protocol.as_str(), address, source };
             let listener = listener::bind(address, &options.borrow()).map_err(failed)?;
@@ -139,23 +130,46 @@ impl Servers {
         let (chain, chain_listener) = tcp(Protocol::Chain, wanted.chain)?;
         let (repair, repair_listener) = tcp(Protocol::Repair, wanted.repair)?;
         let emnet = wanted.emnet.map(|address| tcp(Protocol::Emnet, address)).transpose()?;
-        let reflector = wanted.reflector.map(bind_reflector).transpose()?;
+        let udp = |address: &SocketAddr| {
+            let failed =
+                |source| ServerError::Bind { server: "reflector", address: *address, source };
+            Datagrams::bind(*address).map_err(failed)
+        };
+        let reflectors = wanted.reflectors.iter().map(udp).collect::<Result<Vec<_>, _>>()?;
         let (emnet, emnet_listener) = emnet.unzip();
-        let (reflector_address, reflector) = reflector.unzip();
         Ok(Self {
-            addresses: Addresses { chain, repair, emnet, reflector: reflector_address },
+            addresses: Addresses {
+                chain,
+                repair,
+                emnet,
+                reflectors: reflectors.iter().map(Datagrams::address).collect(),
+            },
             acceptors: [chain_listener, repair_listener]
                 .into_iter()
                 .chain(emnet_listener)
                 .collect(),
-            reflector,
+            reflectors,
             options,
         })
     }
 
     /// Where the servers are bound; port 0 has become the port picked.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Says so if clients could take the descriptors of the disk.
+    fn compare_descriptors(&self) {
+        let Shares { clients, .. } = Shares::of_this_process();
+        let allowed = self.options.borrow().connections_max;
+        if allowed > clients {
+            tracing::warn!(
+                allowed,
+                room = clients,
+                "more connections are allowed than there are descriptors for; if clients take \
+                 those of the disk, the instance stops"
+            );
+        }
     }
 
     /// Serves. Commands go to the proposer, effects come through the outbox; `phase` leads the
@@ -168,10 +182,12 @@ impl Servers {
         metrics: &Metrics,
         phase: &watch::Receiver<Phase>,
     ) -> JoinSet<Result<(), ServerError>> {
+        self.compare_descriptors();
         let mut tasks = JoinSet::new();
-        if let (Some(socket), Some(address)) = (self.reflector, self.addresses.reflector) {
-            let options = self.options.clone();
-            let reflector = Reflector::new(socket, address, options, metrics.clone());
+        let limit = Limit::new(&self.options);
+        for datagrams in self.reflectors {
+            let (options, limit) = (self.options.clone(), limit.clone());
+            let reflector = Reflector::new(datagrams, options, limit, metrics.clone());
             let phase = phase.clone();
             tasks.spawn(async move {
                 reflector.run(phase).await;
@@ -187,12 +203,6 @@ impl Servers {
         }
         tasks
     }
-}
-
-fn bind_reflector(address: SocketAddr) -> Result<(SocketAddr, UdpSocket), ServerError> {
-    let failed = |source| ServerError::Bind { server: "reflector", address, source };
-    let socket = reflector::bind(address).map_err(failed)?;
-    Ok((socket.local_addr().map_err(failed)?, socket))
 }
 
 /// Which protocol a TCP listener speaks.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::wire::AddressPolicy;
 
 /// Where to listen. Port 0 picks a free one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
     /// The chain server (CONNECT).
     pub chain: SocketAddr,
@@ -16,8 +16,8 @@ pub struct Addresses {
     pub repair: SocketAddr,
     /// EMNet (ADD_PEER, ASK_IP), if wanted.
     pub emnet: Option<SocketAddr>,
-    /// EMUDP and STUN, if wanted.
-    pub reflector: Option<SocketAddr>,
+    /// EMUDP and STUN; none if they are not wanted.
+    pub reflectors: Vec<SocketAddr>,
 }
 
 /// Limits and deadlines of the edge.

@@ -4,6 +4,11 @@
 //! anything broken, so no two servers can be made to talk to each other. There is no
 //! authentication, which section 12 advises against for such a server, and no SOFTWARE in the
 //! answer, which would only make it a better amplifier.
+//!
+//! Clients of the first STUN (RFC 3489) know no cookie: what stands there is part of their
+//! transaction id, of 16 bytes. They are answered as RFC 5389, 12.2, has it: by MAPPED-ADDRESS,
+//! which is not hidden. This server has no second address, so a request to be answered from one
+//! (CHANGE-REQUEST) gets error 420.
 
 use std::net::IpAddr;
 
@@ -16,6 +21,8 @@ const BINDING_REQUEST: u16 = 0x0001;
 const BINDING_SUCCESS: u16 = 0x0101;
 const BINDING_ERROR: u16 = 0x0111;
 
+const MAPPED_ADDRESS: u16 = 0x0001;
+const CHANGE_REQUEST: u16 = 0x0003;
 const MESSAGE_INTEGRITY: u16 = 0x0008;
 const ERROR_CODE: u16 = 0x0009;
 const UNKNOWN_ATTRIBUTES: u16 = 0x000a;
@@ -26,7 +33,7 @@ const FINGERPRINT: u16 = 0x8028;
 /// What of the attributes that must be understood is understood, if only as "of no use here":
 /// the attributes of RFC 8489 itself (MAPPED-ADDRESS, USERNAME, and so on).
 const KNOWN: [u16; 11] = [
-    0x0001,
+    MAPPED_ADDRESS,
     0x0006,
     MESSAGE_INTEGRITY,
     ERROR_CODE,
@@ -39,11 +46,21 @@ const KNOWN: [u16; 11] = [
     XOR_MAPPED_ADDRESS,
 ];
 
+/// The attributes of RFC 3489 that must be understood and are of no use here. RESPONSE-ADDRESS is
+/// none of them: it would have the answer sent to a stranger.
+const KNOWN_OF_OLD: [u16; 9] =
+    [MAPPED_ADDRESS, 0x0004, 0x0005, 0x0006, 0x0007, MESSAGE_INTEGRITY, 0x0009, 0x000a, 0x000b];
+
+/// The flags of CHANGE-REQUEST (RFC 3489, 11.2.4): another address, another port.
+const CHANGES: u8 = 0x06;
+
 /// A client asks for its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindingRequest {
-    /// Chosen by the client, repeated in the answer.
-    transaction: [u8; 12],
+    /// The cookie and what the client chose, or 16 bytes of its choice; repeated in the answer.
+    transaction: [u8; 16],
+    /// Whether it is a request of RFC 3489, without the cookie.
+    is_old: bool,
     /// Whether the request has a FINGERPRINT, and so the answer as well.
     fingerprint: bool,
     /// Attributes that the client wants understood and that are not.
@@ -55,9 +72,22 @@ pub struct BindingRequest {
 #[error("STUN, but not a well-formed Binding request")]
 pub struct Unanswerable;
 
-/// Whether a datagram is STUN at all, well-formed or not (section 5: two zero bits, the cookie).
+/// Whether a datagram is STUN at all, well-formed or not (section 5: two zero bits, the cookie), or
+/// a message of RFC 3489: one of its six types, and the length of the datagram.
 pub fn is_stun(datagram: &[u8]) -> bool {
+    has_cookie(datagram) || is_old(datagram)
+}
+
+fn has_cookie(datagram: &[u8]) -> bool {
     datagram.len() >= HEADER_BYTES && datagram[0] < 0x40 && datagram[4..8] == MAGIC_COOKIE
+}
+
+fn is_old(datagram: &[u8]) -> bool {
+    let types = [0x0001, 0x0101, 0x0111, 0x0002, 0x0102, 0x0112];
+    datagram.len() >= HEADER_BYTES
+        && !has_cookie(datagram)
+        && types.contains(&be16(&datagram[..2]))
+        && usize::from(be16(&datagram[2..4])) == datagram.len() - HEADER_BYTES
 }
 
 impl BindingRequest {
@@ -70,14 +100,16 @@ impl BindingRequest {
         if be16(&header[..2]) != BINDING_REQUEST || usize::from(be16(&header[2..4])) != rest.len() {
             return Err(Unanswerable);
         }
-        let transaction = header[8..].try_into().expect("20 bytes less 8 are 12");
-        let mut request = Self { transaction, fingerprint: false, unknown: Vec::new() };
+        let transaction = header[4..].try_into().expect("20 bytes less 4 are 16");
+        let is_old = !has_cookie(datagram);
+        let known = if is_old { &KNOWN_OF_OLD[..] } else { &KNOWN };
+        let mut request = Self { transaction, is_old, fingerprint: false, unknown: Vec::new() };
         let mut signed = false;
         while !rest.is_empty() {
             let before = &datagram[..datagram.len() - rest.len()];
             let (kind, value) = next_attribute(&mut rest)?;
             match kind {
-                FINGERPRINT => {
+                FINGERPRINT if !is_old => {
                     let right = rest.is_empty() && value == fingerprint(before);
                     request.fingerprint = right;
                     if !right {
@@ -87,7 +119,8 @@ impl BindingRequest {
                 MESSAGE_INTEGRITY | MESSAGE_INTEGRITY_SHA256 => signed = true,
                 _ if signed => {} // section 14.5: what follows the signature is ignored
                 0x8000.. => {}
-                kind if KNOWN.contains(&kind) => {}
+                kind if known.contains(&kind) => {}
+                CHANGE_REQUEST if value.len() == 4 && value[3] & CHANGES == 0 => {}
                 kind => request.unknown.push(kind),
             }
         }
@@ -101,15 +134,20 @@ impl BindingRequest {
         let kind = if self.unknown.is_empty() { BINDING_SUCCESS } else { BINDING_ERROR };
         reply.extend(kind.to_be_bytes());
         reply.extend([0, 0]); // the length, see below
-        reply.extend(MAGIC_COOKIE);
         reply.extend(self.transaction);
-        if self.unknown.is_empty() {
-            let address = self.xor_address(source);
+        if self.unknown.is_empty() && self.is_old {
+            put_attribute(&mut reply, MAPPED_ADDRESS, &address_value(source, [0; 16]));
+        } else if self.unknown.is_empty() {
+            // Hidden from NATs that rewrite addresses (section 14.2).
+            let address = address_value(source, self.transaction);
             put_attribute(&mut reply, XOR_MAPPED_ADDRESS, &address);
         } else {
             put_attribute(&mut reply, ERROR_CODE, &[0, 0, 4, 20]); // the reason phrase may be empty
-            let unknown: Vec<u8> =
-                self.unknown.iter().flat_map(|kind| kind.to_be_bytes()).collect();
+            // RFC 3489, 11.2.10, knows no padding: an odd list repeats one of its attributes.
+            let odd = self.is_old && !self.unknown.len().is_multiple_of(2);
+            let again = self.unknown.last().filter(|_| odd);
+            let listed = self.unknown.iter().chain(again);
+            let unknown: Vec<u8> = listed.flat_map(|kind| kind.to_be_bytes()).collect();
             put_attribute(&mut reply, UNKNOWN_ATTRIBUTES, &unknown);
         }
         if self.fingerprint {
@@ -120,21 +158,19 @@ impl BindingRequest {
         set_length(&mut reply, 0);
         reply
     }
+}
 
-    /// The value of XOR-MAPPED-ADDRESS (section 14.2): hidden from NATs that rewrite addresses.
-    fn xor_address(&self, source: Endpoint) -> Vec<u8> {
-        let (family, mut address) = match source.ip {
-            IpAddr::V4(ip) => (1, ip.octets().to_vec()),
-            IpAddr::V6(ip) => (2, ip.octets().to_vec()),
-        };
-        let mask = MAGIC_COOKIE.into_iter().chain(self.transaction);
-        address.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
-        let port = source.port ^ be16(&MAGIC_COOKIE[..2]);
-        let mut value = vec![0, family];
-        value.extend(port.to_be_bytes());
-        value.extend(address);
-        value
-    }
+/// The value of an address attribute, hidden by a mask that begins with the port's.
+fn address_value(source: Endpoint, mask: [u8; 16]) -> Vec<u8> {
+    let (family, mut address) = match source.ip {
+        IpAddr::V4(ip) => (1, ip.octets().to_vec()),
+        IpAddr::V6(ip) => (2, ip.octets().to_vec()),
+    };
+    address.iter_mut().zip(mask).for_each(|(byte, mask)| *byte ^= mask);
+    let mut value = vec![0, family];
+    value.extend((source.port ^ be16(&mask[..2])).to_be_bytes());
+    value.extend(address);
+    value
 }
 
 /// Takes one attribute and its padding off the front.
@@ -259,6 +295,58 @@ mod tests {
         assert_eq!(attribute[..4], [0x80, 0x28, 0, 4]);
         assert_eq!(attribute[4..], fingerprint(before));
         assert_eq!(usize::from(be16(&answer[2..4])), answer.len() - HEADER_BYTES);
+    }
+
+    /// RFC 5389, 12.2: no cookie, and 16 bytes to be repeated.
+    #[test]
+    fn a_request_of_rfc_3489_is_answered_with_the_plain_address() {
+        let id = "000102030405060708090a0b0c0d0e0f";
+        let plain = hex(&format!("00010000 {id}"));
+        assert_eq!(
+            reply(&plain, "192.0.2.1:32853"),
+            hex(&format!("0101000c {id} 0001000800018055c0000201"))
+        );
+        assert_eq!(
+            reply(&plain, "[2001:db8::1]:32853"),
+            hex(&format!("01010018 {id} 000100140002805520010db8000000000000000000000001"))
+        );
+        // A flag asks for another source; none, for nothing. Unknown attributes come in pairs.
+        let none = hex(&format!("00010008 {id} 0003000400000000"));
+        assert_eq!(reply(&none, "192.0.2.1:32853"), reply(&plain, "192.0.2.1:32853"));
+        for flags in ["02", "04", "06"] {
+            let change = hex(&format!("00010008 {id} 00030004000000{flags}"));
+            assert_eq!(
+                reply(&change, "192.0.2.1:32853"),
+                hex(&format!("01110010 {id} 0009000400000414 000a000400030003"))
+            );
+        }
+        let elsewhere = hex(&format!("0001000c {id} 000200080001100acb007109"));
+        assert_eq!(reply(&elsewhere, "192.0.2.1:32853")[..2], [1, 0x11], "RESPONSE-ADDRESS");
+    }
+
+    #[test]
+    fn only_requests_of_rfc_3489_are_answered_and_broken_ones_are_none() {
+        let id = "000102030405060708090a0b0c0d0e0f";
+        for kind in ["0101", "0111", "0002", "0102", "0112"] {
+            let message = hex(&format!("{kind}0000 {id}"));
+            assert!(is_stun(&message), "{kind}");
+            assert_eq!(BindingRequest::parse(&message), Err(Unanswerable), "{kind}");
+        }
+        // What has another type or length is text.
+        for other in ["00030000", "00010004", "0001fff0", "61620000"] {
+            assert!(!is_stun(&hex(&format!("{other} {id}"))), "{other}");
+        }
+        let cut = hex(&format!("00010004 {id} 00030004"));
+        assert_eq!(BindingRequest::parse(&cut), Err(Unanswerable));
+    }
+
+    #[test]
+    fn a_change_of_address_is_refused_with_the_cookie_as_well() {
+        let unknown = |flags| BindingRequest::parse(&request(&[(3, flags)])).unwrap().unknown;
+        assert!(unknown(&[0; 4]).is_empty());
+        for flags in [&[0, 0, 0, 2][..], &[0, 0, 0, 4], &[0, 0, 0, 6], b""] {
+            assert_eq!(unknown(flags), [3], "{flags:?}");
+        }
     }
 
     #[test]
@@ -389,7 +477,10 @@ mod tests {
             let mut bent = good.clone();
             bent[bit / 8] ^= 0x80 >> (bit % 8);
             // Type and length may be anything else: it is STUN all the same, and not answered.
-            assert_eq!(is_stun(&bent), (2..32).contains(&bit), "bit {bit}");
+            // Without the cookie it is a request of RFC 3489.
+            assert_eq!(is_stun(&bent), bit >= 2, "bit {bit}");
+            bent[3] = 4;
+            assert_eq!(is_stun(&bent), (2..32).contains(&bit), "bit {bit}, and the length");
         }
     }
 

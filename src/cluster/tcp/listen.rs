@@ -1,7 +1,13 @@
 //! Takes the connections of other instances: TLS first, then
 //! [`Service::serve`] introduces the two ends to each other.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -11,10 +17,14 @@ use tokio::{
 
 use super::{HANDSHAKE_MAX, Security, set_options, tls};
 use crate::{
+    clock,
     cluster::rpc::{Refusal, ServeError, Service},
     limits::RPC_CONNECTIONS_MAX,
     metrics::Metrics,
 };
+
+/// Between two log lines on refused connections.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// The pause when the system is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -41,13 +51,15 @@ pub enum RpcServerError {
 #[derive(Debug)]
 struct Door {
     security: Security,
+    /// When a refusal was last logged.
+    told: Mutex<Option<Instant>>,
     metrics: Metrics,
 }
 
 impl RpcServer {
     /// Makes a server. Connections wait until [`RpcServer::run`].
     pub fn new(listener: TcpListener, security: Security, metrics: Metrics) -> Self {
-        let door = Door { security, metrics };
+        let door = Door { security, told: Mutex::default(), metrics };
         Self { listener, door: Arc::new(door) }
     }
 
@@ -111,6 +123,16 @@ impl Door {
         tracing::debug!(%address, reason, "raft connection refused");
     }
 
+    /// Logs why another end has no TLS with us, once in a while: strangers may try all day.
+    fn tell(&self, address: SocketAddr, error: &io::Error) {
+        let now = clock::now();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| now - told >= QUIET) {
+            *told = Some(now);
+            tracing::warn!(%address, %error, "a raft connection is refused, for want of TLS");
+        }
+    }
+
     /// Secures a connection and has it served, to its end.
     async fn welcome(
         self: Arc<Self>,
@@ -125,15 +147,24 @@ impl Door {
                 service.serve(Box::new(stream), |_| true).await
             }
             Security::Tls(tls) => {
+                // What is accepted by a CA does not outlive it.
+                let changed = tls.authority_changes();
                 let secured = timeout(HANDSHAKE_MAX, tls.accept(stream)).await;
                 let refusal = match secured {
                     Ok(Ok((stream, certificate))) => {
                         let proven = |name| tls::is_of(&certificate, name);
-                        let served = service.serve(Box::new(stream), proven).await;
-                        return self.ended(address, served);
+                        tokio::select! {
+                            served = service.serve(Box::new(stream), proven) => {
+                                return self.ended(address, served);
+                            }
+                            () = changed => {
+                                tracing::info!(%address, "the CA is another; it may connect again");
+                                return;
+                            }
+                        }
                     }
                     Ok(Err(error)) => {
-                        tracing::debug!(%address, %error, "no TLS");
+                        self.tell(address, &error);
                         Refusal::Tls
                     }
                     Err(_) => Refusal::Timeout,

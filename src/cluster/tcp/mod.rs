@@ -10,6 +10,7 @@
 
 pub mod certs;
 
+mod dates;
 mod dial;
 mod listen;
 mod tls;
@@ -25,7 +26,7 @@ use tokio::net::TcpStream;
 pub use super::transport::NodeName;
 pub use dial::TcpTransport;
 pub use listen::{RpcServer, RpcServerError};
-pub use tls::{Tls, TlsError, TlsFiles};
+pub use tls::{Tls, TlsError, TlsFiles, check_dates};
 
 /// How long the TLS handshake of a connection may take, on either side.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(2);

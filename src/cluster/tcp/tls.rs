@@ -3,7 +3,8 @@
 //! The CA is the cluster's own: a holder of a certificate of it is an instance, and *which* one
 //! says the DNS name in the certificate ([`NodeName::dns_name`]). No session is resumed, so every
 //! connection is judged by the files as they are. [`Tls::reload`] reads them again; connections
-//! that are open go on.
+//! that are open go on, unless the CA is another: then those that others opened are ended, and
+//! opened again with what is in force.
 
 use std::{
     fs,
@@ -12,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, client, rustls,
     rustls::{
@@ -26,7 +27,10 @@ use tokio_rustls::{
     server,
 };
 
-use super::NodeName;
+use super::{
+    NodeName,
+    dates::{self, Dates},
+};
 use crate::secrets::exposure;
 
 /// Where certificates and key are, in PEM.
@@ -74,6 +78,8 @@ pub struct Tls {
     files: TlsFiles,
     me: NodeName,
     current: Mutex<Arc<Loaded>>,
+    /// How often the CA has changed.
+    authorities: watch::Sender<u64>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -84,6 +90,10 @@ impl std::fmt::Debug for Tls {
 
 /// The files as they were read.
 struct Loaded {
+    /// The certificates of the CA.
+    ca: Vec<CertificateDer<'static>>,
+    /// When all of them are good; `None` if a certificate does not tell.
+    dates: Option<Dates>,
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 }
@@ -95,17 +105,50 @@ impl Tls {
     /// If one of them is of no use, or the key is exposed.
     pub fn load(files: TlsFiles, me: NodeName) -> Result<Self, TlsError> {
         let loaded = read(&files, me)?;
-        Ok(Self { files, me, current: Mutex::new(Arc::new(loaded)) })
+        let (authorities, _) = watch::channel(0);
+        Ok(Self { files, me, current: Mutex::new(Arc::new(loaded)), authorities })
     }
 
     /// Reads the files again, for the connections from now on.
     ///
     /// # Errors
-    /// As for [`Tls::load`]; what was read before stays in use.
+    /// As for [`Tls::load`], or if they are out of date; what was read before stays in use.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let loaded = read(&self.files, self.me)?;
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(loaded);
+        check_dates(&self.files)?;
+        let loaded = Arc::new(read(&self.files, self.me)?);
+        let before = {
+            let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, Arc::clone(&loaded))
+        };
+        if before.ca != loaded.ca {
+            self.authorities.send_modify(|changes| *changes += 1);
+        }
         Ok(())
+    }
+
+    /// Until when the certificates are good, in seconds since 1970; 0 if they do not tell.
+    pub fn good_until(&self) -> i64 {
+        self.current().dates.map_or(0, |dates| dates.until)
+    }
+
+    /// Says in the log until when the certificates are good, or why they are not.
+    pub fn tell_dates(&self) {
+        match check_dates(&self.files) {
+            Err(error) => tracing::error!("no other instance will be reached: {error}"),
+            Ok(()) => {
+                let days = self.current().dates.map(|dates| dates.days_left(dates::now()));
+                tracing::info!(days, "the certificates are good");
+            }
+        }
+    }
+
+    /// Waits until the CA is another than it was at the call.
+    pub(super) async fn authority_changes(&self) {
+        let mut changes = self.authorities.subscribe();
+        changes.mark_unchanged();
+        if changes.changed().await.is_err() {
+            std::future::pending().await
+        }
     }
 
     fn current(&self) -> Arc<Loaded> {
@@ -136,6 +179,25 @@ impl Tls {
     }
 }
 
+/// Looks whether the certificates of an instance and of its CA are good now.
+///
+/// # Errors
+/// If one of them has expired or is not valid yet, or a file cannot be read.
+pub fn check_dates(files: &TlsFiles) -> Result<(), TlsError> {
+    let now = dates::now();
+    for path in [&files.certificate, &files.ca] {
+        let certificates = read_certificates(path)?;
+        let faults = certificates.iter().map(|it| Dates::of(it).and_then(|it| it.fault(now)));
+        // Of several CAs, as while one is being replaced, one that is good is enough.
+        let faults: Vec<Option<String>> = faults.collect();
+        let is_good = path == &files.ca && faults.iter().any(Option::is_none);
+        if let Some(why) = faults.into_iter().flatten().next().filter(|_| !is_good) {
+            return Err(TlsError::Unusable { path: path.clone(), why });
+        }
+    }
+    Ok(())
+}
+
 /// Whether a certificate, already known to be of our CA, is that of `name`.
 pub(super) fn is_of(certificate: &CertificateDer<'_>, name: NodeName) -> bool {
     let Ok(server_name) = server_name(name) else { return false };
@@ -159,8 +221,12 @@ fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
         why: why.to_string(),
     };
     let mut roots = RootCertStore::empty();
-    for root in read_certificates(&files.ca)? {
-        roots.add(root).map_err(|error| unusable(&files.ca, &error))?;
+    let ca = read_certificates(&files.ca)?;
+    let authority = ca.iter().filter_map(Dates::of).max_by_key(|dates| dates.until);
+    let own = chain.iter().filter_map(Dates::of);
+    let dates = own.chain(authority).reduce(Dates::and);
+    for root in &ca {
+        roots.add(root.clone()).map_err(|error| unusable(&files.ca, &error))?;
     }
     let roots = Arc::new(roots);
     let provider = Arc::new(ring::default_provider());
@@ -184,7 +250,7 @@ fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
         .with_single_cert(chain, key)
         .map_err(of_certificate)?;
     server.send_tls13_tickets = 0;
-    Ok(Loaded { client: Arc::new(client), server: Arc::new(server) })
+    Ok(Loaded { ca, dates, client: Arc::new(client), server: Arc::new(server) })
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -25,9 +25,9 @@ struct Bench {
 }
 
 impl Bench {
-    async fn start(options: HttpOptions) -> Self {
+    fn start(options: HttpOptions) -> Self {
         let free = HttpAddr::At((Ipv4Addr::LOCALHOST, 0).into());
-        let server = HttpServer::bind(free, options).await.unwrap().unwrap();
+        let server = HttpServer::bind(free, options).unwrap().unwrap();
         let (address, metrics) = (server.address(), Metrics::new());
         let (readiness, receiver) = watch::channel(Readiness::NotReady("no leader".into()));
         let status = Arc::new(|| Status {
@@ -116,7 +116,7 @@ async fn rest(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn metrics_are_prometheus_text() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     bench.metrics.clients.set(42);
     let answer = bench.ask("GET /metrics").await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -127,7 +127,7 @@ async fn metrics_are_prometheus_text() {
 
 #[tokio::test]
 async fn readiness_follows_the_instance_and_life_does_not() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let answer = bench.ask("GET /readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.ends_with("\r\n\r\nno leader\n"), "{answer}");
@@ -139,7 +139,7 @@ async fn readiness_follows_the_instance_and_life_does_not() {
 
 #[tokio::test]
 async fn status_is_json_of_a_fixed_shape() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let answer = bench.ask("GET /status").await;
     assert!(answer.contains("content-type: application/json\r\n"), "{answer}");
     let expected = r#"{"version":"1.2.3","cluster":"c1","node":2,"role":"follower","leader":null,"#
@@ -158,7 +158,7 @@ async fn status_is_json_of_a_fixed_shape() {
 
 #[tokio::test]
 async fn changes_are_made_by_post_with_json() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let post = async |path: &str, headers: &str, body: &str| {
         let mut stream = bench.connect().await;
         let length = body.len();
@@ -193,7 +193,7 @@ async fn changes_are_made_by_post_with_json() {
 
 #[tokio::test]
 async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     bench.secret.send_replace(AdminToken(None));
     for path in ["/", "/livez", "/metrics", "/readyz", "/status"] {
         let answer = bench.ask(&format!("POST {path}")).await;
@@ -209,7 +209,7 @@ async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
 
 #[tokio::test]
 async fn the_page_may_run_nothing_but_its_own_scripts() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let page = bench.ask("GET /").await;
     assert!(page.contains("content-type: text/html; charset=utf-8\r\n"), "{page}");
     let parts = page.split('"').filter(|word| word.starts_with("page/"));
@@ -231,7 +231,7 @@ async fn the_page_may_run_nothing_but_its_own_scripts() {
 #[tokio::test]
 async fn a_request_that_does_not_arrive_in_time_is_cut_off() {
     let request_deadline = Duration::from_millis(200);
-    let bench = Bench::start(HttpOptions { request_deadline, ..HttpOptions::default() }).await;
+    let bench = Bench::start(HttpOptions { request_deadline, ..HttpOptions::default() });
     let mut silent = bench.connect().await;
     let mut slow = bench.connect().await;
     slow.write_all(b"GET /livez HTTP/1.1\r\nx-slow: ").await.unwrap();
@@ -253,7 +253,7 @@ async fn a_request_that_does_not_arrive_in_time_is_cut_off() {
 async fn a_reader_that_never_reads_is_cut_off() {
     let life = Duration::from_millis(300);
     let options = HttpOptions { connection_life_max: life, ..HttpOptions::default() };
-    let bench = Bench::start(options).await;
+    let bench = Bench::start(options);
     let mut stream = bench.connect().await;
     let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
     // Writing succeeds until the server, stuck on its answers, has stopped reading; then it
@@ -265,7 +265,7 @@ async fn a_reader_that_never_reads_is_cut_off() {
 #[tokio::test]
 async fn the_oldest_connection_gives_way() {
     let options = HttpOptions { connections_max: 3, ..HttpOptions::default() };
-    let bench = Bench::start(options).await;
+    let bench = Bench::start(options);
     let mut idle = Vec::new();
     for _ in 0..10 {
         idle.push(bench.connect().await);
@@ -284,7 +284,7 @@ async fn the_oldest_connection_gives_way() {
 
 #[tokio::test]
 async fn long_heads_and_bodies_are_not_taken_in() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let mut stream = bench.connect().await;
     let head = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(HEAD_BYTES_MAX));
     drop(stream.write_all(head.as_bytes()).await);
@@ -300,12 +300,12 @@ async fn long_heads_and_bodies_are_not_taken_in() {
 #[tokio::test]
 async fn the_default_address_may_be_taken() {
     let free = HttpAddr::Auto;
-    let first = HttpServer::bind(free, HttpOptions::default()).await.unwrap().unwrap();
-    let second = HttpServer::bind(free, HttpOptions::default()).await.unwrap().unwrap();
+    let first = HttpServer::bind(free, HttpOptions::default()).unwrap().unwrap();
+    let second = HttpServer::bind(free, HttpOptions::default()).unwrap().unwrap();
     assert_ne!(first.address(), second.address());
     assert!(second.address().ip().is_loopback());
     let taken = HttpAddr::At(first.address());
-    let error = HttpServer::bind(taken, HttpOptions::default()).await.unwrap_err();
+    let error = HttpServer::bind(taken, HttpOptions::default()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
-    assert!(HttpServer::bind(HttpAddr::Off, HttpOptions::default()).await.unwrap().is_none());
+    assert!(HttpServer::bind(HttpAddr::Off, HttpOptions::default()).unwrap().is_none());
 }

@@ -44,7 +44,7 @@ async fn limits_may_change_while_clients_wait() {
     bench.options.send_modify(|options| options.connections_max = 3);
     bench.waiting().await;
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-    udp.connect(bench.addresses.reflector.unwrap()).await.unwrap();
+    udp.connect(bench.addresses.reflectors[0]).await.unwrap();
     let asked = async || {
         udp.send(b"?").await.unwrap();
         timeout(PATIENCE, udp.recv(&mut [0; 64])).await.unwrap().unwrap()

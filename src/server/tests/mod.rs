@@ -13,7 +13,7 @@ use std::{os::fd::AsFd, time::Duration};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UdpSocket},
     time::{sleep, timeout},
 };
 
@@ -47,10 +47,10 @@ struct Bench {
 impl Bench {
     fn start(options: ServerOptions) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let wanted = Addresses { chain: any, repair: any, emnet: Some(any), reflector: Some(any) };
+        let wanted = Addresses { chain: any, repair: any, emnet: Some(any), reflectors: vec![any] };
         let (options, live) = watch::channel(options);
         let servers = Servers::bind(&wanted, live).unwrap();
-        let addresses = servers.addresses();
+        let addresses = servers.addresses().clone();
         let metrics = Metrics::new();
         let outbox = Arc::new(Outbox::new(InstanceId(1), metrics.clone()));
         outbox.begin(Incarnation(2));

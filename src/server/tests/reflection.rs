@@ -9,7 +9,7 @@ use super::*;
 async fn two_reflectors_cannot_be_made_to_talk_to_each_other() {
     let (one, two) =
         (Bench::start(ServerOptions::default()), Bench::start(ServerOptions::default()));
-    let (at_one, at_two) = (one.addresses.reflector.unwrap(), two.addresses.reflector.unwrap());
+    let (at_one, at_two) = (one.addresses.reflectors[0], two.addresses.reflectors[0]);
     // The first answer of the loop, as the second reflector would see it arrive.
     for payload in [&b"x"[..], at_two.to_string().as_bytes()] {
         let sender = StdUdp::bind("127.0.0.1:0").unwrap();
@@ -23,7 +23,7 @@ async fn two_reflectors_cannot_be_made_to_talk_to_each_other() {
 #[tokio::test]
 async fn the_reflector_tells_text_and_stun() {
     let bench = Bench::start(ServerOptions::default());
-    let reflector = bench.addresses.reflector.unwrap();
+    let reflector = bench.addresses.reflectors[0];
     let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let mut answer = [0; 64];
     client.send_to(b"", reflector).await.unwrap();

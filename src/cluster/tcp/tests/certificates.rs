@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
-use crate::cluster::tcp::{Security, TlsError};
+use crate::cluster::tcp::{Security, TlsError, certs, check_dates};
 
 #[tokio::test]
 async fn certificates_are_renewed_while_instances_run() {
@@ -49,6 +49,50 @@ async fn certificates_are_renewed_while_instances_run() {
     let Security::Tls(first) = &node.security else { unreachable!() };
     first.reload().unwrap();
     connect().await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_that_are_out_of_date_are_told_and_not_taken() {
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    let Security::Tls(tls) = &node.security else { unreachable!() };
+    assert!(tls.good_until() > 60_000_000_000, "those that we make end in a distant century");
+    assert!(check_dates(&world.files(1)).is_ok());
+    // The files of an instance whose certificate ended in 2001.
+    let (certificate, key) = certs::forge::make(world.certs.path(), CLUSTER, name(1), true);
+    let files = TlsFiles { certificate, key, ..world.files(1) };
+    let told = check_dates(&files).unwrap_err().to_string();
+    assert!(told.contains("has expired"), "{told}");
+    let old = Tls::load(files.clone(), name(1)).unwrap();
+    assert_eq!(old.good_until(), 978_307_200);
+    fs::copy(&files.certificate, world.files(1).certificate).unwrap();
+    fs::copy(&files.key, world.files(1).key).unwrap();
+    assert!(tls.reload().unwrap_err().to_string().contains("has expired"));
+    assert!(tls.good_until() > 60_000_000_000, "what was there goes on");
+}
+
+/// A connection that a CA let in ends with that CA.
+#[tokio::test]
+async fn another_ca_ends_what_the_old_one_let_in() {
+    use tokio::io::AsyncReadExt as _;
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    let transport = world.greeted(2, world.security(2), &node.view);
+    let mut open = transport.connect(node.id, &Member::default(), Lane::Calls).await.unwrap();
+    let Security::Tls(tls) = &node.security else { unreachable!() };
+    // Read again, and nothing is another.
+    tls.reload().unwrap();
+    let quiet = tokio::time::timeout(Duration::from_millis(300), open.read(&mut [0])).await;
+    assert!(quiet.is_err(), "it goes on");
+    let later = tempfile::tempdir().unwrap();
+    make_certs(later.path(), CLUSTER, &[(InstanceId(1), vec![])]).unwrap();
+    let files = world.files(1);
+    fs::copy(later.path().join("ca.pem"), &files.ca).unwrap();
+    fs::copy(later.path().join("node-1.pem"), &files.certificate).unwrap();
+    fs::copy(later.path().join("node-1.key"), &files.key).unwrap();
+    tls.reload().unwrap();
+    let ended = within("it is ended", open.read(&mut [0])).await;
+    assert!(!matches!(ended, Ok(1..)), "nothing more is said on it");
 }
 
 #[test]

@@ -59,7 +59,7 @@ async fn take(stream: &mut TcpStream, pause: Duration) -> u64 {
 
 #[tokio::test]
 async fn a_backup_is_handed_out_whole_and_told_when_it_is_kept() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let (mut stream, head) = ask(&bench, "").await;
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     for header in ["content-length: 25165901", "emnetchain-entry: 7", "emnetchain-records: 3"] {
@@ -85,7 +85,7 @@ async fn a_backup_is_handed_out_whole_and_told_when_it_is_kept() {
 
 #[tokio::test]
 async fn one_backup_at_a_time_and_a_reader_that_goes_away_makes_room() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let (first, _) = ask(&bench, "").await;
     let (mut second, head) = ask(&bench, "connection: close\r\n").await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
@@ -113,7 +113,7 @@ async fn ask_until_free(bench: &Bench) -> TcpStream {
 async fn a_reader_may_be_slow() {
     let life = Duration::from_secs(3);
     let options = HttpOptions { connection_life_max: life, ..HttpOptions::default() };
-    let bench = Bench::start(options).await;
+    let bench = Bench::start(options);
     let began = crate::clock::now();
     let (mut slow, _) = ask(&bench, "").await;
     assert_eq!(take(&mut slow, Duration::from_millis(150)).await, BYTES);
@@ -124,7 +124,7 @@ async fn a_reader_may_be_slow() {
 async fn a_reader_that_stops_is_cut_off() {
     let life = Duration::from_millis(300);
     let options = HttpOptions { connection_life_max: life, ..HttpOptions::default() };
-    let bench = Bench::start(options).await;
+    let bench = Bench::start(options);
     let (mut stopped, _) = ask(&bench, "").await;
     drop(ask_until_free(&bench).await);
     assert!(take(&mut stopped, Duration::ZERO).await < BYTES);
@@ -133,7 +133,7 @@ async fn a_reader_that_stops_is_cut_off() {
 #[tokio::test]
 async fn a_backup_does_not_give_way_to_a_flood() {
     let options = HttpOptions { connections_max: 3, ..HttpOptions::default() };
-    let bench = Bench::start(options).await;
+    let bench = Bench::start(options);
     let (mut stream, _) = ask(&bench, "").await;
     let mut idle = Vec::new();
     for _ in 0..10 {

@@ -31,7 +31,7 @@ fn code(answer: &str) -> &str {
 /// Proves that no request becomes the host's own by way of a proxy.
 #[tokio::test]
 async fn a_proxy_lends_its_address_to_no_change() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let (refused, says) = drain(&bench, "").await;
     assert!(refused == "403" && says.contains("--admin-token-file"), "{says}");
     assert_eq!(drain(&bench, SECRET).await.0, "200");
@@ -52,7 +52,7 @@ async fn a_proxy_lends_its_address_to_no_change() {
 /// Proves that a name that leads here by a trick of a name server changes and reads nothing.
 #[tokio::test]
 async fn another_host_is_not_this_machine() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     bench.secret.send_replace(AdminToken(None));
     for host in ["203.0.113.9", "evil.example", "[2001:db8::1]:9180"] {
         let host = format!("host: {host}\r\n");
@@ -70,7 +70,7 @@ async fn another_host_is_not_this_machine() {
 /// Proves that no page of another site has a visitor's browser start a backup, or anything else.
 #[tokio::test]
 async fn other_sites_start_nothing() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     for has_token in [true, false] {
         if !has_token {
             bench.secret.send_replace(AdminToken(None));
@@ -90,7 +90,7 @@ async fn other_sites_start_nothing() {
 /// Proves that waiting ids are told with the token, and to no other reader.
 #[tokio::test]
 async fn repair_ids_are_shown_with_the_token_alone() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let paths = ["/api/v1/chain", "/api/v1/explain?address=10.0.0.2:2"];
     let stranger = "/api/v1/explain?address=10.0.0.77:1";
     let shows = |answer: &str| answer.contains("<b>") || answer.contains("\\\"x\\\"");
@@ -110,7 +110,7 @@ async fn repair_ids_are_shown_with_the_token_alone() {
 /// Proves that a browser gets in by the form, reads, and changes nothing by its cookie.
 #[tokio::test]
 async fn a_browser_signs_in() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let by_proxy = BY_A_PROXY[0];
     assert!(
         bench.ask("GET /sign-in").await.contains("<form"),
@@ -159,7 +159,7 @@ async fn what_is_open_can_be_chosen() {
     ] {
         let open_to_all = gate::Open::parse(open).unwrap();
         let options = HttpOptions { open: open_to_all, ..HttpOptions::default() };
-        let bench = Bench::start(options).await;
+        let bench = Bench::start(options);
         for (path, expected) in paths.into_iter().zip(codes) {
             let answer = bench.say("GET", path, by_proxy).await;
             assert_eq!(code(&answer), expected, "{open}: {path}");

@@ -109,7 +109,7 @@ fn heads(answer: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn chains_are_listed_in_three_orders() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let all = seen(&bench, "chains").await;
     assert_eq!(names(&all), ["", "blue", "blush"]);
     let first = json!({
@@ -125,7 +125,7 @@ async fn chains_are_listed_in_three_orders() {
 
 #[tokio::test]
 async fn a_window_is_moved_over_a_chain() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let [one, two, three, four, five] = [1, 2, 3, 4, 5].map(|n| format!("10.0.0.{n}:1"));
     let [one, two, three, four, five] = [&one, &two, &three, &four, &five].map(String::as_str);
     let all = seen(&bench, "chain").await;
@@ -166,7 +166,7 @@ async fn a_window_is_moved_over_a_chain() {
 
 #[tokio::test]
 async fn what_cannot_be_shown_is_told() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     for (path, status, words) in [
         ("chain?name=green", "404", "there is no chain \"green\""),
         ("chain?at=10.0.0.33:1", "404", "/api/v1/explain?address=10.0.0.33:1"),
@@ -189,7 +189,7 @@ async fn what_cannot_be_shown_is_told() {
 
 #[tokio::test]
 async fn a_socket_is_explained() {
-    let bench = Bench::start(HttpOptions::default()).await;
+    let bench = Bench::start(HttpOptions::default());
     let explained = async |address: &str, sentences: &[&str], events: &[&str]| {
         let answer = seen(&bench, &format!("explain?address={address}")).await;
         let says = answer["says"].as_array().unwrap();
