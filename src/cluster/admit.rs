@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use openraft::ChangeMembers;
+use openraft::{ChangeMembers, async_runtime::WatchReceiver};
 
 use super::{
     admin::{
@@ -30,6 +30,12 @@ impl Leading<'_> {
     ) -> Result<String, ChangeError> {
         let id = instance.0;
         let address = member.raft_addr.clone();
+        if let Some(other) = self.taken_by(instance, &address) {
+            return Err(ChangeError::Refused(format!(
+                "{address} is where instance {other} is reached: give the address that instance \
+                 {id} has for itself"
+            )));
+        }
         if let Some(known) = node(self.raft, id) {
             return self.move_to(instance, known, member).await;
         }
@@ -45,6 +51,16 @@ impl Leading<'_> {
         )
         .await?;
         Ok(added(id, &address))
+    }
+
+    /// The other member that is reached at this address.
+    fn taken_by(&self, instance: InstanceId, address: &str) -> Option<u64> {
+        let states = self.raft.metrics();
+        let now = states.borrow_watched();
+        let mut members = now.membership_config.nodes();
+        let is_other =
+            |(id, member): &(&u64, &Member)| **id != instance.0 && member.raft_addr == address;
+        members.find(is_other).map(|(id, _)| *id)
     }
 
     /// Changes where a member is reached.

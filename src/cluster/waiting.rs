@@ -65,8 +65,8 @@ impl Waiting<'_> {
         }
         format!(
             "founding the cluster: waiting for {}; all listed members must be there: start what is \
-             missing, or start the others with a shorter --initial-cluster and add it later \
-             (EMNetChain cluster add)",
+             missing. If none of them ever served, you may instead start the others with a shorter \
+             --initial-cluster and add it later (EMNetChain cluster add)",
             absent.join(", ")
         )
     }

@@ -9,13 +9,17 @@ use super::{
     LogError, LogStore, LogSummary, StorageError,
     disk::{Disk as _, RealDisk},
     files,
-    guard::{contradiction, older_vote},
+    guard::{contradiction, older_vote, other_store, store_of},
     identity::{self, ClusterId, DirLock, Identity},
     image::{self, Found, ImageStore as _, SledStore, tree},
     snapshot::{self, Survey},
     wal::OfflineLog,
 };
-use crate::{raft::LogId, runtime};
+use crate::{
+    ids::InstanceId,
+    raft::{LogId, SnapshotMeta},
+    runtime,
+};
 
 /// What a data directory holds. [`fmt::Display`] prints a line for each part.
 #[derive(Debug)]
@@ -39,8 +43,8 @@ pub enum Finding {
     Intact {
         /// The file or directory.
         path: PathBuf,
-        /// The last entry that it covers.
-        applied: Option<LogId>,
+        /// What it covers.
+        at: SnapshotMeta,
         /// How many records it holds.
         records: u64,
     },
@@ -83,10 +87,14 @@ impl CheckReport {
 }
 
 impl Finding {
-    /// What is of another history than the log is of no use.
-    fn against(self, log: Option<&OfflineLog>) -> Self {
-        let Self::Intact { path, applied: Some(at), .. } = &self else { return self };
-        match log.and_then(|log| contradiction(*at, log.id_at(at.index))) {
+    /// What is of another history or another instance than the log is of no use.
+    fn against(self, node: InstanceId, log: Option<&OfflineLog>) -> Self {
+        let (Self::Intact { path, at, .. }, Some(log)) = (&self, log) else { return self };
+        let two_histories = || {
+            let last = at.last_log_id?;
+            contradiction(last, log.id_at(last.index))
+        };
+        match other_store(store_of(node, at), Some(log.store())).or_else(two_histories) {
             Some(what) => Self::Damaged { path: path.clone(), what },
             None => self,
         }
@@ -95,7 +103,7 @@ impl Finding {
     /// The last entry that it covers.
     fn applied(&self) -> Option<LogId> {
         match self {
-            Self::Intact { applied, .. } => *applied,
+            Self::Intact { at, .. } => at.last_log_id,
             Self::Absent | Self::Damaged { .. } => None,
         }
     }
@@ -132,9 +140,9 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent => f.write_str("none"),
-            Self::Intact { path, applied, records } => {
+            Self::Intact { path, at, records } => {
                 write!(f, "{}: whole, {records} records, ", path.display())?;
-                match applied {
+                match at.last_log_id {
                     Some(entry) => write!(f, "through entry {}", entry.index),
                     None => f.write_str("before the first entry"),
                 }
@@ -158,8 +166,8 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
     let of_log = log.as_ref().ok().and_then(Option::as_ref);
     Ok(CheckReport {
         identity,
-        image: check_image(data_dir, identity.seal)?.against(of_log),
-        snapshot: check_snapshot(data_dir, identity.cluster)?.against(of_log),
+        image: check_image(data_dir, identity.seal)?.against(identity.node, of_log),
+        snapshot: check_snapshot(data_dir, identity.cluster)?.against(identity.node, of_log),
         log: log.map(|log| log.map(|log| log.summary())),
     })
 }
@@ -196,11 +204,9 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
     let copy = ImageCopy::open(data_dir, cluster)?;
     Ok(match copy.found {
         Found::Absent => Finding::Absent,
-        Found::Intact(intact) => Finding::Intact {
-            path,
-            applied: intact.at.last_log_id,
-            records: intact.image.records(),
-        },
+        Found::Intact(intact) => {
+            Finding::Intact { path, at: intact.at, records: intact.image.records() }
+        }
         Found::Damaged(what) => Finding::Damaged { path, what },
         Found::Hung => Finding::Damaged { path, what: "sled did not open it in time".into() },
     })
@@ -247,7 +253,7 @@ fn check_snapshot(data_dir: &Path, cluster: ClusterId) -> Result<Finding, Storag
         (_, Some((path, what))) => Finding::Damaged { path, what },
         (Some(file), None) => Finding::Intact {
             path: file.path().to_path_buf(),
-            applied: file.meta().last_log_id,
+            at: file.meta().clone(),
             records: file.records(),
         },
         (None, None) => Finding::Absent,

@@ -12,7 +12,10 @@ use super::{
     fault::{DataFault, FaultReporter},
     wal::Shared,
 };
-use crate::raft::{Entry, LogId, Vote};
+use crate::{
+    ids::{InstanceId, StoreId},
+    raft::{Entry, LogId, SnapshotMeta, Vote},
+};
 
 /// What an operator can do about two histories.
 const WAY_OUT: &str = "two histories were mixed, or a disk came back older than it was. Nothing \
@@ -40,6 +43,23 @@ pub(super) fn older_vote(vote: u64, newest: Option<LogId>) -> Option<String> {
     ))
 }
 
+/// Returns the store that bears an instance's number, as image or snapshot know it.
+pub(super) fn store_of(node: InstanceId, at: &SnapshotMeta) -> Option<StoreId> {
+    at.last_membership.membership().get_node(&node.0)?.store
+}
+
+/// Says what is wrong with an image or a snapshot by which `known` is the store of this number,
+/// where the raft log makes the directory the store `own`: a number has one store for ever.
+pub(super) fn other_store(known: Option<StoreId>, own: Option<StoreId>) -> Option<String> {
+    let (known, own) = (known?, own?);
+    (known != own).then(|| {
+        format!(
+            "the raft log is of store {own}, and this instance is store {known}: `raft` is of \
+                 another data directory"
+        )
+    })
+}
+
 /// Knows what was applied here, and which entries the log holds.
 #[derive(Clone, Debug, Default)]
 pub struct LogGuard(Arc<Inner>);
@@ -49,11 +69,18 @@ struct Inner {
     applied: Mutex<Option<LogId>>,
     /// `None` where the log is not ours, as in tests of the state machine.
     log: Option<(Arc<Shared>, FaultReporter)>,
+    store: Option<StoreId>,
 }
 
 impl LogGuard {
-    pub(super) fn new(log: Arc<Shared>, faults: FaultReporter) -> Self {
-        Self(Arc::new(Inner { applied: Mutex::default(), log: Some((log, faults)) }))
+    pub(super) fn new(log: Arc<Shared>, store: StoreId, faults: FaultReporter) -> Self {
+        let (log, store) = (Some((log, faults)), Some(store));
+        Self(Arc::new(Inner { applied: Mutex::default(), log, store }))
+    }
+
+    /// Returns the store that the log makes of its directory; `None` where the log is not ours.
+    pub(super) fn store(&self) -> Option<StoreId> {
+        self.0.store
     }
 
     /// Returns the last entry that was applied.

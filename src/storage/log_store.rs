@@ -150,7 +150,7 @@ impl LogStore {
     ) -> Result<Self, LogError> {
         let faults = options.faults.clone();
         let wal = Wal::open(disk, options, sizes)?;
-        let guard = LogGuard::new(Arc::clone(&wal.shared), faults.clone());
+        let guard = LogGuard::new(Arc::clone(&wal.shared), wal.store, faults.clone());
         let reader = LogReader { shared: Arc::clone(&wal.shared), faults, sizes };
         Ok(Self { wal, reader, guard })
     }

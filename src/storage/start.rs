@@ -11,7 +11,7 @@ use std::{panic::resume_unwind, path::PathBuf, thread};
 
 use super::{
     DataDir, LogGuard, StorageError,
-    guard::{contradiction, older_vote},
+    guard::{contradiction, older_vote, other_store, store_of},
     identity,
     image::{Found, ImageStore, Intact, OpenImage},
     snapshot::{self, SnapshotDir, SnapshotFile, Survey},
@@ -123,11 +123,21 @@ fn refuse_contradictions(
     guard: &LogGuard,
     sources: &Sources,
 ) -> Result<(), StorageError> {
-    let image = sources.image.as_ref().and_then(|image| image.at.last_log_id);
-    let snapshot = sources.snapshot.as_ref().and_then(|file| file.meta().last_log_id);
+    let metas = [
+        sources.image.as_ref().map(|image| &image.at),
+        sources.snapshot.as_ref().map(SnapshotFile::meta),
+    ];
     let refuse = |path: PathBuf, what: String| {
         Err(StorageError::Damaged { path, what, way_out: identity::WAY_OUT })
     };
+    let stores = metas
+        .into_iter()
+        .flatten()
+        .filter_map(|at| other_store(store_of(dir.node_id(), at), guard.store()));
+    if let Some(what) = stores.into_iter().next() {
+        return refuse(dir.raft_dir(), what);
+    }
+    let [image, snapshot] = metas.map(|at| at.and_then(|at| at.last_log_id));
     for (path, at) in [(dir.registry_dir(), image), (dir.snapshot_dir(), snapshot)] {
         let wrong = at.and_then(|at| contradiction(at, guard.in_log(at.index)));
         if let Some(what) = wrong {

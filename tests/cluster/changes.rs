@@ -80,6 +80,10 @@ fn a_member_that_moves_is_found_at_its_new_address_and_serves_clients_there() {
     // A member that is well is not sent to an address where it is not.
     let nowhere = format!("{living}={}", free_address());
     refused(cluster.at(leader), &["add", &nowhere], &["runs and is reached at", "stop it first"]);
+    // Nor is any sent to the address of another one.
+    let taken = format!("{moved}={}", cluster.raft(living));
+    let another = format!("is where instance {living} is reached");
+    refused(cluster.at(leader), &["add", &taken], &[&another]);
     let address = free_address();
     eventually("the dead one is not heard any more", || {
         let (code, said) = operate(cluster.at(leader), &["add", &format!("{moved}={address}")]);

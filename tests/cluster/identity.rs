@@ -264,6 +264,30 @@ fn an_older_copy_of_a_data_directory_is_refused_by_those_that_remember_more() {
     }
 }
 
+/// The logs of two instances are exchanged, with all members of one cluster.
+#[test]
+fn a_raft_log_of_another_instance_is_refused_and_checked() {
+    let mut cluster = Cluster::start(&[]);
+    drop(chain_through(&[0, 1].map(Member), || cluster.at(1)));
+    cluster.ids().for_each(|id| cluster.kill(id));
+    let [first, second] = [1, 2].map(|id| cluster.data_dir(id).join("raft"));
+    let aside = first.with_extension("aside");
+    for (from, to) in [(&first, &aside), (&second, &first), (&aside, &second)] {
+        fs::rename(from, to).unwrap();
+    }
+    for id in [1, 2] {
+        let data = cluster.data_dir(id);
+        let mut check = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
+        let check = check.args(["check", "--data-dir"]).arg(data).env_clear().output().unwrap();
+        let found = String::from_utf8_lossy(&check.stdout).into_owned();
+        assert!(found.contains("`raft` is of another data directory"), "{check:?}");
+        assert_eq!(check.status.code(), Some(78), "{check:?}");
+        let (code, log) = start_and_end(&cluster, id);
+        assert_eq!(code, Some(78), "{log}");
+        assert!(log.contains("`raft` is of another data directory"), "{log}");
+    }
+}
+
 /// Input A5: one backup, restored three times, all started with one list.
 #[test]
 fn a_list_that_names_what_the_history_never_knew_is_refused() {

@@ -46,8 +46,15 @@ struct Known {
     tail: Endpoint,
     source: Source,
     /// When it was first seen, and when it last asked for anything.
-    first: u64,
-    last: u64,
+    first: Moment,
+    last: Moment,
+}
+
+/// A step, and the log time after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Moment {
+    step: u64,
+    at: Timestamp,
 }
 
 impl Known {
@@ -114,7 +121,8 @@ impl Told {
             match seen.command {
                 Command::Connect { session, source, chain, head, tail } => {
                     let (head, tail) = (head.0.endpoint(), tail.0.endpoint());
-                    let (chain, source, first) = (chain.clone(), *source, self.clock);
+                    let (chain, source) = (chain.clone(), *source);
+                    let first = Moment { step: self.clock, at: seen.now };
                     let client = Known { chain, head, tail, source, first, last: first };
                     self.invariant_s8_i1_resume(seen, *session, &client)?;
                     self.gone = self.connected(*session, client);
@@ -173,7 +181,7 @@ impl Told {
         }
         closed.into_iter().for_each(|session| self.close(session));
         self.forget(seen);
-        if news { self.invariant_s4_i3_paths() } else { Ok(()) }
+        if news { self.invariant_s4_i3_paths(seen) } else { Ok(()) }
     }
 
     /// Notes a CONNECT, and ends what it may end. Comes back with the clients it replaces.
@@ -188,7 +196,7 @@ impl Told {
             gone: false,
         });
         if let Some(known) = self.clients.iter_mut().find(|known| known.is(&client)) {
-            known.last = self.clock;
+            known.last = client.last;
             return Vec::new();
         }
         let replaced = |known: &Known| {
@@ -221,7 +229,8 @@ impl Told {
             gone: false,
         });
         let mine = self.clients.iter_mut().find(|c| c.owns(socket) && c.source == source);
-        mine.into_iter().for_each(|client| client.last = self.clock);
+        let asked = Moment { step: self.clock, at: seen.now };
+        mine.into_iter().for_each(|client| client.last = asked);
         let lost = self.facts.get(&me).map(|fact| fact.partner);
         let answer = self.answers.remove(&key);
         let remembered = answer.map(|(partner, _)| partner).filter(|_| !known);

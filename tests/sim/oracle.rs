@@ -420,11 +420,11 @@ impl State {
             let clients = (clients, self.single.totals().clients);
             let seen =
                 Seen { command, applied: &applied, since, now, policy, known: &known, clients };
-            self.told.see(seen).map_err(|failure| format!("{failure}: {command:?}"))?;
-            self.sockets = known;
             if *command != Command::Tick || !applied.effects.is_empty() {
                 self.trace.note(format!("  {command:?} -> {:?}", applied.effects));
             }
+            self.told.see(seen).map_err(|failure| format!("{failure}: {command:?}"))?;
+            self.sockets = known;
             effects.extend(applied.effects);
         }
         require(effects == applied.effects, "S11: a batch does what its commands do", || {

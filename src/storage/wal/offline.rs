@@ -8,6 +8,7 @@ use super::{
     recover::{Recovered, log_exists, recover},
 };
 use crate::{
+    ids::StoreId,
     raft::{Entry, LogId},
     storage::{
         disk::{Access, Disk},
@@ -37,6 +38,11 @@ impl OfflineLog {
         }
         let sizes = Sizes::default();
         Ok(Self { recovered: recover(disk, dir, &cluster_id, Access::Read, sizes)?, sizes })
+    }
+
+    /// The store that it makes of its directory.
+    pub(in crate::storage) fn store(&self) -> StoreId {
+        StoreId(u128::from_be_bytes(self.recovered.state.store))
     }
 
     /// What it holds.
