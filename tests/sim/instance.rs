@@ -23,7 +23,7 @@ use emnetchain::{
     registry::{Command, Policy, Rules},
     runtime,
     server::{Doors, Outbox, Protocol, ServerOptions},
-    storage::{ClusterId, Stores, fault},
+    storage::{ClusterId, Pulses, Stores, fault},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -352,6 +352,10 @@ impl Process {
         }
         let log = LogStore::new(log, self.life, disk, witness).await?;
         self.witness.sees(view.clone());
+        let pulses = match planted {
+            Planted::HangsUnseen => Pulses::default(),
+            _ => pulses,
+        };
         let options = ClusterOptions {
             cluster: CLUSTER,
             instance: self.id,
@@ -387,7 +391,8 @@ impl Process {
         let keep = Box::pin(cluster.clone().keep());
         let keeping = async { keep.await.map_err(|error| text(&error)) };
         let turned = async { Err::<(), _>(text(&cluster.turned().await)) };
-        tokio::try_join!(serving, keeping, turned, living).map(drop)
+        let hung = async { Err::<(), _>(format!("the disk hangs for {:?}", cluster.hung().await)) };
+        tokio::try_join!(serving, keeping, turned, hung, living).map(drop)
     }
 
     /// Founds the cluster or finds it, and serves clients in one life after the other.

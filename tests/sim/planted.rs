@@ -36,6 +36,8 @@ pub(crate) enum Planted {
     FoundedWithoutAll,
     /// Raft hears the others before it is known that this store has forgotten nothing.
     GateAlwaysOpen,
+    /// No operation on the disk is timed, so a hang is not seen.
+    HangsUnseen,
     /// A leader that no majority answers goes on speaking to those that it reaches.
     LeaderNeverQuiet,
     /// A crash loses the newest snapshot, though the log behind it was purged.
@@ -154,6 +156,7 @@ found! {
     founded_without_all FoundedWithoutAll LostDisks 0
         "A1: without a majority none serves or A2: a cluster is founded once"
     gate_always_open GateAlwaysOpen OlderCopy 0 "A4: a store that went back votes no more"
+    hangs_unseen HangsUnseen LeaderHangs 0 "B3: an instance whose disk hangs ends"
     leader_never_quiet LeaderNeverQuiet LeaderCutOff 0 "L3: a majority that is well answers"
     log_purged_too_early LogPurgedTooEarly Wild 1 "S6: a store opens again after a crash"
     map_order_in_apply MapOrderInApply Wild 0 "S10: replicas agree"

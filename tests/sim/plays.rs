@@ -6,6 +6,7 @@ use std::time::Duration;
 use emnetchain::{
     cluster::{admin::Change, lives::LOST_AFTER},
     ids::InstanceId,
+    limits::DISK_WAIT_MAX,
     raft::Member,
 };
 
@@ -288,8 +289,13 @@ pub(crate) async fn given_up(world: &mut World) {
     world.pass(Duration::from_secs(14)).await;
 }
 
-/// L3: the leader's disk hangs.
+/// L3, B3: the leader's disk hangs. The others serve, and in the end it gives up.
 pub(crate) async fn leader_hangs(world: &mut World) {
+    for id in world.ids() {
+        world.crash(id);
+        world.instances.get_mut(&id).expect("it is there").may_end = Some("the disk hangs");
+        world.start(id);
+    }
     if !world.all_serve().await {
         return;
     }
@@ -300,5 +306,6 @@ pub(crate) async fn leader_hangs(world: &mut World) {
         world.instances[&leader].disk().set_pace(dir, Some(Pace::Hangs));
     }
     world.feel();
-    world.pass(Duration::from_secs(14)).await;
+    world.pass(DISK_WAIT_MAX).await;
+    world.ends(leader, "B3: an instance whose disk hangs ends").await;
 }
