@@ -24,7 +24,7 @@ use clap::ArgMatches;
 use self::cluster::Failure;
 
 use crate::{
-    cluster::tcp::check_dates,
+    cluster::{tcp::check_files, transport::NodeName},
     config::{Config, Faults, Sources},
     ids::InstanceId,
     storage::StorageError,
@@ -148,8 +148,11 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
         "config check" => {
             let names: Vec<OsString> = std::env::vars_os().map(|(name, _)| name).collect();
             let names = names.iter().filter_map(|name| name.to_str());
-            if let Some(files) = sources.check(names).map_err(faults)?.tls_files() {
-                check_dates(&files).map_err(|error| error.to_string())?;
+            let config = sources.check(names).map_err(faults)?;
+            if let Some(files) = config.tls_files() {
+                let name = |cluster| NodeName { cluster, node: config.node_id };
+                let me = config.founded_cluster().map(name);
+                check_files(&files, me).map_err(|error| error.to_string())?;
             }
             Ok(Task::Nothing(say("the configuration is good\n")))
         }

@@ -1,6 +1,13 @@
-//! Whether a file with a secret in it is kept from all but its owner.
+//! Files with secrets: whether one is kept from all but its owner, and the operators' token.
 
-use std::{fs::Metadata, os::unix::fs::MetadataExt as _};
+use std::{
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+/// A token, in bytes: what fits into a header with room to spare.
+const TOKEN_BYTES_MAX: usize = 4096;
 
 /// The owner of files that the system hands to a service.
 const ROOT: u32 = 0;
@@ -11,6 +18,26 @@ pub fn exposure(file: &Metadata) -> Option<u32> {
     exposed(file.mode() & 0o777, file.uid())
 }
 
+/// Reads the operators' token from its file.
+///
+/// # Errors
+/// What is wrong with the file, and what to do.
+pub fn read_token(path: &Path) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+    let wrong = |why: String| format!("{}: {why}", path.display());
+    if let Some(mode) = exposure(&fs::metadata(path).map_err(unreadable)?) {
+        return Err(wrong(format!("other users can read it (mode {mode:03o}); `chmod 600` it")));
+    }
+    let text = fs::read_to_string(path).map_err(unreadable)?;
+    let token = text.trim();
+    // It travels in a header, where nothing else stands for itself (RFC 9110, 5.5).
+    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX || !is_visible {
+        return Err(wrong("it must hold one word of visible ASCII characters".to_owned()));
+    }
+    Ok(token.to_owned())
+}
+
 fn exposed(mode: u32, owner: u32) -> Option<u32> {
     let forbidden = if owner == ROOT { 0o037 } else { 0o077 };
     (mode & forbidden != 0).then_some(mode)
@@ -18,7 +45,25 @@ fn exposed(mode: u32, owner: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
+
+    #[test]
+    fn a_token_is_one_word_that_a_header_can_carry() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            read_token(&path)
+        };
+        assert_eq!(read(" s3cret!\n"), Ok("s3cret!".to_owned()));
+        for text in ["", " \n", "a\nb", "a b", "a\tb", "a\u{1}", "ä"] {
+            assert!(read(text).unwrap_err().contains("visible ASCII"), "{text:?}");
+        }
+        assert!(read_token(dir.path()).is_err(), "a directory is no file");
+    }
 
     #[test]
     fn the_owner_reads_and_a_group_only_what_is_roots() {

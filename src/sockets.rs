@@ -130,19 +130,26 @@ impl Datagrams {
     }
 
     /// Sends an answer back the way that a datagram came, unless the kernel has no room for it.
+    /// One that was sent to an address of many hosts (broadcast, multicast) is answered from the
+    /// one that the kernel chooses.
     ///
     /// # Errors
     /// What the system says.
     pub fn answer(&self, ends: Ends, contents: &[u8]) -> io::Result<()> {
-        let transmit = Transmit {
-            destination: ends.from,
-            ecn: None,
-            contents,
-            segment_size: None,
-            src_ip: ends.to,
+        let send = |src_ip| {
+            let destination = ends.from;
+            let transmit =
+                Transmit { destination, ecn: None, contents, segment_size: None, src_ip };
+            self.socket.try_io(Interest::WRITABLE, || {
+                self.state.try_send((&self.socket).into(), &transmit)
+            })
         };
-        self.socket
-            .try_io(Interest::WRITABLE, || self.state.try_send((&self.socket).into(), &transmit))
+        match send(ends.to) {
+            Err(error) if ends.to.is_some() && error.kind() != io::ErrorKind::WouldBlock => {
+                send(None)
+            }
+            sent => sent,
+        }
     }
 }
 
@@ -198,6 +205,22 @@ mod tests {
                 });
                 assert_eq!(&answer[..bytes], b"answer");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_to_many_hosts_is_answered() {
+        for asked in ["127.255.255.255", "224.0.0.1"] {
+            let datagrams = Datagrams::bind(at("0.0.0.0:0")).unwrap();
+            let client = Client::bind("127.0.0.1:0").unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.send_to(b"x", ("127.0.0.1", datagrams.address().port())).unwrap();
+            let mut received = Received::new();
+            let ends = timeout(PATIENCE, datagrams.receive(&mut received)).await.unwrap().unwrap();
+            let ends = Ends { to: asked.parse().ok(), ..ends };
+            datagrams.answer(ends, b"answer").unwrap();
+            let mut answer = [0; 16];
+            assert_eq!(client.recv(&mut answer).unwrap(), 6, "{asked}");
         }
     }
 

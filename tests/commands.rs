@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     fs::{self, OpenOptions},
+    os::unix::fs::PermissionsExt as _,
     process::{Command, Output},
 };
 
@@ -175,7 +176,12 @@ fn a_configuration_is_told_all_its_faults_at_once() {
     ];
     ends(&check.finish(), 2, &told);
     fs::write(&token, "secret").unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let mut good =
         command(&[&["config", "check", "--admin-token-file", &token], &ADDRESSES[..]].concat());
     ends(&good.env("EMNETCHAIN_CONFIG", "").finish(), 0, &[]);
+    // What a start would refuse is no good configuration.
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
+    let said = good.env("EMNETCHAIN_DATA_DIR", &token).finish();
+    ends(&said, 2, &["other users can read it", "is no directory"]);
 }

@@ -96,6 +96,11 @@ fn one_grows_to_three_and_five_and_loses_its_first_with_all_its_data() {
 #[test]
 fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let dir = TempDir::new().unwrap();
+    // No instance can come to one that does not listen for others.
+    let unreached = Service::start(&dir.path().join("0"), &[]);
+    eventually("it serves", || is_ready(&unreached));
+    refused(&unreached, &["add", "2=127.0.0.1:9"], &["it has no --raft-addr: start it again with"]);
+    drop(unreached);
     let raft = free_address().to_string();
     let alone = Service::start(&dir.path().join("1"), &["--raft-addr", &raft]);
     eventually("it serves", || is_ready(&alone));
@@ -111,6 +116,9 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let absent = free_address().to_string();
     let said = done(&alone, &["add", &format!("2={absent}")]);
     assert!(said.contains("--node-id 2") && said.contains(&format!("1={raft}")), "{said}");
+    let said = done(&alone, &["add", "2=b.example:7000"]);
+    assert!(said.contains("--raft-addr [::]:7000"), "a name is no address to listen at: {said}");
+    done(&alone, &["add", &format!("2={absent}")]);
     refused(&alone, &["promote", "2"], &["instance 2 is not reached"]);
     refused(&alone, &["transfer-leader", "2"], &["does not vote"]);
     assert!(done(&alone, &["members"]).contains(&format!("2     learner  {absent}")));
@@ -120,7 +128,14 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
         &[&format!("instance 2 ({absent}) is not reached: start it, or")],
     );
     assert!(done(&alone, &["remove", "2"]).contains("instance 2 is no member any more"));
-    for wrong in [&["promote", "two"][..], &["add", "2"], &["add", "2=here"], &["remove"], &[]] {
+    for wrong in [
+        &["promote", "two"][..],
+        &["add", "2"],
+        &["add", "2=here"],
+        &["add", "2=0.0.0.0:7"],
+        &["remove"],
+        &[],
+    ] {
         assert_eq!(operate(&alone, wrong).0, 2, "{wrong:?}");
     }
     let address = alone.address("HTTP").to_string();

@@ -1,7 +1,7 @@
 //! `EMNetChain cluster ...`: looks at a running cluster and changes it, by the HTTP of one of its
 //! instances; and makes certificates for a new one.
 
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 
@@ -179,12 +179,18 @@ fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
         format!("{}={}", member["node"], member["address"].as_str().unwrap_or_default())
     });
     format!(
-        "the flags:\n  --node-id {} --raft-addr {address} \
-         --cluster-id {} --initial-cluster {}\n",
+        "the flags:\n  --node-id {} --raft-addr {} --cluster-id {} --initial-cluster {}\n",
         id.0,
+        listened_at(address),
         status["cluster"].as_str().unwrap_or_default(),
         others.collect::<Vec<_>>().join(",")
     )
+}
+
+/// Where an instance listens that others reach at this address: a name is not an address to bind.
+fn listened_at(address: &str) -> String {
+    let port = address.rsplit_once(':').map_or("", |(_, port)| port);
+    address.parse::<SocketAddr>().map_or(format!("[::]:{port}"), |address| address.to_string())
 }
 
 /// Makes certificates for the instances of a cluster.
@@ -216,11 +222,13 @@ fn certs(dir: &str, sources: &Sources) -> Result<String, String> {
         "They are for cluster {cluster}. Give each instance its own two and ca.pem, and start it \
          with"
     );
-    for node in members.0.keys().map(|id| id.0) {
+    for (InstanceId(node), member) in &members.0 {
         let at = |name: String| Path::new(dir).join(name).display().to_string();
         let _ = writeln!(
             page,
-            "  --node-id {node} {place} --raft-tls-cert {} --raft-tls-key {} --raft-tls-ca {}",
+            "  --node-id {node} --raft-addr {} {place} --raft-tls-cert {} --raft-tls-key {} \
+             --raft-tls-ca {}",
+            listened_at(&member.raft_addr),
             at(format!("node-{node}.pem")),
             at(format!("node-{node}.key")),
             at("ca.pem".to_owned()),

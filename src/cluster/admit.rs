@@ -30,6 +30,13 @@ impl Leading<'_> {
     ) -> Result<String, ChangeError> {
         let id = instance.0;
         let address = member.raft_addr.clone();
+        let me = *self.raft.node_id();
+        if node(self.raft, me).is_some_and(|own| own.raft_addr.is_empty()) && id != me {
+            return Err(ChangeError::Refused(format!(
+                "no instance reaches instance {me}, for it has no --raft-addr: start it again with \
+                 one, and repeat this"
+            )));
+        }
         if let Some(other) = self.taken_by(instance, &address) {
             return Err(ChangeError::Refused(format!(
                 "{address} is where instance {other} is reached: give the address that instance \

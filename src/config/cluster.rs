@@ -37,6 +37,14 @@ impl Value for InitialCluster {
         }
         for part in text.split(',').map(str::trim) {
             let (id, member) = parse_member(part)?;
+            let mut others = members.iter();
+            if let Some((other, _)) = others.find(|(_, other): &(_, &Member)| **other == member) {
+                let InstanceId(other) = other;
+                return Err(format!(
+                    "instances {other} and {} are both listed at {}; each has its own address",
+                    id.0, member.raft_addr
+                ));
+            }
             if members.insert(id, member).is_some() {
                 return Err(format!("instance {} is listed twice", id.0));
             }
@@ -64,6 +72,12 @@ pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     };
     if !(is_port && is_host) {
         return Err(wrong());
+    }
+    if raft_addr.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified()) {
+        return Err(format!(
+            "no instance can connect to {raft_addr}; write how the others reach instance {id}: \
+             {id}=HOST:{port}"
+        ));
     }
     Ok((InstanceId(id), Member::at(raft_addr)))
 }
@@ -175,9 +189,20 @@ mod tests {
         assert_eq!((members.0.len(), members.to_string().as_str()), (3, text));
         let mixed = InitialCluster::parse("2=b:2, 1=a:1").unwrap();
         assert_eq!(mixed.to_string(), "1=a:1,2=b:2");
-        for text in
-            ["", "1", "1=a", "1=:7", "0=a:7", "1=a:0", "1=a:70000", "1=a b:7", "1=a:1,1=b:1"]
-        {
+        for text in [
+            "",
+            "1",
+            "1=a",
+            "1=:7",
+            "0=a:7",
+            "1=a:0",
+            "1=a:70000",
+            "1=a b:7",
+            "1=a:1,1=b:1",
+            "1=a:1,2=a:1",
+            "1=0.0.0.0:7",
+            "1=[::]:7",
+        ] {
             assert!(InitialCluster::parse(text).is_err(), "{text:?}");
         }
     }

@@ -12,6 +12,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{Config, Fault, Key, Preset, Value, near};
+use crate::secrets::read_token;
 
 /// A configuration file, in bytes: a hundred times what all keys with their comments take.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -149,14 +150,25 @@ impl Given {
 
     /// Adds a fault for each file with a secret or a certificate that cannot be read.
     pub(super) fn check_files(&mut self) {
+        if let Some((place, path)) = self.values.get("data_dir")
+            && fs::metadata(path.trim()).is_ok_and(|there| !there.is_dir())
+        {
+            let why = format!("{} is no directory", path.trim());
+            self.faults.push(Fault::BadValue { place: place.clone(), why });
+        }
         for name in FILES {
             let Some((place, path)) = self.values.get(name) else { continue };
             let path = path.trim();
             if path.is_empty() || path == "none" {
                 continue;
             }
-            if let Err(error) = fs::read(path) {
-                let why = format!("{path} cannot be read: {error}");
+            let readable = match name {
+                "admin_token_file" => read_token(Path::new(path)).map(drop),
+                _ => fs::read(path)
+                    .map(drop)
+                    .map_err(|error| format!("{path} cannot be read: {error}")),
+            };
+            if let Err(why) = readable {
                 self.faults.push(Fault::BadValue { place: place.clone(), why });
             }
         }

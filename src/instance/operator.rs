@@ -11,7 +11,7 @@ use crate::{
     },
     metrics::Metrics,
     raft::Member,
-    secrets::exposure,
+    secrets::read_token,
     server::{
         Phase,
         http::{
@@ -21,9 +21,6 @@ use crate::{
         },
     },
 };
-
-/// The longest secret, in bytes.
-const TOKEN_BYTES_MAX: usize = 4096;
 
 /// What operators may have done, and how they are known.
 pub(super) struct Powers {
@@ -130,16 +127,7 @@ fn too_little_room(metrics: &Metrics) -> Option<i64> {
 /// What is wrong with the file, and what to do.
 pub(super) fn read_secret(path: Option<&Path>) -> Result<AdminToken, String> {
     let Some(path) = path else { return Ok(AdminToken::default()) };
-    let named = |why: String| format!("--admin-token-file {}: {why}", path.display());
-    let unreadable = |error: std::io::Error| named(error.to_string());
-    if let Some(mode) = exposure(&std::fs::metadata(path).map_err(unreadable)?) {
-        return Err(named(format!("other users can read it (mode {mode:03o}); `chmod 600` it")));
-    }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    let token = text.trim();
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX || !token.is_ascii() {
-        return Err(named("it must hold one secret of ASCII characters".to_owned()));
-    }
+    let token = read_token(path).map_err(|why| format!("--admin-token-file {why}"))?;
     Ok(AdminToken(Some(token.into())))
 }
 

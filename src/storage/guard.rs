@@ -55,7 +55,7 @@ pub(super) fn other_store(known: Option<StoreId>, own: Option<StoreId>) -> Optio
     (known != own).then(|| {
         format!(
             "the raft log is of store {own}, and this instance is store {known}: `raft` is of \
-                 another data directory"
+             another data directory. If its own is still somewhere, put it back"
         )
     })
 }

@@ -11,16 +11,17 @@ use std::{
     io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{
     TlsAcceptor, TlsConnector, client, rustls,
     rustls::{
-        ClientConfig, RootCertStore, ServerConfig,
-        client::{Resumption, verify_server_name},
+        CertificateError, ClientConfig, RootCertStore, ServerConfig,
+        client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name},
         crypto::ring,
-        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _},
         server::{ParsedCertificate, WebPkiClientVerifier},
         version::TLS13,
     },
@@ -179,11 +180,23 @@ impl Tls {
     }
 }
 
+/// Looks whether the files of an instance are what they should be, and good now. Without a name
+/// only the dates are looked at, for there is none to hold the certificate against.
+///
+/// # Errors
+/// As for [`Tls::load`], or if a certificate is out of date.
+pub fn check_files(files: &TlsFiles, me: Option<NodeName>) -> Result<(), TlsError> {
+    if let Some(me) = me {
+        read(files, me)?;
+    }
+    check_dates(files)
+}
+
 /// Looks whether the certificates of an instance and of its CA are good now.
 ///
 /// # Errors
 /// If one of them has expired or is not valid yet, or a file cannot be read.
-pub fn check_dates(files: &TlsFiles) -> Result<(), TlsError> {
+fn check_dates(files: &TlsFiles) -> Result<(), TlsError> {
     let now = dates::now();
     for path in [&files.certificate, &files.ca] {
         let certificates = read_certificates(path)?;
@@ -230,6 +243,10 @@ fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
     }
     let roots = Arc::new(roots);
     let provider = Arc::new(ring::default_provider());
+    if !is_signed_by(&roots, &chain, &provider) {
+        let why = format!("it is not of the CA in {}", files.ca.display());
+        return Err(unusable(&files.certificate, &why));
+    }
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
@@ -251,6 +268,28 @@ fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
         .map_err(of_certificate)?;
     server.send_tls13_tickets = 0;
     Ok(Loaded { ca, dates, client: Arc::new(client), server: Arc::new(server) })
+}
+
+/// Whether a certificate leads to one of these CAs. What is out of date is another matter, so this
+/// is asked of the last moment at which the certificate is good.
+fn is_signed_by(
+    roots: &RootCertStore,
+    chain: &[CertificateDer<'static>],
+    provider: &rustls::crypto::CryptoProvider,
+) -> bool {
+    let Some((own, between)) = chain.split_first() else { return false };
+    let Ok(parsed) = ParsedCertificate::try_from(own) else { return false };
+    let until = Dates::of(own).and_then(|dates| u64::try_from(dates.until).ok());
+    let until = UnixTime::since_unix_epoch(Duration::from_secs(until.unwrap_or_default()));
+    let algorithms = provider.signature_verification_algorithms.all;
+    let found =
+        verify_server_cert_signed_by_trust_anchor(&parsed, roots, between, until, algorithms);
+    !matches!(
+        found,
+        Err(rustls::Error::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature
+        ))
+    )
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

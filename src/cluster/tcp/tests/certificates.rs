@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use super::*;
-use crate::cluster::tcp::{Security, TlsError, certs, check_dates};
+use crate::cluster::tcp::{Security, TlsError, certs, check_files};
 
 #[tokio::test]
 async fn certificates_are_renewed_while_instances_run() {
@@ -57,11 +57,11 @@ async fn certificates_that_are_out_of_date_are_told_and_not_taken() {
     let node = world.start(1, dir.path()).await;
     let Security::Tls(tls) = &node.security else { unreachable!() };
     assert!(tls.good_until() > 60_000_000_000, "those that we make end in a distant century");
-    assert!(check_dates(&world.files(1)).is_ok());
+    assert!(check_files(&world.files(1), None).is_ok());
     // The files of an instance whose certificate ended in 2001.
     let (certificate, key) = certs::forge::make(world.certs.path(), CLUSTER, name(1), true);
     let files = TlsFiles { certificate, key, ..world.files(1) };
-    let told = check_dates(&files).unwrap_err().to_string();
+    let told = check_files(&files, None).unwrap_err().to_string();
     assert!(told.contains("has expired"), "{told}");
     let old = Tls::load(files.clone(), name(1)).unwrap();
     assert_eq!(old.good_until(), 978_307_200);
@@ -105,6 +105,16 @@ fn files_that_do_not_protect_are_refused() {
     assert!(matches!(Tls::load(files.clone(), elsewhere), Err(TlsError::Foreign { .. })));
     let mixed = TlsFiles { key: world.files(2).key, ..files.clone() };
     assert!(matches!(Tls::load(mixed, name(1)), Err(TlsError::Unusable { .. })));
+    // The CA of another cluster, alone and beside our own.
+    let other = tempfile::tempdir().unwrap();
+    make_certs(other.path(), CLUSTER, &[(InstanceId(1), vec![])]).unwrap();
+    let strange = TlsFiles { ca: other.path().join("ca.pem"), ..files.clone() };
+    let told = Tls::load(strange.clone(), name(1)).unwrap_err().to_string();
+    assert!(told.contains("it is not of the CA in"), "{told}");
+    assert!(check_files(&strange, Some(name(1))).is_err());
+    let both = [&strange.ca, &files.ca].map(|path| fs::read(path).unwrap()).concat();
+    fs::write(&strange.ca, both).unwrap();
+    assert!(Tls::load(strange, name(1)).is_ok());
     for mode in [0o644, 0o604, 0o660] {
         fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
         let error = Tls::load(files.clone(), name(1)).unwrap_err();
