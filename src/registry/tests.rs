@@ -182,11 +182,13 @@ impl goldenscript::Runner for Script {
                     _ => Command::Delivered { session },
                 })
             }
+            // add-peer TEXT [candidate=ID] [from=IP]
             "add-peer" => {
                 let session = self.session(&mut args, "emnet");
                 let address = args.next_pos().ok_or("address?")?.to_owned();
+                let source = Source::of(args.take_key("from").unwrap_or("10.0.0.1").parse()?);
                 let candidate = PeerId(args.take_key("candidate").unwrap_or("7").parse()?);
-                self.apply(Command::AddPeer { session, address, candidate })
+                self.apply(Command::AddPeer { session, source, address, candidate })
             }
             "ask-ip" => {
                 let session = self.session(&mut args, "emnet");
@@ -214,6 +216,7 @@ impl goldenscript::Runner for Script {
                         "repairs_max" => &mut policy.repairs_max,
                         "repairs_per_source_max" => &mut policy.repairs_per_source_max,
                         "peers_max" => &mut policy.peers_max,
+                        "peers_per_source_max" => &mut policy.peers_per_source_max,
                         key => return Err(format!("unknown setting {key}").into()),
                     } = value.parse()?;
                 }
