@@ -132,13 +132,14 @@ fn a_crowd_behind_one_address_is_served_beside_floods() {
     });
     let mended = (1..500).filter(|n| crowd.mend(n * 20)).count();
     println!(
-        "10,000 users of one address, one of which floods it with 12,000 CONNECTs while a /48 sends \
-         12,000:\n{} refused; newcomers linked on both sides: {of_nat} of 500 at the address, \
-         {elsewhere} of 500 elsewhere\nremembered: {} of 10,000 from before, {} of 500 newcomers at \
-         the address, {} of 500 elsewhere\nthe address holds {} of 40,000 places, the /48 {}\n\
-         {mended} of 499 losses among those from before mended",
-        crowd.refused, kept[0], kept[1], kept[2], held[0], held[1],
+        "10,000 users of one address; one floods it with 12,000 CONNECTs, a /48 sends 12,000:"
     );
+    println!("{} refused; newcomers linked on both sides, of 500 each:", crowd.refused);
+    println!("  {of_nat} at the address, {elsewhere} elsewhere");
+    println!("remembered: {} of 10,000 from before; of newcomers, of 500 each:", kept[0]);
+    println!("  {} at the address, {} elsewhere", kept[1], kept[2]);
+    println!("the address holds {} of 40,000 places, the /48 {}", held[0], held[1]);
+    println!("{mended} of 499 losses among those from before are mended");
     assert_eq!((crowd.refused, of_nat, elsewhere), (0, 500, 500), "every newcomer is served");
     assert_eq!((kept[0], kept[2]), (10_000, 500), "floods push out their own");
     assert_eq!(mended, 499, "repairs go on");
