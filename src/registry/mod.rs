@@ -43,6 +43,7 @@ mod effect;
 mod history;
 mod index;
 mod invariant;
+mod keys;
 mod path;
 mod peers;
 mod policy;

@@ -147,7 +147,6 @@ impl Told {
             }
         }
         self.clock += 1;
-        self.returned(&seen.applied.notes);
         let unsure = self.unsure(seen, self.gone.len());
         let mut fresh = Vec::new();
         let mut closed = Vec::new();
@@ -183,14 +182,6 @@ impl Told {
         closed.into_iter().for_each(|session| self.close(session));
         self.forget(seen);
         if news { self.invariant_s4_i3_paths(seen) } else { Ok(()) }
-    }
-
-    /// The first client of a run that returns may have asked before the tip joined.
-    fn returned(&mut self, notes: &[Note]) {
-        for note in notes.iter().filter(|note| matches!(note.what, What::Returned { .. })) {
-            let firsts = self.clients.iter_mut().filter(|known| Some(known.tail) == note.about[0]);
-            firsts.for_each(|first| first.last = self.clock);
-        }
     }
 
     /// Notes a CONNECT, and ends what it may end. Comes back with the clients it replaces.

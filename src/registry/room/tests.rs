@@ -1,6 +1,8 @@
 //! One that floods the registry behind an address of many, and one that has a whole IPv6 /48: who
 //! is served meanwhile, and afterwards. `cargo test crowd -- --nocapture` prints the figures.
 
+#![expect(clippy::print_stdout, reason = "the figures are for people")]
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -251,7 +251,7 @@ impl From<Policy> for registry::Policy {
             repairs_max: old.repairs_max,
             repairs_per_source_max: old.repairs_per_source_max,
             peers_max: old.peers_max,
-            peers_per_source_max: registry::Policy::default().peers_per_source_max,
+            peers_per_source_max: Self::default().peers_per_source_max,
         }
     }
 }
