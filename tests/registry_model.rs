@@ -47,7 +47,6 @@ fn crowds_for_which_room_is_made() {
 fn mistakes_about_room_are_found() {
     let finds = |planted| (0..400).find(|seed| run::finds(*seed, CROWD, planted));
     let found = Planted::ALL.map(|planted| (planted, finds(planted)));
-    println!("{found:?}");
     assert!(found.iter().all(|(_, seed)| seed.is_some()), "not found: {found:?}");
     assert!((0..20).all(|seed| !run::finds(seed, CROWD, Planted::Nothing)));
 }

@@ -47,11 +47,11 @@ impl Planted {
     ];
 }
 
-/// A newcomer is too many for this.
+/// A newcomer is too many.
 enum TooMany {
-    ForSource,
-    ForNetwork,
-    ForAll,
+    OfSource,
+    InNetwork,
+    Altogether,
 }
 
 impl Model {
@@ -63,17 +63,17 @@ impl Model {
             let (whole, each) = (policy.clients_max, policy.clients_per_source_max);
             let too_many = self.too_many(&sources, source, whole, each)?;
             let (may, refusal) = match too_many {
-                TooMany::ForSource => {
+                TooMany::OfSource => {
                     (self.newest(|client| client.source == source), Refusal::SourceFull)
                 }
-                TooMany::ForNetwork => {
+                TooMany::InNetwork => {
                     let network = source.network();
                     (self.newest(|client| client.source.network() == network), Refusal::SourceFull)
                 }
-                TooMany::ForAll if self.planted == Planted::FullRefuses => {
+                TooMany::Altogether if self.planted == Planted::FullRefuses => {
                     return Some(Refusal::ClientsFull);
                 }
-                TooMany::ForAll => (self.may_make_room(source), Refusal::ClientsFull),
+                TooMany::Altogether => (self.may_make_room(source), Refusal::ClientsFull),
             };
             let Some(first) = may.first().copied() else {
                 return Some(refusal).filter(|_| evicted == 0);
@@ -122,12 +122,11 @@ impl Model {
         let newest = |may: &dyn Fn(&Client) -> bool| {
             theirs.iter().filter(|client| may(client)).map(|client| client.name).max()
         };
-        match self.planted {
-            Planted::OldestGoes => {
-                return theirs.iter().map(|client| client.name).take(1).collect();
-            }
-            Planted::AskingGo => return newest(&|_| true).into_iter().collect(),
-            _ => {}
+        if self.planted == Planted::OldestGoes {
+            return theirs.iter().map(|client| client.name).take(1).collect();
+        }
+        if self.planted == Planted::AskingGo {
+            return newest(&|_| true).into_iter().collect();
         }
         newest(&|client| self.is_lone(client))
             .or_else(|| newest(&|client| self.is_silent(client.name)))
@@ -195,13 +194,13 @@ impl Model {
         let is_wide =
             source.network().only_source().is_none() && self.planted != Planted::SitesUnbounded;
         if is_bounded && count(&|other| *other == source) >= each {
-            return Some(TooMany::ForSource);
+            return Some(TooMany::OfSource);
         }
         let network = count(&|other| other.network() == source.network());
         if is_bounded && is_wide && network >= 4 * each {
-            return Some(TooMany::ForNetwork);
+            return Some(TooMany::InNetwork);
         }
-        (of.len() as u64 >= whole).then_some(TooMany::ForAll)
+        (of.len() as u64 >= whole).then_some(TooMany::Altogether)
     }
 
     /// Which of these entries, the oldest first, makes room for one more; `None` if there is room.
@@ -217,11 +216,11 @@ impl Model {
             entries.iter().find(|(_, source)| is_theirs(*source)).map(|(name, _)| *name)
         };
         Some(match self.too_many(&sources, source, whole, each)? {
-            TooMany::ForSource => (oldest(&|other| other == source), Refusal::SourceFull),
-            TooMany::ForNetwork => {
+            TooMany::OfSource => (oldest(&|other| other == source), Refusal::SourceFull),
+            TooMany::InNetwork => {
                 (oldest(&|other| other.network() == source.network()), Refusal::SourceFull)
             }
-            TooMany::ForAll => {
+            TooMany::Altogether => {
                 let most = largest(sources.iter().copied());
                 (oldest(&|other| Some(other.network()) == most), Refusal::RepairsFull)
             }
