@@ -25,7 +25,7 @@ use emnetchain::{
         Source, TailAddr, Timestamp,
     },
     limits,
-    registry::{BatchId, Command, Effect, Proposal, Registry},
+    registry::{BatchId, Command, Effect, Policy, Proposal, Registry},
     storage::RunningDigest,
 };
 use report::{Table, median, whole};
@@ -64,7 +64,12 @@ fn main() -> ExitCode {
         println!("round {round}");
         let mut bench = Bench::new(options.without_digest);
         for size in &options.sizes {
+            let (before, known) = (resident_bytes(), bench.joined);
             bench.grow(*size);
+            if let (1, Some(before), Some(now)) = (round, before, resident_bytes()) {
+                let each = now.saturating_sub(before) / u64::from(size - known).max(1);
+                println!("{size} clients: {each} bytes for each one more");
+            }
             for job in Job::ALL {
                 results.entry((*size, job)).or_default().push(bench.measure(job));
             }
@@ -105,10 +110,12 @@ enum Job {
     Copy,
     /// A registry from its image, per client.
     Rebuild,
+    /// Newcomers of whom each has another client make room, for the registry is full.
+    Room,
 }
 
 impl Job {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Join,
         Self::JoinUnderCopy,
         Self::Resume,
@@ -116,6 +123,7 @@ impl Job {
         Self::Mend,
         Self::Copy,
         Self::Rebuild,
+        Self::Room,
     ];
 
     fn name(self) -> &'static str {
@@ -127,6 +135,7 @@ impl Job {
             Self::Mend => "repair of a gap",
             Self::Copy => "copy the image (per client)",
             Self::Rebuild => "rebuild (per client)",
+            Self::Room => "join and link, registry full",
         }
     }
 }
@@ -216,7 +225,19 @@ impl Bench {
                 let took = clock::now() - begun;
                 Timing { operations: self.joined, took, wrong: rebuilt.is_err().into() }
             }
+            Job::Room => {
+                let clients_max = self.registry.totals().clients;
+                self.set_policy(Policy { clients_max, ..Policy::default() });
+                let mut timing = self.join();
+                timing.wrong += usize::from(self.registry.totals().clients != clients_max);
+                self.set_policy(Policy::default());
+                timing
+            }
         }
+    }
+
+    fn set_policy(&mut self, policy: Policy) {
+        self.apply(vec![Command::SetPolicy(policy)]);
     }
 
     fn join(&mut self) -> Timing {
@@ -297,6 +318,12 @@ impl Bench {
         self.sessions += 1;
         SessionId { instance: INSTANCE, incarnation: INCARNATION, connection: self.sessions }
     }
+}
+
+/// What the process has in memory, as Linux tells.
+fn resident_bytes() -> Option<u64> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    Some(4096 * pages.split(' ').nth(1)?.parse::<u64>().ok()?)
 }
 
 /// A socket of client or orphan `number`, which its address spells.

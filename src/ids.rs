@@ -223,7 +223,8 @@ pub struct RepairId(pub Arc<str>);
 pub struct PeerId(pub u32);
 
 /// What counts as one source of requests: an IPv4 address, or an IPv6 /64, which is what one
-/// customer gets. Every bound per source and the ownership of clients go by it.
+/// customer gets. Every bound per source and the ownership of clients go by it; a wider one goes by
+/// its [`Network`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Source(IpAddr);
 
@@ -239,6 +240,28 @@ impl Source {
     /// Whether it is of the operator's own networks; see [`is_local`].
     pub fn is_local(self) -> bool {
         is_local(self.0)
+    }
+}
+
+/// What many sources may have in common: an IPv6 /48, which is what a site gets, and what one
+/// customer can get hold of as 65,536 sources. An IPv4 address is a network of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network(IpAddr);
+
+impl Network {
+    /// Its source, if no more than one can belong to it.
+    pub fn only_source(self) -> Option<Source> {
+        self.0.is_ipv4().then_some(Source(self.0))
+    }
+}
+
+impl Source {
+    /// The network that it belongs to.
+    pub fn network(self) -> Network {
+        Network(match self.0 {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 80 << 80)),
+        })
     }
 }
 

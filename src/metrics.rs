@@ -113,6 +113,10 @@ metrics! {
     /// What reached the end of its time: ask (by CONNECT), repair (by RECONNECT), answer (kept for
     /// a caller that would ask again), client, peer (EMNet).
     expired: IntCounterVec = "emnetchain_expired_total" ["what"];
+    /// What made room for something newer, because a table was full or its source had as much of
+    /// it as it may: client, wait (for a repair id), answer (kept for a caller that would ask
+    /// again), peer (EMNet).
+    made_room: IntCounterVec = "emnetchain_made_room_total" ["what"];
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.

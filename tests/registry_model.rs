@@ -19,7 +19,8 @@ mod run;
 #[path = "registry_model/told.rs"]
 mod told;
 
-use generate::{LIFE, RUNS, TIGHT, WILD, Weights};
+use generate::{CROWD, LIFE, RUNS, TIGHT, WILD, Weights};
+use model::Planted;
 
 #[test]
 fn clients_that_live_and_die() {
@@ -37,6 +38,20 @@ fn bounds_and_short_times() {
 }
 
 #[test]
+fn crowds_for_which_room_is_made() {
+    hold("crowds_for_which_room_is_made", CROWD, 2_000);
+}
+
+/// The sequences notice each mistake about room, and without one they notice nothing.
+#[test]
+fn mistakes_about_room_are_found() {
+    let finds = |planted| (0..400).find(|seed| run::finds(*seed, CROWD, planted));
+    let found = Planted::ALL.map(|planted| (planted, finds(planted)));
+    assert!(found.iter().all(|(_, seed)| seed.is_some()), "not found: {found:?}");
+    assert!((0..20).all(|seed| !run::finds(seed, CROWD, Planted::Nothing)));
+}
+
+#[test]
 fn runs_that_are_cut_off_and_return() {
     hold("runs_that_are_cut_off_and_return", RUNS, 1_500);
 }
@@ -49,6 +64,11 @@ fn survivors_of_many_runs_become_one_path() {
 #[test]
 fn survivors_become_one_path() {
     seeds(1_000).for_each(|seed| liveness::survivors_become_one_path(seed, LIFE));
+}
+
+#[test]
+fn survivors_of_a_crowd_become_one_path() {
+    seeds(1_000).for_each(|seed| liveness::survivors_become_one_path(seed, CROWD));
 }
 
 #[test]

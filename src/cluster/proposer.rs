@@ -277,6 +277,7 @@ mod tests {
             let session = SessionId { instance, incarnation, connection: number };
             let command = Command::AddPeer {
                 session,
+                source: Source::of(IpAddr::from([10, 0, 0, 1])),
                 address: IpAddr::from([10, 0, 0, 1]).to_string(),
                 candidate: PeerId(number as u32),
             };
@@ -328,7 +329,12 @@ mod tests {
                     id: RepairId("1".into()),
                     orphan: OrphanAddr(socket(4000)),
                 },
-                Command::AddPeer { session, address: "a".to_owned(), candidate: PeerId(1) },
+                Command::AddPeer {
+                    session,
+                    source: Source::of(IpAddr::from([127, 0, 0, 1])),
+                    address: "a".to_owned(),
+                    candidate: PeerId(1),
+                },
             ]
         };
         for stale in [of_life(0), of_life(1), of_life(3)].concat() {

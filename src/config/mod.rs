@@ -251,16 +251,22 @@ settings! {
         @live retention: Duration = Default("10min"), seconds(1)..=days(3650);
         /// How long a client that is not refreshed is remembered; 0 for ever.
         @live client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);
-        /// Clients remembered, over all chains.
+        /// Clients remembered, over all chains. When there are as many, one makes room for the
+        /// next.
         @live clients_max: u64 = Default("2000000"), 1..=1_000_000_000;
-        /// Clients remembered of one public source address.
+        /// Clients remembered of one public source address (IPv6: of one /64; four times as many
+        /// of one /48) while there are more than half of clients_max; its newest makes room.
         @live clients_per_source_max: u64 = Default("4096"), 1..=1_000_000_000;
-        /// Repair ids that wait or are remembered as finished.
+        /// Repair ids of sockets that no chain knows that wait; as many are remembered as finished.
         @live repairs_max: u64 = Default("200000"), 1..=1_000_000_000;
-        /// Repair ids that one public source address may have waiting.
-        @live repairs_per_source_max: u64 = Default("1024"), 1..=1_000_000_000;
+        /// Repair ids that one public source address may have waiting while there are more than
+        /// half of repairs_max; its oldest makes room.
+        @live repairs_per_source_max: u64 = Default("256"), 1..=1_000_000_000;
         /// EMNet entries kept; there are a million ids, and a free one must be found quickly.
         @live peers_max: u64 = Default("200000"), 1..=900_000;
+        /// EMNet entries of one public source address while there are more than half of peers_max;
+        /// its oldest makes room.
+        @live peers_per_source_max: u64 = Default("2048"), 1..=900_000;
     }
 }
 
@@ -286,6 +292,7 @@ impl Config {
             repairs_max: self.repairs_max,
             repairs_per_source_max: self.repairs_per_source_max,
             peers_max: self.peers_max,
+            peers_per_source_max: self.peers_per_source_max,
         }
     }
 }

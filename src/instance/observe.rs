@@ -14,7 +14,7 @@ use crate::{
     clock,
     cluster::Cluster,
     metrics::Metrics,
-    registry::{Asked, Ended, Forgotten, LinkedBy, Look, Note, Totals, What},
+    registry::{Asked, Cause, Ended, Forgotten, LinkedBy, Look, Note, Totals, What},
     server::{
         Phase,
         http::{Chains, Digest, HttpSources, Member, Readiness, Status},
@@ -36,6 +36,7 @@ const DRAINED: &str = "an operator drained this instance (`EMNetChain cluster dr
 pub(super) fn count(notes: &[Note], metrics: &Metrics) {
     let seconds = |ms: u64| ms as f64 / 1000.0;
     let expired = |what: &str| metrics.expired.with_label_values(&[what]).inc();
+    let made_room = |what: &str| metrics.made_room.with_label_values(&[what]).inc();
     let repairs = |end: &str| metrics.repairs.with_label_values(&[end]).inc();
     for note in notes {
         match note.what {
@@ -66,7 +67,15 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
             }
             What::CutOff { clients, .. } => metrics.clients_cut_off.inc_by(clients),
             What::Returned { clients } => metrics.clients_returned.inc_by(clients),
-            What::TakenOut(_) => metrics.taken_out.inc(),
+            What::Ended(Ended::MadeRoom) => made_room("wait"),
+            What::MadeRoom(Forgotten::Answer) => made_room("answer"),
+            What::MadeRoom(Forgotten::Client) | What::TakenOut(Cause::MadeRoom) => {
+                made_room("client");
+            }
+            What::MadeRoom(Forgotten::Peer) => made_room("peer"),
+            What::TakenOut(Cause::Forgotten | Cause::Lost | Cause::Replaced | Cause::Silent) => {
+                metrics.taken_out.inc();
+            }
             // Sessions count what they are told, and no figure counts the others.
             What::Asked(_)
             | What::CameBack

@@ -176,7 +176,7 @@ impl Registry {
                 client.is_marked &= part == Part::Head || linked.is_none();
                 *client.side_mut(part) = match linked {
                     Some(by) => Side::Linked { since: now, by },
-                    None => Side::Paired { partner: partner.clone(), since: now },
+                    None => Side::Paired { partner: Box::new(partner.clone()), since: now },
                 };
             }),
             AskRef::Caller(serial) => {
@@ -196,11 +196,7 @@ impl Registry {
                 partner: partner.clone(),
                 until: now.plus_ms(self.policy().retention_ms),
             }));
-            while self.index.answers.len() as u64 > self.policy().repairs_max
-                && let Some(oldest) = self.index.answers_by_age.first().copied()
-            {
-                self.remove(oldest);
-            }
+            self.trim_answers();
         }
     }
 

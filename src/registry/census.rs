@@ -74,7 +74,7 @@ impl Registry {
         let largest = self.chains(Order::Size, named_max);
         let named = largest.iter().fold(ChainTotals::default(), |sum, (_, chain)| sum.plus(*chain));
         let all = ChainTotals {
-            clients: self.index.clients,
+            clients: self.index.clients(),
             cut_off: self.index.cut_off,
             asks: self.index.asks,
             links: self.index.links,

@@ -36,13 +36,11 @@ impl Registry {
         }
         // The same owner uses one of these sockets in another pair: that pair is history.
         let history: BTreeSet<Serial> = holders.into_iter().flatten().collect();
-        let replaced = history.len() as u64;
-        if self.index.clients - replaced >= self.policy().clients_max {
-            return self.refuse(session, Refusal::ClientsFull, sockets);
-        }
-        let bound = self.policy().clients_per_source_max;
-        if self.index.holdings(source).is_some_and(|held| held.clients - replaced >= bound) {
-            return self.refuse(session, Refusal::SourceFull, sockets);
+        // What it replaces makes room for it.
+        if history.is_empty()
+            && let Err(why) = self.room_for_client(source, session)
+        {
+            return self.refuse(session, why, sockets);
         }
         for holder in history {
             self.forget_client(holder, Cause::Replaced, Some(session));
@@ -98,7 +96,7 @@ impl Registry {
                     .neighbour(serial, part)
                     .and_then(|neighbour| self.client(neighbour))
                     .map(|neighbour| neighbour.socket(part.opposite()).clone()),
-                Side::Paired { partner, .. } => Some(partner.clone()),
+                Side::Paired { partner, .. } => Some(Socket::clone(partner)),
                 Side::Asking(_) => {
                     self.take_over(AskRef::Side(serial, part), session, Request::Connect);
                     None

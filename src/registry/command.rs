@@ -38,6 +38,8 @@ pub enum Command {
     AddPeer {
         /// The connection that asked.
         session: SessionId,
+        /// The connection's source address.
+        source: Source,
         /// Any text, at most [`crate::limits::PEER_TEXT_BYTES_MAX`] bytes.
         address: String,
         /// A random id; the next free one is used if it is taken.

@@ -119,20 +119,21 @@ pub enum Why {
     Expired,
     /// The same client asked again over another connection.
     Superseded,
-    /// A neighbour reported this client as gone; it may join again.
+    /// This client made room for another one, or a newer pair of its own took its place; it may
+    /// ask again.
     TakenOut,
 }
 
 /// Why a request changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Refusal {
-    /// The registry holds as many clients as it may.
+    /// The registry holds as many clients as it may, and none of them can make room.
     ClientsFull,
     /// A socket of the request was registered from another source address.
     NotOwner,
-    /// As many repair ids wait as may.
+    /// As many repair ids wait as may, and none of them can make room.
     RepairsFull,
-    /// This source address owns as many clients or repair ids as it may.
+    /// This source address owns as many clients or repair ids as it may, and none can make room.
     SourceFull,
 }
 
@@ -173,6 +174,8 @@ pub enum What {
     },
     /// A client joined its chain at the tip.
     Joined,
+    /// Something that was kept for a time made room for something newer.
+    MadeRoom(Forgotten),
     /// Two neighbours were linked.
     Linked {
         /// What brought them together.
@@ -206,6 +209,8 @@ pub enum Ended {
     Expired(Asked),
     /// The client closed or lost its connection.
     HungUp,
+    /// It made room for another one.
+    MadeRoom,
     /// The same client asked in another way.
     Superseded,
 }
@@ -215,6 +220,7 @@ impl From<Ended> for Why {
         match ended {
             Ended::Expired(_) => Self::Expired,
             Ended::HungUp => Self::Answered, // no client is there to be told
+            Ended::MadeRoom => Self::TakenOut,
             Ended::Superseded => Self::Superseded,
         }
     }
@@ -247,6 +253,8 @@ pub enum Cause {
     Forgotten,
     /// Those beside it reported that they lost it.
     Lost,
+    /// It made room for another one.
+    MadeRoom,
     /// Its owner uses one of its sockets in another pair.
     Replaced,
     /// It kept silent for the gather window while clients before and after it asked.

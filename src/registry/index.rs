@@ -8,32 +8,12 @@ use std::{
 };
 
 use super::{
-    Answer, Ask, AskRef, Caller, Client, Image, Line, Peer, Policy, Record, Request, Section,
-    Serial, path::Chain, sections::SectionId,
+    AskRef, Image, Policy, Record, Serial,
+    keys::{Key, index_keys},
+    path::Chain,
+    shares::{Shares, Spare},
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Source, Timestamp};
-
-/// One entry of the index on behalf of one record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Key {
-    Socket(Endpoint, Part),
-    Member(ChainName),
-    Ask(ChainName, Part),
-    Loose(ChainName),
-    Marked(ChainName),
-    Section(ChainName),
-    First(ChainName, Serial),
-    Last(ChainName, Option<Serial>),
-    Next(ChainName, SectionId),
-    Session(SessionId, AskRef),
-    Waiting(RepairId, AskRef, Option<ChainName>),
-    Caller(Source, Endpoint),
-    Owner(Source),
-    Answer(RepairId, Endpoint, Source),
-    Offer(AskRef, AskRef),
-    Peer(PeerId),
-    Timer(Timestamp, Timer),
-}
 
 /// What a deadline is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,19 +38,12 @@ struct Ranks {
     cut_off: u64,
     gaps: u64,
     links: u64,
+    /// Whether clients that are cut off could make room: silent ones, and lone ones.
+    spares: [bool; 2],
 }
 
 /// Chains by how much there is of something in them, the most first.
 pub(super) type Ranking = BTreeSet<(Reverse<u64>, ChainName)>;
-
-/// What one source address has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Holdings {
-    /// Clients it owns.
-    pub(super) clients: u64,
-    /// Repair ids that it waits for and no chain knows.
-    pub(super) callers: u64,
-}
 
 /// All look-ups.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,8 +59,6 @@ pub(super) struct Index {
     /// Sockets that no chain knows, and their waits.
     pub(super) callers: BTreeSet<(Endpoint, Serial)>,
     pub(super) answers: BTreeMap<(RepairId, Endpoint, Source), Serial>,
-    /// The answers from the oldest to the newest.
-    pub(super) answers_by_age: BTreeSet<Serial>,
     /// Asks whose address is on the way to a half-closed partner, and that partner.
     pub(super) offers: BTreeMap<AskRef, AskRef>,
     /// The windows that are open, and when each ends.
@@ -95,9 +66,19 @@ pub(super) struct Index {
     /// The asks that an id may pair, each with the chain of its client.
     pub(super) free: BTreeSet<(RepairId, Option<ChainName>, AskRef)>,
     pub(super) peers: BTreeMap<PeerId, Serial>,
-    pub(super) sources: BTreeMap<Source, Holdings>,
+    /// The clients by their owners.
+    pub(super) client_shares: Shares,
+    /// The waits of sockets that no chain knows, by their owners.
+    pub(super) caller_shares: Shares,
+    /// The answers by those that may ask again.
+    pub(super) answer_shares: Shares,
+    /// The EMNet entries by those that gave them.
+    pub(super) peer_shares: Shares,
+    /// The clients that have no partner and do not ask.
+    pub(super) lone: BTreeSet<Serial>,
+    /// The chains with clients that are cut off and could make room.
+    pub(super) spares: BTreeSet<(Spare, ChainName)>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
-    pub(super) clients: u64,
     /// Clients that are cut off.
     pub(super) cut_off: u64,
     /// Neighbours in paths that are not linked, and should be.
@@ -171,6 +152,7 @@ impl Index {
             Key::Socket(..)
             | Key::Ask(..)
             | Key::Loose(_)
+            | Key::Lone(_)
             | Key::Marked(_)
             | Key::First(..)
             | Key::Last(..)
@@ -178,10 +160,10 @@ impl Index {
             | Key::Session(..)
             | Key::Waiting(..)
             | Key::Caller(..)
-            | Key::Owner(_)
+            | Key::Owner(..)
             | Key::Answer(..)
             | Key::Offer(..)
-            | Key::Peer(_)
+            | Key::Peer(..)
             | Key::Timer(..) => None,
         });
         let before = chain.map(|name| self.ranks(name));
@@ -207,6 +189,7 @@ impl Index {
             cut_off: chain.cut_off(),
             gaps: chain.gaps(),
             links: chain.links(),
+            spares: SPARES.map(|spare| chain.has_spare_cut_off(spare)),
         };
         chain.map(ranks).unwrap_or_default()
     }
@@ -229,6 +212,13 @@ impl Index {
                 }
             }
         }
+        for (n, spare) in SPARES.into_iter().enumerate() {
+            match (before.spares[n], now.spares[n]) {
+                (false, true) => self.spares.insert((spare, name.clone())),
+                (true, false) => self.spares.remove(&(spare, name.clone())),
+                (true, true) | (false, false) => false,
+            };
+        }
     }
 
     /// Notes what has to be settled again because this key came or went.
@@ -242,13 +232,13 @@ impl Index {
             }
             Key::Offer(to, from) => self.unsettled_offers.extend([*to, *from]),
             // What cuts and joins runs says which places it concerns.
-            Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
+            Key::Lone(_) | Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)
             | Key::Session(..)
             | Key::Caller(..)
-            | Key::Owner(_)
+            | Key::Owner(..)
             | Key::Answer(..)
-            | Key::Peer(_)
+            | Key::Peer(..)
             | Key::Timer(..) => {}
         }
     }
@@ -263,12 +253,16 @@ impl Index {
             }
             Key::Ask(chain, part) => {
                 self.change_chain(chain, serial, |chain| {
-                    chain.asks.insert((serial, *part));
+                    chain.set_asks(serial, *part, true);
                 });
                 self.asks += 1;
             }
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.insert(serial));
+            }
+            Key::Lone(chain) => {
+                self.change_chain(chain, serial, |chain| chain.lone.insert(serial));
+                self.lone.insert(serial);
             }
             Key::Marked(chain) => {
                 self.change_chain(chain, serial, |chain| chain.marked.insert(serial));
@@ -288,22 +282,20 @@ impl Index {
                 self.waiting.insert((id.clone(), *ask));
             }
             Key::Caller(source, socket) => {
-                self.sources.entry(*source).or_default().callers += 1;
+                self.caller_shares.insert(*source, Spare::Silent, serial);
                 self.callers.insert((*socket, serial));
             }
-            Key::Owner(source) => {
-                self.sources.entry(*source).or_default().clients += 1;
-                self.clients += 1;
-            }
+            Key::Owner(source, spare) => self.client_shares.insert(*source, *spare, serial),
             Key::Answer(id, socket, source) => {
                 self.answers.insert((id.clone(), *socket, *source), serial);
-                self.answers_by_age.insert(serial);
+                self.answer_shares.insert(*source, Spare::Silent, serial);
             }
             Key::Offer(to, from) => {
                 self.offers.insert(*to, *from);
             }
-            Key::Peer(id) => {
+            Key::Peer(id, source) => {
                 self.peers.insert(*id, serial);
+                self.peer_shares.insert(*source, Spare::Silent, serial);
             }
             Key::Timer(at, timer) => {
                 self.timers.insert((*at, *timer));
@@ -321,12 +313,16 @@ impl Index {
             }
             Key::Ask(chain, part) => {
                 self.change_chain(chain, serial, |chain| {
-                    chain.asks.remove(&(serial, *part));
+                    chain.set_asks(serial, *part, false);
                 });
                 self.asks -= 1;
             }
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.remove(serial));
+            }
+            Key::Lone(chain) => {
+                self.change_chain(chain, serial, |chain| chain.lone.remove(serial));
+                self.lone.remove(&serial);
             }
             Key::Marked(chain) => {
                 self.change_chain(chain, serial, |chain| chain.marked.remove(serial));
@@ -343,22 +339,20 @@ impl Index {
                 self.free.remove(&(id.clone(), chain.clone(), *ask));
             }
             Key::Caller(source, socket) => {
-                self.release_source(*source, |held| held.callers -= 1);
+                self.caller_shares.remove(*source, Spare::Silent, serial);
                 self.callers.remove(&(*socket, serial));
             }
-            Key::Owner(source) => {
-                self.release_source(*source, |held| held.clients -= 1);
-                self.clients -= 1;
-            }
+            Key::Owner(source, spare) => self.client_shares.remove(*source, *spare, serial),
             Key::Answer(id, socket, source) => {
                 self.answers.remove(&(id.clone(), *socket, *source));
-                self.answers_by_age.remove(&serial);
+                self.answer_shares.remove(*source, Spare::Silent, serial);
             }
             Key::Offer(to, _) => {
                 self.offers.remove(to);
             }
-            Key::Peer(id) => {
+            Key::Peer(id, source) => {
                 self.peers.remove(id);
+                self.peer_shares.remove(*source, Spare::Silent, serial);
             }
             Key::Timer(at, timer) => {
                 self.timers.remove(&(*at, *timer));
@@ -375,14 +369,6 @@ impl Index {
         let chain = self.chain_mut(chain);
         change(chain);
         chain.touch(serial);
-    }
-
-    fn release_source(&mut self, source: Source, take: impl FnOnce(&mut Holdings)) {
-        let held = self.sources.entry(source).or_default();
-        take(held);
-        if *held == Holdings::default() {
-            self.sources.remove(&source);
-        }
     }
 
     /// Opens a window that ends at `deadline`, or closes it.
@@ -423,76 +409,14 @@ impl Index {
         waiting.take_while(move |(of, _)| *of == of_id).map(|(_, ask)| *ask)
     }
 
-    /// What is counted against a source address: `None` for the operator's own networks.
-    pub(super) fn holdings(&self, source: Source) -> Option<Holdings> {
-        (!source.is_local()).then(|| self.sources.get(&source).copied().unwrap_or_default())
+    /// How many clients there are, over all chains.
+    pub(super) fn clients(&self) -> u64 {
+        self.client_shares.len()
     }
 }
+
+/// What silent clients that are cut off can be.
+const SPARES: [Spare; 2] = [Spare::Silent, Spare::Lone];
 
 /// The first [`AskRef`] in order.
 pub(super) const LOWEST: AskRef = AskRef::Side(Serial(0), Part::Tail);
-
-fn index_keys(serial: Serial, record: &Record, policy: &Policy) -> Vec<Key> {
-    match record {
-        Record::Client(client) => client_keys(serial, client, policy),
-        Record::Caller(caller) => caller_keys(serial, caller),
-        Record::Answer(Answer { id, socket, source, until, .. }) => vec![
-            Key::Answer(id.clone(), *socket, *source),
-            Key::Timer(*until, Timer::Forget(serial)),
-        ],
-        Record::Peer(Peer { id, until, .. }) => {
-            vec![Key::Peer(*id), Key::Timer(*until, Timer::Forget(serial))]
-        }
-        Record::Section(Section { chain, first, last, next, .. }) => {
-            let mut keys = vec![
-                Key::Section(chain.clone()),
-                Key::First(chain.clone(), *first),
-                Key::Last(chain.clone(), *last),
-            ];
-            keys.extend(next.map(|next| Key::Next(chain.clone(), next)));
-            keys
-        }
-    }
-}
-
-fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
-    let mut keys = Vec::with_capacity(12);
-    keys.push(Key::Owner(client.source));
-    keys.push(Key::Member(client.chain.clone()));
-    if !client.head_side.is_linked() {
-        keys.push(Key::Loose(client.chain.clone()));
-    }
-    if client.is_marked {
-        keys.push(Key::Marked(client.chain.clone()));
-    }
-    let mut asks = false;
-    for part in [Part::Tail, Part::Head] {
-        keys.push(Key::Socket(client.socket(part).endpoint(), part));
-        if let Some(ask) = client.side(part).ask() {
-            asks = true;
-            keys.push(Key::Ask(client.chain.clone(), part));
-            push_ask_keys(&mut keys, AskRef::Side(serial, part), ask, Some(&client.chain));
-        }
-    }
-    if !asks && let Some(at) = client.forgotten_at(policy) {
-        keys.push(Key::Timer(at, Timer::Forget(serial)));
-    }
-    keys
-}
-
-fn caller_keys(serial: Serial, caller: &Caller) -> Vec<Key> {
-    let mut keys = vec![Key::Caller(caller.source, caller.socket.endpoint())];
-    push_ask_keys(&mut keys, AskRef::Caller(serial), &caller.ask, None);
-    keys
-}
-
-fn push_ask_keys(keys: &mut Vec<Key>, at: AskRef, ask: &Ask, chain: Option<&ChainName>) {
-    keys.push(Key::Session(ask.session, at));
-    keys.push(Key::Timer(ask.until, Timer::Ask(at)));
-    if let Request::Reconnect(id) = &ask.request {
-        keys.push(Key::Waiting(id.clone(), at, chain.cloned()));
-    }
-    if let Line::Offered(to) = ask.line {
-        keys.push(Key::Offer(to, at));
-    }
-}

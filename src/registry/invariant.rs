@@ -40,7 +40,7 @@ impl Registry {
     fn sockets_belong_to_one_client(&self) -> Result<(), Violation> {
         // Every client has entered two sockets; one that two clients claim counts once.
         let sockets = u64::try_from(self.index.sockets.len()).unwrap_or(u64::MAX);
-        if sockets != 2 * self.index.clients {
+        if sockets != 2 * self.index.clients() {
             return Err(Violation::new("a socket belongs to one client"));
         }
         Ok(())

@@ -43,14 +43,17 @@ mod effect;
 mod history;
 mod index;
 mod invariant;
+mod keys;
 mod path;
 mod peers;
 mod policy;
 mod record;
 mod repair;
+mod room;
 mod run;
 mod sections;
 mod settle;
+mod shares;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -199,7 +202,7 @@ impl Registry {
     pub fn totals(&self) -> Totals {
         let chains = self.index.chains.len() as u64;
         Totals {
-            clients: self.index.clients,
+            clients: self.index.clients(),
             cut_off: self.index.cut_off,
             chains,
             asks: self.index.sessions.len() as u64,
@@ -231,8 +234,8 @@ impl Registry {
             return;
         }
         match command {
-            Command::AddPeer { session, address, candidate } => {
-                self.add_peer(*session, address, *candidate);
+            Command::AddPeer { session, source, address, candidate } => {
+                self.add_peer(*session, *source, address, *candidate);
             }
             Command::AskIp { session, id } => self.take_peer(*session, *id),
             Command::Connect { session, source, chain, head, tail } => {

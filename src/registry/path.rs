@@ -7,6 +7,7 @@ use super::{
     ChainTotals, Serial,
     counted::Counted,
     sections::{SectionId, Sections, Sums},
+    shares::Spare,
 };
 use crate::ids::Part;
 
@@ -17,6 +18,10 @@ pub(super) struct Chain {
     pub(super) clients: Counted,
     /// The asking sockets: a client's tail comes before its head.
     pub(super) asks: BTreeSet<(Serial, Part)>,
+    /// The clients that they belong to.
+    pub(super) asking: Counted,
+    /// The clients that have no partner and do not ask.
+    pub(super) lone: Counted,
     /// The clients whose heads are not linked; the last one of a run is always among them.
     pub(super) loose: Counted,
     /// The clients that count as first.
@@ -40,7 +45,8 @@ impl Chain {
                 clients: self.clients.len(),
                 loose: self.loose.len(),
                 marked: self.marked.len(),
-                asks: !self.asks.is_empty(),
+                asking: self.asking.len(),
+                lone: self.lone.len(),
             },
         }
     }
@@ -72,6 +78,58 @@ impl Chain {
         }
     }
 
+    /// Has a socket ask, or ask no more.
+    pub(super) fn set_asks(&mut self, serial: Serial, part: Part, asks: bool) {
+        if asks {
+            self.asks.insert((serial, part));
+            self.asking.insert(serial);
+            return;
+        }
+        self.asks.remove(&(serial, part));
+        if !self.asks.contains(&(serial, part.opposite())) {
+            self.asking.remove(serial);
+        }
+    }
+
+    /// Whether clients that are cut off could make room.
+    pub(super) fn has_spare_cut_off(&self, spare: Spare) -> bool {
+        self.sections.spare_front(spare).is_some()
+    }
+
+    /// A client that is cut off and makes room as readily as that: the last such one of its run.
+    pub(super) fn spare_cut_off(&self, spare: Spare) -> Option<Serial> {
+        let (_, last) = self.sections.ends(self.sections.spare_front(spare)?);
+        let holder = match self.sections.own(last).spares(spare) {
+            true => last,
+            false => self.sections.beyond(last, false, |sums| sums.spares(spare))?,
+        };
+        let (first, end) = self.sections.range(holder);
+        match spare {
+            Spare::Lone => self.lone.range(first..end).next_back(),
+            Spare::Silent | Spare::Asks => self.last_silent(first, end),
+        }
+    }
+
+    /// The last client that does not ask of those in a range in which there is one. Asking ones
+    /// may be many, and in a hostile hand, so they are not looked at one by one.
+    fn last_silent(&self, first: Serial, end: Serial) -> Option<Serial> {
+        let last = self.clients.range(first..end).next_back();
+        if last.is_some_and(|last| !self.asking.contains(last)) {
+            return last;
+        }
+        let (mut low, mut high) = (first.0, end.0);
+        while high - low > 1 {
+            let middle = Serial(low + (high - low) / 2);
+            let clients = self.clients.count(middle, Serial(high));
+            if clients > self.asking.count(middle, Serial(high)) {
+                low = middle.0;
+            } else {
+                high = middle.0;
+            }
+        }
+        Some(Serial(low))
+    }
+
     /// Takes note that something in the range of this serial has changed.
     pub(super) fn touch(&mut self, serial: Serial) {
         if let Some(section) = self.sections.find(serial) {
@@ -86,7 +144,8 @@ impl Chain {
             clients: self.clients.count(first, end),
             loose: self.loose.count(first, end),
             marked: self.marked.count(first, end),
-            asks: self.asks.range((first, Part::Tail)..(end, Part::Tail)).next().is_some(),
+            asking: self.asking.count(first, end),
+            lone: self.lone.count(first, end),
         };
         self.sections.set_own(section, own);
     }
@@ -137,7 +196,7 @@ impl Chain {
             false => self.asks.range((first, Part::Tail)..at).next_back(),
         };
         here.copied().or_else(|| {
-            let beyond = self.sections.beyond(section?, forward, |sums| sums.asks)?;
+            let beyond = self.sections.beyond(section?, forward, |sums| sums.asking > 0)?;
             let (first, end) = self.sections.range(beyond);
             let mut there = self.asks.range((first, Part::Tail)..(end, Part::Tail));
             if forward { there.next() } else { there.next_back() }.copied()

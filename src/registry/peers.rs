@@ -1,18 +1,26 @@
 //! EMNet's address book: an address for an id, and the address back, once.
 
 use super::{Message, Peer, Record, Registry, Then};
-use crate::ids::{PeerId, SessionId};
+use crate::ids::{PeerId, SessionId, Source};
 
 /// How many ids there are, as in the seed.
 const PEER_IDS: u32 = 1_000_000;
 
 impl Registry {
-    pub(super) fn add_peer(&mut self, session: SessionId, address: &str, candidate: PeerId) {
-        let message = match self.free_peer_id(candidate) {
+    pub(super) fn add_peer(
+        &mut self,
+        session: SessionId,
+        source: Source,
+        address: &str,
+        candidate: PeerId,
+    ) {
+        let free = self.room_for_peer(source).then(|| self.free_peer_id(candidate));
+        let message = match free.flatten() {
             Some(id) => {
                 let until = self.now().plus_ms(self.policy().retention_ms);
                 let peer = Peer {
                     id,
+                    source,
                     address: address.to_owned(),
                     until,
                     #[cfg(feature = "rules-3")]
@@ -40,8 +48,7 @@ impl Registry {
 
     /// The candidate, or the next id after it that is free.
     fn free_peer_id(&self, candidate: PeerId) -> Option<PeerId> {
-        let full = self.index.peers.len() as u64 >= self.policy().peers_max;
-        if full || self.index.peers.len() >= PEER_IDS as usize {
+        if self.index.peers.len() >= PEER_IDS as usize {
             return None;
         }
         let mut free = candidate.0 % PEER_IDS;

@@ -19,15 +19,26 @@ pub struct Policy {
     pub client_retention_ms: u64,
     /// Clients in the registry, over all chains.
     pub clients_max: u64,
-    /// Clients that one public source address may own.
+    /// Clients that one public source address may own while there are more than half of
+    /// `clients_max`.
     pub clients_per_source_max: u64,
-    /// Repair ids that may wait; as many finished ones are remembered, the oldest go first.
+    /// Repair ids of sockets that no chain knows that may wait; as many finished ones are
+    /// remembered, the oldest of the source that has the most go first.
     pub repairs_max: u64,
-    /// Repair ids that one public source address may have waiting.
+    /// Repair ids that one public source address may have waiting while there are more than half
+    /// of `repairs_max`. They need a connection each, of which an instance lets one address have
+    /// 256.
     pub repairs_per_source_max: u64,
     /// EMNet entries; at most 900,000 of the million ids, so that a free one is quickly found.
     pub peers_max: u64,
+    /// EMNet entries that one public source address may have while there are more than half of
+    /// `peers_max`.
+    pub peers_per_source_max: u64,
 }
+
+/// An IPv6 /48 may have as much as so many sources: sites whose users have a /64 each get along,
+/// and one hand with 65,536 of them gets no more than four addresses' worth.
+pub(super) const NETWORK_SOURCES: u64 = 4;
 
 impl Default for Policy {
     fn default() -> Self {
@@ -40,8 +51,9 @@ impl Default for Policy {
             clients_max: 2_000_000,
             clients_per_source_max: 4_096,
             repairs_max: 200_000,
-            repairs_per_source_max: 1_024,
+            repairs_per_source_max: 256,
             peers_max: 200_000,
+            peers_per_source_max: 2_048,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cause, LinkedBy, Policy, Serial, Table};
+use super::{Cause, LinkedBy, Policy, Serial, Table, shares::Spare};
 use crate::codec;
 use crate::ids::{
     ChainName, Endpoint, HeadAddr, HistoryId, Incarnation, InstanceId, Part, PeerId, RepairId,
@@ -69,8 +69,8 @@ pub enum Side {
     },
     /// It was paired by a repair id with a socket that is not its neighbour.
     Paired {
-        /// That socket.
-        partner: Socket,
+        /// That socket; few are paired, so the others need not have room for it.
+        partner: Box<Socket>,
         /// Since when.
         since: Timestamp,
     },
@@ -172,6 +172,8 @@ pub struct Answer {
 pub struct Peer {
     /// The number that ASK_IP names.
     pub id: PeerId,
+    /// The source address that gave it.
+    pub source: Source,
     /// The text that ADD_PEER gave.
     pub address: String,
     /// When it is forgotten.
@@ -346,6 +348,15 @@ impl Client {
     /// Whether a partner said that this client is gone, and it has not spoken up since.
     pub fn is_reported(&self) -> bool {
         self.sides().iter().any(|side| side.is_reported())
+    }
+
+    /// How readily it makes room for another one.
+    pub(super) fn spare(&self) -> Spare {
+        match (self.is_silent(), self.is_idle()) {
+            (false, _) => Spare::Asks,
+            (true, false) => Spare::Silent,
+            (true, true) => Spare::Lone,
+        }
     }
 
     /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and

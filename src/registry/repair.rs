@@ -123,12 +123,8 @@ impl Registry {
             Some(_) => return self.refuse(session, Refusal::NotOwner, [Some(orphan), None]),
             None => {}
         }
-        if self.index.waiting.len() as u64 >= self.policy().repairs_max {
-            return self.refuse(session, Refusal::RepairsFull, [Some(orphan), None]);
-        }
-        let bound = self.policy().repairs_per_source_max;
-        if self.index.holdings(source).is_some_and(|held| held.callers >= bound) {
-            return self.refuse(session, Refusal::SourceFull, [Some(orphan), None]);
+        if let Err(why) = self.room_for_caller(source) {
+            return self.refuse(session, why, [Some(orphan), None]);
         }
         let ask = self.new_ask(session, Request::Reconnect(id.clone()), true);
         self.insert(Record::Caller(Caller { socket: orphan.clone(), source, ask }));

@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Serial;
+use super::{Serial, shares::Spare};
 
 /// The serial of a section's record.
 pub(super) type SectionId = Serial;
@@ -26,8 +26,10 @@ pub(super) struct Sums {
     pub(super) loose: u64,
     /// Clients that count as first.
     pub(super) marked: u64,
-    /// Whether any socket asks.
-    pub(super) asks: bool,
+    /// Clients that ask.
+    pub(super) asking: u64,
+    /// Clients that have no partner and do not ask.
+    pub(super) lone: u64,
 }
 
 impl Sums {
@@ -36,7 +38,17 @@ impl Sums {
             clients: self.clients + other.clients,
             loose: self.loose + other.loose,
             marked: self.marked + other.marked,
-            asks: self.asks || other.asks,
+            asking: self.asking + other.asking,
+            lone: self.lone + other.lone,
+        }
+    }
+
+    /// Whether there are clients that make room as readily as that.
+    pub(super) fn spares(self, spare: Spare) -> bool {
+        match spare {
+            Spare::Asks => self.clients > 0,
+            Spare::Silent => self.clients > self.asking,
+            Spare::Lone => self.lone > 0,
         }
     }
 }
@@ -61,6 +73,8 @@ pub(super) struct Sections {
     by_first: BTreeMap<Serial, SectionId>,
     /// The first section of each run.
     fronts: BTreeSet<SectionId>,
+    /// The first sections of the runs that have silent clients, and of those that have lone ones.
+    spare_fronts: BTreeSet<(Spare, SectionId)>,
 }
 
 /// Equal sections in equal runs; the shapes of the trees follow from them.
@@ -72,7 +86,8 @@ impl PartialEq for Sections {
             };
             sections.nodes.iter().map(node).collect()
         };
-        self.fronts == other.fronts && seen(self) == seen(other)
+        let fronts = |sections: &Self| (sections.fronts.clone(), sections.spare_fronts.clone());
+        fronts(self) == fronts(other) && seen(self) == seen(other)
     }
 }
 
@@ -130,7 +145,32 @@ impl Sections {
     /// Takes out a section that is a run of its own.
     pub(super) fn remove(&mut self, id: SectionId) {
         self.nodes.remove(&id);
+        self.forget_front(id);
+    }
+
+    fn forget_front(&mut self, id: SectionId) {
         self.fronts.remove(&id);
+        for spare in [Spare::Silent, Spare::Lone] {
+            self.spare_fronts.remove(&(spare, id));
+        }
+    }
+
+    /// Takes note of what the run of a section could give to make room.
+    fn rate(&mut self, id: SectionId) {
+        let (sums, (front, _)) = (self.run(id), self.ends(id));
+        for spare in [Spare::Silent, Spare::Lone] {
+            match sums.spares(spare) {
+                true => self.spare_fronts.insert((spare, front)),
+                false => self.spare_fronts.remove(&(spare, front)),
+            };
+        }
+    }
+
+    /// The first section of a run that has clients as spare as that, and is not the path.
+    pub(super) fn spare_front(&self, spare: Spare) -> Option<SectionId> {
+        let fronts = self.spare_fronts.range((spare, Serial(0))..=(spare, Serial(u64::MAX)));
+        let open = self.open()?;
+        fronts.map(|(_, front)| *front).find(|front| !self.is_one_run(*front, open))
     }
 
     pub(super) fn set_first(&mut self, id: SectionId, first: Serial) {
@@ -154,6 +194,7 @@ impl Sections {
             self.sum_up(id);
             at = self.nodes[&id].above;
         }
+        self.rate(id);
     }
 
     /// Has one run go on with another: `last` is the last section of the one, `first` the first of
@@ -162,7 +203,8 @@ impl Sections {
         let (left, right) = (self.root(last), self.root(first));
         let root = self.merge(Some(left), Some(right));
         self.set_above(root, None);
-        self.fronts.remove(&first);
+        self.forget_front(first);
+        self.rate(last);
     }
 
     /// Has a run end with this section; what came after it is a run of its own.
@@ -192,6 +234,8 @@ impl Sections {
         self.set_above(left, None);
         self.set_above(right, None);
         self.fronts.insert(first);
+        self.rate(last);
+        self.rate(first);
     }
 
     /// The sums over the run of a section.
@@ -358,8 +402,11 @@ mod tests {
                 _ => {
                     let run = &runs[below(runs.len())];
                     let id = run[below(run.len())];
-                    let own =
-                        Sums { clients: below(9) as u64, asks: below(9) == 0, ..Sums::default() };
+                    let own = Sums {
+                        clients: below(9) as u64,
+                        lone: below(9) as u64 / 8,
+                        ..Sums::default()
+                    };
                     sections.set_own(id, own);
                     owns.insert(id, own);
                 }
@@ -371,10 +418,10 @@ mod tests {
             assert_eq!(sections.ends(run[at]), (run[0], *run.last().unwrap()));
             assert_eq!(sections.after(run[at]), run.get(at + 1).copied());
             assert_eq!(sections.before(run[at]), at.checked_sub(1).map(|at| run[at]));
-            let asks = |id: &&Serial| owns[id].asks;
+            let asks = |id: &&Serial| owns[id].lone > 0;
             let (next, previous) = (run[at + 1..].iter().find(asks), run[..at].iter().rfind(asks));
-            assert_eq!(sections.beyond(run[at], true, |sum| sum.asks), next.copied());
-            assert_eq!(sections.beyond(run[at], false, |sum| sum.asks), previous.copied());
+            assert_eq!(sections.beyond(run[at], true, |sum| sum.lone > 0), next.copied());
+            assert_eq!(sections.beyond(run[at], false, |sum| sum.lone > 0), previous.copied());
             assert_eq!(sections.find(Serial(run[at].0 + 5)), Some(run[at]));
             assert_eq!(sections.fronts().collect::<Vec<_>>(), {
                 let mut fronts: Vec<_> = runs.iter().map(|run| run[0]).collect();

@@ -182,11 +182,13 @@ impl goldenscript::Runner for Script {
                     _ => Command::Delivered { session },
                 })
             }
+            // add-peer TEXT [candidate=ID] [from=IP]
             "add-peer" => {
                 let session = self.session(&mut args, "emnet");
                 let address = args.next_pos().ok_or("address?")?.to_owned();
+                let source = Source::of(args.take_key("from").unwrap_or("10.0.0.1").parse()?);
                 let candidate = PeerId(args.take_key("candidate").unwrap_or("7").parse()?);
-                self.apply(Command::AddPeer { session, address, candidate })
+                self.apply(Command::AddPeer { session, source, address, candidate })
             }
             "ask-ip" => {
                 let session = self.session(&mut args, "emnet");
@@ -206,17 +208,7 @@ impl goldenscript::Runner for Script {
                 self.start()
             }
             "policy" => {
-                let mut policy = *self.registry.policy();
-                while let Some((key, value)) = args.next_key() {
-                    *match key {
-                        "clients_max" => &mut policy.clients_max,
-                        "clients_per_source_max" => &mut policy.clients_per_source_max,
-                        "repairs_max" => &mut policy.repairs_max,
-                        "repairs_per_source_max" => &mut policy.repairs_per_source_max,
-                        "peers_max" => &mut policy.peers_max,
-                        key => return Err(format!("unknown setting {key}").into()),
-                    } = value.parse()?;
-                }
+                let policy = settings(*self.registry.policy(), &mut args)?;
                 self.apply(Command::SetPolicy(policy))
             }
             name => return Err(format!("unknown command {name}").into()),
@@ -229,6 +221,22 @@ impl goldenscript::Runner for Script {
     fn end_block(&mut self, _: &Block) -> Result<String, Box<dyn Error>> {
         Ok(self.draw())
     }
+}
+
+/// The settings, with those changed that a line names.
+fn settings(mut policy: Policy, args: &mut ArgumentConsumer<'_>) -> Result<Policy, Box<dyn Error>> {
+    while let Some((key, value)) = args.next_key() {
+        *match key {
+            "clients_max" => &mut policy.clients_max,
+            "clients_per_source_max" => &mut policy.clients_per_source_max,
+            "repairs_max" => &mut policy.repairs_max,
+            "repairs_per_source_max" => &mut policy.repairs_per_source_max,
+            "peers_max" => &mut policy.peers_max,
+            "peers_per_source_max" => &mut policy.peers_per_source_max,
+            key => return Err(format!("unknown setting {key}").into()),
+        } = value.parse()?;
+    }
+    Ok(policy)
 }
 
 #[test]

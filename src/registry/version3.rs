@@ -47,7 +47,7 @@ mod tests {
     use super::*;
     use crate::{
         codec,
-        ids::{Incarnation, PeerId, SessionId, Timestamp},
+        ids::{Incarnation, PeerId, SessionId, Source, Timestamp},
         registry::{Command, Proposal, Record},
     };
 
@@ -59,8 +59,8 @@ mod tests {
         let (instance, incarnation) = (InstanceId(1), Incarnation(1));
         let session = SessionId { instance, incarnation, connection: 1 };
         let address = "any text".to_owned();
-        let candidate = PeerId(candidate);
-        apply(registry, Command::AddPeer { session, address, candidate });
+        let (source, candidate) = (Source::of([10, 0, 0, 1].into()), PeerId(candidate));
+        apply(registry, Command::AddPeer { session, source, address, candidate });
     }
 
     fn versions(registry: &Registry) -> Vec<u8> {

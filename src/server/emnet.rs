@@ -12,7 +12,7 @@ use super::{
     session::{Course, Session},
 };
 use crate::{
-    ids::PeerId,
+    ids::{PeerId, Source},
     registry::{Command, Message, Then},
     runtime,
     wire::{Object, emnet},
@@ -26,7 +26,8 @@ pub(super) fn request(object: &Object, sender: Sender) -> Request {
     let session = sender.session;
     match emnet::Request::parse(object) {
         Ok(emnet::Request::AddPeer(address)) => {
-            Request::Command(Command::AddPeer { session, address, candidate: random_peer_id() })
+            let (source, candidate) = (Source::of(sender.source), random_peer_id());
+            Request::Command(Command::AddPeer { session, source, address, candidate })
         }
         Ok(emnet::Request::AskIp(id)) => Request::Command(Command::AskIp { session, id }),
         Err(emnet::Failed) => Request::Answer(Message::PeerFailed),

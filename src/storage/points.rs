@@ -109,7 +109,8 @@ mod tests {
         let instance = InstanceId(1);
         let session = SessionId { instance, incarnation: Incarnation(0), connection: number };
         let (address, candidate) = (format!("192.0.2.1:{number}"), PeerId(number as u32));
-        let command = Command::AddPeer { session, address, candidate };
+        let source = crate::ids::Source::of([10, 0, 0, 1].into());
+        let command = Command::AddPeer { session, source, address, candidate };
         registry.apply(&Proposal { at: Timestamp(number), batch: None, commands: vec![command] });
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Weights {
     mixed: u64,
     /// Whether the first policy has tight bounds and short times.
     tight: bool,
+    /// Whether the first policy has room for a few of everything.
+    crowd: bool,
     /// How many clients join before anything else happens.
     joined: u64,
 }
@@ -62,6 +64,7 @@ pub(crate) const LIFE: Weights = Weights {
     death: 0,
     mixed: 1,
     tight: false,
+    crowd: false,
     joined: 0,
 };
 
@@ -80,6 +83,7 @@ pub(crate) const WILD: Weights = Weights {
     death: 0,
     mixed: 35,
     tight: false,
+    crowd: false,
     joined: 0,
 };
 
@@ -103,7 +107,28 @@ pub(crate) const RUNS: Weights = Weights {
     death: 14,
     mixed: 4,
     tight: false,
+    crowd: false,
     joined: 8,
+};
+
+/// More clients, strangers and entries than there is room for, from sources of which some are in
+/// one network; parts of the chain are cut off, or silent without a partner.
+pub(crate) const CROWD: Weights = Weights {
+    connect: 34,
+    reconnect: 26,
+    stranger: 16,
+    half_close: 4,
+    delivered: 4,
+    disconnect: 12,
+    start: 2,
+    peer: 12,
+    tick: 6,
+    policy: 1,
+    death: 10,
+    mixed: 8,
+    tight: false,
+    crowd: true,
+    joined: 14,
 };
 
 /// SplitMix64: the whole sequence follows from its seed.
@@ -218,7 +243,7 @@ impl Generator {
     }
 
     fn command(&mut self) -> Command {
-        if std::mem::take(&mut self.first) && self.weights.tight {
+        if std::mem::take(&mut self.first) && (self.weights.tight || self.weights.crowd) {
             return Command::SetPolicy(self.policy());
         }
         if let Some(person) = self.joining.next() {
@@ -265,7 +290,7 @@ impl Generator {
     fn join(&mut self, person: u64) -> Command {
         Command::Connect {
             session: self.session(),
-            source: Source::of(source_of(person)),
+            source: Source::of(self.source_of(person)),
             chain: ChainName::default(),
             head: HeadAddr(self.socket(person * 2 + 1)),
             tail: TailAddr(self.socket(person * 2)),
@@ -276,13 +301,13 @@ impl Generator {
         let person = self.random.below(self.people);
         let session = self.session();
         let (mut head, mut tail) = (person * 2 + 1, person * 2);
-        let (mut source, mut chain) = (source_of(person), "");
+        let (mut source, mut chain) = (self.source_of(person), "");
         if self.random.percent(self.weights.mixed) {
             match self.random.below(5) {
                 0 => head = self.random.below(self.people) * 2 + 1,
                 1 => tail = self.random.below(self.people) * 2,
                 2 => std::mem::swap(&mut head, &mut tail),
-                3 => source = source_of(self.random.below(3)),
+                3 => source = self.any_source(),
                 _ => chain = "blue",
             }
         }
@@ -298,8 +323,8 @@ impl Generator {
     fn reconnect(&mut self) -> Command {
         let person = self.random.below(self.people);
         let source = match self.random.percent(self.weights.mixed / 2) {
-            true => source_of(self.random.below(3)),
-            false => source_of(person),
+            true => self.any_source(),
+            false => self.source_of(person),
         };
         let part = self.random.below(2);
         let socket = self.socket(person * 2 + part);
@@ -325,12 +350,12 @@ impl Generator {
     }
 
     fn report(&mut self, socket: u64) -> Command {
-        let (source, socket) = (source_of(socket / 2), self.socket(socket));
+        let (source, socket) = (self.source_of(socket / 2), self.socket(socket));
         self.request(source, socket)
     }
 
     fn stranger(&mut self) -> Command {
-        let source = source_of(self.random.below(3));
+        let source = self.any_source();
         let number = 100 + self.random.below(3);
         let socket = self.socket(number);
         self.request(source, socket)
@@ -382,13 +407,31 @@ impl Generator {
         let id = PeerId(self.random.pick(&[0, 1, 2, 999_999]));
         let session = self.fresh();
         match self.random.percent(60) {
-            true => Command::AddPeer { session, address: format!("{}", self.left), candidate: id },
+            true => Command::AddPeer {
+                session,
+                source: Source::of(self.any_source()),
+                address: format!("{}", self.left),
+                candidate: id,
+            },
             false => Command::AskIp { session, id },
         }
     }
 
     fn policy(&mut self) -> Policy {
+        let crowd = self.weights.crowd;
         let r = &mut self.random;
+        if crowd {
+            return Policy {
+                gather_ms: r.pick(&[0, 2_000, 5_000]),
+                clients_max: 2 + r.below(9),
+                clients_per_source_max: 1 + r.below(4),
+                repairs_max: 1 + r.below(4),
+                repairs_per_source_max: 1 + r.below(2),
+                peers_max: 1 + r.below(4),
+                peers_per_source_max: 1 + r.below(2),
+                ..Policy::default()
+            };
+        }
         Policy {
             resume_grace_ms: r.pick(&[0, 3_000, 10_000]),
             gather_ms: r.pick(&[0, 2_000, 5_000]),
@@ -400,6 +443,7 @@ impl Generator {
             repairs_max: r.pick(&[0, 1, 2, 3, 100]),
             repairs_per_source_max: r.pick(&[0, 1, 2, 100]),
             peers_max: r.pick(&[0, 1, 2, 100]),
+            peers_per_source_max: r.pick(&[0, 1, 2, 100]),
         }
     }
 
@@ -423,6 +467,29 @@ impl Generator {
         (!self.open.is_empty()).then(|| self.random.pick(&self.open))
     }
 
+    /// The source of a person: two local ones, which have no bound of their own, and a public one;
+    /// in a crowd a local one, two public ones, and five of one IPv6 /48.
+    fn source_of(&self, person: u64) -> IpAddr {
+        let few = ["10.0.0.1", "192.0.2.1", "10.0.0.2"];
+        let many = [
+            "2001:db8::1",
+            "192.0.2.1",
+            "2001:db8:0:1::1",
+            "2001:db8:0:2::1",
+            "10.0.0.1",
+            "2001:db8:0:3::1",
+            "2001:db8:0:4::1",
+            "198.51.100.1",
+        ];
+        let sources = if self.weights.crowd { &many[..] } else { &few[..] };
+        sources[(person % sources.len() as u64) as usize].parse().expect("an address")
+    }
+
+    fn any_source(&mut self) -> IpAddr {
+        let person = self.random.below(if self.weights.crowd { 8 } else { 3 });
+        self.source_of(person)
+    }
+
     /// A socket; now and then in another spelling.
     fn socket(&mut self, number: u64) -> Socket {
         let (ip, port) = (format!("198.51.100.{}", number / 2), 1000 + number);
@@ -432,9 +499,4 @@ impl Generator {
         };
         Socket::parse(&text).expect("a socket")
     }
-}
-
-/// The source of a person: two local ones, which have no bound of their own, and a public one.
-fn source_of(person: u64) -> IpAddr {
-    ["10.0.0.1", "192.0.2.1", "10.0.0.2"][(person % 3) as usize].parse().expect("an address")
 }

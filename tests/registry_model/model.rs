@@ -2,9 +2,11 @@
 //! as can be: runs are lists of clients, asks are one list, and every question is answered by
 //! looking at all of them. Numbers in comments are the page's rules.
 
+mod room;
 mod rules;
 mod view;
 
+pub(crate) use room::Planted;
 pub(crate) use view::view_of;
 
 use std::collections::BTreeMap;
@@ -111,9 +113,13 @@ pub(crate) struct Model {
     runs: Vec<Run>,
     asks: Vec<Ask>,
     answers: Vec<Answer>,
-    peers: BTreeMap<PeerId, (Name, String, Timestamp)>,
+    peers: BTreeMap<PeerId, (Name, Source, String, Timestamp)>,
     lives: BTreeMap<InstanceId, Incarnation>,
     effects: Vec<Effect>,
+    /// The clients that the registry had make room, where the page leaves the choice.
+    evicted: Vec<Endpoint>,
+    /// A mistake, for a test of the sequences.
+    planted: Planted,
     /// Which two messages, by their places among the effects, make one pair.
     pairs: Vec<(usize, usize)>,
 }
@@ -130,8 +136,15 @@ pub(crate) struct Brought {
 const PARTS: [Part; 2] = [Part::Tail, Part::Head];
 
 impl Model {
-    /// Carries out one command at the given log time.
-    pub(crate) fn apply(&mut self, at: Timestamp, command: &Command) -> Brought {
+    /// Carries out one command at the given log time. Where the page leaves open which client makes
+    /// room, those `evicted` do, one by one, if they may.
+    pub(crate) fn apply(
+        &mut self,
+        at: Timestamp,
+        command: &Command,
+        evicted: Vec<Endpoint>,
+    ) -> Brought {
+        self.evicted = evicted;
         self.advance(at);
         self.execute(command);
         self.settle();
@@ -139,6 +152,11 @@ impl Model {
         let pairs = std::mem::take(&mut self.pairs).into_iter();
         let pairs = pairs.map(|(a, b)| (effects[a].clone(), effects[b].clone())).collect();
         Brought { effects, pairs }
+    }
+
+    /// A model with a mistake.
+    pub(crate) fn with(planted: Planted) -> Self {
+        Self { planted, ..Self::default() }
     }
 
     /// When something becomes due next.
@@ -170,7 +188,7 @@ impl Model {
         }
         all.extend(self.asks.iter().map(|ask| (ask.until, Due::Ask(order(ask), ask.name))));
         all.extend(self.answers.iter().map(|answer| (answer.until, Due::Forget(answer.name))));
-        all.extend(self.peers.values().map(|(name, _, until)| (*until, Due::Forget(*name))));
+        all.extend(self.peers.values().map(|(name, _, _, until)| (*until, Due::Forget(*name))));
         all.into_iter().min()
     }
 
@@ -197,7 +215,7 @@ impl Model {
                     self.forget(name);
                 }
                 self.answers.retain(|answer| answer.name != name);
-                self.peers.retain(|_, (other, _, _)| *other != name);
+                self.peers.retain(|_, (other, _, _, _)| *other != name);
             }
             Due::Gap(head) => self.close_gap(head),   // 9
             Due::Front(client) => self.front(client), // 10 and 12
@@ -207,24 +225,23 @@ impl Model {
 
     fn execute(&mut self, command: &Command) {
         match command {
-            Command::AddPeer { session, address, candidate } => {
-                let full = self.peers.len() as u64 >= self.policy.peers_max;
+            Command::AddPeer { session, source, address, candidate } => {
                 let mut free = (0..1_000_000).map(|n| PeerId((candidate.0 + n) % 1_000_000));
-                let message =
-                    match free.find(|id| full || !self.peers.contains_key(id)).filter(|_| !full) {
-                        Some(id) => {
-                            let until = self.now.plus_ms(self.policy.retention_ms);
-                            let name = self.new_name();
-                            self.peers.insert(id, (name, address.clone(), until));
-                            Message::PeerAdded { id }
-                        }
-                        None => Message::PeerFailed,
-                    };
+                let message = match self.room_for_peer(*source) {
+                    true => {
+                        let id = free.find(|id| !self.peers.contains_key(id)).expect("few are");
+                        let until = self.now.plus_ms(self.policy.retention_ms);
+                        let entry = (self.new_name(), *source, address.clone(), until);
+                        self.peers.insert(id, entry);
+                        Message::PeerAdded { id }
+                    }
+                    false => Message::PeerFailed,
+                };
                 self.tell(*session, message, Then::Stay);
             }
             Command::AskIp { session, id } => {
                 let message = match self.peers.remove(id) {
-                    Some((_, address, _)) => Message::PeerFound { address },
+                    Some((_, _, address, _)) => Message::PeerFound { address },
                     None => Message::PeerFailed,
                 };
                 self.tell(*session, message, Then::Stay);
@@ -276,14 +293,10 @@ impl Model {
         if let Some(known) = owners.iter().find(same) {
             return self.resume(session, known.name); // 2
         }
-        let theirs = self.clients.iter().filter(|client| client.source == source).count();
-        if (self.clients.len() - owners.len()) as u64 >= self.policy.clients_max {
-            return self.refuse(session, Refusal::ClientsFull); // 19
-        }
-        if !source.is_local()
-            && (theirs - owners.len()) as u64 >= self.policy.clients_per_source_max
+        if owners.is_empty()
+            && let Some(why) = self.room_for_client(source)
         {
-            return self.refuse(session, Refusal::SourceFull);
+            return self.refuse(session, why); // 19
         }
         for owner in owners {
             self.forget(owner.name); // 3
@@ -413,14 +426,8 @@ impl Model {
     ) {
         let by = By::Stranger(socket.clone(), source);
         let retry = self.asks.iter().any(|ask| is_same(ask, &by, id));
-        let waiting = self.asks.iter().filter(|ask| ask.id.is_some()).count() as u64;
-        let is_theirs = |ask: &&Ask| matches!(&ask.by, By::Stranger(_, s) if *s == source);
-        let theirs = self.asks.iter().filter(is_theirs).count() as u64;
-        if !retry && waiting >= self.policy.repairs_max {
-            return self.refuse(session, Refusal::RepairsFull); // 19
-        }
-        if !retry && !source.is_local() && theirs >= self.policy.repairs_per_source_max {
-            return self.refuse(session, Refusal::SourceFull);
+        if !retry && let Some(why) = self.room_for_stranger(source) {
+            return self.refuse(session, why); // 19
         }
         self.ask(by, session, Some(id.clone()));
     }
@@ -507,9 +514,7 @@ impl Model {
                     .retain(|x| x.id != *id || !same(&x.socket, &own) || x.source != source);
                 let (name, id) = (self.new_name(), id.clone());
                 self.answers.push(Answer { name, id, socket: own, source, partner: socket, until });
-                while self.answers.len() as u64 > self.policy.repairs_max {
-                    self.answers.remove(0); // 19
-                }
+                self.trim_answers(); // 19
             }
         }
         let place = self.effects.len();

@@ -8,14 +8,17 @@ use std::{
 
 use emnetchain::{
     codec,
-    ids::Timestamp,
-    registry::{Applied, Command, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
+    ids::{Endpoint, Timestamp},
+    registry::{
+        Applied, Cause, Command, Effect, Image, Meta, Note, Proposal, Record, Registry, Serial,
+        Table, What,
+    },
     storage::{RunningDigest, digest},
 };
 
 use crate::{
     generate::{Generator, Step, Weights},
-    model::{Brought, Model, view_of},
+    model::{Brought, Model, Planted, view_of},
     told::{Seen, Told},
 };
 
@@ -39,7 +42,9 @@ struct Run {
 impl Run {
     /// What time brings about comes first, so that each watcher sees it apart from the command.
     fn step(&mut self, step: &Step) -> Result<Vec<Effect>, String> {
-        if step.wait_ms == 0 {
+        // A window of no length is over when it opens, and carried out by the next command.
+        let is_due = self.registry.next_deadline().is_some_and(|at| at <= self.registry.now());
+        if step.wait_ms == 0 && !is_due {
             return self.command(step);
         }
         let mut effects = self.command(&Step { command: Command::Tick, ..step.clone() })?;
@@ -57,7 +62,7 @@ impl Run {
         let proposal = Proposal { at, batch: None, commands };
         let before = self.registry.totals().clients;
         let applied = self.registry.apply(&proposal);
-        let expected = self.model.apply(at, &step.command);
+        let expected = self.model.apply(at, &step.command, made_room(&applied));
         same_effects(&applied.effects, &expected)?;
         equal("the model's deadline", &self.registry.next_deadline(), &self.model.next_deadline())?;
         self.told.see(Seen {
@@ -138,6 +143,12 @@ impl Run {
     }
 }
 
+/// The heads of the clients that made room.
+fn made_room(applied: &Applied) -> Vec<Endpoint> {
+    let made_room = |note: &&Note| note.what == What::TakenOut(Cause::MadeRoom);
+    applied.notes.iter().filter(made_room).filter_map(|note| note.about[0]).collect()
+}
+
 /// Every session is told the same in the same order, and so are the two of a pair. What happens in
 /// different places at once has no promised order.
 fn same_effects(ours: &[Effect], expected: &Brought) -> Result<(), String> {
@@ -189,6 +200,20 @@ pub(crate) fn run_seed(seed: u64, weights: Weights) -> Result<(), String> {
         let listed = steps.iter().map(|step| plain(step) + "\n").collect::<String>();
         listed + &replay(&steps).err().unwrap_or(first)
     })
+}
+
+/// Whether the sequence of a seed finds a mistake of the model.
+pub(crate) fn finds(seed: u64, weights: Weights, planted: Planted) -> bool {
+    let mut generator = Generator::new(seed, weights);
+    let mut run = Run { thorough: true, model: Model::with(planted), ..Run::default() };
+    let outcome = guarded(|| {
+        while let Some(step) = generator.step() {
+            let effects = run.step(&step)?;
+            generator.hear(&effects);
+        }
+        Ok(())
+    });
+    outcome.is_err()
 }
 
 fn replay(steps: &[Step]) -> Result<(), String> {

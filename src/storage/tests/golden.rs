@@ -32,7 +32,12 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
     vec![
         (
             "add-peer",
-            Command::AddPeer { session, address: "any text".into(), candidate: PeerId(123_456) },
+            Command::AddPeer {
+                session,
+                source,
+                address: "any text".into(),
+                candidate: PeerId(123_456),
+            },
         ),
         ("ask-ip", Command::AskIp { session, id: PeerId(123_456) }),
         ("connect", Command::Connect { session, source, chain, head, tail }),
@@ -73,7 +78,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
     let by_id = || Request::Reconnect(RepairId("4711".into()));
     let asking = |request, line| Side::Asking(Box::new(ask(request, line)));
     let linked = |by| Side::Linked { since: Timestamp(1000), by };
-    let paired = Side::Paired { partner: socket("192.0.2.9:1"), since: Timestamp(1000) };
+    let paired = Side::Paired { partner: socket("192.0.2.9:1").into(), since: Timestamp(1000) };
     let partner = socket("192.0.2.9:1");
     let reported = Side::Open(Past::Reported { since: Timestamp(1500) });
     let offered = Line::Offered(AskRef::Side(Serial(4), crate::ids::Part::Head));

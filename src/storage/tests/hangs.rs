@@ -56,7 +56,8 @@ impl Site {
             let session =
                 SessionId { instance: NODE, incarnation: Incarnation(0), connection: self.next };
             let (address, candidate) = ("a".to_owned(), PeerId(self.next as u32));
-            let commands = vec![Command::AddPeer { session, address, candidate }];
+            let source = Source::of([10, 0, 0, 1].into());
+            let commands = vec![Command::AddPeer { session, source, address, candidate }];
             let proposal = Proposal { at: Timestamp(1), batch: None, commands };
             let payload = EntryPayload::Normal(proposal);
             let entry = Entry { log_id: log_id(self.next), payload };

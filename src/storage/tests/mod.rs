@@ -136,6 +136,7 @@ fn ends(purged: Option<u64>, last: u64) -> LogEnds {
 fn peer(bytes: usize, until: Timestamp) -> Peer {
     Peer {
         id: PeerId(7),
+        source: Source::of([192, 0, 2, 1].into()),
         address: "p".repeat(bytes),
         until,
         #[cfg(feature = "rules-3")]
@@ -190,7 +191,7 @@ fn record(random: &mut Random) -> Record {
             session,
             is_marked: false,
             head_side: Side::Asking(Box::new(ask)),
-            tail_side: Side::Paired { partner: socket(random), since: until },
+            tail_side: Side::Paired { partner: socket(random).into(), since: until },
         }),
     }
 }

@@ -294,7 +294,8 @@ impl Writer for LocalWriter {
 fn add(instance: InstanceId, connection: u64) -> Command {
     let session = SessionId { instance, incarnation: Incarnation(1), connection };
     let address = format!("{connection:0>200}");
-    Command::AddPeer { session, address, candidate: PeerId((connection % 900_000) as u32) }
+    let source = crate::ids::Source::of([10, 0, 0, 1].into());
+    Command::AddPeer { session, source, address, candidate: PeerId((connection % 900_000) as u32) }
 }
 
 fn config() -> Arc<Config> {

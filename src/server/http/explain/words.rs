@@ -205,9 +205,16 @@ pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
             format!("{its} waits no longer: its time was up")
         }
         What::Ended(Ended::HungUp) => format!("{its} waits no longer: its connection was closed"),
+        What::Ended(Ended::MadeRoom) => {
+            format!("{its} waits no longer: it made room for another one")
+        }
         What::Ended(Ended::Superseded) => format!("{its} waits no longer: it asked in another way"),
         What::Forgotten(Forgotten::Answer) => "the answer kept for its retries expired".to_owned(),
         What::Forgotten(Forgotten::Client | Forgotten::Peer) => "it was forgotten".to_owned(),
+        What::MadeRoom(Forgotten::Answer) => {
+            "the answer kept for its retries made room for a newer one".to_owned()
+        }
+        What::MadeRoom(Forgotten::Client | Forgotten::Peer) => "it made room".to_owned(),
         What::Joined => "it joined its chain at the tip".to_owned(),
         What::Linked { by, waited_ms } => {
             let by = match by {
@@ -240,9 +247,9 @@ pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
 
 fn of_refusal(why: Refusal) -> &'static str {
     match why {
-        Refusal::ClientsFull => "the registry holds as many clients as it may",
+        Refusal::ClientsFull => "as many clients as may be are there, and all of them ask",
         Refusal::NotOwner => "one of its sockets belongs to another source address",
-        Refusal::RepairsFull => "as many repair ids wait as may",
-        Refusal::SourceFull => "its source address has as many clients or repair ids as it may",
+        Refusal::RepairsFull => "no repair id may wait",
+        Refusal::SourceFull => "its source address may have none",
     }
 }

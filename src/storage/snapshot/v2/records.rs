@@ -1,7 +1,7 @@
 //! The records and settings of version 0.2.0 as they were, and what each one is now. Only names,
 //! numbers and addresses are shared with the present registry.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::Deserialize;
 
@@ -85,7 +85,7 @@ impl From<Side> for registry::Side {
             Side::Open => Self::Open(registry::Past::New),
             Side::Asking(ask) => Self::Asking(Box::new(ask.into())),
             Side::Linked { since, by } => Self::Linked { since, by: by.into() },
-            Side::Paired { partner, since } => Self::Paired { partner, since },
+            Side::Paired { partner, since } => Self::Paired { partner: Box::new(partner), since },
         }
     }
 }
@@ -215,6 +215,7 @@ impl From<Peer> for registry::Peer {
     fn from(old: Peer) -> Self {
         Self {
             id: old.id,
+            source: Source::of(Ipv4Addr::UNSPECIFIED.into()), // it was not kept
             address: old.address,
             until: old.until,
             #[cfg(feature = "rules-3")]
@@ -250,6 +251,7 @@ impl From<Policy> for registry::Policy {
             repairs_max: old.repairs_max,
             repairs_per_source_max: old.repairs_per_source_max,
             peers_max: old.peers_max,
+            peers_per_source_max: Self::default().peers_per_source_max,
         }
     }
 }

@@ -72,7 +72,8 @@ fn entry(term: u64, index: u64, bytes: usize) -> Entry {
         SessionId { instance: InstanceId(1), incarnation: Incarnation(term), connection: index };
     let address = "x".repeat(bytes);
     let candidate = PeerId(0);
-    let command = Command::AddPeer { session, address, candidate };
+    let source = crate::ids::Source::of([10, 0, 0, 1].into());
+    let command = Command::AddPeer { session, source, address, candidate };
     let proposal = Proposal { at: Timestamp(index), batch: None, commands: vec![command] };
     Entry { log_id: log_id(term, index), payload: EntryPayload::Normal(proposal) }
 }

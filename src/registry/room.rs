@@ -1,0 +1,160 @@
+//! Room: what gives way when a table is full, or when one source has as much of it as it may
+//! (rule 19 of `proto-docs/chains.md`). A bound keeps nobody out for good: what one hand has made
+//! too much of goes, and the newcomer comes in.
+//!
+//! What goes is found in O(log n): an index holds the entries of each source and network in the
+//! order in which they go, and the runs that are cut off by what they could give.
+
+use super::{
+    AskRef, Cause, Ended, Forgotten, Note, Record, Refusal, Registry, Serial, What,
+    policy::NETWORK_SOURCES,
+    shares::{Holder, Shares, Spare},
+};
+use crate::ids::{SessionId, Source};
+
+/// At most so many give way to one newcomer: one in the common case, and two if a table holds more
+/// than it may, as after a change of settings, so that it comes down to its bound in the end.
+const EVICTIONS_MAX: usize = 2;
+
+/// What a newcomer would be too many for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    /// The share of one source or network.
+    Share(Holder),
+    /// The table.
+    Whole,
+}
+
+/// What one more entry from `source` is too many for, in a table of `whole` entries of which each
+/// source may have `each`. While the table is no more than half full, no source is bounded.
+fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> {
+    if !source.is_local() && 2 * shares.len() > whole {
+        let narrow = Holder::Source(source);
+        if shares.of(narrow) >= each {
+            return Some(Over::Share(narrow));
+        }
+        let wide = Holder::around(source);
+        let is_full = |wide: &Holder| shares.of(*wide) >= each.saturating_mul(NETWORK_SOURCES);
+        if let Some(wide) = wide.filter(is_full) {
+            return Some(Over::Share(wide));
+        }
+    }
+    (shares.len() >= whole).then_some(Over::Whole)
+}
+
+impl Registry {
+    /// Makes room for one more client.
+    ///
+    /// # Errors
+    /// Nothing can give way.
+    pub(super) fn room_for_client(
+        &mut self,
+        source: Source,
+        session: SessionId,
+    ) -> Result<(), Refusal> {
+        let (whole, each) = (self.policy().clients_max, self.policy().clients_per_source_max);
+        for evicted in 0..EVICTIONS_MAX {
+            let Some(over) = over(&self.index.client_shares, source, whole, each) else { break };
+            let (spare, refusal) = match over {
+                // The newest of all: clients that were linked long ago have no connection and are
+                // well, so one that floods the table behind an address of many pushes out what it
+                // has just made.
+                Over::Share(holder) => {
+                    (self.index.client_shares.newest(holder), Refusal::SourceFull)
+                }
+                Over::Whole => (self.spare_client(source), Refusal::ClientsFull),
+            };
+            match spare {
+                Some(spare) => {
+                    self.forget_client(spare, Cause::MadeRoom, Some(session));
+                    self.settle();
+                }
+                None if evicted == 0 => return Err(refusal),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The client that gives way when the registry is full.
+    fn spare_client(&self, source: Source) -> Option<Serial> {
+        let cut_off = |spare| {
+            let chains = self.index.spares.range((spare, Default::default())..);
+            let (_, name) = chains.take_while(|(of, _)| *of == spare).next()?;
+            self.chain(name)?.spare_cut_off(spare)
+        };
+        let shares = &self.index.client_shares;
+        cut_off(Spare::Lone)
+            .or_else(|| self.index.lone.last().copied())
+            .or_else(|| cut_off(Spare::Silent))
+            .or_else(|| shares.newest(shares.largest()?))
+            .or_else(|| shares.newest(Holder::Source(source)))
+    }
+
+    /// Makes room for one more wait of a socket that no chain knows: the oldest goes, for what it
+    /// waits for has not come for the longest time.
+    ///
+    /// # Errors
+    /// Nothing can give way.
+    pub(super) fn room_for_caller(&mut self, source: Source) -> Result<(), Refusal> {
+        let (whole, each) = (self.policy().repairs_max, self.policy().repairs_per_source_max);
+        for evicted in 0..EVICTIONS_MAX {
+            let shares = &self.index.caller_shares;
+            let Some(over) = over(shares, source, whole, each) else { break };
+            match oldest(shares, over) {
+                Some(spare) => self.give_up(AskRef::Caller(spare), Ended::MadeRoom),
+                None if evicted > 0 => break,
+                None if over == Over::Whole => return Err(Refusal::RepairsFull),
+                None => return Err(Refusal::SourceFull),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for one more EMNet entry; whether there is any. The oldest goes: an entry is
+    /// asked for soon after it was made, or never.
+    pub(super) fn room_for_peer(&mut self, source: Source) -> bool {
+        let (whole, each) = (self.policy().peers_max, self.policy().peers_per_source_max);
+        for evicted in 0..EVICTIONS_MAX {
+            let shares = &self.index.peer_shares;
+            let Some(over) = over(shares, source, whole, each) else { break };
+            match oldest(shares, over) {
+                Some(spare) => self.evict(spare),
+                None => return evicted > 0,
+            }
+        }
+        true
+    }
+
+    /// Has answers go until there are no more than may be: always the oldest of the source that
+    /// has the most, so that none pushes out those of others.
+    pub(super) fn trim_answers(&mut self) {
+        while self.index.answer_shares.len() > self.policy().repairs_max
+            && let Some(spare) = oldest(&self.index.answer_shares, Over::Whole)
+        {
+            self.evict(spare);
+        }
+    }
+
+    /// Takes out an answer or an EMNet entry.
+    fn evict(&mut self, serial: Serial) {
+        let (about, what) = match self.remove(serial) {
+            Some(Record::Answer(answer)) => (Some(answer.socket), Forgotten::Answer),
+            Some(Record::Peer(_)) => (None, Forgotten::Peer),
+            Some(Record::Client(_) | Record::Caller(_) | Record::Section(_)) | None => return,
+        };
+        self.note(Note { about: [about, None], session: None, what: What::MadeRoom(what) });
+    }
+}
+
+/// What gives way in a table without clients.
+fn oldest(shares: &Shares, over: Over) -> Option<Serial> {
+    let holder = match over {
+        Over::Share(holder) => holder,
+        Over::Whole => shares.largest()?,
+    };
+    shares.oldest(holder)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+//! Who holds how much of a table: the entries of each source, and of each network of sources, in
+//! the order in which they make room (see [`super::room`]).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
+
+use super::Serial;
+use crate::ids::{Network, Source};
+
+/// How readily an entry makes room for another one: what comes last goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Spare {
+    /// A client that asks, most likely over a connection that lives.
+    Asks,
+    /// A client that is silent; or whatever is no client.
+    Silent,
+    /// A client that is silent and has no partner.
+    Lone,
+}
+
+/// What entries are counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Holder {
+    /// One source.
+    Source(Source),
+    /// All sources of one network.
+    Network(Network),
+}
+
+impl Holder {
+    /// A source's network, if that is more than the source.
+    pub(super) fn around(source: Source) -> Option<Self> {
+        let network = source.network();
+        network.only_source().is_none().then_some(Self::Network(network))
+    }
+
+    /// The source, and its network if that is more than the source.
+    fn both(source: Source) -> impl Iterator<Item = Self> {
+        [Some(Self::Source(source)), Self::around(source)].into_iter().flatten()
+    }
+}
+
+/// How many entries a holder has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Held {
+    all: u32,
+    /// Those that are not of clients that ask.
+    spare: u32,
+}
+
+/// The entries of one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shares {
+    entries: BTreeSet<(Holder, Spare, Serial)>,
+    held: BTreeMap<Holder, Held>,
+    /// The networks by what they could give.
+    most: BTreeSet<(u32, Network)>,
+    len: u64,
+}
+
+impl Shares {
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn insert(&mut self, source: Source, spare: Spare, serial: Serial) {
+        self.len += 1;
+        self.count(source, spare, |count| *count += 1);
+        self.entries.extend(Holder::both(source).map(|holder| (holder, spare, serial)));
+    }
+
+    pub(super) fn remove(&mut self, source: Source, spare: Spare, serial: Serial) {
+        self.len -= 1;
+        self.count(source, spare, |count| *count -= 1);
+        for holder in Holder::both(source) {
+            self.entries.remove(&(holder, spare, serial));
+        }
+    }
+
+    fn count(&mut self, source: Source, spare: Spare, change: impl Fn(&mut u32)) {
+        for holder in Holder::both(source) {
+            let held = self.held.entry(holder).or_default();
+            let before = held.spare;
+            change(&mut held.all);
+            if spare > Spare::Asks {
+                change(&mut held.spare);
+            }
+            let now = *held;
+            if now.all == 0 {
+                self.held.remove(&holder);
+            }
+            let is_network = Holder::around(source).is_none_or(|around| around == holder);
+            if is_network && before != now.spare {
+                let network = source.network();
+                self.most.remove(&(before, network));
+                if now.spare > 0 {
+                    self.most.insert((now.spare, network));
+                }
+            }
+        }
+    }
+
+    /// How many entries a holder has.
+    pub(super) fn of(&self, holder: Holder) -> u64 {
+        self.held.get(&holder).map(|held| held.all.into()).unwrap_or_default()
+    }
+
+    /// The newest of the entries of a holder that make room the most readily.
+    pub(super) fn newest(&self, holder: Holder) -> Option<Serial> {
+        let mut entries = self.entries.range(range_of(holder));
+        entries.next_back().map(|(_, _, serial)| *serial)
+    }
+
+    /// The oldest of the entries of a holder, in a table without clients.
+    pub(super) fn oldest(&self, holder: Holder) -> Option<Serial> {
+        let mut entries = self.entries.range(range_of(holder));
+        entries.next().map(|(_, _, serial)| *serial)
+    }
+
+    /// The network that could give the most entries of those that are not of clients that ask; of
+    /// equal ones the last in the order of addresses.
+    pub(super) fn largest(&self) -> Option<Holder> {
+        let (_, network) = self.most.last()?;
+        Some(network.only_source().map_or(Holder::Network(*network), Holder::Source))
+    }
+}
+
+fn range_of(holder: Holder) -> RangeInclusive<(Holder, Spare, Serial)> {
+    (holder, Spare::Asks, Serial(0))..=(holder, Spare::Lone, Serial(u64::MAX))
+}
