@@ -28,6 +28,8 @@ pub mod clock;
 pub mod cluster;
 pub mod codec;
 pub mod config;
+#[cfg(test)]
+mod fuzz;
 pub mod ids;
 pub mod instance;
 pub mod limits;

@@ -86,7 +86,8 @@ fn each_layer_knows_only_those_below_it() {
                 let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_');
                 let word = &rest[..end.unwrap_or(rest.len())];
                 let other = word.chars().next().is_some_and(char::is_lowercase) && word != layer;
-                if other && !known.contains(&word) {
+                // The harness of the fuzz targets is every layer's.
+                if other && word != "fuzz" && !known.contains(&word) {
                     return Some(format!("{layer} must not know {word}"));
                 }
             }

@@ -73,6 +73,11 @@ impl Page {
     }
 }
 
+/// Returns all golden bytes of a page.
+pub(crate) fn all_of(name: &str) -> Vec<Vec<u8>> {
+    Page::open(name).lines.values().map(|hex| bytes_of(hex)).collect()
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -190,8 +190,13 @@ impl Given {
                 return self.faults.push(Fault::Unreadable { path: path.to_owned(), source });
             }
         };
+        self.add_text(path, &text);
+    }
+
+    /// Adds what the text of the file at `path` gives.
+    pub(super) fn add_text(&mut self, path: &Path, text: &str) {
         let line_at = |offset: usize| 1 + text[..offset].matches('\n').count();
-        let (table, errors) = DeTable::parse_recoverable(&text);
+        let (table, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let line = error.span().map_or(1, |span| line_at(span.start.min(text.len())));
             let why = error.message().to_owned();

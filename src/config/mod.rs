@@ -9,6 +9,8 @@
 
 mod cluster;
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod given;
 mod page;
 mod sources;

@@ -38,6 +38,8 @@ pub mod chain;
 mod decoder;
 pub mod emnet;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod golden;
 mod object;
 #[cfg(test)]

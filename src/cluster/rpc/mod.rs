@@ -13,6 +13,8 @@ pub mod snapshot;
 
 mod door;
 pub(super) mod frame;
+#[cfg(test)]
+mod fuzz;
 mod link;
 mod message;
 mod question;

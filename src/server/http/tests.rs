@@ -2,6 +2,7 @@
 
 mod backups;
 mod doors;
+mod fuzz;
 mod views;
 
 use std::collections::BTreeMap;
@@ -29,55 +30,7 @@ impl Bench {
         let free = HttpAddr::At((Ipv4Addr::LOCALHOST, 0).into());
         let server = HttpServer::bind(free, options).unwrap().unwrap();
         let (address, metrics) = (server.address(), Metrics::new());
-        let (readiness, receiver) = watch::channel(Readiness::NotReady("no leader".into()));
-        let status = Arc::new(|| Status {
-            version: "1.2.3",
-            cluster: "c1".to_owned(),
-            node: InstanceId(2),
-            role: "follower",
-            leader: None,
-            term: 7,
-            last_log_index: 9,
-            applied_index: 8,
-            trouble: None,
-            rules: 2,
-            newest_rules: 3,
-            members: vec![Member {
-                node: InstanceId(2),
-                address: String::new(),
-                voter: true,
-                lag: None,
-                silent_ms: None,
-                newest_rules: None,
-            }],
-            chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
-            connections: BTreeMap::from([("chain", 3)]),
-            registry: None,
-        });
-        let digest = Arc::new(|| Digest { applied: 8, digest: "00ff".to_owned() });
-        let (secret, token) = watch::channel(AdminToken(Some("secret".into())));
-        let sources = HttpSources {
-            metrics: metrics.clone(),
-            refresh: Arc::new(|| {}),
-            readiness: receiver,
-            status,
-            digest,
-            look: views::looker(),
-            actor: Arc::new(|action| {
-                Box::pin(async move {
-                    match &action {
-                        Action::Drain => Ok("drained".to_owned()),
-                        Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
-                        Action::Add { .. }
-                        | Action::Promote(_)
-                        | Action::TransferLeader(_)
-                        | Action::Upgrade => Err(Denied::Unavailable(format!("{action:?}"))),
-                    }
-                })
-            }),
-            backup: backups::source(),
-            token,
-        };
+        let (sources, readiness, secret) = sources(metrics.clone());
         let mut task = JoinSet::new();
         task.spawn(server.serve(sources));
         Self { address, metrics, readiness, secret, _task: task }
@@ -103,6 +56,60 @@ impl Bench {
         stream.write_all(request.as_bytes()).await.unwrap();
         rest(&mut stream).await
     }
+}
+
+/// What a server shows, and what changes whether it is ready and its token.
+fn sources(metrics: Metrics) -> (HttpSources, watch::Sender<Readiness>, watch::Sender<AdminToken>) {
+    let (readiness, receiver) = watch::channel(Readiness::NotReady("no leader".into()));
+    let status = Arc::new(|| Status {
+        version: "1.2.3",
+        cluster: "c1".to_owned(),
+        node: InstanceId(2),
+        role: "follower",
+        leader: None,
+        term: 7,
+        last_log_index: 9,
+        applied_index: 8,
+        trouble: None,
+        rules: 2,
+        newest_rules: 3,
+        members: vec![Member {
+            node: InstanceId(2),
+            address: String::new(),
+            voter: true,
+            lag: None,
+            silent_ms: None,
+            newest_rules: None,
+        }],
+        chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
+        connections: BTreeMap::from([("chain", 3)]),
+        registry: None,
+    });
+    let digest = Arc::new(|| Digest { applied: 8, digest: "00ff".to_owned() });
+    let (secret, token) = watch::channel(AdminToken(Some("secret".into())));
+    let sources = HttpSources {
+        metrics,
+        refresh: Arc::new(|| {}),
+        readiness: receiver,
+        status,
+        digest,
+        look: views::looker(),
+        actor: Arc::new(|action| {
+            Box::pin(async move {
+                match &action {
+                    Action::Drain => Ok("drained".to_owned()),
+                    Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
+                    Action::Add { .. }
+                    | Action::Promote(_)
+                    | Action::TransferLeader(_)
+                    | Action::Upgrade => Err(Denied::Unavailable(format!("{action:?}"))),
+                }
+            })
+        }),
+        backup: backups::source(),
+        token,
+    };
+    (sources, readiness, secret)
 }
 
 /// Everything until the server closes, which it must do within a bound.

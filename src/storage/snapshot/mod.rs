@@ -6,6 +6,8 @@
 //! that is found damaged is kept aside as `.bad` (at most one), and a new one is written.
 
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod inbox;
 mod v2;
 

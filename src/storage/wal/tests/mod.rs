@@ -3,6 +3,7 @@
 mod contract;
 mod damage;
 mod faults;
+mod fuzz;
 mod model;
 mod power;
 

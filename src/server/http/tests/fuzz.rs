@@ -1,0 +1,63 @@
+//! Hostile requests, through hyper and the real routes.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::fuzz::{Arriving, Target};
+
+const SECRET: &[u8] = b"secret";
+
+fn has(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
+}
+
+/// Every status that a handler or hyper may answer with; none of them is a fault of the server.
+const CODES: [&str; 14] = [
+    "200", "303", "400", "403", "404", "405", "408", "409", "411", "413", "414", "415", "422",
+    "431",
+];
+
+/// No request does anything without the token, or is told an id that waits.
+#[test]
+fn http() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let acted = Arc::new(AtomicUsize::new(0));
+    let (sources, _readiness, _secret) = sources(Metrics::new());
+    let actor = Arc::clone(&sources.actor);
+    let count = Arc::clone(&acted);
+    let counted: admin::Actor = Arc::new(move |action| {
+        count.fetch_add(1, Ordering::Relaxed);
+        actor(action)
+    });
+    let router = router(HttpSources { actor: counted, ..sources }, gate::Open::default());
+    let life = Life::new(Duration::from_secs(3600));
+    let routers = ["127.0.0.1", "::1", "203.0.113.9"].map(|ip| {
+        let caller = Extension(gate::Caller(ip.parse().unwrap()));
+        router.clone().layer(caller).layer(Extension(life.clone()))
+    });
+    let target = Target::new("http", 512 * 1024).inputs_below(2048);
+    target.run(2000, |input, chance| {
+        let router = chance.pick(&routers);
+        let mut answer = Vec::new();
+        let stream = tokio::io::join(Arriving::new(input, chance), &mut answer);
+        let connection = http1::Builder::new()
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        drop(runtime.block_on(connection));
+        let before = acted.swap(0, Ordering::Relaxed);
+        let knows = has(input, SECRET);
+        assert!(knows || before == 0, "a change without the token");
+        let shown = String::from_utf8_lossy(&answer);
+        let told = has(&answer, b"\\u003cb\\u003e") || has(&answer, b"\"<b>\"");
+        assert!(knows || !told, "an id that waits: {shown}");
+        if answer.is_empty() {
+            return false;
+        }
+        let code = shown.get(9..12).unwrap_or_default();
+        assert!(
+            shown.starts_with("HTTP/1.") && (CODES.contains(&code) || code == "503"),
+            "{shown}"
+        );
+        code == "200"
+    });
+}
