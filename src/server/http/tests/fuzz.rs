@@ -41,6 +41,7 @@ fn http() {
         let mut answer = Vec::new();
         let stream = tokio::io::join(Arriving::new(input, chance), &mut answer);
         let connection = http1::Builder::new()
+            .half_close(true) // all bytes are there, and the end behind them
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
         drop(runtime.block_on(connection));
