@@ -7,6 +7,7 @@
 //! `EMNETCHAIN_FUZZ_CASES` is how many cases a target has; by default it is a few seconds' worth.
 
 #![allow(dead_code, reason = "the words of chance are shared with other tests")]
+#![allow(clippy::print_stderr, reason = "a seed must be told before its test fails")]
 
 #[allow(unreachable_pub, reason = "test programs share this file")]
 #[path = "../tests/support/chance.rs"]

@@ -68,8 +68,39 @@ pub const RPC_CONNECTIONS_MAX: usize = 256;
 /// Prometheus pays for each label.
 pub const CHAIN_LABELS_MAX: usize = 50;
 
-/// Things that happened lately and are remembered for `explain`; at some 120 bytes each, 8 MiB at
-/// the most.
+/// How much more than a public source one of the operator's own networks may do in a second, where
+/// there is a rate: one such address often stands for many clients.
+pub const LOCAL_RATE_FACTOR: u32 = 20;
+
+/// Wrong ids that a source may ask EMNet for at once. People that mistype need a few; of 5,000 ids
+/// in use among a million, twenty tries find one in ten times.
+pub const PEER_GUESSES_BURST: u32 = 20;
+
+/// Between two further wrong ids of one source: 17,280 a day.
+pub const PEER_GUESS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a question to EMNet waits for its turn before it fails unasked.
+pub const PEER_GUESS_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Wrong tokens that a source may show to the operators' HTTP at once.
+pub const TOKEN_GUESSES_BURST: u32 = 5;
+
+/// Between two further wrong tokens of one source: a token of 64 bits outlives that by far.
+pub const TOKEN_GUESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Descriptors that connections which must make room may still have when the next newcomer is let
+/// in. Three listeners may go one beyond, which is within what is kept for the instance itself.
+pub const CLOSING_MAX: usize = 8;
+
+/// Sources of one IPv6 /48 that may have all their connections at one time; a /48 has 65,536.
+pub const NETWORK_SOURCES: usize = 16;
+
+/// The part of all connections that one IPv6 /48 may have: one in so many.
+pub const NETWORK_SHARE: usize = 4;
+
+/// Things that happened lately and are remembered for `explain`: at some 120 bytes each, 8 MiB. An
+/// event of a waiting RECONNECT holds its id as well, so if each had one of
+/// [`REPAIR_ID_BYTES_MAX`], it would be 42 MiB.
 pub const HISTORY_EVENTS: usize = 65_536;
 
 /// Clients, chains or events that one answer of the operators' HTTP holds at the most.

@@ -119,6 +119,12 @@ metrics! {
     made_room: IntCounterVec = "emnetchain_made_room_total" ["what"];
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
+    /// Ids that EMNet was asked for: found, missed (there is no such id), limited (a source asked
+    /// for too many wrong ones, and this one failed without being looked for).
+    emnet_asks: IntCounterVec = "emnetchain_emnet_asks_total" ["outcome"];
+    /// Requests to the operators' HTTP with a token that was not taken: wrong, or rate (the source
+    /// had shown too many wrong ones, and this one was not looked at).
+    http_tokens_refused: IntCounterVec = "emnetchain_http_tokens_refused_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.
     connections: IntGaugeVec = "emnetchain_connections" ["listener"];
     /// Connections accepted, by listener.
@@ -238,7 +244,7 @@ impl Metrics {
     /// A counter that appears with its first event hides that event from `rate()`, so what is known
     /// to come begins at zero.
     fn with_known_labels(self) -> Self {
-        let known: [(&IntCounterVec, &[&str]); 9] = [
+        let known: [(&IntCounterVec, &[&str]); 11] = [
             (&self.links, &["gather", "join", "repair"]),
             (&self.repairs, &["expired", "linked", "paired"]),
             (&self.expired, &["answer", "ask", "client", "peer", "repair"]),
@@ -246,6 +252,8 @@ impl Metrics {
             (&self.accept_pauses, &["chain", "emnet", "http", "repair"]),
             (&self.udp_answered, &["stun", "text"]),
             (&self.rejected, &["clients_full", "not_owner", "repairs_full", "source_full"]),
+            (&self.emnet_asks, &["found", "limited", "missed"]),
+            (&self.http_tokens_refused, &["rate", "wrong"]),
             (&self.raft_connects, &["failed", "open"]),
             (&self.snapshots, &["built", "received"]),
         ];

@@ -22,7 +22,7 @@ fn from_text(text: &str) -> Given {
 }
 
 #[test]
-fn config_file() {
+fn config() {
     Target::new("config", 512 * 1024).inputs_below(2048).run(2000, |input, _| {
         let text = String::from_utf8_lossy(input);
         let mut given = from_text(&text);
@@ -41,7 +41,7 @@ fn config_file() {
 }
 
 #[test]
-fn config_values() {
+fn values() {
     let keys: Vec<&'static Key> = Config::KEYS.iter().collect();
     let corpus = keys.iter().map(|key| match key.preset {
         super::Preset::Default(text) | super::Preset::Required(text) => text.into(),

@@ -221,7 +221,8 @@ settings! {
         /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
         /// of the files that the process may open, if that is less.
         @live connections_max: Option<usize> = Default("auto");
-        /// Client connections at one time from one public address (IPv6: from one /64).
+        /// Client connections at one time from one public address (IPv6: from one /64; a /48 has
+        /// sixteen times as many, and at most a quarter of all).
         @live connections_per_address_max: usize = Default("256"), 1..=10_000_000;
         /// Connections that have not made a request yet; beyond it, the oldest is closed.
         @live silent_connections_max: usize = Default("4096"), 1..=10_000_000;
@@ -237,7 +238,8 @@ settings! {
     "Datagrams" {
         /// Datagrams answered in a second, over all senders; more are dropped in silence.
         @live udp_answers_max: u32 = Default("20000"), 1..=10_000_000;
-        /// Datagrams answered in a second to one sender (IPv6: to one /64).
+        /// Datagrams answered in a second to one sender (IPv6: to one /64). Loopback and private
+        /// senders get twenty times as many, at once as well.
         @live udp_answers_per_address_max: u32 = Default("10"), 1..=10_000_000;
         /// Datagrams that a sender which kept quiet may send at once.
         @live udp_burst_per_address_max: u32 = Default("50"), 1..=10_000_000;

@@ -1,5 +1,6 @@
-//! Which clients may connect: caps on all connections and on those of one source address, and the
-//! *silent* set, the connections that have no request in hand.
+//! Which clients may connect: caps on all connections, on those of one source address and on those
+//! of one IPv6 site, which has many; and the *silent* set, the connections that have no request in
+//! hand.
 //!
 //! A client that only opens connections must not keep out those that ask. So a newcomer is never
 //! turned away for the sake of silent connections: the oldest of them goes instead.
@@ -10,12 +11,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use tokio::sync::Notify;
+
 use super::{
     LiveOptions, Rejection,
     line::{Line, Order},
 };
 use crate::{
-    ids::{Source, is_local},
+    ids::{Network, Source, is_local},
+    limits::CLOSING_MAX,
     metrics::Metrics,
 };
 
@@ -25,6 +29,8 @@ pub(super) struct Admission {
     options: LiveOptions,
     metrics: Metrics,
     state: Mutex<State>,
+    /// Told whenever a connection that had to make room is closed.
+    closed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +41,7 @@ struct State {
     /// have run.
     closing: usize,
     by_source: BTreeMap<Source, usize>,
+    by_network: BTreeMap<Network, usize>,
     silent: BTreeMap<Arrival, Arc<Line>>,
     arrivals: u64,
 }
@@ -45,7 +52,7 @@ struct Arrival(u64);
 
 impl Admission {
     pub(super) fn new(options: LiveOptions, metrics: Metrics) -> Self {
-        Self { options, metrics, state: Mutex::default() }
+        Self { options, metrics, state: Mutex::default(), closed: Notify::new() }
     }
 
     /// Gives a new connection its place; it begins silent.
@@ -55,14 +62,21 @@ impl Admission {
         line: &Arc<Line>,
     ) -> Result<Permit, Rejection> {
         let mut state = self.state();
-        let (limited, per_address_max, connections_max) = {
+        let (limited, per_address_max, per_network_max, connections_max) = {
             let now = self.options.borrow();
             let limited = now.local_addresses_limited || !is_local(from);
-            (limited, now.connections_per_address_max, now.connections_max)
+            let per_network_max = now.connections_per_network_max();
+            (limited, now.connections_per_address_max, per_network_max, now.connections_max)
         };
         let source = limited.then(|| Source::of(from));
-        if source.is_some_and(|source| state.from(source) >= per_address_max) {
-            return Err(Rejection::AddressFull);
+        if let Some(source) = source {
+            if count(&state.by_source, source) >= per_address_max {
+                return Err(Rejection::AddressFull);
+            }
+            let is_one_of_many = source.network().only_source().is_none();
+            if is_one_of_many && count(&state.by_network, source.network()) >= per_network_max {
+                return Err(Rejection::NetworkFull);
+            }
         }
         if state.placed >= connections_max && !self.close_oldest_silent(&mut state) {
             return Err(Rejection::ConnectionsFull);
@@ -70,14 +84,22 @@ impl Admission {
         state.placed += 1;
         if let Some(source) = source {
             *state.by_source.entry(source).or_default() += 1;
+            *state.by_network.entry(source.network()).or_default() += 1;
         }
         let arrival = self.fall_silent(&mut state, line);
         Ok(Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) })
     }
 
-    /// Whether a connection that had to make room still has its descriptor. It will not for long.
-    pub(super) fn is_closing(&self) -> bool {
-        self.state().closing > 0
+    /// Waits while many connections that had to make room still have their descriptors, so that a
+    /// quick crowd takes none that are others'. Each is closed as soon as its task runs.
+    pub(super) async fn room(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.state().closing < CLOSING_MAX {
+                return;
+            }
+            closed.await;
+        }
     }
 
     fn fall_silent(&self, state: &mut State, line: &Arc<Line>) -> Arrival {
@@ -103,9 +125,15 @@ impl Admission {
     }
 }
 
-impl State {
-    fn from(&self, source: Source) -> usize {
-        self.by_source.get(&source).copied().unwrap_or(0)
+fn count<K: Ord>(counts: &BTreeMap<K, usize>, of: K) -> usize {
+    counts.get(&of).copied().unwrap_or(0)
+}
+
+fn count_one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, of: K) {
+    let count = counts.get_mut(&of).expect("it counts this very permit");
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(&of);
     }
 }
 
@@ -158,13 +186,12 @@ impl Drop for Permit {
             state.placed -= 1;
         } else {
             state.closing -= 1;
+            // A session drops its line before its permit, so the descriptor is free by now.
+            self.admission.closed.notify_waiters();
         }
         if let Some(source) = self.source {
-            let count = state.by_source.get_mut(&source).expect("it counts this very permit");
-            *count -= 1;
-            if *count == 0 {
-                state.by_source.remove(&source);
-            }
+            count_one_less(&mut state.by_source, source);
+            count_one_less(&mut state.by_network, source.network());
         }
     }
 }

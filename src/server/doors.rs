@@ -8,6 +8,7 @@ use tracing::Instrument as _;
 use super::{
     LiveOptions, Outbox, Protocol,
     admission::Admission,
+    emnet::Guesses,
     line::Line,
     session::{Counted, Edge, Session},
     stream::ClientStream,
@@ -32,7 +33,8 @@ impl Doors {
         metrics: Metrics,
     ) -> Self {
         let admission = Arc::new(Admission::new(options.clone(), metrics.clone()));
-        Self { edge: Arc::new(Edge { commands, options, metrics }), outbox, admission }
+        let guesses = Guesses::new(metrics.clone());
+        Self { edge: Arc::new(Edge { commands, options, metrics, guesses }), outbox, admission }
     }
 
     /// Lets a connection in, and returns its life, which its caller must poll; or turns it away by

@@ -3,10 +3,10 @@
 //! ([`backup`]). [`gate`] decides which request may have what.
 //!
 //! No client can keep it from answering for long: a request has a deadline, a connection has a
-//! life, and when there are too many connections the oldest gives way. A client with a question
-//! asks it at once and is answered within milliseconds, so in a flood the oldest is one that came
-//! only to stay. The exception is a backup, which takes as long as it takes, and of which there is
-//! one at a time.
+//! life, and when there are too many connections the oldest of the busiest source gives way. A
+//! client with a question asks it at once and is answered within milliseconds, so in a flood the
+//! oldest is one that came only to stay. The exception is a backup, which takes as long as it
+//! takes, and of which there is one at a time.
 
 pub mod admin;
 pub mod backup;
@@ -22,7 +22,8 @@ mod status;
 mod tests;
 
 use std::{
-    collections::VecDeque,
+    cmp::Reverse,
+    collections::{BTreeMap, VecDeque},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -56,7 +57,7 @@ pub use status::{Chains, Digest, Member, Status};
 
 use self::life::Life;
 use super::options::Shares;
-use crate::{metrics::Metrics, sockets};
+use crate::{ids::Source, metrics::Metrics, sockets};
 
 /// Where the operators' HTTP is unless it is told otherwise.
 pub const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
@@ -79,8 +80,8 @@ pub struct HttpOptions {
     pub request_deadline: Duration,
     /// How long a connection lives in all, however busy; one that hands out a backup lives on.
     pub connection_life_max: Duration,
-    /// Connections at one time; one more closes the oldest. By default 128, or an eighth of the
-    /// descriptors that the process may open if that is less.
+    /// Connections at one time; one more closes the oldest of the busiest source. By default 128, or
+    /// an eighth of the descriptors that the process may open if that is less.
     pub connections_max: usize,
     /// What every reader may have.
     pub open: gate::Open,
@@ -99,6 +100,9 @@ impl Default for HttpOptions {
 
 /// What a request's line and headers may take, in bytes; hyper wants 8 KiB at the least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Connections of one local source that give way only after all others.
+const LOCAL_PLACES: usize = 8;
 
 /// How long to wait when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -198,7 +202,7 @@ impl HttpServer {
             let life = Life::new(self.options.connection_life_max);
             let router = router.clone().layer(caller).layer(Extension(life.clone()));
             let answer = answer(stream, router, life.clone(), self.options);
-            connections.add(life, async move {
+            connections.add(life, peer.ip(), async move {
                 answer.await;
                 drop(gauge);
             });
@@ -224,24 +228,48 @@ fn bind_default() -> io::Result<TcpListener> {
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    by_age: VecDeque<(AbortHandle, Life)>,
+    by_age: VecDeque<Open>,
+}
+
+struct Open {
+    task: AbortHandle,
+    life: Life,
+    source: Source,
 }
 
 impl Connections {
-    /// Closes the oldest connection if there is no room for one more.
+    /// Closes a connection if there is no room for one more: the oldest of the source that has the
+    /// most. So a crowd of readers makes room for each other, and what has one or two connections,
+    /// as a supervisor and Prometheus do, is answered whatever the crowd does. Of the operator's
+    /// own networks each source has a few places that public readers do not get.
     fn make_room(&mut self, connections_max: usize) {
         while self.tasks.try_join_next().is_some() {}
-        self.by_age.retain(|(task, _)| !task.is_finished());
-        if self.by_age.len() >= connections_max
-            && let Some(oldest) = self.by_age.iter().position(|(_, life)| !life.is_kept())
-            && let Some((task, _)) = self.by_age.remove(oldest)
-        {
-            task.abort();
+        self.by_age.retain(|open| !open.task.is_finished());
+        if self.by_age.len() < connections_max {
+            return;
+        }
+        let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
+        for open in self.by_age.iter().filter(|open| !open.life.is_kept()) {
+            *counts.entry(open.source).or_default() += 1;
+        }
+        let weight = |source: &Source| {
+            let count = counts[source];
+            (if source.is_local() { count / LOCAL_PLACES } else { count }, count)
+        };
+        let first = |source: &Source| {
+            let is_its = |open: &Open| open.source == *source && !open.life.is_kept();
+            self.by_age.iter().position(is_its)
+        };
+        // Among equals, the source with the oldest connection.
+        let crowd = counts.keys().max_by_key(|source| (weight(source), Reverse(first(source))));
+        if let Some(open) = crowd.and_then(first).and_then(|at| self.by_age.remove(at)) {
+            open.task.abort();
         }
     }
 
-    fn add(&mut self, life: Life, connection: impl Future<Output = ()> + Send + 'static) {
-        self.by_age.push_back((self.tasks.spawn(connection), life));
+    fn add(&mut self, life: Life, from: IpAddr, answer: impl Future<Output = ()> + Send + 'static) {
+        let (task, source) = (self.tasks.spawn(answer), Source::of(from));
+        self.by_age.push_back(Open { task, life, source });
     }
 }
 
@@ -277,7 +305,8 @@ async fn answer(stream: TcpStream, router: Router, life: Life, options: HttpOpti
 }
 
 fn router(sources: HttpSources, open: gate::Open) -> Router {
-    let gate = gate::Gate { token: sources.token.clone(), open };
+    let guesses = gate::Guesses::new(sources.metrics.clone());
+    let gate = gate::Gate { token: sources.token.clone(), open, guesses };
     Router::new()
         .route("/livez", get(livez))
         .route("/metrics", get(metrics))

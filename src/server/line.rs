@@ -41,6 +41,8 @@ pub(super) struct Line {
 #[derive(Debug, Default)]
 struct State {
     unsent: Vec<u8>,
+    /// Whether the last answer was that there is no such id.
+    has_missed: bool,
     orders: VecDeque<Order>,
 }
 
@@ -72,6 +74,16 @@ impl Line {
             Outcome::Taken | Outcome::Failed => Ok(()),
             Outcome::Overflowed => Err(Overflow),
         }
+    }
+
+    /// Notes that the answer which comes next is that there is no such id.
+    pub(super) fn note_missed(&self) {
+        self.state().has_missed = true;
+    }
+
+    /// Tells whether that was noted, and forgets it.
+    pub(super) fn take_missed(&self) -> bool {
+        std::mem::take(&mut self.state().has_missed)
     }
 
     /// Hands the session's task an order.

@@ -12,10 +12,10 @@ use super::{Phase, Protocol, ServerError, ServerOptions, doors::Doors};
 use crate::{clock, sockets};
 use socket2::TcpKeepalive;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     select,
     sync::watch,
-    task::{JoinError, JoinSet, yield_now},
+    task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 
@@ -83,16 +83,12 @@ impl Acceptor {
                 biased;
                 () = reached(&mut phase, Phase::Drained) => return Ok(()),
                 Some(ended) = sessions.join_next() => check(ended)?,
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.next() => match accepted {
                     Ok((stream, peer)) => {
                         shortage = Shortage { logged: shortage.logged, ..Shortage::default() };
                         let stream = Box::new(stream);
                         if let Some(session) = self.doors.enter(self.protocol, stream, peer) {
                             sessions.spawn(session);
-                        }
-                        // Else a quick crowd could take descriptors that are others'.
-                        while self.doors.admission.is_closing() {
-                            yield_now().await;
                         }
                     }
                     Err(error) => match verdict(&error) {
@@ -103,6 +99,11 @@ impl Acceptor {
                 },
             }
         }
+    }
+
+    async fn next(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        self.doors.admission.room().await;
+        self.listener.accept().await
     }
 
     async fn pause(&self, shortage: &mut Shortage, error: &io::Error) {
@@ -189,7 +190,6 @@ impl Shortage {
 #[cfg(test)]
 mod tests {
     use socket2::SockRef;
-    use tokio::net::TcpStream;
 
     use super::*;
 

@@ -273,6 +273,8 @@ enum Rejection {
     Flood,
     /// A message that is no request to this server.
     Ignored(Ignored),
+    /// The IPv6 /48 has as many connections as it may.
+    NetworkFull,
     /// No request within the deadline.
     Overdue,
     /// The registry refused the request.
@@ -292,6 +294,7 @@ impl Rejection {
             Self::ConnectionsFull => "connections_full",
             Self::Flood => "flood",
             Self::Ignored(ignored) => ignored.reason(),
+            Self::NetworkFull => "network_full",
             Self::Overdue => "overdue",
             Self::Refused(Refusal::ClientsFull) => "clients_full",
             Self::Refused(Refusal::NotOwner) => "not_owner",

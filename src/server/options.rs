@@ -5,7 +5,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::wire::AddressPolicy;
+use crate::{
+    limits::{NETWORK_SHARE, NETWORK_SOURCES},
+    wire::AddressPolicy,
+};
 
 /// Where to listen. Port 0 picks a free one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +29,8 @@ pub struct ServerOptions {
     /// Client connections over all TCP listeners. By default at most four fifths of the descriptors
     /// that the process may open, so that raft, metrics and the disk keep theirs.
     pub connections_max: usize,
-    /// Client connections from one IPv4 address or one IPv6 /64.
+    /// Client connections from one IPv4 address or one IPv6 /64; a /48 may have sixteen times as
+    /// many, and no more than a quarter of all.
     pub connections_per_address_max: usize,
     /// Whether loopback and private addresses are bound by `connections_per_address_max` too. They
     /// often stand for many clients: a proxy, a network of containers.
@@ -51,12 +55,21 @@ pub struct ServerOptions {
     pub user_timeout: Duration,
     /// Which sockets a client may announce.
     pub address_policy: AddressPolicy,
-    /// Datagrams answered per second and source (IPv4 address or IPv6 /64).
+    /// Datagrams answered per second and source (IPv4 address or IPv6 /64); twenty times as many
+    /// for loopback and private addresses, at once as well.
     pub datagrams_per_source: u32,
     /// Datagrams that a source which kept quiet may send at once.
     pub datagrams_per_source_burst: u32,
     /// Datagrams answered per second in all.
     pub datagrams_in_all: u32,
+}
+
+impl ServerOptions {
+    /// Client connections from one IPv6 /48.
+    pub(super) fn connections_per_network_max(&self) -> usize {
+        let of_sources = self.connections_per_address_max.saturating_mul(NETWORK_SOURCES);
+        of_sources.min(self.connections_max / NETWORK_SHARE).max(self.connections_per_address_max)
+    }
 }
 
 /// The options in force; an operator may change them while the servers run. What a listener is

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     ids::{Incarnation, InstanceId, SessionId},
     metrics::Metrics,
-    registry::Effect,
+    registry::{Effect, Message},
 };
 
 /// Carries effects out for the sessions of one instance.
@@ -55,6 +55,9 @@ impl Outbox {
             tracing::trace!(request = %effect.session(), ?effect, "answers");
             match effect {
                 Effect::Tell { message, then, .. } => {
+                    if let Message::PeerFailed = message {
+                        line.note_missed();
+                    }
                     if line.tell(&encode(message), *then).is_err() {
                         Rejection::SlowReader.count(&self.metrics);
                     }

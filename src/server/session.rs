@@ -21,6 +21,7 @@ use super::{
     LiveOptions, Protocol, Rejection, Request,
     admission::Permit,
     ear::{Ear, Received, readable, receive},
+    emnet::Guesses,
     line::{Line, Order},
     outbox::Seat,
 };
@@ -40,6 +41,7 @@ pub(super) struct Edge {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) options: LiveOptions,
     pub(super) metrics: Metrics,
+    pub(super) guesses: Guesses,
 }
 
 /// One client connection, with its places in the outbox and among the connections.

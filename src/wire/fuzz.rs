@@ -38,7 +38,10 @@ fn depth(json: &serde_json::Value) -> usize {
     let deepest = match json {
         serde_json::Value::Array(items) => items.iter().map(depth).max(),
         serde_json::Value::Object(fields) => fields.values().map(depth).max(),
-        _ => return 0,
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => return 0,
     };
     1 + deepest.unwrap_or(0)
 }

@@ -11,12 +11,14 @@
 //! id is what pairs two clients, and a stranger that reads it could take the place of one.
 
 mod facts;
+mod guesses;
 #[cfg(test)]
 mod tests;
 
 use std::{net::IpAddr, sync::Arc};
 
 use axum::{
+    Extension,
     extract::{MatchedPath, Request, State},
     http::{Method, StatusCode},
     middleware::Next,
@@ -24,8 +26,11 @@ use axum::{
 };
 use tokio::sync::watch;
 
-pub(super) use self::facts::cookie;
 use self::facts::{Facts, Token};
+pub(super) use self::{
+    facts::cookie,
+    guesses::{Guess, Guesses, too_many},
+};
 use super::{admin, page};
 
 /// The secret of the operators; without one, there are fewer ways in.
@@ -156,7 +161,7 @@ fn decide(kind: Kind, facts: Facts, has_token: bool) -> Result<Reader, Refusal> 
         Token::InCookie if kind == Kind::View => return Ok(Reader { sees_ids }),
         Token::Wrong if has_token => return Err(Refusal::WrongToken),
         Token::Wrong => return Err(Refusal::NoToken),
-        Token::InCookie | Token::Missing => {}
+        Token::InCookie | Token::Missing | Token::Stale => {}
     }
     if kind == Kind::Change && has_token {
         Err(Refusal::NeedsToken)
@@ -216,15 +221,30 @@ impl Refusal {
 pub(super) struct Gate {
     pub(super) token: watch::Receiver<AdminToken>,
     pub(super) open: Open,
+    pub(super) guesses: Guesses,
 }
 
 /// Lets a request pass, with what it may be told, or refuses it.
-pub(super) async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+pub(super) async fn pass(
+    State(gate): State<Gate>,
+    Extension(caller): Extension<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let (parts, token) = (request.extensions(), gate.token.borrow().clone());
     // A path that no route has is a view: a list of the paths that there are.
     let route = parts.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let kind = Kind::of(request.method(), &route, gate.open);
-    let decided = decide(kind, Facts::of(&request, &token), token.0.is_some());
+    let mut facts = Facts::of(&request, &token);
+    let guess = gate.guesses.of(caller.0, facts.is_forwarded);
+    if let Some(wait) = guess.take(facts.token) {
+        if kind != Kind::Open {
+            return too_many(wait);
+        }
+        facts.token = Token::Missing;
+    }
+    request.extensions_mut().insert(guess);
+    let decided = decide(kind, facts, token.0.is_some());
     match decided {
         Ok(reader) => {
             request.extensions_mut().insert(reader);

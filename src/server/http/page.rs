@@ -7,7 +7,7 @@
 //! should that ever fail, its policy lets a browser run no script but ours and ask no one else.
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Bytes,
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, StatusCode, header},
@@ -63,10 +63,19 @@ async fn form(State(sources): State<HttpSources>) -> Response {
 }
 
 /// Takes the token from the form, and gives a cookie for it.
-async fn sign_in(State(sources): State<HttpSources>, headers: HeaderMap, body: Bytes) -> Response {
+async fn sign_in(
+    State(sources): State<HttpSources>,
+    Extension(guess): Extension<gate::Guess>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let token = sources.token.borrow().clone();
     let form: Option<Form> = serde_urlencoded::from_bytes(&body).ok();
-    match form.filter(|form| token.is(form.token.trim())) {
+    let right = form.filter(|form| token.is(form.token.trim()));
+    if let Some(wait) = guess.take_form(right.is_some()) {
+        return gate::too_many(wait);
+    }
+    match right {
         Some(form) => {
             let cookie = gate::cookie(form.token.trim(), &headers);
             // Back to where the page is, by a path that holds below that of a proxy.

@@ -30,6 +30,101 @@ fn is_pending(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
+/// A connection that never asked has nothing to be told, so it is not said goodbye to: that takes
+/// as long as its client likes, and newcomers need its descriptor.
+#[tokio::test]
+async fn idle_emnet_connections_hold_up_no_other() {
+    let hour = Duration::from_secs(3600);
+    let options =
+        ServerOptions { silent_max: 10, linger_deadline: hour, ..ServerOptions::default() };
+    let mut bench = Bench::start(options);
+    let mut idle = Vec::new();
+    for _ in 0..60 {
+        idle.push(bench.emnet().await);
+    }
+    let (mut client, session) = bench.waiting().await;
+    bench.tell(session, Part::Head, Then::Close);
+    assert_eq!(rest(&mut client).await, HEAD);
+    for client in &mut idle[..50] {
+        assert_eq!(rest(client).await, b"");
+    }
+}
+
+/// One customer has a /48, and so 65,536 sources.
+#[tokio::test]
+async fn one_ipv6_site_does_not_hold_all_places() {
+    let options = ServerOptions {
+        connections_max: 100,
+        connections_per_address_max: 10,
+        ..ServerOptions::default()
+    };
+    let bench = Bench::start(options.clone());
+    let (commands, _kept) = mpsc::channel(1000);
+    let (_options, live) = watch::channel(options);
+    let doors = Doors::new(commands, Arc::clone(&bench.outbox), live, bench.metrics.clone());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut sessions = JoinSet::new();
+    let mut enter = async |from: IpAddr| {
+        let mut client = connect(listener.local_addr().unwrap()).await;
+        client.write_all(CONNECT).await.unwrap();
+        let stream = Box::new(listener.accept().await.unwrap().0);
+        let session = doors.enter(Protocol::Chain, stream, SocketAddr::new(from, 5000));
+        let has_entered = session.is_some();
+        session.map(|session| sessions.spawn(session));
+        (has_entered, client)
+    };
+    let mut open = Vec::new();
+    for subnet in 0..200_u16 {
+        let from = std::net::Ipv6Addr::new(0x2001, 0xdb8, 7, subnet, 0, 0, 0, 1);
+        open.push(enter(from.into()).await);
+    }
+    let entered = open.iter().filter(|(entered, _)| *entered).count();
+    assert_eq!(entered, 25, "a quarter of all");
+    assert_eq!(bench.rejected("network_full"), 175);
+    for other in ["2001:db8:8::1", "203.0.113.9", "127.0.0.1"] {
+        assert!(enter(other.parse().unwrap()).await.0, "{other}");
+    }
+}
+
+const ASK: &[u8] = br#"{"msg":"ASK_IP","id":7}"#;
+
+fn stay(session: SessionId, message: Message) -> Effect {
+    Effect::Tell { session, message, then: Then::Stay }
+}
+
+/// An id that is guessed takes the address of another, so wrong ids have a rate.
+#[tokio::test]
+async fn guesses_of_emnet_ids_have_a_rate_per_source() {
+    let mut bench = Bench::start(ServerOptions::default());
+    let began = clock::now();
+    let mut guesser = bench.emnet().await;
+    let mut asked = 0_u32;
+    while asked < 1000 && clock::now() - began < Duration::from_secs(2) {
+        guesser.write_all(ASK).await.unwrap();
+        let session = bench.asked().await;
+        asked += 1;
+        bench.outbox.dispatch(&[stay(session, Message::PeerFailed)]);
+        assert_eq!(read(&mut guesser, FAILED.len()).await, FAILED);
+    }
+    let seconds = (clock::now() - began).as_secs() as u32 + 1;
+    assert!(asked <= 400 + 4 * seconds, "{asked} guesses in {seconds} s");
+    assert!(asked >= 300, "{asked}: a local source may err now and then");
+    let missed = bench.metrics.emnet_asks.with_label_values(&["missed"]);
+    eventually("all are counted", || missed.get() == u64::from(asked)).await;
+
+    // Another source is asked for at once, and right ids cost nothing.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut other = socket.connect(bench.addresses.emnet.unwrap()).await.unwrap();
+    for _ in 0..1000 {
+        other.write_all(ASK).await.unwrap();
+        let (session, message) = (bench.asked().await, Message::PeerFound { address: "x".into() });
+        let answer = encode(&message);
+        bench.outbox.dispatch(&[stay(session, message)]);
+        assert_eq!(read(&mut other, answer.len()).await, answer);
+    }
+}
+
 #[tokio::test]
 async fn limits_may_change_while_clients_wait() {
     let mut bench = Bench::start(ServerOptions::default());

@@ -95,6 +95,13 @@ impl Bench {
         }
     }
 
+    async fn asked(&mut self) -> SessionId {
+        match self.command().await {
+            Command::AskIp { session, .. } => session,
+            command => panic!("not an ASK_IP: {command:?}"),
+        }
+    }
+
     fn tell(&self, session: SessionId, part: Part, then: Then) {
         self.outbox.dispatch(&[link(session, part, then)]);
     }

@@ -16,8 +16,10 @@ const COOKIE: &str = "emnetchain-token";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Token {
     Missing,
-    /// In a header, and it is another one. A wrong cookie counts as none: it may be of yesterday.
+    /// In a header, and it is another one.
     Wrong,
+    /// In a cookie, and it is another one. It counts as none: it may be of yesterday.
+    Stale,
     InCookie,
     InHeader,
 }
@@ -114,9 +116,11 @@ fn carried(headers: &HeaderMap, token: &AdminToken) -> Token {
         let (name, value) = cookie.trim().split_once('=')?;
         (name == COOKIE).then_some(value)
     });
+    // One request is one guess, however many cookies it has.
+    let Some(cookie) = cookies.next_back() else { return Token::Missing };
     let expected = token.0.as_deref().map(|token| AdminToken(Some(escaped(token).into())));
-    let is_right = expected.is_some_and(|expected| cookies.any(|cookie| expected.is(cookie)));
-    if is_right { Token::InCookie } else { Token::Missing }
+    let is_right = expected.is_some_and(|expected| expected.is(cookie));
+    if is_right { Token::InCookie } else { Token::Stale }
 }
 
 /// The cookie that a browser shall keep until it is closed. It has no path of its own: so it goes

@@ -179,7 +179,7 @@ fn the_token_comes_in_a_header_or_a_cookie() {
     let (given, attributes) = given.split_once("; ").unwrap();
     assert_eq!(attributes, "HttpOnly; SameSite=Strict");
     assert_eq!(shown("cookie", &format!("a=b; {given}; c=d")), Token::InCookie);
-    assert_eq!(shown("cookie", &given[..given.len() - 1]), Token::Missing);
+    assert_eq!(shown("cookie", &given[..given.len() - 1]), Token::Stale);
     assert_eq!(shown("cookie", &format!("other={}", escaped(secret))), Token::Missing);
     let none = Facts::of(&asked("::1", &[("authorization", "Bearer ")]), &AdminToken(None));
     assert_eq!(none.token, Token::Wrong, "nothing is no token");

@@ -147,6 +147,82 @@ async fn a_browser_signs_in() {
     assert!(form.contains("--admin-token-file") && !form.contains("<form"), "{form}");
 }
 
+/// Asks from another loopback address than all the others.
+async fn ask_from_elsewhere(bench: &Bench, path: &str, headers: &str) -> String {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut stream = socket.connect(bench.address).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    rest(&mut stream).await
+}
+
+/// Proves that tokens cannot be tried for ever, and that this locks out no other source.
+#[tokio::test]
+async fn guesses_of_the_token_have_a_rate_per_source() {
+    for guess in ["authorization: Bearer wrong\r\n", "cookie: emnetchain-token=wrong\r\n"] {
+        let bench = Bench::start(HttpOptions::default());
+        let mut codes = BTreeMap::new();
+        for _ in 0..150 {
+            let answer = bench.say("GET", "/status", &format!("{}{guess}", BY_A_PROXY[0])).await;
+            *codes.entry(code(&answer).to_owned()).or_insert(0) += 1;
+        }
+        let too_many = codes["429"];
+        assert!((1..=50).contains(&too_many) && codes["403"] == 150 - too_many, "{codes:?}");
+        let text = bench.metrics.render();
+        let counted = format!("emnetchain_http_tokens_refused_total{{reason=\"rate\"}} {too_many}");
+        assert!(text.contains(&counted), "{text}");
+        // The operator elsewhere, and the one at the machine itself.
+        assert_eq!(code(&ask_from_elsewhere(&bench, "/status", SECRET).await), "200");
+        assert_eq!(code(&bench.say("GET", "/status", SECRET).await), "200");
+        assert_eq!(code(&bench.say("GET", "/status", "").await), "200");
+        let health = bench.say("GET", "/livez", &format!("{}{guess}", BY_A_PROXY[0])).await;
+        assert_eq!(code(&health), "200");
+    }
+}
+
+/// Proves that the form to sign in is no way around the rate of guesses.
+#[tokio::test]
+async fn guesses_in_the_form_have_the_same_rate() {
+    let bench = Bench::start(HttpOptions::default());
+    let mut last = String::new();
+    for _ in 0..150 {
+        let request = "POST /sign-in HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+                       content-length: 11\r\n\r\ntoken=wrong";
+        let mut stream = bench.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        last = rest(&mut stream).await;
+    }
+    assert!(code(&last) == "429" && last.contains("retry-after: "), "{last}");
+}
+
+/// Proves that the supervisor's question is answered though readers of the page take all places.
+#[tokio::test]
+async fn a_probe_gets_through_while_readers_take_all_places() {
+    let options = HttpOptions { connections_max: 8, ..HttpOptions::default() };
+    let bench = Bench::start(options);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut probe = socket.connect(bench.address).await.unwrap();
+    let mut readers = Vec::new();
+    for _ in 0..100 {
+        let mut reader = bench.connect().await;
+        reader.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        readers.push(reader);
+    }
+    let open = bench.metrics.accepted.with_label_values(&["http"]);
+    let waited = time::timeout(Duration::from_secs(10), async {
+        while open.get() < 101 {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    waited.await.expect("all are accepted");
+    let request = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    probe.write_all(request).await.unwrap();
+    assert_eq!(code(&rest(&mut probe).await), "503", "a leader is not there yet");
+}
+
 /// Proves that what is open to all readers is as the setting says.
 #[tokio::test]
 async fn what_is_open_can_be_chosen() {
