@@ -80,8 +80,8 @@ pub struct HttpOptions {
     pub request_deadline: Duration,
     /// How long a connection lives in all, however busy; one that hands out a backup lives on.
     pub connection_life_max: Duration,
-    /// Connections at one time; one more closes the oldest of the busiest source. By default 128, or
-    /// an eighth of the descriptors that the process may open if that is less.
+    /// Connections at one time; one more closes the oldest of the busiest source. By default 128,
+    /// or an eighth of the descriptors that the process may open if that is less.
     pub connections_max: usize,
     /// What every reader may have.
     pub open: gate::Open,
