@@ -93,7 +93,7 @@ pub const TOKEN_GUESS_INTERVAL: Duration = Duration::from_secs(10);
 pub const CLOSING_MAX: usize = 8;
 
 /// Sources of one IPv6 /48 that may have all their connections at one time; a /48 has 65,536.
-pub const NETWORK_SOURCES: usize = 16;
+pub const NETWORK_CONNECTED_SOURCES: usize = 16;
 
 /// The part of all connections that one IPv6 /48 may have: one in so many.
 pub const NETWORK_SHARE: usize = 4;

@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    limits::{NETWORK_SHARE, NETWORK_SOURCES},
+    limits::{NETWORK_CONNECTED_SOURCES, NETWORK_SHARE},
     wire::AddressPolicy,
 };
 
@@ -67,7 +67,7 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// Client connections from one IPv6 /48.
     pub(super) fn connections_per_network_max(&self) -> usize {
-        let of_sources = self.connections_per_address_max.saturating_mul(NETWORK_SOURCES);
+        let of_sources = self.connections_per_address_max.saturating_mul(NETWORK_CONNECTED_SOURCES);
         of_sources.min(self.connections_max / NETWORK_SHARE).max(self.connections_per_address_max)
     }
 }

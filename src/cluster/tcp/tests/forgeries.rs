@@ -106,7 +106,7 @@ impl Victim {
 
 #[tokio::test]
 async fn nothing_without_a_certificate_of_the_cluster_gets_in() {
-    let victim = Victim::new().await;
+    let victim = Box::pin(Victim::new()).await;
     let attack = [hello(name(2), 1), greatest_vote(2)].concat();
 
     // In plain, on a port that wants TLS.
@@ -188,7 +188,7 @@ async fn record(victim: &Victim) -> Vec<u8> {
 
 #[tokio::test]
 async fn an_instance_is_let_in_under_its_own_name_only() {
-    let victim = Victim::new().await;
+    let victim = Box::pin(Victim::new()).await;
     let dir = victim.world.certs.path();
     let elsewhere = NodeName { cluster: ClusterId(99), node: InstanceId(2) };
 

@@ -107,9 +107,11 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
 }
 
 fn carried(headers: &HeaderMap, token: &AdminToken) -> Token {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(bearer) = bearer.and_then(|value| value.strip_prefix("Bearer ")) {
-        return if token.is(bearer) { Token::InHeader } else { Token::Wrong };
+    let credentials = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some((scheme, given)) = credentials.and_then(|value| value.split_once(' '))
+        && scheme.eq_ignore_ascii_case("bearer")
+    {
+        return if token.is(given.trim_start()) { Token::InHeader } else { Token::Wrong };
     }
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut cookies = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|cookie| {

@@ -176,6 +176,8 @@ async fn guesses_of_the_token_have_a_rate_per_source() {
         // The operator elsewhere, and the one at the machine itself.
         assert_eq!(code(&ask_from_elsewhere(&bench, "/status", SECRET).await), "200");
         assert_eq!(code(&bench.say("GET", "/status", SECRET).await), "200");
+        let lower = "authorization: bearer secret\r\n";
+        assert_eq!(code(&bench.say("GET", "/status", lower).await), "200");
         assert_eq!(code(&bench.say("GET", "/status", "").await), "200");
         let health = bench.say("GET", "/livez", &format!("{}{guess}", BY_A_PROXY[0])).await;
         assert_eq!(code(&health), "200");
