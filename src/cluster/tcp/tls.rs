@@ -106,8 +106,19 @@ impl Tls {
     /// If one of them is of no use, or the key is exposed.
     pub fn load(files: TlsFiles, me: NodeName) -> Result<Self, TlsError> {
         let loaded = read(&files, me)?;
+        Ok(Self::new(files, me, loaded))
+    }
+
+    fn new(files: TlsFiles, me: NodeName, loaded: Loaded) -> Self {
         let (authorities, _) = watch::channel(0);
-        Ok(Self { files, me, current: Mutex::new(Arc::new(loaded)), authorities })
+        Self { files, me, current: Mutex::new(Arc::new(loaded)), authorities }
+    }
+
+    /// Reads the files of an attacker, whose certificate another CA has signed.
+    #[cfg(test)]
+    pub(super) fn load_forged(files: TlsFiles, me: NodeName) -> Result<Self, TlsError> {
+        let loaded = assemble(&files, me)?;
+        Ok(Self::new(files, me, loaded))
     }
 
     /// Reads the files again, for the connections from now on.
@@ -223,6 +234,15 @@ fn server_name(name: NodeName) -> io::Result<ServerName<'static>> {
 }
 
 fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
+    let loaded = assemble(files, me)?;
+    if !is_signed_by(&loaded.ca, &read_certificates(&files.certificate)?) {
+        let why = format!("it is not of the CA in {}", files.ca.display());
+        return Err(TlsError::Unusable { path: files.certificate.clone(), why });
+    }
+    Ok(loaded)
+}
+
+fn assemble(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
     let chain = read_certificates(&files.certificate)?;
     if !chain.first().is_some_and(|first| is_of(first, me)) {
         let (path, name) = (files.certificate.clone(), me.dns_name());
@@ -243,10 +263,6 @@ fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
     }
     let roots = Arc::new(roots);
     let provider = Arc::new(ring::default_provider());
-    if !is_signed_by(&roots, &chain, &provider) {
-        let why = format!("it is not of the CA in {}", files.ca.display());
-        return Err(unusable(&files.certificate, &why));
-    }
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
             .build()
@@ -272,18 +288,16 @@ fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
 
 /// Whether a certificate leads to one of these CAs. What is out of date is another matter, so this
 /// is asked of the last moment at which the certificate is good.
-fn is_signed_by(
-    roots: &RootCertStore,
-    chain: &[CertificateDer<'static>],
-    provider: &rustls::crypto::CryptoProvider,
-) -> bool {
+fn is_signed_by(ca: &[CertificateDer<'static>], chain: &[CertificateDer<'static>]) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(ca.iter().cloned());
     let Some((own, between)) = chain.split_first() else { return false };
     let Ok(parsed) = ParsedCertificate::try_from(own) else { return false };
     let until = Dates::of(own).and_then(|dates| u64::try_from(dates.until).ok());
     let until = UnixTime::since_unix_epoch(Duration::from_secs(until.unwrap_or_default()));
-    let algorithms = provider.signature_verification_algorithms.all;
+    let algorithms = ring::default_provider().signature_verification_algorithms.all;
     let found =
-        verify_server_cert_signed_by_trust_anchor(&parsed, roots, between, until, algorithms);
+        verify_server_cert_signed_by_trust_anchor(&parsed, &roots, between, until, algorithms);
     !matches!(
         found,
         Err(rustls::Error::InvalidCertificate(

@@ -87,7 +87,7 @@ impl Victim {
         as_: NodeName,
     ) -> Option<impl Stream> {
         let ca = self.world.files(1).ca;
-        let tls = Tls::load(TlsFiles { ca, certificate, key }, as_).unwrap();
+        let tls = Tls::load_forged(TlsFiles { ca, certificate, key }, as_).unwrap();
         tls.connect(self.tcp().await, name(1)).await.ok()
     }
 
