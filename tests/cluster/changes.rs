@@ -97,7 +97,8 @@ fn a_member_that_moves_is_found_at_its_new_address_and_serves_clients_there() {
     let service = Service::try_start(&cluster.data_dir(moved), arguments.collect()).unwrap();
     eventually("it serves", || is_ready(&service));
     // It votes, and what its clients say gets to the leader.
-    done(cluster.at(leader), &["transfer-leader", &moved.to_string()]);
+    let hand_over = ["transfer-leader", &moved.to_string()];
+    eventually("it is heard", || (operate(cluster.at(leader), &hand_over).0 == 0).then_some(()));
     eventually("it leads", || (cluster.status(leader)["leader"] == moved as u64).then_some(()));
     let newcomer = Member(7);
     let mut client = Client::say(service.chain(), newcomer.connect());

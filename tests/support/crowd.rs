@@ -35,7 +35,7 @@ const WITHOUT_TAIL_MAX: usize = 3;
 /// How many ask again at once when all is over.
 const ASKING_AGAIN: usize = 24;
 
-/// Lengthens the raft log by about so many entries that change nothing. The service must have been
+/// Lengthens the raft log by about so many entries that leave nothing behind. The service must have been
 /// started with [`EMNET`].
 pub(crate) fn lengthen_log(service: &Service, entries: usize) {
     thread::scope(|scope| {
@@ -43,9 +43,13 @@ pub(crate) fn lengthen_log(service: &Service, entries: usize) {
         for _ in 0..PROPOSALS_IN_FLIGHT_MAX {
             scope.spawn(|| {
                 let mut client = Client::connect(service.address("EMNet"));
-                for _ in 0..entries / PROPOSALS_IN_FLIGHT_MAX {
-                    client.send(r#"{"msg":"ASK_IP","id":1}"#);
-                    assert_eq!(client.object().trim_start(), r#"{"msg":"FAILED"}"#);
+                // What is added is asked for at once: wrong ids have to wait their turn.
+                for _ in 0..entries.div_ceil(2 * PROPOSALS_IN_FLIGHT_MAX) {
+                    client.send(r#"{"msg":"ADD_PEER","IP_Peer":"a"}"#);
+                    let added: serde_json::Value = serde_json::from_str(&client.object()).unwrap();
+                    client.send(format!(r#"{{"msg":"ASK_IP","id":{}}}"#, added["id"]));
+                    let found: serde_json::Value = serde_json::from_str(&client.object()).unwrap();
+                    assert_eq!(found["IP"], "a");
                 }
             });
         }
