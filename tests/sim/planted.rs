@@ -168,7 +168,8 @@ found! {
     old_copy_taken OldCopyTaken Wild 1 "S6: what was durable survives a crash"
     sessions_outlive_lives SessionsOutliveLives Wild 0 "L3: a majority that is well answers or I7: "
     snapshot_without_callers SnapshotWithoutCallers Wild 1 "S10: replicas agree"
-    stores_look_alike StoresLookAlike LostDisks 0 "A1: a store that was lost votes no more"
+    stores_look_alike StoresLookAlike LostDisks 0
+        "A1: a store that was lost votes no more or S6: a store opens again after a crash"
     stranger_taken StrangerTaken Stranger 0 "A5: a list that names a stranger is refused"
     sync_removed SyncRemoved Wild 1 "S6: "
     term_keeps_time_base TermKeepsTimeBase Wild 1 "B5: log time passes while its stamper runs"

@@ -35,8 +35,8 @@ const WITHOUT_TAIL_MAX: usize = 3;
 /// How many ask again at once when all is over.
 const ASKING_AGAIN: usize = 24;
 
-/// Lengthens the raft log by about so many entries that leave nothing behind. The service must have been
-/// started with [`EMNET`].
+/// Lengthens the raft log by about so many entries that leave nothing behind. The service must have
+/// been started with [`EMNET`].
 pub(crate) fn lengthen_log(service: &Service, entries: usize) {
     thread::scope(|scope| {
         // As many as the proposer has in flight, so that each has its own entry.
