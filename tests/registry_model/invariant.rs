@@ -72,7 +72,7 @@ impl Told {
     pub(super) fn invariant_s3_i2_injective(&self, tell: &Tell<'_>) -> Result<(), String> {
         require(tell.me.0 != tell.partner, "S3: no client is linked to itself")?;
         let both = |c: &Known| c.owns(tell.me.0) && c.owns(tell.partner);
-        let itself = |c: &Known| c.source == tell.me.1 && both(c) && c.first.step + 1 < self.clock;
+        let itself = |c: &Known| c.source == tell.me.1 && both(c) && c.first + 1 < self.clock;
         let alien = |r: &Request| r.source != tell.me.1 && covers(r, tell.partner) && !r.gone;
         let stranger = tell.me.2.is_some() || self.requests.iter().any(alien);
         require(stranger || !self.clients.iter().any(itself), "S3: no client is linked to itself")?;
@@ -85,7 +85,7 @@ impl Told {
 
     /// The links in force are paths, in the order of arrival. A client that was cut off and asks
     /// comes back when the gather window has passed, behind those that have joined by then.
-    pub(super) fn invariant_s4_i3_paths(&self, seen: Seen<'_>) -> Result<(), String> {
+    pub(super) fn invariant_s4_i3_paths(&self) -> Result<(), String> {
         let link = |a: Endpoint, b: Endpoint, source: (Source, Source)| {
             let (a, b) = ((a, source.0, None), (b, source.1, None));
             let (to, from) = (self.facts.get(&a), self.facts.get(&b));
@@ -99,9 +99,7 @@ impl Told {
             for _ in 0..=self.clients.len() {
                 let Some(after) = next(at) else { break };
                 require(after.chain == at.chain, "S4: links stay in one chain")?;
-                let back = after.last.at.plus_ms(seen.policy.gather_ms);
-                let is_back = at.first.at <= back && back <= seen.now;
-                let in_order = after.last.step >= at.first.step || is_back;
+                let in_order = after.last.max(after.back) >= at.first;
                 require(in_order, "S5: links follow the order of arrival")?;
                 require(after != client, "S4: no cycle")?;
                 at = after;

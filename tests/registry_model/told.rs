@@ -46,15 +46,12 @@ struct Known {
     tail: Endpoint,
     source: Source,
     /// When it was first seen, and when it last asked for anything.
-    first: Moment,
-    last: Moment,
-}
-
-/// A step, and the log time after it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Moment {
-    step: u64,
-    at: Timestamp,
+    first: u64,
+    last: u64,
+    /// Since when its tail has waited for a partner.
+    waits: Option<Timestamp>,
+    /// When its tail was told one after the gather window, as one that was cut off is.
+    back: u64,
 }
 
 impl Known {
@@ -122,8 +119,9 @@ impl Told {
                 Command::Connect { session, source, chain, head, tail } => {
                     let (head, tail) = (head.0.endpoint(), tail.0.endpoint());
                     let (chain, source) = (chain.clone(), *source);
-                    let first = Moment { step: self.clock, at: seen.now };
-                    let client = Known { chain, head, tail, source, first, last: first };
+                    let first = self.clock;
+                    let (waits, back, last) = (Some(seen.now), 0, first);
+                    let client = Known { chain, head, tail, source, first, last, waits, back };
                     self.invariant_s8_i1_resume(seen, *session, &client)?;
                     self.gone = self.connected(*session, client);
                 }
@@ -181,7 +179,7 @@ impl Told {
         }
         closed.into_iter().for_each(|session| self.close(session));
         self.forget(seen);
-        if news { self.invariant_s4_i3_paths(seen) } else { Ok(()) }
+        if news { self.invariant_s4_i3_paths() } else { Ok(()) }
     }
 
     /// Notes a CONNECT, and ends what it may end. Comes back with the clients it replaces.
@@ -197,6 +195,7 @@ impl Told {
         });
         if let Some(known) = self.clients.iter_mut().find(|known| known.is(&client)) {
             known.last = client.last;
+            known.waits = known.waits.or(client.waits);
             return Vec::new();
         }
         let replaced = |known: &Known| {
@@ -229,8 +228,12 @@ impl Told {
             gone: false,
         });
         let mine = self.clients.iter_mut().find(|c| c.owns(socket) && c.source == source);
-        let asked = Moment { step: self.clock, at: seen.now };
-        mine.into_iter().for_each(|client| client.last = asked);
+        for client in mine {
+            client.last = self.clock;
+            if client.tail == socket {
+                client.waits = client.waits.or(Some(seen.now));
+            }
+        }
         let lost = self.facts.get(&me).map(|fact| fact.partner);
         let answer = self.answers.remove(&key);
         let remembered = answer.map(|(partner, _)| partner).filter(|_| !known);
@@ -257,6 +260,13 @@ impl Told {
         unsure: bool,
     ) -> Result<bool, String> {
         let (socket, source, _) = tell.me;
+        let its = |known: &&mut Known| known.tail == socket && known.source == source;
+        if let Some(client) = self.clients.iter_mut().find(its)
+            && let Some(since) = client.waits.take()
+            && since.plus_ms(seen.policy.gather_ms) <= seen.now
+        {
+            client.back = self.clock;
+        }
         let answer =
             tell.request.id.as_ref().and_then(|id| self.answers.get(&(id.clone(), socket, source)));
         let repeated = answer.is_some_and(|(partner, _)| *partner == tell.partner)
