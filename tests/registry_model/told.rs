@@ -228,7 +228,7 @@ impl Told {
             gone: false,
         });
         let mine = self.clients.iter_mut().find(|c| c.owns(socket) && c.source == source);
-        for client in mine {
+        if let Some(client) = mine {
             client.last = self.clock;
             if client.tail == socket {
                 client.waits = client.waits.or(Some(seen.now));
