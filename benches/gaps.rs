@@ -127,7 +127,7 @@ struct World {
 }
 
 impl World {
-    /// A chain of so many clients, each linked with its neighbours; the last one waits.
+    /// A chain of clients, each linked with its neighbours; the last one waits.
     fn new(clients: u32) -> Self {
         let mut world = Self {
             registry: Registry::default(),

@@ -110,7 +110,7 @@ enum Job {
     Copy,
     /// A registry from its image, per client.
     Rebuild,
-    /// Newcomers of whom each has another client make room, for the registry is full.
+    /// Newcomers, for each of which another client makes room, for the registry is full.
     Room,
 }
 

@@ -70,7 +70,7 @@ impl Target {
         self
     }
 
-    /// Runs the cases: so many by default. `one` says whether the input was taken as valid.
+    /// Runs the cases, `cases` of them by default. `one` says whether the input was taken as valid.
     pub(crate) fn run(&self, cases: u64, mut one: impl FnMut(&[u8], &mut Chance) -> bool) {
         let cases = match std::env::var("EMNETCHAIN_FUZZ_CASES") {
             Ok(text) => text.parse().expect("a number"),

@@ -95,7 +95,7 @@ pub const CLOSING_MAX: usize = 8;
 /// Sources of one IPv6 /48 that may have all their connections at one time; a /48 has 65,536.
 pub const NETWORK_CONNECTED_SOURCES: usize = 16;
 
-/// The part of all connections that one IPv6 /48 may have: one in so many.
+/// One IPv6 /48 may have all connections divided by this.
 pub const NETWORK_SHARE: usize = 4;
 
 /// Things that happened lately and are remembered for `explain`: at some 120 bytes each, 8 MiB. An

@@ -69,6 +69,7 @@ impl Place {
 fn differing(listening: SocketAddr, listed: Option<&str>, known: &str) -> Option<String> {
     let is_any = listening.ip().is_unspecified();
     let listed = listed.filter(|at| !at.is_empty());
+    let is_another_port = !known.ends_with(&format!(":{}", listening.port()));
     if known.is_empty() || known == listening.to_string() {
         return None;
     }
@@ -78,14 +79,10 @@ fn differing(listening: SocketAddr, listed: Option<&str>, known: &str) -> Option
             Some(listed.to_owned())
         }
         Some(_) if is_any => None,
-        None if is_any => {
-            let port = listening.port();
-            (!known.ends_with(&format!(":{port}"))).then(|| format!("HOST:{port}"))
-        }
+        None if is_any => is_another_port.then(|| format!("HOST:{}", listening.port())),
         // A host's name may well stand for the address where this instance listens.
         Some(_) | None if known.parse::<SocketAddr>().is_err() => {
-            let port = listening.port();
-            (!known.ends_with(&format!(":{port}"))).then(|| listening.to_string())
+            is_another_port.then(|| listening.to_string())
         }
         Some(_) | None => Some(listening.to_string()),
     }

@@ -36,8 +36,8 @@ pub struct Policy {
     pub peers_per_source_max: u64,
 }
 
-/// An IPv6 /48 may have as much as so many sources: sites whose users have a /64 each get along,
-/// and one hand with 65,536 of them gets no more than four addresses' worth.
+/// An IPv6 /48 may have as much as this number of sources: sites whose users have a /64 each get
+/// along, and one hand with 65,536 of them gets no more than four addresses' worth.
 pub(super) const NETWORK_SOURCES: u64 = 4;
 
 impl Default for Policy {

@@ -1,6 +1,6 @@
 //! Room: what gives way when a table is full, or when one source has as much of it as it may
-//! (rule 19 of `proto-docs/chains.md`). A bound keeps nobody out for good: what one hand has made
-//! too much of goes, and the newcomer comes in.
+//! (rule 19 of `proto-docs/chains.md`). A bound keeps no client out for good: what one hand has
+//! made too much of goes, and the newcomer comes in.
 //!
 //! What goes is found in O(log n): an index holds the entries of each source and network in the
 //! order in which they go, and the runs that are cut off by what they could give.
@@ -12,8 +12,9 @@ use super::{
 };
 use crate::ids::{SessionId, Source};
 
-/// At most so many give way to one newcomer: one in the common case, and two if a table holds more
-/// than it may, as after a change of settings, so that it comes down to its bound in the end.
+/// How many entries give way to one newcomer at most: one in the common case, and two if a table
+/// holds more than it may, as after a change of settings, so that it comes down to its bound in the
+/// end.
 const EVICTIONS_MAX: usize = 2;
 
 /// What a newcomer would be too many for.
@@ -23,6 +24,16 @@ enum Over {
     Share(Holder),
     /// The table.
     Whole,
+}
+
+impl Over {
+    /// Why a newcomer stays out; `full` if it is the table.
+    fn refusal(self, full: Refusal) -> Refusal {
+        match self {
+            Self::Share(_) => Refusal::SourceFull,
+            Self::Whole => full,
+        }
+    }
 }
 
 /// What one more entry from `source` is too many for, in a table of `whole` entries of which each
@@ -43,6 +54,31 @@ fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> 
 }
 
 impl Registry {
+    /// Has entries go until one more from `source` is none too many. `spare` finds what goes, and
+    /// `evict` takes it out.
+    ///
+    /// # Errors
+    /// Nothing can give way; what the newcomer is too many for.
+    fn make_room(
+        &mut self,
+        source: Source,
+        bounds: (u64, u64),
+        shares: fn(&Self) -> &Shares,
+        spare: impl Fn(&Self, Over) -> Option<Serial>,
+        evict: impl Fn(&mut Self, Serial),
+    ) -> Result<(), Over> {
+        let (whole, each) = bounds;
+        for evicted in 0..EVICTIONS_MAX {
+            let Some(over) = over(shares(self), source, whole, each) else { break };
+            match spare(self, over) {
+                Some(spare) => evict(self, spare),
+                None if evicted == 0 => return Err(over),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Makes room for one more client.
     ///
     /// # Errors
@@ -52,28 +88,20 @@ impl Registry {
         source: Source,
         session: SessionId,
     ) -> Result<(), Refusal> {
-        let (whole, each) = (self.policy().clients_max, self.policy().clients_per_source_max);
-        for evicted in 0..EVICTIONS_MAX {
-            let Some(over) = over(&self.index.client_shares, source, whole, each) else { break };
-            let (spare, refusal) = match over {
-                // The newest of all: clients that were linked long ago have no connection and are
-                // well, so one that floods the table behind an address of many pushes out what it
-                // has just made.
-                Over::Share(holder) => {
-                    (self.index.client_shares.newest(holder), Refusal::SourceFull)
-                }
-                Over::Whole => (self.spare_client(source), Refusal::ClientsFull),
-            };
-            match spare {
-                Some(spare) => {
-                    self.forget_client(spare, Cause::MadeRoom, Some(session));
-                    self.settle();
-                }
-                None if evicted == 0 => return Err(refusal),
-                None => break,
-            }
-        }
-        Ok(())
+        let bounds = (self.policy().clients_max, self.policy().clients_per_source_max);
+        let spare = |registry: &Self, over| match over {
+            // The newest of all: clients that were linked long ago have no connection and are well,
+            // so one that floods the table behind an address of many pushes out what it has just
+            // made.
+            Over::Share(holder) => registry.index.client_shares.newest(holder),
+            Over::Whole => registry.spare_client(source),
+        };
+        let evict = |registry: &mut Self, spare| {
+            registry.forget_client(spare, Cause::MadeRoom, Some(session));
+            registry.settle();
+        };
+        let made = self.make_room(source, bounds, |it| &it.index.client_shares, spare, evict);
+        made.map_err(|over| over.refusal(Refusal::ClientsFull))
     }
 
     /// The client that gives way when the registry is full.
@@ -97,33 +125,21 @@ impl Registry {
     /// # Errors
     /// Nothing can give way.
     pub(super) fn room_for_caller(&mut self, source: Source) -> Result<(), Refusal> {
-        let (whole, each) = (self.policy().repairs_max, self.policy().repairs_per_source_max);
-        for evicted in 0..EVICTIONS_MAX {
-            let shares = &self.index.caller_shares;
-            let Some(over) = over(shares, source, whole, each) else { break };
-            match oldest(shares, over) {
-                Some(spare) => self.give_up(AskRef::Caller(spare), Ended::MadeRoom),
-                None if evicted > 0 => break,
-                None if over == Over::Whole => return Err(Refusal::RepairsFull),
-                None => return Err(Refusal::SourceFull),
-            }
-        }
-        Ok(())
+        let bounds = (self.policy().repairs_max, self.policy().repairs_per_source_max);
+        let spare = |registry: &Self, over| oldest(&registry.index.caller_shares, over);
+        let evict = |registry: &mut Self, spare| {
+            registry.give_up(AskRef::Caller(spare), Ended::MadeRoom);
+        };
+        let made = self.make_room(source, bounds, |it| &it.index.caller_shares, spare, evict);
+        made.map_err(|over| over.refusal(Refusal::RepairsFull))
     }
 
     /// Makes room for one more EMNet entry; whether there is any. The oldest goes: an entry is
     /// asked for soon after it was made, or never.
     pub(super) fn room_for_peer(&mut self, source: Source) -> bool {
-        let (whole, each) = (self.policy().peers_max, self.policy().peers_per_source_max);
-        for evicted in 0..EVICTIONS_MAX {
-            let shares = &self.index.peer_shares;
-            let Some(over) = over(shares, source, whole, each) else { break };
-            match oldest(shares, over) {
-                Some(spare) => self.evict(spare),
-                None => return evicted > 0,
-            }
-        }
-        true
+        let bounds = (self.policy().peers_max, self.policy().peers_per_source_max);
+        let spare = |registry: &Self, over| oldest(&registry.index.peer_shares, over);
+        self.make_room(source, bounds, |it| &it.index.peer_shares, spare, Self::evict).is_ok()
     }
 
     /// Has answers go until there are no more than may be: always the oldest of the source that

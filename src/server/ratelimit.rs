@@ -42,14 +42,14 @@ impl Rate {
         Self::every(Duration::from_secs(1) / turns.max(1), burst)
     }
 
-    /// One turn in so long a time, and so many at once after a quiet time.
+    /// One turn in each `interval`, and `burst` at once after a quiet time.
     pub(super) fn every(interval: Duration, burst: u32) -> Self {
         let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 2).max(1);
         Self { interval_ns, tolerance_ns: interval_ns * u64::from(burst.saturating_sub(1)) }
     }
 
     /// The same for the operator's own networks.
-    pub(super) fn of_local(self) -> Self {
+    fn of_local(self) -> Self {
         let factor = u64::from(LOCAL_RATE_FACTOR);
         let burst = self.tolerance_ns / self.interval_ns + 1;
         let interval_ns = (self.interval_ns / factor).max(1);

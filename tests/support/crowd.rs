@@ -35,7 +35,7 @@ const WITHOUT_TAIL_MAX: usize = 3;
 /// How many ask again at once when all is over.
 const ASKING_AGAIN: usize = 24;
 
-/// Lengthens the raft log by about so many entries that leave nothing behind. The service must have
+/// Lengthens the raft log by about `entries` that leave nothing behind. The service must have
 /// been started with [`EMNET`].
 pub(crate) fn lengthen_log(service: &Service, entries: usize) {
     thread::scope(|scope| {

@@ -117,7 +117,8 @@ impl Tls {
     /// Reads the files of an attacker, whose certificate another CA has signed.
     #[cfg(test)]
     pub(super) fn load_forged(files: TlsFiles, me: NodeName) -> Result<Self, TlsError> {
-        let loaded = assemble(&files, me)?;
+        let (chain, ca) = (read_certificates(&files.certificate)?, read_certificates(&files.ca)?);
+        let loaded = assemble(&files, me, chain, ca)?;
         Ok(Self::new(files, me, loaded))
     }
 
@@ -234,16 +235,22 @@ fn server_name(name: NodeName) -> io::Result<ServerName<'static>> {
 }
 
 fn read(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
-    let loaded = assemble(files, me)?;
-    if !is_signed_by(&loaded.ca, &read_certificates(&files.certificate)?) {
+    let (chain, ca) = (read_certificates(&files.certificate)?, read_certificates(&files.ca)?);
+    let is_ours = is_signed_by(&ca, &chain);
+    let loaded = assemble(files, me, chain, ca)?;
+    if !is_ours {
         let why = format!("it is not of the CA in {}", files.ca.display());
         return Err(TlsError::Unusable { path: files.certificate.clone(), why });
     }
     Ok(loaded)
 }
 
-fn assemble(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
-    let chain = read_certificates(&files.certificate)?;
+fn assemble(
+    files: &TlsFiles,
+    me: NodeName,
+    chain: Vec<CertificateDer<'static>>,
+    ca: Vec<CertificateDer<'static>>,
+) -> Result<Loaded, TlsError> {
     if !chain.first().is_some_and(|first| is_of(first, me)) {
         let (path, name) = (files.certificate.clone(), me.dns_name());
         return Err(TlsError::Foreign { path, name });
@@ -254,7 +261,6 @@ fn assemble(files: &TlsFiles, me: NodeName) -> Result<Loaded, TlsError> {
         why: why.to_string(),
     };
     let mut roots = RootCertStore::empty();
-    let ca = read_certificates(&files.ca)?;
     let authority = ca.iter().filter_map(Dates::of).max_by_key(|dates| dates.until);
     let own = chain.iter().filter_map(Dates::of);
     let dates = own.chain(authority).reduce(Dates::and);

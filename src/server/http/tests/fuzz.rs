@@ -63,7 +63,7 @@ fn http() {
     let (life, routes) = (Life::new(Duration::from_secs(3600)), TowerToHyperService::new(router));
     let target = Target::new("http", 512 * 1024).inputs_below(2048);
     target.run(2000, |input, chance| {
-        // So many that their guesses of the token do not use up what each may guess.
+        // Enough callers that none of them uses up its guesses of the token.
         let host = u8::try_from(chance.between(1, 254)).unwrap();
         let caller = chance.pick(&[[127, 0, 0, host], [10, 0, host, 1], [203, 0, 113, host]]);
         let service = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
