@@ -11,6 +11,7 @@ use super::{
     AskRef, Image, Policy, Record, Serial,
     keys::{Key, index_keys},
     path::Chain,
+    sections::SPARES,
     shares::{Shares, Spare},
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Source, Timestamp};
@@ -93,6 +94,8 @@ pub(super) struct Index {
     pub(super) unsettled_offers: BTreeSet<AskRef>,
     /// Asks that can be matched with more or with less than when they were last settled.
     pub(super) unsettled_asks: BTreeSet<AskRef>,
+    /// The chains that changed since they were last ranked, and what they counted for then.
+    unranked: BTreeMap<ChainName, Ranks>,
 }
 
 impl Index {
@@ -166,7 +169,11 @@ impl Index {
             | Key::Peer(..)
             | Key::Timer(..) => None,
         });
-        let before = chain.map(|name| self.ranks(name));
+        if let Some(name) = chain
+            && !self.unranked.contains_key(name)
+        {
+            self.unranked.insert(name.clone(), self.ranks(name));
+        }
         // What was added last goes first: a section leaves its run before it goes.
         for key in old.iter().rev().filter(|key| !new.contains(key)) {
             self.remove(serial, key);
@@ -176,8 +183,13 @@ impl Index {
             self.add(serial, key);
             self.unsettle(serial, key);
         }
-        if let (Some(name), Some(before)) = (chain, before) {
-            self.rank(name, before);
+    }
+
+    /// Ranks the chains that changed. Once for all that a command brought about: what a chain
+    /// counts for is found out by walks through its sections.
+    pub(super) fn rank_changed(&mut self) {
+        for (name, before) in std::mem::take(&mut self.unranked) {
+            self.rank(&name, before);
         }
     }
 
@@ -364,11 +376,9 @@ impl Index {
         self.chains.entry(chain.clone()).or_default()
     }
 
-    /// Changes what a chain has at a serial, and sums it up.
+    /// Changes what a chain has at a serial.
     fn change_chain(&mut self, chain: &ChainName, serial: Serial, change: impl FnOnce(&mut Chain)) {
-        let chain = self.chain_mut(chain);
-        change(chain);
-        chain.touch(serial);
+        self.chain_mut(chain).change_at(serial, change);
     }
 
     /// Opens a window that ends at `deadline`, or closes it.
@@ -414,9 +424,6 @@ impl Index {
         self.client_shares.len()
     }
 }
-
-/// What silent clients that are cut off can be.
-const SPARES: [Spare; 2] = [Spare::Silent, Spare::Lone];
 
 /// The first [`AskRef`] in order.
 pub(super) const LOWEST: AskRef = AskRef::Side(Serial(0), Part::Tail);

@@ -37,17 +37,22 @@ impl Chain {
         self.clients.len()
     }
 
+    /// The sums over all clients.
+    fn sums(&self) -> Sums {
+        Sums {
+            clients: self.clients.len(),
+            loose: self.loose.len(),
+            marked: self.marked.len(),
+            asking: self.asking.len(),
+            lone: self.lone.len(),
+        }
+    }
+
     /// The sums over the path.
     fn path(&self) -> Sums {
         match self.sections.open() {
             Some(open) => self.sections.run(open),
-            None => Sums {
-                clients: self.clients.len(),
-                loose: self.loose.len(),
-                marked: self.marked.len(),
-                asking: self.asking.len(),
-                lone: self.lone.len(),
-            },
+            None => self.sums(),
         }
     }
 
@@ -130,14 +135,18 @@ impl Chain {
         Some(Serial(low))
     }
 
-    /// Takes note that something in the range of this serial has changed.
-    pub(super) fn touch(&mut self, serial: Serial) {
+    /// Changes what there is at a serial. What all clients together have more or less is what its
+    /// section has more or less, which is much cheaper than to count that again.
+    pub(super) fn change_at(&mut self, serial: Serial, change: impl FnOnce(&mut Self)) {
+        let before = self.sums();
+        change(self);
         if let Some(section) = self.sections.find(serial) {
-            self.sum_section(section);
+            let now = self.sections.own(section).plus(self.sums()).minus(before);
+            self.sections.set_own(section, now);
         }
     }
 
-    /// Finds out what a section has.
+    /// Counts what a section has.
     pub(super) fn sum_section(&mut self, section: SectionId) {
         let (first, end) = self.sections.range(section);
         let own = Sums {

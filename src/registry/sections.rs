@@ -17,6 +17,9 @@ use super::{Serial, shares::Spare};
 /// The serial of a section's record.
 pub(super) type SectionId = Serial;
 
+/// What silent clients that are cut off can be.
+pub(super) const SPARES: [Spare; 2] = [Spare::Silent, Spare::Lone];
+
 /// What is summed up over sections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
@@ -33,13 +36,22 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    fn plus(self, other: Self) -> Self {
+    pub(super) fn plus(self, other: Self) -> Self {
+        self.with(other, |one, other| one + other)
+    }
+
+    /// What is left without `other`, which is a part of it.
+    pub(super) fn minus(self, other: Self) -> Self {
+        self.with(other, |one, other| one - other)
+    }
+
+    fn with(self, other: Self, of: impl Fn(u64, u64) -> u64) -> Self {
         Self {
-            clients: self.clients + other.clients,
-            loose: self.loose + other.loose,
-            marked: self.marked + other.marked,
-            asking: self.asking + other.asking,
-            lone: self.lone + other.lone,
+            clients: of(self.clients, other.clients),
+            loose: of(self.loose, other.loose),
+            marked: of(self.marked, other.marked),
+            asking: of(self.asking, other.asking),
+            lone: of(self.lone, other.lone),
         }
     }
 
@@ -53,24 +65,32 @@ impl Sums {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+/// Where a node is among the nodes.
+type Slot = usize;
+
+#[derive(Clone, Debug)]
 struct Node {
+    id: SectionId,
     first: Serial,
     /// `None`: to the end, whatever comes.
     last: Option<Serial>,
     own: Sums,
     /// Over the node and all below it.
     sum: Sums,
-    above: Option<SectionId>,
-    left: Option<SectionId>,
-    right: Option<SectionId>,
+    above: Option<Slot>,
+    left: Option<Slot>,
+    right: Option<Slot>,
 }
 
 /// The sections of a chain; none, as long as all its clients are in the order of their serials.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sections {
-    nodes: BTreeMap<SectionId, Node>,
-    by_first: BTreeMap<Serial, SectionId>,
+    /// Side by side in memory, for every question is a walk from node to node.
+    nodes: Vec<Node>,
+    /// The slots of sections that went, to be used again.
+    vacant: Vec<Slot>,
+    slots: BTreeMap<SectionId, Slot>,
+    by_first: BTreeMap<Serial, Slot>,
     /// The first section of each run.
     fronts: BTreeSet<SectionId>,
     /// The first sections of the runs that have silent clients, and of those that have lone ones.
@@ -81,10 +101,11 @@ pub(super) struct Sections {
 impl PartialEq for Sections {
     fn eq(&self, other: &Self) -> bool {
         let seen = |sections: &Self| -> Vec<_> {
-            let node = |(id, node): (&SectionId, &Node)| {
+            let node = |(id, slot): (&SectionId, &Slot)| {
+                let node = &sections.nodes[*slot];
                 (*id, node.first, node.last, node.own, sections.after(*id))
             };
-            sections.nodes.iter().map(node).collect()
+            sections.slots.iter().map(node).collect()
         };
         let fronts = |sections: &Self| (sections.fronts.clone(), sections.spare_fronts.clone());
         fronts(self) == fronts(other) && seen(self) == seen(other)
@@ -96,40 +117,41 @@ impl Eq for Sections {}
 impl Sections {
     /// Whether all clients are in the order of their serials.
     pub(super) fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.slots.is_empty()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.nodes.len()
+        self.slots.len()
     }
 
     /// The section that has this serial in its range.
     pub(super) fn find(&self, serial: Serial) -> Option<SectionId> {
-        let (_, id) = self.by_first.range(..=serial).next_back()?;
-        self.nodes[id].last.is_none_or(|last| serial <= last).then_some(*id)
+        let (_, slot) = self.by_first.range(..=serial).next_back()?;
+        let node = &self.nodes[*slot];
+        node.last.is_none_or(|last| serial <= last).then_some(node.id)
     }
 
     /// The section that newcomers are in.
     pub(super) fn open(&self) -> Option<SectionId> {
-        let (_, id) = self.by_first.last_key_value()?;
-        Some(*id)
+        let (_, slot) = self.by_first.last_key_value()?;
+        Some(self.nodes[*slot].id)
     }
 
     /// The sections beside this one in the order of serials.
     pub(super) fn beside(&self, first: Serial) -> [Option<SectionId>; 2] {
-        let before = self.by_first.range(..first).next_back().map(|(_, id)| *id);
-        let after = self.by_first.range(Serial(first.0 + 1)..).next().map(|(_, id)| *id);
-        [before, after]
+        let before = self.by_first.range(..first).next_back();
+        let after = self.by_first.range(Serial(first.0 + 1)..).next();
+        [before, after].map(|side| side.map(|(_, slot)| self.nodes[*slot].id))
     }
 
     /// The range of a section: its first serial, and the first one behind it.
     pub(super) fn range(&self, id: SectionId) -> (Serial, Serial) {
-        let node = &self.nodes[&id];
+        let node = &self.nodes[self.slots[&id]];
         (node.first, node.last.map_or(Serial(u64::MAX), |last| Serial(last.0 + 1)))
     }
 
     pub(super) fn own(&self, id: SectionId) -> Sums {
-        self.nodes[&id].own
+        self.nodes[self.slots[&id]].own
     }
 
     /// The first section of each run.
@@ -138,27 +160,46 @@ impl Sections {
     }
 
     pub(super) fn insert(&mut self, id: SectionId) {
-        self.nodes.insert(id, Node::default());
+        let node = Node {
+            id,
+            first: Serial(0),
+            last: None,
+            own: Sums::default(),
+            sum: Sums::default(),
+            above: None,
+            left: None,
+            right: None,
+        };
+        let slot = self.vacant.pop().unwrap_or(self.nodes.len());
+        match self.nodes.get_mut(slot) {
+            Some(vacant) => *vacant = node,
+            None => self.nodes.push(node),
+        }
+        self.slots.insert(id, slot);
         self.fronts.insert(id);
     }
 
     /// Takes out a section that is a run of its own.
     pub(super) fn remove(&mut self, id: SectionId) {
-        self.nodes.remove(&id);
+        self.vacant.extend(self.slots.remove(&id));
         self.forget_front(id);
+        if self.slots.is_empty() {
+            *self = Self::default(); // gives the memory back
+        }
     }
 
     fn forget_front(&mut self, id: SectionId) {
         self.fronts.remove(&id);
-        for spare in [Spare::Silent, Spare::Lone] {
+        for spare in SPARES {
             self.spare_fronts.remove(&(spare, id));
         }
     }
 
-    /// Takes note of what the run of a section could give to make room.
-    fn rate(&mut self, id: SectionId) {
-        let (sums, (front, _)) = (self.run(id), self.ends(id));
-        for spare in [Spare::Silent, Spare::Lone] {
+    /// Takes note of what the run of a node could give to make room.
+    fn rate(&mut self, slot: Slot) {
+        let root = self.root(slot);
+        let (sums, front) = (self.nodes[root].sum, self.nodes[self.end(root, false)].id);
+        for spare in SPARES {
             match sums.spares(spare) {
                 true => self.spare_fronts.insert((spare, front)),
                 false => self.spare_fronts.remove(&(spare, front)),
@@ -174,8 +215,9 @@ impl Sections {
     }
 
     pub(super) fn set_first(&mut self, id: SectionId, first: Serial) {
-        self.by_first.insert(first, id);
-        self.node(id).first = first;
+        let slot = self.slots[&id];
+        self.by_first.insert(first, slot);
+        self.nodes[slot].first = first;
     }
 
     pub(super) fn forget_first(&mut self, first: Serial) {
@@ -183,50 +225,57 @@ impl Sections {
     }
 
     pub(super) fn set_last(&mut self, id: SectionId, last: Option<Serial>) {
-        self.node(id).last = last;
+        let slot = self.slots[&id];
+        self.nodes[slot].last = last;
     }
 
     /// Sets what a section has.
     pub(super) fn set_own(&mut self, id: SectionId, own: Sums) {
-        self.node(id).own = own;
-        let mut at = Some(id);
-        while let Some(id) = at {
-            self.sum_up(id);
-            at = self.nodes[&id].above;
+        let slot = self.slots[&id];
+        let before = std::mem::replace(&mut self.nodes[slot].own, own);
+        let (mut at, mut run) = (Some(slot), [Sums::default(); 2]);
+        while let Some(slot) = at {
+            let node = &mut self.nodes[slot];
+            run = [node.sum, node.sum.plus(own).minus(before)];
+            node.sum = run[1];
+            at = node.above;
         }
-        self.rate(id);
+        if SPARES.iter().any(|spare| run[0].spares(*spare) != run[1].spares(*spare)) {
+            self.rate(slot);
+        }
     }
 
     /// Has one run go on with another: `last` is the last section of the one, `first` the first of
     /// the other.
     pub(super) fn link(&mut self, last: SectionId, first: SectionId) {
-        let (left, right) = (self.root(last), self.root(first));
+        let slot = self.slots[&last];
+        let (left, right) = (self.root(slot), self.root(self.slots[&first]));
         let root = self.merge(Some(left), Some(right));
         self.set_above(root, None);
         self.forget_front(first);
-        self.rate(last);
+        self.rate(slot);
     }
 
     /// Has a run end with this section; what came after it is a run of its own.
     pub(super) fn unlink(&mut self, last: SectionId) {
         let Some(first) = self.after(last) else { return };
+        let slot = self.slots[&last];
         let mut path = Vec::new();
-        let mut at = last;
-        while let Some(above) = self.nodes[&at].above {
-            path.push((above, self.nodes[&above].right == Some(at)));
+        let mut at = slot;
+        while let Some(above) = self.nodes[at].above {
+            path.push((above, self.nodes[above].right == Some(at)));
             at = above;
         }
-        let mut right = self.node(last).right.take();
-        self.sum_up(last);
-        let mut left = Some(last);
+        let mut right = self.nodes[slot].right.take();
+        self.sum_up(slot);
+        let mut left = Some(slot);
         for (above, is_right) in path {
-            let node = self.node(above);
             if is_right {
-                node.right = None;
+                self.nodes[above].right = None;
                 self.sum_up(above);
                 left = self.merge(Some(above), left);
             } else {
-                node.left = None;
+                self.nodes[above].left = None;
                 self.sum_up(above);
                 right = self.merge(right, Some(above));
             }
@@ -234,30 +283,23 @@ impl Sections {
         self.set_above(left, None);
         self.set_above(right, None);
         self.fronts.insert(first);
-        self.rate(last);
-        self.rate(first);
+        self.rate(slot);
+        self.rate(self.slots[&first]);
     }
 
     /// The sums over the run of a section.
     pub(super) fn run(&self, id: SectionId) -> Sums {
-        self.nodes[&self.root(id)].sum
+        self.nodes[self.root(self.slots[&id])].sum
     }
 
     /// The first and the last section of the run of a section.
     pub(super) fn ends(&self, id: SectionId) -> (SectionId, SectionId) {
-        let root = self.root(id);
-        let (mut first, mut last) = (root, root);
-        while let Some(left) = self.nodes[&first].left {
-            first = left;
-        }
-        while let Some(right) = self.nodes[&last].right {
-            last = right;
-        }
-        (first, last)
+        let root = self.root(self.slots[&id]);
+        (self.nodes[self.end(root, false)].id, self.nodes[self.end(root, true)].id)
     }
 
     pub(super) fn is_one_run(&self, a: SectionId, b: SectionId) -> bool {
-        self.root(a) == self.root(b)
+        a == b || self.root(self.slots[&a]) == self.root(self.slots[&b])
     }
 
     /// The next section of the run.
@@ -279,73 +321,76 @@ impl Sections {
     ) -> Option<SectionId> {
         let inner = |node: &Node| if forward { node.right } else { node.left };
         let outer = |node: &Node| if forward { node.left } else { node.right };
-        let holds = |id: Option<SectionId>| id.filter(|id| has(self.nodes[id].sum));
-        let mut at = id;
-        let mut below = holds(inner(&self.nodes[&at]));
+        let holds = |slot: Option<Slot>| slot.filter(|slot| has(self.nodes[*slot].sum));
+        let mut at = self.slots[&id];
+        let mut below = holds(inner(&self.nodes[at]));
         while below.is_none() {
             // Up, until from the near side: that node and what is beyond it come next.
-            let above = self.nodes[&at].above?;
-            let is_next = outer(&self.nodes[&above]) == Some(at);
+            let above = self.nodes[at].above?;
+            let is_next = outer(&self.nodes[above]) == Some(at);
             at = above;
             if is_next {
-                if has(self.nodes[&at].own) {
-                    return Some(at);
+                if has(self.nodes[at].own) {
+                    return Some(self.nodes[at].id);
                 }
-                below = holds(inner(&self.nodes[&at]));
+                below = holds(inner(&self.nodes[at]));
             }
         }
         let mut at = below?;
         loop {
-            let node = &self.nodes[&at];
+            let node = &self.nodes[at];
             if let Some(nearer) = holds(outer(node)) {
                 at = nearer;
             } else if has(node.own) {
-                return Some(at);
+                return Some(node.id);
             } else {
                 at = inner(node)?;
             }
         }
     }
 
-    fn node(&mut self, id: SectionId) -> &mut Node {
-        self.nodes.entry(id).or_default()
-    }
-
-    fn root(&self, id: SectionId) -> SectionId {
-        let mut at = id;
-        while let Some(above) = self.nodes[&at].above {
+    fn root(&self, slot: Slot) -> Slot {
+        let mut at = slot;
+        while let Some(above) = self.nodes[at].above {
             at = above;
         }
         at
     }
 
-    fn set_above(&mut self, id: Option<SectionId>, above: Option<SectionId>) {
-        if let Some(id) = id {
-            self.node(id).above = above;
+    /// The first node below `root`, or the last one.
+    fn end(&self, root: Slot, is_last: bool) -> Slot {
+        let mut at = root;
+        while let Some(below) = if is_last { self.nodes[at].right } else { self.nodes[at].left } {
+            at = below;
+        }
+        at
+    }
+
+    fn set_above(&mut self, slot: Option<Slot>, above: Option<Slot>) {
+        if let Some(slot) = slot {
+            self.nodes[slot].above = above;
         }
     }
 
-    fn sum_up(&mut self, id: SectionId) {
-        let node = &self.nodes[&id];
+    fn sum_up(&mut self, slot: Slot) {
+        let node = &self.nodes[slot];
         let below = [node.left, node.right].into_iter().flatten();
-        let sum = below.map(|id| self.nodes[&id].sum).fold(node.own, Sums::plus);
-        self.node(id).sum = sum;
+        let sum = below.map(|slot| self.nodes[slot].sum).fold(node.own, Sums::plus);
+        self.nodes[slot].sum = sum;
     }
 
     /// Joins two trees, all of the one before all of the other.
-    fn merge(&mut self, left: Option<SectionId>, right: Option<SectionId>) -> Option<SectionId> {
+    fn merge(&mut self, left: Option<Slot>, right: Option<Slot>) -> Option<Slot> {
         let (Some(a), Some(b)) = (left, right) else { return left.or(right) };
-        if priority(a) > priority(b) {
-            let inner = self.nodes[&a].right;
-            let below = self.merge(inner, right);
-            self.node(a).right = below;
+        if priority(self.nodes[a].id) > priority(self.nodes[b].id) {
+            let below = self.merge(self.nodes[a].right, right);
+            self.nodes[a].right = below;
             self.set_above(below, Some(a));
             self.sum_up(a);
             left
         } else {
-            let inner = self.nodes[&b].left;
-            let below = self.merge(left, inner);
-            self.node(b).left = below;
+            let below = self.merge(left, self.nodes[b].left);
+            self.nodes[b].left = below;
             self.set_above(below, Some(b));
             self.sum_up(b);
             right

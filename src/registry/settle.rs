@@ -21,7 +21,7 @@ impl Registry {
             if let Some((chain, place)) = self.index.unsettled.pop_first() {
                 self.settle_place(&chain, place);
             } else if self.index.unsettled_asks.is_empty() {
-                return;
+                return self.index.rank_changed();
             } else {
                 self.settle_asks();
             }
