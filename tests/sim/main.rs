@@ -168,7 +168,7 @@ fn assert_plays(play: Play, seeds: std::ops::Range<u64>) {
 /// B1: at 100 ms a sync, no instance of version 0.2.0 was ever elected.
 #[test]
 fn slow_disks_elect() {
-    assert_plays(Play::SlowDisks, 0..3);
+    assert_plays(Play::SlowDisks, 0..6);
 }
 
 #[test]
