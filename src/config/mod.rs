@@ -259,17 +259,18 @@ settings! {
         /// next.
         @live clients_max: u64 = Default("2000000"), 1..=1_000_000_000;
         /// Clients remembered of one public source address (IPv6: of one /64; four times as many
-        /// of one /48) while there are more than half of clients_max; its newest makes room.
+        /// of one /48) while there are more than half of clients_max; its newest makes room. No
+        /// more than an eighth of clients_max.
         @live clients_per_source_max: u64 = Default("4096"), 1..=1_000_000_000;
         /// Repair ids of sockets that no chain knows that wait; as many are remembered as finished.
         @live repairs_max: u64 = Default("200000"), 1..=1_000_000_000;
         /// Repair ids that one public source address may have waiting while there are more than
-        /// half of repairs_max; its oldest makes room.
+        /// half of repairs_max; its oldest makes room. No more than an eighth of repairs_max.
         @live repairs_per_source_max: u64 = Default("256"), 1..=1_000_000_000;
         /// EMNet entries kept; there are a million ids, and a free one must be found quickly.
         @live peers_max: u64 = Default("200000"), 1..=900_000;
         /// EMNet entries of one public source address while there are more than half of peers_max;
-        /// its oldest makes room.
+        /// its oldest makes room. No more than an eighth of peers_max.
         @live peers_per_source_max: u64 = Default("2048"), 1..=900_000;
     }
 }
@@ -285,6 +286,9 @@ impl Config {
         let ms = |time: Duration| {
             u64::try_from(time.as_millis()).expect("no key allows more than ten years")
         };
+        // What one source may have of a small table, as well: half of it for the four sources' worth
+        // of one /48.
+        let share = |each: u64, whole: u64| each.min((whole / 8).max(1));
         Policy {
             resume_grace_ms: ms(self.resume_grace),
             gather_ms: ms(self.gather),
@@ -292,11 +296,11 @@ impl Config {
             retention_ms: ms(self.retention),
             client_retention_ms: ms(self.client_retention),
             clients_max: self.clients_max,
-            clients_per_source_max: self.clients_per_source_max,
+            clients_per_source_max: share(self.clients_per_source_max, self.clients_max),
             repairs_max: self.repairs_max,
-            repairs_per_source_max: self.repairs_per_source_max,
+            repairs_per_source_max: share(self.repairs_per_source_max, self.repairs_max),
             peers_max: self.peers_max,
-            peers_per_source_max: self.peers_per_source_max,
+            peers_per_source_max: share(self.peers_per_source_max, self.peers_max),
         }
     }
 }
@@ -323,6 +327,15 @@ mod tests {
         assert_eq!(config.policy(), Policy::default());
         assert_eq!(config.node_id, InstanceId(1));
         assert_eq!(config.http_addr, HttpAddr::Auto);
+    }
+
+    #[test]
+    fn one_source_has_no_more_than_an_eighth_of_a_small_table() {
+        let mut flags = vec![("clients_max", "100"), ("repairs_max", "4")];
+        flags.extend(ADDRS);
+        let policy = from_flags(&flags).unwrap().policy();
+        assert_eq!((policy.clients_per_source_max, policy.repairs_per_source_max), (12, 1));
+        assert_eq!(policy.peers_per_source_max, Policy::default().peers_per_source_max);
     }
 
     #[test]

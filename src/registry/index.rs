@@ -11,7 +11,6 @@ use super::{
     AskRef, Image, Policy, Record, Serial,
     keys::{Key, index_keys},
     path::Chain,
-    sections::SPARES,
     shares::{Shares, Spare},
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Source, Timestamp};
@@ -39,8 +38,6 @@ struct Ranks {
     cut_off: u64,
     gaps: u64,
     links: u64,
-    /// Whether clients that are cut off could make room: silent ones, and lone ones.
-    spares: [bool; 2],
 }
 
 /// Chains by how much there is of something in them, the most first.
@@ -75,10 +72,6 @@ pub(super) struct Index {
     pub(super) answer_shares: Shares,
     /// The EMNet entries by those that gave them.
     pub(super) peer_shares: Shares,
-    /// The clients that have no partner and do not ask.
-    pub(super) lone: BTreeSet<Serial>,
-    /// The chains with clients that are cut off and could make room.
-    pub(super) spares: BTreeSet<(Spare, ChainName)>,
     pub(super) timers: BTreeSet<(Timestamp, Timer)>,
     /// Clients that are cut off.
     pub(super) cut_off: u64,
@@ -155,7 +148,6 @@ impl Index {
             Key::Socket(..)
             | Key::Ask(..)
             | Key::Loose(_)
-            | Key::Lone(_)
             | Key::Marked(_)
             | Key::First(..)
             | Key::Last(..)
@@ -201,7 +193,6 @@ impl Index {
             cut_off: chain.cut_off(),
             gaps: chain.gaps(),
             links: chain.links(),
-            spares: SPARES.map(|spare| chain.has_spare_cut_off(spare)),
         };
         chain.map(ranks).unwrap_or_default()
     }
@@ -224,13 +215,6 @@ impl Index {
                 }
             }
         }
-        for (n, spare) in SPARES.into_iter().enumerate() {
-            match (before.spares[n], now.spares[n]) {
-                (false, true) => self.spares.insert((spare, name.clone())),
-                (true, false) => self.spares.remove(&(spare, name.clone())),
-                (true, true) | (false, false) => false,
-            };
-        }
     }
 
     /// Notes what has to be settled again because this key came or went.
@@ -244,7 +228,7 @@ impl Index {
             }
             Key::Offer(to, from) => self.unsettled_offers.extend([*to, *from]),
             // What cuts and joins runs says which places it concerns.
-            Key::Lone(_) | Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
+            Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)
             | Key::Session(..)
             | Key::Caller(..)
@@ -271,10 +255,6 @@ impl Index {
             }
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.insert(serial));
-            }
-            Key::Lone(chain) => {
-                self.change_chain(chain, serial, |chain| chain.lone.insert(serial));
-                self.lone.insert(serial);
             }
             Key::Marked(chain) => {
                 self.change_chain(chain, serial, |chain| chain.marked.insert(serial));
@@ -331,10 +311,6 @@ impl Index {
             }
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.remove(serial));
-            }
-            Key::Lone(chain) => {
-                self.change_chain(chain, serial, |chain| chain.lone.remove(serial));
-                self.lone.remove(&serial);
             }
             Key::Marked(chain) => {
                 self.change_chain(chain, serial, |chain| chain.marked.remove(serial));

@@ -13,7 +13,6 @@ pub(super) enum Key {
     Member(ChainName),
     Ask(ChainName, Part),
     Loose(ChainName),
-    Lone(ChainName),
     Marked(ChainName),
     Section(ChainName),
     First(ChainName, Serial),
@@ -55,11 +54,7 @@ pub(super) fn index_keys(serial: Serial, record: &Record, policy: &Policy) -> Ve
 
 fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
     let mut keys = Vec::with_capacity(12);
-    let spare = client.spare();
-    keys.push(Key::Owner(client.source, spare));
-    if spare == Spare::Lone {
-        keys.push(Key::Lone(client.chain.clone()));
-    }
+    keys.push(Key::Owner(client.source, client.spare()));
     keys.push(Key::Member(client.chain.clone()));
     if !client.head_side.is_linked() {
         keys.push(Key::Loose(client.chain.clone()));

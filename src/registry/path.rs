@@ -7,7 +7,6 @@ use super::{
     ChainTotals, Serial,
     counted::Counted,
     sections::{SectionId, Sections, Sums},
-    shares::Spare,
 };
 use crate::ids::Part;
 
@@ -20,8 +19,6 @@ pub(super) struct Chain {
     pub(super) asks: BTreeSet<(Serial, Part)>,
     /// The clients that they belong to.
     pub(super) asking: Counted,
-    /// The clients that have no partner and do not ask.
-    pub(super) lone: Counted,
     /// The clients whose heads are not linked; the last one of a run is always among them.
     pub(super) loose: Counted,
     /// The clients that count as first.
@@ -44,7 +41,6 @@ impl Chain {
             loose: self.loose.len(),
             marked: self.marked.len(),
             asking: self.asking.len(),
-            lone: self.lone.len(),
         }
     }
 
@@ -96,45 +92,6 @@ impl Chain {
         }
     }
 
-    /// Whether clients that are cut off could make room.
-    pub(super) fn has_spare_cut_off(&self, spare: Spare) -> bool {
-        self.sections.spare_front(spare).is_some()
-    }
-
-    /// A client that is cut off and makes room as readily as that: the last such one of its run.
-    pub(super) fn spare_cut_off(&self, spare: Spare) -> Option<Serial> {
-        let (_, last) = self.sections.ends(self.sections.spare_front(spare)?);
-        let holder = match self.sections.own(last).spares(spare) {
-            true => last,
-            false => self.sections.beyond(last, false, |sums| sums.spares(spare))?,
-        };
-        let (first, end) = self.sections.range(holder);
-        match spare {
-            Spare::Lone => self.lone.range(first..end).next_back(),
-            Spare::Silent | Spare::Asks => self.last_silent(first, end),
-        }
-    }
-
-    /// The last client that does not ask of those in a range in which there is one. Asking ones
-    /// may be many, and in a hostile hand, so they are not looked at one by one.
-    fn last_silent(&self, first: Serial, end: Serial) -> Option<Serial> {
-        let last = self.clients.range(first..end).next_back();
-        if last.is_some_and(|last| !self.asking.contains(last)) {
-            return last;
-        }
-        let (mut low, mut high) = (first.0, end.0);
-        while high - low > 1 {
-            let middle = Serial(low + (high - low) / 2);
-            let clients = self.clients.count(middle, Serial(high));
-            if clients > self.asking.count(middle, Serial(high)) {
-                low = middle.0;
-            } else {
-                high = middle.0;
-            }
-        }
-        Some(Serial(low))
-    }
-
     /// Changes what there is at a serial. What all clients together have more or less is what its
     /// section has more or less, which is much cheaper than to count that again.
     pub(super) fn change_at(&mut self, serial: Serial, change: impl FnOnce(&mut Self)) {
@@ -154,7 +111,6 @@ impl Chain {
             loose: self.loose.count(first, end),
             marked: self.marked.count(first, end),
             asking: self.asking.count(first, end),
-            lone: self.lone.count(first, end),
         };
         self.sections.set_own(section, own);
     }

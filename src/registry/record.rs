@@ -350,12 +350,16 @@ impl Client {
         self.sides().iter().any(|side| side.is_reported())
     }
 
-    /// How readily it makes room for another one.
+    /// How readily it makes room for another one. One whose partner went is not lone: any number
+    /// of clients lose theirs when one hand has its own make room.
     pub(super) fn spare(&self) -> Spare {
-        match (self.is_silent(), self.is_idle()) {
-            (false, _) => Spare::Asks,
-            (true, false) => Spare::Silent,
-            (true, true) => Spare::Lone,
+        let is_lone = |side: &&Side| matches!(side, Side::Open(Past::New | Past::Reported { .. }));
+        if !self.is_silent() {
+            Spare::Asks
+        } else if self.sides().iter().all(is_lone) {
+            Spare::Lone
+        } else {
+            Spare::Silent
         }
     }
 

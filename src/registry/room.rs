@@ -3,7 +3,7 @@
 //! made too much of goes, and the newcomer comes in.
 //!
 //! What goes is found in O(log n): an index holds the entries of each source and network in the
-//! order in which they go, and the runs that are cut off by what they could give.
+//! order in which they go, and the networks by what they could give.
 
 use super::{
     AskRef, Cause, Ended, Forgotten, Note, Record, Refusal, Registry, Serial, What,
@@ -104,18 +104,14 @@ impl Registry {
         made.map_err(|over| over.refusal(Refusal::ClientsFull))
     }
 
-    /// The client that gives way when the registry is full.
+    /// The client that gives way when the registry is full: of those that have the most, for a
+    /// flood is then its own loss. Nothing else may decide. Two hostile ends cut honest clients off,
+    /// and neighbours that make room leave honest ones without a partner.
     fn spare_client(&self, source: Source) -> Option<Serial> {
-        let cut_off = |spare| {
-            let chains = self.index.spares.range((spare, Default::default())..);
-            let (_, name) = chains.take_while(|(of, _)| *of == spare).next()?;
-            self.chain(name)?.spare_cut_off(spare)
-        };
         let shares = &self.index.client_shares;
-        cut_off(Spare::Lone)
-            .or_else(|| self.index.lone.last().copied())
-            .or_else(|| cut_off(Spare::Silent))
-            .or_else(|| shares.newest(shares.largest()?))
+        let of_most = |spare| shares.newest(shares.largest(spare, Some(source))?);
+        of_most(Spare::Lone)
+            .or_else(|| of_most(Spare::Silent))
             .or_else(|| shares.newest(Holder::Source(source)))
     }
 
@@ -126,7 +122,8 @@ impl Registry {
     /// Nothing can give way.
     pub(super) fn room_for_caller(&mut self, source: Source) -> Result<(), Refusal> {
         let bounds = (self.policy().repairs_max, self.policy().repairs_per_source_max);
-        let spare = |registry: &Self, over| oldest(&registry.index.caller_shares, over);
+        let spare =
+            |registry: &Self, over| oldest(&registry.index.caller_shares, over, Some(source));
         let evict = |registry: &mut Self, spare| {
             registry.give_up(AskRef::Caller(spare), Ended::MadeRoom);
         };
@@ -138,7 +135,7 @@ impl Registry {
     /// asked for soon after it was made, or never.
     pub(super) fn room_for_peer(&mut self, source: Source) -> bool {
         let bounds = (self.policy().peers_max, self.policy().peers_per_source_max);
-        let spare = |registry: &Self, over| oldest(&registry.index.peer_shares, over);
+        let spare = |registry: &Self, over| oldest(&registry.index.peer_shares, over, Some(source));
         self.make_room(source, bounds, |it| &it.index.peer_shares, spare, Self::evict).is_ok()
     }
 
@@ -146,7 +143,7 @@ impl Registry {
     /// has the most, so that none pushes out those of others.
     pub(super) fn trim_answers(&mut self) {
         while self.index.answer_shares.len() > self.policy().repairs_max
-            && let Some(spare) = oldest(&self.index.answer_shares, Over::Whole)
+            && let Some(spare) = oldest(&self.index.answer_shares, Over::Whole, None)
         {
             self.evict(spare);
         }
@@ -164,10 +161,10 @@ impl Registry {
 }
 
 /// What gives way in a table without clients.
-fn oldest(shares: &Shares, over: Over) -> Option<Serial> {
+fn oldest(shares: &Shares, over: Over, newcomer: Option<Source>) -> Option<Serial> {
     let holder = match over {
         Over::Share(holder) => holder,
-        Over::Whole => shares.largest()?,
+        Over::Whole => shares.largest(Spare::Silent, newcomer)?,
     };
     shares.oldest(holder)
 }

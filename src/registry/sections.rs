@@ -12,13 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Serial, shares::Spare};
+use super::Serial;
 
 /// The serial of a section's record.
 pub(super) type SectionId = Serial;
-
-/// What silent clients that are cut off can be.
-pub(super) const SPARES: [Spare; 2] = [Spare::Silent, Spare::Lone];
 
 /// What is summed up over sections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +28,6 @@ pub(super) struct Sums {
     pub(super) marked: u64,
     /// Clients that ask.
     pub(super) asking: u64,
-    /// Clients that have no partner and do not ask.
-    pub(super) lone: u64,
 }
 
 impl Sums {
@@ -51,16 +46,6 @@ impl Sums {
             loose: of(self.loose, other.loose),
             marked: of(self.marked, other.marked),
             asking: of(self.asking, other.asking),
-            lone: of(self.lone, other.lone),
-        }
-    }
-
-    /// Whether there are clients that make room as readily as that.
-    pub(super) fn spares(self, spare: Spare) -> bool {
-        match spare {
-            Spare::Asks => self.clients > 0,
-            Spare::Silent => self.clients > self.asking,
-            Spare::Lone => self.lone > 0,
         }
     }
 }
@@ -93,8 +78,6 @@ pub(super) struct Sections {
     by_first: BTreeMap<Serial, Slot>,
     /// The first section of each run.
     fronts: BTreeSet<SectionId>,
-    /// The first sections of the runs that have silent clients, and of those that have lone ones.
-    spare_fronts: BTreeSet<(Spare, SectionId)>,
 }
 
 /// Equal sections in equal runs; the shapes of the trees follow from them.
@@ -107,8 +90,7 @@ impl PartialEq for Sections {
             };
             sections.slots.iter().map(node).collect()
         };
-        let fronts = |sections: &Self| (sections.fronts.clone(), sections.spare_fronts.clone());
-        fronts(self) == fronts(other) && seen(self) == seen(other)
+        self.fronts == other.fronts && seen(self) == seen(other)
     }
 }
 
@@ -182,36 +164,10 @@ impl Sections {
     /// Takes out a section that is a run of its own.
     pub(super) fn remove(&mut self, id: SectionId) {
         self.vacant.extend(self.slots.remove(&id));
-        self.forget_front(id);
+        self.fronts.remove(&id);
         if self.slots.is_empty() {
             *self = Self::default(); // gives the memory back
         }
-    }
-
-    fn forget_front(&mut self, id: SectionId) {
-        self.fronts.remove(&id);
-        for spare in SPARES {
-            self.spare_fronts.remove(&(spare, id));
-        }
-    }
-
-    /// Takes note of what the run of a node could give to make room.
-    fn rate(&mut self, slot: Slot) {
-        let root = self.root(slot);
-        let (sums, front) = (self.nodes[root].sum, self.nodes[self.end(root, false)].id);
-        for spare in SPARES {
-            match sums.spares(spare) {
-                true => self.spare_fronts.insert((spare, front)),
-                false => self.spare_fronts.remove(&(spare, front)),
-            };
-        }
-    }
-
-    /// The first section of a run that has clients as spare as that, and is not the path.
-    pub(super) fn spare_front(&self, spare: Spare) -> Option<SectionId> {
-        let fronts = self.spare_fronts.range((spare, Serial(0))..=(spare, Serial(u64::MAX)));
-        let open = self.open()?;
-        fronts.map(|(_, front)| *front).find(|front| !self.is_one_run(*front, open))
     }
 
     pub(super) fn set_first(&mut self, id: SectionId, first: Serial) {
@@ -233,27 +189,21 @@ impl Sections {
     pub(super) fn set_own(&mut self, id: SectionId, own: Sums) {
         let slot = self.slots[&id];
         let before = std::mem::replace(&mut self.nodes[slot].own, own);
-        let (mut at, mut run) = (Some(slot), [Sums::default(); 2]);
+        let mut at = Some(slot);
         while let Some(slot) = at {
             let node = &mut self.nodes[slot];
-            run = [node.sum, node.sum.plus(own).minus(before)];
-            node.sum = run[1];
+            node.sum = node.sum.plus(own).minus(before);
             at = node.above;
-        }
-        if SPARES.iter().any(|spare| run[0].spares(*spare) != run[1].spares(*spare)) {
-            self.rate(slot);
         }
     }
 
     /// Has one run go on with another: `last` is the last section of the one, `first` the first of
     /// the other.
     pub(super) fn link(&mut self, last: SectionId, first: SectionId) {
-        let slot = self.slots[&last];
-        let (left, right) = (self.root(slot), self.root(self.slots[&first]));
+        let (left, right) = (self.root(self.slots[&last]), self.root(self.slots[&first]));
         let root = self.merge(Some(left), Some(right));
         self.set_above(root, None);
-        self.forget_front(first);
-        self.rate(slot);
+        self.fronts.remove(&first);
     }
 
     /// Has a run end with this section; what came after it is a run of its own.
@@ -283,8 +233,6 @@ impl Sections {
         self.set_above(left, None);
         self.set_above(right, None);
         self.fronts.insert(first);
-        self.rate(slot);
-        self.rate(self.slots[&first]);
     }
 
     /// The sums over the run of a section.
@@ -449,7 +397,7 @@ mod tests {
                     let id = run[below(run.len())];
                     let own = Sums {
                         clients: below(9) as u64,
-                        lone: below(9) as u64 / 8,
+                        marked: below(9) as u64 / 8,
                         ..Sums::default()
                     };
                     sections.set_own(id, own);
@@ -463,10 +411,10 @@ mod tests {
             assert_eq!(sections.ends(run[at]), (run[0], *run.last().unwrap()));
             assert_eq!(sections.after(run[at]), run.get(at + 1).copied());
             assert_eq!(sections.before(run[at]), at.checked_sub(1).map(|at| run[at]));
-            let asks = |id: &&Serial| owns[id].lone > 0;
+            let asks = |id: &&Serial| owns[id].marked > 0;
             let (next, previous) = (run[at + 1..].iter().find(asks), run[..at].iter().rfind(asks));
-            assert_eq!(sections.beyond(run[at], true, |sum| sum.lone > 0), next.copied());
-            assert_eq!(sections.beyond(run[at], false, |sum| sum.lone > 0), previous.copied());
+            assert_eq!(sections.beyond(run[at], true, |sum| sum.marked > 0), next.copied());
+            assert_eq!(sections.beyond(run[at], false, |sum| sum.marked > 0), previous.copied());
             assert_eq!(sections.find(Serial(run[at].0 + 5)), Some(run[at]));
             assert_eq!(sections.fronts().collect::<Vec<_>>(), {
                 let mut fronts: Vec<_> = runs.iter().map(|run| run[0]).collect();

@@ -16,8 +16,12 @@ pub(super) enum Spare {
     Asks,
     /// A client that is silent; or whatever is no client.
     Silent,
-    /// A client that is silent and has no partner.
+    /// A client that is silent and never had a partner, or was reported to be gone.
     Lone,
+}
+
+impl Spare {
+    const ALL: [Self; 3] = [Self::Asks, Self::Silent, Self::Lone];
 }
 
 /// What entries are counted for.
@@ -46,8 +50,20 @@ impl Holder {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
     all: u32,
-    /// Those that are not of clients that ask.
-    spare: u32,
+    /// Those of silent clients, lone ones among them.
+    silent: u32,
+    lone: u32,
+}
+
+impl Held {
+    /// Those that make room as readily as that, or more so.
+    fn at_least(&mut self, spare: Spare) -> &mut u32 {
+        match spare {
+            Spare::Asks => &mut self.all,
+            Spare::Silent => &mut self.silent,
+            Spare::Lone => &mut self.lone,
+        }
+    }
 }
 
 /// The entries of one table.
@@ -55,8 +71,8 @@ struct Held {
 pub(super) struct Shares {
     entries: BTreeSet<(Holder, Spare, Serial)>,
     held: BTreeMap<Holder, Held>,
-    /// The networks by what they could give.
-    most: BTreeSet<(u32, Network)>,
+    /// The networks by how much of each kind they could give.
+    most: BTreeMap<Spare, BTreeSet<(u32, Network)>>,
     len: u64,
 }
 
@@ -80,24 +96,25 @@ impl Shares {
     }
 
     fn count(&mut self, source: Source, spare: Spare, change: impl Fn(&mut u32)) {
+        let network = source.network();
         for holder in Holder::both(source) {
             let held = self.held.entry(holder).or_default();
-            let before = held.spare;
-            change(&mut held.all);
-            if spare > Spare::Asks {
-                change(&mut held.spare);
-            }
-            let now = *held;
-            if now.all == 0 {
-                self.held.remove(&holder);
-            }
             let is_network = Holder::around(source).is_none_or(|around| around == holder);
-            if is_network && before != now.spare {
-                let network = source.network();
-                self.most.remove(&(before, network));
-                if now.spare > 0 {
-                    self.most.insert((now.spare, network));
+            for kind in Spare::ALL.into_iter().filter(|kind| *kind <= spare) {
+                let count = held.at_least(kind);
+                let before = *count;
+                change(count);
+                if is_network && kind > Spare::Asks {
+                    let ranking = self.most.entry(kind).or_default();
+                    ranking.remove(&(before, network));
+                    ranking.extend((*count > 0).then_some((*count, network)));
+                    if ranking.is_empty() {
+                        self.most.remove(&kind);
+                    }
                 }
+            }
+            if held.all == 0 {
+                self.held.remove(&holder);
             }
         }
     }
@@ -119,11 +136,15 @@ impl Shares {
         entries.next().map(|(_, _, serial)| *serial)
     }
 
-    /// The network that could give the most entries of those that are not of clients that ask; of
-    /// equal ones the last in the order of addresses.
-    pub(super) fn largest(&self) -> Option<Holder> {
-        let (_, network) = self.most.last()?;
-        Some(network.only_source().map_or(Holder::Network(*network), Holder::Source))
+    /// The network that could give the most entries that make room as readily as that, or more so.
+    /// Of equal ones it is that of the newcomer, if there is one, or else the last in the order of
+    /// addresses.
+    pub(super) fn largest(&self, spare: Spare, newcomer: Option<Source>) -> Option<Holder> {
+        let ranking = self.most.get(&spare)?;
+        let (most, last) = ranking.last()?;
+        let own = newcomer.map(Source::network).filter(|own| ranking.contains(&(*most, *own)));
+        let network = own.unwrap_or(*last);
+        Some(network.only_source().map_or(Holder::Network(network), Holder::Source))
     }
 }
 

@@ -116,8 +116,6 @@ pub(crate) struct Model {
     peers: BTreeMap<PeerId, (Name, Source, String, Timestamp)>,
     lives: BTreeMap<InstanceId, Incarnation>,
     effects: Vec<Effect>,
-    /// The clients that the registry had make room, where the page leaves the choice.
-    evicted: Vec<Endpoint>,
     /// A mistake, for a test of the sequences.
     planted: Planted,
     /// Which two messages, by their places among the effects, make one pair.
@@ -136,15 +134,8 @@ pub(crate) struct Brought {
 const PARTS: [Part; 2] = [Part::Tail, Part::Head];
 
 impl Model {
-    /// Carries out one command at the given log time. Where the page leaves open which client makes
-    /// room, those `evicted` do, one by one, if they may.
-    pub(crate) fn apply(
-        &mut self,
-        at: Timestamp,
-        command: &Command,
-        evicted: Vec<Endpoint>,
-    ) -> Brought {
-        self.evicted = evicted;
+    /// Carries out one command at the given log time.
+    pub(crate) fn apply(&mut self, at: Timestamp, command: &Command) -> Brought {
         self.advance(at);
         self.execute(command);
         self.settle();

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use emnetchain::{
-    ids::{Endpoint, Network, Part, Source},
+    ids::{Network, Source},
     registry::{Refusal, Why},
 };
 
-use super::{Ask, By, Client, Model, Name, Partner, at};
+use super::{Ask, By, Client, Model, Name, Partner, Past};
 
 /// A mistake about room that is built into the model, to show that the sequences find it: the
 /// registry must then seem wrong.
@@ -22,12 +22,14 @@ pub(crate) enum Planted {
     AskingGo,
     /// Sources are bounded in a table that is less than half full.
     BoundedAlways,
-    /// Clients that are cut off do not make room before others.
-    CutOffStay,
+    /// Clients that are cut off make room before others.
+    CutOffGo,
     /// A newcomer is refused when the registry is full.
     FullRefuses,
     /// The operator's own networks are bounded like others.
     LocalsBounded,
+    /// Clients whose partners went count as lone.
+    LosersLone,
     /// The oldest client of a source makes room.
     OldestGoes,
     /// The sources of one IPv6 /48 are bounded one by one only.
@@ -35,13 +37,14 @@ pub(crate) enum Planted {
 }
 
 impl Planted {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::AnswersByAge,
         Self::AskingGo,
         Self::BoundedAlways,
-        Self::CutOffStay,
+        Self::CutOffGo,
         Self::FullRefuses,
         Self::LocalsBounded,
+        Self::LosersLone,
         Self::OldestGoes,
         Self::SitesUnbounded,
     ];
@@ -62,7 +65,7 @@ impl Model {
             let policy = &self.policy;
             let (whole, each) = (policy.clients_max, policy.clients_per_source_max);
             let too_many = self.too_many(&sources, source, whole, each)?;
-            let (may, refusal) = match too_many {
+            let (gone, refusal) = match too_many {
                 TooMany::OfSource => {
                     (self.newest(|client| client.source == source), Refusal::SourceFull)
                 }
@@ -73,71 +76,58 @@ impl Model {
                 TooMany::Altogether if self.planted == Planted::FullRefuses => {
                     return Some(Refusal::ClientsFull);
                 }
-                TooMany::Altogether => (self.may_make_room(source), Refusal::ClientsFull),
+                TooMany::Altogether => (self.makes_room(source), Refusal::ClientsFull),
             };
-            let Some(first) = may.first().copied() else {
+            let Some(gone) = gone else {
                 return Some(refusal).filter(|_| evicted == 0);
             };
-            let chosen = self.chosen();
-            let gone = chosen.filter(|chosen| may.contains(chosen)).unwrap_or(first);
             self.forget(gone);
             self.settle();
         }
         None
     }
 
-    /// The client that the registry chose.
-    fn chosen(&mut self) -> Option<Name> {
-        let socket: Endpoint = (!self.evicted.is_empty()).then(|| self.evicted.remove(0))?;
-        let is_it = |client: &&Client| client.sockets[at(Part::Head)].endpoint() == socket;
-        Some(self.clients.iter().find(is_it)?.name)
-    }
-
-    /// Any of these may make room when the registry is full.
-    fn may_make_room(&self, source: Source) -> Vec<Name> {
-        let names = |may: &dyn Fn(&Client) -> bool| -> Vec<Name> {
-            self.clients.iter().filter(|client| may(client)).map(|client| client.name).collect()
+    /// This client makes room when the registry is full: of those that have the most of what goes
+    /// first.
+    fn makes_room(&self, source: Source) -> Option<Name> {
+        let of_most = |goes: &dyn Fn(&Client) -> bool| {
+            let sources = self.clients.iter().filter(|client| goes(client));
+            let most = largest(sources.map(|client| client.source), Some(source))?;
+            self.newest(|client| client.source.network() == most)
         };
-        let is_cut_off = |client: &Client| self.run(client.name).cut.is_some();
-        let lone_cut_off = names(&|client| self.is_lone(client) && is_cut_off(client));
-        let lone: Vec<Name> =
-            names(&|client| self.is_lone(client)).into_iter().max().into_iter().collect();
-        let cut_off = names(&|client| self.is_silent(client.name) && is_cut_off(client));
-        let silent = self.clients.iter().filter(|client| self.is_silent(client.name));
-        let most = largest(silent.map(|client| client.source));
-        let of_most = self.newest(|client| Some(client.source.network()) == most);
-        let own = self.newest(|client| client.source == source);
-        if self.planted == Planted::CutOffStay {
-            return [lone, of_most, own].concat();
-        }
-        [lone_cut_off, lone, cut_off, of_most, own]
-            .into_iter()
-            .find(|may| !may.is_empty())
-            .unwrap_or_default()
+        let cut_off = || {
+            let is_cut_off = |client: &&Client| self.run(client.name).cut.is_some();
+            let silent = self.clients.iter().filter(|client| self.is_silent(client.name));
+            silent.filter(is_cut_off).map(|client| client.name).max()
+        };
+        let cut_off = if self.planted == Planted::CutOffGo { cut_off() } else { None };
+        cut_off
+            .or_else(|| of_most(&|client| self.is_lone(client)))
+            .or_else(|| of_most(&|client| self.is_silent(client.name)))
+            .or_else(|| self.newest(|client| client.source == source))
     }
 
-    /// The newest one: of those without a partner, else of those that are silent, else of all.
-    fn newest(&self, is_theirs: impl Fn(&Client) -> bool) -> Vec<Name> {
+    /// The newest one: of those that are lone, else of those that are silent, else of all.
+    fn newest(&self, is_theirs: impl Fn(&Client) -> bool) -> Option<Name> {
         let theirs: Vec<&Client> = self.clients.iter().filter(|client| is_theirs(client)).collect();
         let newest = |may: &dyn Fn(&Client) -> bool| {
             theirs.iter().filter(|client| may(client)).map(|client| client.name).max()
         };
         if self.planted == Planted::OldestGoes {
-            return theirs.iter().map(|client| client.name).take(1).collect();
+            return theirs.first().map(|client| client.name);
         }
         if self.planted == Planted::AskingGo {
-            return newest(&|_| true).into_iter().collect();
+            return newest(&|_| true);
         }
         newest(&|client| self.is_lone(client))
             .or_else(|| newest(&|client| self.is_silent(client.name)))
             .or_else(|| newest(&|_| true))
-            .into_iter()
-            .collect()
     }
 
     fn is_lone(&self, client: &Client) -> bool {
-        let partners = &client.partners;
-        self.is_silent(client.name) && partners.iter().all(|partner| *partner == Partner::None)
+        let has_none = client.partners.iter().all(|partner| *partner == Partner::None);
+        let lost = client.pasts.contains(&Past::Lost) && self.planted != Planted::LosersLone;
+        self.is_silent(client.name) && has_none && !lost
     }
 
     /// Has strangers that wait make room, at most two; the refusal, if none can.
@@ -176,7 +166,7 @@ impl Model {
     /// Forgets answers until there are no more than may be.
     pub(super) fn trim_answers(&mut self) {
         while self.answers.len() as u64 > self.policy.repairs_max {
-            let most = largest(self.answers.iter().map(|answer| answer.source));
+            let most = largest(self.answers.iter().map(|answer| answer.source), None);
             let is_theirs = |answer: &super::Answer| Some(answer.source.network()) == most;
             let oldest = self.answers.iter().position(is_theirs).expect("there are some");
             self.answers.remove(if self.planted == Planted::AnswersByAge { 0 } else { oldest });
@@ -221,16 +211,19 @@ impl Model {
                 (oldest(&|other| other.network() == source.network()), Refusal::SourceFull)
             }
             TooMany::Altogether => {
-                let most = largest(sources.iter().copied());
+                let most = largest(sources.iter().copied(), Some(source));
                 (oldest(&|other| Some(other.network()) == most), Refusal::RepairsFull)
             }
         })
     }
 }
 
-/// The network that has the most; of equal ones the last in the order of addresses.
-fn largest(sources: impl Iterator<Item = Source>) -> Option<Network> {
+/// The network that has the most; of equal ones the newcomer's, or else the last in the order of
+/// addresses.
+fn largest(sources: impl Iterator<Item = Source>, newcomer: Option<Source>) -> Option<Network> {
     let mut counts = BTreeMap::<Network, u64>::new();
     sources.for_each(|source| *counts.entry(source.network()).or_default() += 1);
-    counts.into_iter().max_by_key(|(network, count)| (*count, *network)).map(|(network, _)| network)
+    let is_own = |network: Network| newcomer.is_some_and(|newcomer| newcomer.network() == network);
+    let most = counts.into_iter().max_by_key(|(it, count)| (*count, is_own(*it), *it));
+    most.map(|(network, _)| network)
 }

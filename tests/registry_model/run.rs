@@ -62,7 +62,7 @@ impl Run {
         let proposal = Proposal { at, batch: None, commands };
         let before = self.registry.totals().clients;
         let applied = self.registry.apply(&proposal);
-        let expected = self.model.apply(at, &step.command, made_room(&applied));
+        let expected = self.model.apply(at, &step.command);
         same_effects(&applied.effects, &expected)?;
         equal("the model's deadline", &self.registry.next_deadline(), &self.model.next_deadline())?;
         self.told.see(Seen {
@@ -141,12 +141,6 @@ impl Run {
         equal("the replay's deadline", &self.registry.next_deadline(), &replay.next_deadline())?;
         equal("the disk's image", self.registry.image(), &self.disk_image()?)
     }
-}
-
-/// The heads of the clients that made room.
-fn made_room(applied: &Applied) -> Vec<Endpoint> {
-    let made_room = |note: &&Note| note.what == What::TakenOut(Cause::MadeRoom);
-    applied.notes.iter().filter(made_room).filter_map(|note| note.about[0]).collect()
 }
 
 /// Every session is told the same in the same order, and so are the two of a pair. What happens in
