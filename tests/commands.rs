@@ -170,8 +170,9 @@ fn a_configuration_is_told_all_its_faults_at_once() {
         "--gather",
         &token,
         &key,
-        "0.0.0.0:8081 is already that of --chain-addr",
-        "--udp-addr: 127.0.0.1:8081 is already that of --udp-addr",
+        "0.0.0.0:8081 of --chain-addr; give one of the two another address or port",
+        "--udp-addr: 0.0.0.0:8081 and 127.0.0.1:8081 of the same list overlap; leave one of them \
+         out, or give it another port",
         "EMNETCHAIN_CHIAN_ADDR: there is no such variable; did you mean EMNETCHAIN_CHAIN_ADDR?",
     ];
     ends(&check.finish(), 2, &told);
