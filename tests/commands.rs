@@ -61,6 +61,16 @@ fn output_that_fails_is_a_failure() {
         let output = command(&words).stdout(full).output().unwrap();
         ends(&output, 74, &["standard output cannot be written"]);
     }
+    // As a shell closes it, and as a shell has it that mixes up its arrows.
+    for redirection in [">&-", "1</dev/null"] {
+        for words in alone {
+            drop(fs::remove_dir_all(&certs));
+            let line = format!("exec \"$0\" \"$@\" {redirection}");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &line, env!("CARGO_BIN_EXE_EMNetChain")]).args(words).env_clear();
+            ends(&shell.output().unwrap(), 74, &["standard output cannot be written"]);
+        }
+    }
     // A reader that has seen enough is none.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
