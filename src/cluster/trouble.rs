@@ -30,14 +30,21 @@ impl Cluster {
         let trouble = trouble?;
         // That the others are reached, and do not call, is what tells it from an outage.
         let is_heard = self.members().keys().any(|id| self.is_reached(*id));
-        let misplaced = self.misplaced().filter(|_| is_heard && self.greeter.place().is_old());
+        let misplaced = self.misplaced().filter(|_| is_heard);
         let Some((known, started)) = misplaced else { return Some(trouble) };
         let me = self.instance.0;
-        let text = format!(
-            "the members look for this instance at {known}, but it is started for {started}: run \
-             `EMNetChain cluster add {me}={started}` at another member, or start it at {known} \
-             again"
-        );
+        let text = if self.greeter.place().is_old() {
+            format!(
+                "the members look for this instance at {known}, but it is started for {started}: \
+                 run `EMNetChain cluster add {me}={started}` at another member, or start it at \
+                 {known} again"
+            )
+        } else {
+            format!(
+                "no member has called this instance yet: they look for it at {known}, and it is \
+                 started for {started}"
+            )
+        };
         let also = if self.has_majority(&voters) { String::new() } else { format!("; {trouble}") };
         Some(text + &also)
     }
