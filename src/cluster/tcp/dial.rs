@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -152,6 +153,14 @@ impl Transport for TcpTransport {
             let outcome = if opened.is_ok() { "open" } else { "failed" };
             connects.with_label_values(&[outcome]).inc();
             opened
+        })
+    }
+
+    fn resolve(&self, address: &str) -> BoxFuture<'static, Vec<SocketAddr>> {
+        let address = address.to_owned();
+        Box::pin(async move {
+            let resolved = timeout(RESOLVE_MAX, lookup_host(&address)).await;
+            resolved.map_or_else(|_| Vec::new(), |found| found.into_iter().flatten().collect())
         })
     }
 }
