@@ -114,8 +114,8 @@ impl Guess {
 pub(in crate::server::http) fn too_many(wait: Duration) -> Response {
     let seconds = wait.as_secs() + 1;
     let why = format!(
-        "too many wrong tokens came from this address, or through this proxy, so none is looked at now; try again in \
-         {seconds} s"
+        "too many wrong tokens came from this address, or through this proxy, so none is looked \
+         at now; try again in {seconds} s"
     );
     let mut response = admin::answer(StatusCode::TOO_MANY_REQUESTS, Err(why));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

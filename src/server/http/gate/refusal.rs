@@ -1,5 +1,5 @@
-//! Why a request may not be made, and what to do: each caller is told in its own terms. The commands
-//! of this program take a file; a program that speaks HTTP sends a header.
+//! Why a request may not be made, and what to do: each caller is told in its own terms. A command of
+//! this program takes a file, a program that speaks HTTP sends a header.
 
 use axum::http::{HeaderMap, header};
 
@@ -57,8 +57,8 @@ impl Asker {
                  or run it on the instance's own machine, at 127.0.0.1 or localhost"
             }
             Self::Program => {
-                "start the instance with --admin-token-file and send that token as \
-                 `Authorization: Bearer TOKEN`, or ask on its own machine, at 127.0.0.1 or localhost"
+                "start the instance with --admin-token-file and send that token as `Authorization: \
+                 Bearer TOKEN`, or ask on its own machine, at 127.0.0.1 or localhost"
             }
         }
     }
