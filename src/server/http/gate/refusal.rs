@@ -1,5 +1,5 @@
-//! Why a request may not be made, and what to do: each caller is told in its own terms. A command of
-//! this program takes a file, a program that speaks HTTP sends a header.
+//! Why a request may not be made, and what to do. Each caller is told in its own terms: a command
+//! of this program takes a file, a program that speaks HTTP sends a header.
 
 use axum::http::{HeaderMap, header};
 
