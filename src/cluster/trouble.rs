@@ -189,7 +189,10 @@ fn plain(why: &str) -> String {
         ("CertificateExpired", "it does not accept this instance's certificate: it has expired"),
         ("certificate not valid yet", "its certificate is not valid yet (look at the clocks)"),
         ("UnknownIssuer", "its certificate is of another CA"),
+        // The CAs of two clusters may have one name, and then it is the signature that is wrong.
+        ("BadSignature", "its certificate is of another CA"),
         ("UnknownCA", "it does not accept this instance's certificate: another CA"),
+        ("DecryptError", "it does not accept this instance's certificate: another CA"),
         ("NotValidForName", "its certificate is that of another instance or cluster"),
         ("No route to host", "no route leads there"),
         ("Network is unreachable", "no route leads there"),
@@ -221,6 +224,8 @@ mod tests {
             ("Connection refused (os error 111)", "nothing listens there"),
             ("invalid peer certificate: certificate expired: verification", "has expired"),
             ("received fatal alert: CertificateExpired", "this instance's certificate"),
+            ("invalid peer certificate: BadSignature", "of another CA"),
+            ("received fatal alert: DecryptError", "another CA"),
             ("no connection in time", "no answer from there"),
             ("something else", "something else"),
         ] {

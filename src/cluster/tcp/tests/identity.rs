@@ -129,8 +129,7 @@ async fn a_removed_one_with_an_older_copy_learns_that_it_was_removed() {
         known: Known::Removed(9),
         remembered: Some(Progress { vote: Vote::new(3, 1), last }),
     };
-    let back =
-        Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, node.view.clone());
+    let back = Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, node.view);
     back.gate().open();
     assert_eq!(back.meet_again(InstanceId(1), &facts), Ok(()));
     let learnt = back.learnt().borrow().clone();
