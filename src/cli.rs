@@ -8,6 +8,7 @@ mod backup;
 mod call;
 mod cluster;
 mod line;
+mod output;
 mod table;
 mod view;
 
@@ -291,8 +292,7 @@ pub(crate) struct Unsaid;
 /// # Errors
 /// If it cannot be written: a full disk looks like an answer otherwise.
 pub(crate) fn try_say(text: &str) -> Result<(), Unsaid> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match output::write_all(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             complain(&format!("standard output cannot be written: {error}"));
             Err(Unsaid)

@@ -136,7 +136,7 @@ impl Instance {
         let mut background = JoinSet::from_iter([dispatching]);
         let founding = config.founding(listeners.raft_address());
         let me = NodeName { cluster, node: config.node_id };
-        let security = secure(config, listeners.raft_address(), me, &metrics)?;
+        let security = secure(config, listeners.raft_address(), me, &metrics, &mut background)?;
         let options = ClusterOptions {
             cluster,
             instance: config.node_id,
@@ -449,12 +449,14 @@ async fn open_stores(
     }
 }
 
-/// What protects connections with other instances, if there may be any.
+/// What protects connections with other instances, if there may be any; the log will say in time
+/// that its certificates come to their end.
 fn secure(
     config: &Config,
     address: Option<SocketAddr>,
     me: NodeName,
     metrics: &Metrics,
+    background: &mut JoinSet<String>,
 ) -> Result<Option<Security>, Exit> {
     let Some(address) = address else { return Ok(None) };
     let complain = |error: &dyn std::error::Error| {
@@ -468,7 +470,12 @@ fn secure(
         tls.tell_dates();
     }
     let chosen = Security::choose(address, tls, config.insecure_cluster);
-    chosen.map(Some).map_err(|error| complain(&error))
+    let chosen = chosen.map_err(|error| complain(&error))?;
+    if let Security::Tls(tls) = &chosen {
+        let tls = Arc::clone(tls);
+        background.spawn(async move { match tls.watch_dates().await {} });
+    }
+    Ok(Some(chosen))
 }
 
 /// Hands effects to the sessions, in order, and counts what happened.

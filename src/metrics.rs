@@ -244,7 +244,7 @@ impl Metrics {
     /// A counter that appears with its first event hides that event from `rate()`, so what is known
     /// to come begins at zero.
     fn with_known_labels(self) -> Self {
-        let known: [(&IntCounterVec, &[&str]); 11] = [
+        let known: [(&IntCounterVec, &[&str]); 12] = [
             (&self.links, &["gather", "join", "repair"]),
             (&self.repairs, &["expired", "linked", "paired"]),
             (&self.expired, &["answer", "ask", "client", "peer", "repair"]),
@@ -252,6 +252,7 @@ impl Metrics {
             (&self.accept_pauses, &["chain", "emnet", "http", "repair"]),
             (&self.udp_answered, &["stun", "text"]),
             (&self.rejected, &["clients_full", "not_owner", "repairs_full", "source_full"]),
+            (&self.made_room, &["answer", "client", "peer", "wait"]),
             (&self.emnet_asks, &["found", "limited", "missed"]),
             (&self.http_tokens_refused, &["rate", "wrong"]),
             (&self.raft_connects, &["failed", "open"]),

@@ -228,7 +228,12 @@ fn a_bad_command_line_is_refused_with_one_line() {
     let no_value = "has no value; write it after a space or `=`";
     assert_refused(&["-dis-addr", "1.1.1.1:1", "-chain-addr"], &format!("--chain-addr {no_value}"));
     assert_refused(&["-chain-addr", "-dis-addr", "1.1.1.1:1"], &format!("--chain-addr {no_value}"));
-    assert_refused(&[&chain[..], &chain[..]].concat(), "--chain-addr is given twice");
+    let twice = [&chain[..], &["-dis-addr", "127.0.0.1:0", "-dis-addr", "127.0.0.1:0"]].concat();
+    assert_refused(&twice, "--dis-addr is given twice");
+    assert_refused(
+        &[&twice[..4], &["-chain-addr", "192.0.2.1:7", "-chain-addr", "192.0.2.1:7"]].concat(),
+        "--chain-addr: 192.0.2.1:7 is listed twice; leave one of them out, or give it another port",
+    );
     assert_refused(
         &["-chian-addr", "x"],
         "unknown argument --chian-addr; did you mean --chain-addr?",
@@ -246,7 +251,8 @@ fn a_bad_command_line_is_refused_with_one_line() {
     assert_refused(&["id", "extra"], "unknown argument extra; EMNetChain --help shows all");
     assert_refused(
         &["-chain-addr", "127.0.0.1:7", "-dis-addr", "127.0.0.1:7"],
-        "--dis-addr: 127.0.0.1:7 is already that of --chain-addr",
+        "--dis-addr: 127.0.0.1:7 is the address of --chain-addr as well; give one of the two \
+         another address or port",
     );
 }
 
@@ -335,6 +341,44 @@ fn datagrams_are_answered_at_several_addresses() {
             let mut answer = [0; 64];
             let bytes = client.recv(&mut answer).unwrap();
             assert_eq!(text(&answer[..bytes]), client.local_addr().unwrap().to_string());
+        }
+    }
+}
+
+/// Every listener of a list has its line, and serves one and the same chain.
+#[test]
+fn chains_are_served_at_several_addresses() {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("emnetchain.toml");
+    fs::write(&file, "chain_addr = '127.0.0.1:0, 127.0.0.2:0'\n").unwrap();
+    for flags in [
+        &["-chain-addr", "127.0.0.1:0,127.0.0.2:0"][..],
+        &["-chain-addr", "127.0.0.1:0", "-chain-addr=127.0.0.2:0"],
+        &["--config", file.to_str().unwrap()],
+    ] {
+        let more = ["-dis-addr", "127.0.0.1:0", "-http-addr", "off"];
+        let serving = Serving::start(&[&more, flags].concat(), "", |_| {});
+        let both = ["127.0.0.1:", "127.0.0.2:"].map(|host| {
+            let address = serving.banner("EMNetChain");
+            assert!(address.starts_with(host), "{address}");
+            address
+        });
+        serving.banner("EMDisi");
+        let clients = both.iter().zip(["7001", "7003"]).map(|(address, head)| {
+            let mut client = TcpStream::connect(address).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            let tail = head.parse::<u16>().unwrap() + 1;
+            let connect = format!(
+                r#"{{"msg":"CONNECT","head":"127.0.0.1:{head}","tail":"127.0.0.1:{tail}"}}"#
+            );
+            client.write_all(connect.as_bytes()).unwrap();
+            client
+        });
+        for mut client in clients.collect::<Vec<_>>() {
+            let mut answer = [0; 256];
+            let bytes = client.read(&mut answer).unwrap();
+            let answer = text(&answer[..bytes]);
+            assert!(answer.starts_with(r#"{"msg":"CONNECT","part":"#), "{answer}");
         }
     }
 }

@@ -61,6 +61,16 @@ fn output_that_fails_is_a_failure() {
         let output = command(&words).stdout(full).output().unwrap();
         ends(&output, 74, &["standard output cannot be written"]);
     }
+    // As a shell closes it, and as a shell has it that mixes up its arrows.
+    for redirection in [">&-", "1</dev/null"] {
+        for words in alone {
+            drop(fs::remove_dir_all(&certs));
+            let line = format!("exec \"$0\" \"$@\" {redirection}");
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &line, env!("CARGO_BIN_EXE_EMNetChain")]).args(words).env_clear();
+            ends(&shell.output().unwrap(), 74, &["standard output cannot be written"]);
+        }
+    }
     // A reader that has seen enough is none.
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -170,8 +180,9 @@ fn a_configuration_is_told_all_its_faults_at_once() {
         "--gather",
         &token,
         &key,
-        "0.0.0.0:8081 is already that of --chain-addr",
-        "--udp-addr: 127.0.0.1:8081 is already that of --udp-addr",
+        "0.0.0.0:8081 of --chain-addr; give one of the two another address or port",
+        "--udp-addr: 0.0.0.0:8081 and 127.0.0.1:8081 of the same list overlap; leave one of them \
+         out, or give it another port",
         "EMNETCHAIN_CHIAN_ADDR: there is no such variable; did you mean EMNETCHAIN_CHAIN_ADDR?",
     ];
     ends(&check.finish(), 2, &told);

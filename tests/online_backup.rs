@@ -255,7 +255,11 @@ fn what_cannot_be_had_is_said_with_the_way_out() {
     let (right, wrong) = (secret("right", "open sesame"), secret("wrong", "open barley"));
     let service = Service::start(&path("data"), &["--admin-token-file", &right]);
     let ask = |more: &[&str]| backup(http(&service), &file, more).finish();
-    refused(&ask(&["--admin-token-file", &wrong]), 69, &["Authorization", "--admin-token-file"]);
+    refused(
+        &ask(&["--admin-token-file", &wrong]),
+        69,
+        &["not the operators' token; give --admin-token-file FILE"],
+    );
     assert!(!file.exists());
     done(&ask(&["--admin-token-file", &right]));
     let before = fs::read(&file).unwrap();

@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::{fs, net::UdpSocket, process::Command};
+use std::{fs, net::UdpSocket, os::unix::fs::PermissionsExt as _, process::Command};
 
 use serde_json::Value;
 use support::{Client, Member, PATIENCE, Service, chain, eventually, reconnect, repaired, told};
@@ -215,6 +215,20 @@ fn a_hangup_signal_reads_the_configuration_again() {
         let left = eventually("it waits", || left_ms(newcomer));
         (left <= 77_000).then_some(())
     });
+
+    // A token is not in this file, and a new one in its own is a change all the same.
+    let token = dir.path().join("token");
+    let set_token = |text: &str| {
+        fs::write(&token, text).unwrap();
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    set_token("hunter-one");
+    fs::write(&config, format!("{text}admin_token_file = {token:?}\n")).unwrap();
+    hang_up_until("the configuration was read again changed=\"admin_token_file\"");
+    set_token("hunter-two");
+    hang_up_until("the configuration was read again changed=\"admin_token_file\"");
+    hang_up_until("the configuration was read again; nothing in force is another");
+    assert_eq!(times("hunter"), 0, "no token is told");
 
     // A slip in the file changes nothing and ends nothing.
     fs::write(&config, "log_level = \"loud\"\n").unwrap();

@@ -19,7 +19,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     config::{Faults, Sources, Value},
-    server::http::DEFAULT_ADDR,
+    server::http::{DEFAULT_ADDR, gate::COMMAND},
 };
 
 /// How long an answer may take: longer than the service lets a change of the cluster take.
@@ -162,7 +162,8 @@ impl Instance {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(header::CONTENT_TYPE, "application/json");
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::USER_AGENT, format!("{COMMAND}{}", env!("CARGO_PKG_VERSION")));
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }

@@ -1,6 +1,6 @@
 //! Adding an instance, moving one, and letting it vote.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use openraft::{ChangeMembers, async_runtime::WatchReceiver};
 
@@ -9,7 +9,6 @@ use super::{
         ChangeError, Leading, PROMOTE_LAG_MAX, START_EMPTY, apply, find, hear, is_heard, lag, node,
         not_a_member,
     },
-    found::Standing,
     lives::LOST_AFTER,
     rpc::Introduce,
 };
@@ -37,10 +36,11 @@ impl Leading<'_> {
                  one, and repeat this"
             )));
         }
-        if let Some(other) = self.taken_by(instance, &address) {
+        if let Some((other, spelled)) = self.taken_by(instance, &address).await {
+            let alias = if spelled == address { String::new() } else { format!(" (as {spelled})") };
             return Err(ChangeError::Refused(format!(
-                "{address} is where instance {other} is reached: give the address that instance \
-                 {id} has for itself"
+                "{address} is where instance {other} is reached{alias}: give the address that \
+                 instance {id} has for itself"
             )));
         }
         if let Some(known) = node(self.raft, id) {
@@ -60,14 +60,17 @@ impl Leading<'_> {
         Ok(added(id, &address))
     }
 
-    /// The other member that is reached at this address.
-    fn taken_by(&self, instance: InstanceId, address: &str) -> Option<u64> {
-        let states = self.raft.metrics();
-        let now = states.borrow_watched();
-        let mut members = now.membership_config.nodes();
-        let is_other =
-            |(id, member): &(&u64, &Member)| **id != instance.0 && member.raft_addr == address;
-        members.find(is_other).map(|(id, _)| *id)
+    /// The other member that is reached at this address, and how the cluster spells it.
+    async fn taken_by(&self, instance: InstanceId, address: &str) -> Option<(u64, String)> {
+        let mut members: BTreeMap<String, u64> = {
+            let states = self.raft.metrics();
+            let now = states.borrow_watched();
+            let members = now.membership_config.nodes().filter(|(id, _)| **id != instance.0);
+            members.map(|(id, member)| (member.raft_addr.clone(), *id)).collect()
+        };
+        let same = self.network.same_as(address, members.keys().cloned().collect()).await;
+        let other = same.into_iter().next()?;
+        members.remove_entry(&other).map(|(address, id)| (id, address))
     }
 
     /// Changes where a member is reached.
@@ -81,9 +84,12 @@ impl Leading<'_> {
         let lived = self.view.read(|registry| registry.incarnation(instance)).0 > 0;
         let store = known.store.or_else(|| self.peers.store(instance));
         let moved = Member { raft_addr: address.clone(), store: known.store };
-        if id == *self.raft.node_id()
-            && known.raft_addr != address
+        let is_me = id == *self.raft.node_id();
+        let is_another = known.raft_addr != address;
+        if is_me
+            && is_another
             && !self.raft.voter_ids().eq([id])
+            && self.network.same_as(&address, vec![known.raft_addr.clone()]).await.is_empty()
         {
             return Err(ChangeError::Refused(format!(
                 "instance {id} leads and is reached at {}: stop it first, then repeat this at \
@@ -91,33 +97,52 @@ impl Leading<'_> {
                 known.raft_addr
             )));
         }
-        // An address where it is not would cut off a member that is well.
-        let is_well = id != *self.raft.node_id() && is_heard(self.raft, id, LOST_AFTER);
-        if is_well && known.raft_addr != address {
-            let looked = self.network.look_for(instance, &moved, LOOK_MAX).await;
-            if looked.as_ref().ok().map(Standing::store) != store {
-                let why = match looked {
-                    Ok(_) => "another store answers there".to_owned(),
-                    Err(error) => error.to_string(),
-                };
-                return Err(ChangeError::Refused(format!(
-                    "instance {id} runs and is reached at {}, but not at {address} ({why}): stop \
-                     it first, then repeat this, and start it at the new address with its data",
-                    known.raft_addr
-                )));
-            }
+        let mut is_well = !is_me && is_heard(self.raft, id, LOST_AFTER);
+        if is_well && is_another {
+            is_well = self.is_to_stay(instance, &known, &moved, store).await?;
         }
         apply(self.raft, ChangeMembers::SetNodes(BTreeMap::from([(id, moved)]))).await?;
         if !lived && store.is_none() {
             return Ok(added(id, &address));
         }
-        if is_well {
+        if is_well || is_me {
             return Ok(format!("instance {id} is now reached at {address}"));
         }
         Ok(format!(
             "instance {id} is now looked for at {address}; start it there with its data directory \
              as it is (an empty one would be refused) and --raft-addr for the new address"
         ))
+    }
+
+    /// Looks whether a member that was heard a moment ago is at its new address already, or was
+    /// stopped since. Returns whether it runs.
+    ///
+    /// # Errors
+    /// If it is at its old one: an address where it is not would cut off a member that is well.
+    async fn is_to_stay(
+        &self,
+        instance: InstanceId,
+        known: &Member,
+        moved: &Member,
+        store: Option<StoreId>,
+    ) -> Result<bool, ChangeError> {
+        let id = instance.0;
+        let why = match self.network.look_for(instance, moved, LOOK_MAX).await {
+            Ok(found) if found == store => return Ok(true),
+            Ok(_) => "another store answers there".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        // Only what says that it is not there proves it: one that does not answer may be slow.
+        let gone = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionAborted];
+        let still = self.network.look_for(instance, known, LOOK_MAX).await;
+        if still.is_err_and(|error| gone.contains(&error.kind())) {
+            return Ok(false);
+        }
+        Err(ChangeError::Refused(format!(
+            "instance {id} runs and is reached at {}, but not at {} ({why}): stop it first, then \
+             repeat this, and start it at the new address with its data",
+            known.raft_addr, moved.raft_addr
+        )))
     }
 
     /// Lets a learner vote.

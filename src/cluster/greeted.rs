@@ -1,7 +1,7 @@
 //! A transport whose connections were introduced, and which finds members where the membership says
 //! they are now.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
@@ -75,6 +75,10 @@ impl Transport for Greeted {
     fn exactly(&self) -> Option<Arc<dyn Transport>> {
         let (transport, greeter) = (Arc::clone(&self.transport), self.greeter.clone());
         Some(Arc::new(Self { transport, greeter, follows: false }))
+    }
+
+    fn resolve(&self, address: &str) -> BoxFuture<'static, Vec<SocketAddr>> {
+        self.transport.resolve(address)
     }
 
     fn lost(&self, target: InstanceId) {

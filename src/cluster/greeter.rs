@@ -298,6 +298,10 @@ impl Greeter {
                     learnt.removed.get_or_insert((entry, by));
                     is_new
                 });
+                // Whatever else its store has forgotten, it is no member any more, and that is
+                // what helps its operator. It must not vote all the same.
+                self.0.gate.lock();
+                return;
             }
         }
         let held = self.0.acknowledged.now();
@@ -360,8 +364,12 @@ impl Greeter {
         if let Some(facts) = &facts {
             self.learn(to, facts);
         }
+        // A probe goes where the peer may not be, and says nothing of the way to it that is open.
+        let is_probe = lane == Lane::Probe;
         if let Some(refusal) = refusal {
-            self.0.peers.refused_by(to, refusal);
+            if !is_probe {
+                self.0.peers.refused_by(to, refusal);
+            }
             return Err(refused(format!("it refuses this instance: {}", refusal.words())));
         }
         let facts = facts.ok_or(io::ErrorKind::InvalidData)?;
@@ -371,11 +379,15 @@ impl Greeter {
         match judged {
             Ok(()) => {
                 self.0.peers.met(to, &facts);
-                self.0.peers.reached(to);
+                if !is_probe {
+                    self.0.peers.reached(to);
+                }
                 Ok(())
             }
             Err(refusal) => {
-                self.0.peers.refuses(to, refusal);
+                if !is_probe {
+                    self.0.peers.refuses(to, refusal);
+                }
                 Err(refused(refusal.words().to_owned()))
             }
         }

@@ -3,11 +3,16 @@
 use std::{
     collections::BTreeMap,
     future::Future,
+    io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt as _, future::BoxFuture};
+use futures_util::{
+    Stream, StreamExt as _,
+    future::{BoxFuture, join, join_all},
+};
 use openraft::{
     RaftNetworkFactory, RaftNetworkV2,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
@@ -18,18 +23,18 @@ use openraft::{
     },
     type_config::alias::SnapshotOf,
 };
+use tokio::time::timeout;
 
 use super::{
-    found::Standing,
     peers::Peers,
     pipeline::{AppendResults, Pipeline},
     progress::{Acknowledged, Progress},
     proposer::{WriteError, Written},
-    rpc::{CallError, Introduce, Link, Question, Request, Response, snapshot},
+    rpc::{CallError, Link, Question, Request, Response, snapshot},
     transport::{Lane, Transport},
 };
 use crate::{
-    ids::InstanceId,
+    ids::{InstanceId, StoreId},
     raft::{Member, TypeConfig, Vote},
     registry::{BatchId, Command},
     runtime::VOTE_MAX,
@@ -107,20 +112,39 @@ impl Network {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
     }
 
-    /// Asks an instance at an address where it is not known to be yet, over a connection of its
-    /// own, how it stands.
+    /// Finds out which store answers as `target` at an address where it may or may not be. Its
+    /// connections go on meanwhile.
     ///
     /// # Errors
-    /// If there is no answer.
+    /// If none answers as `target` there: [`io::ErrorKind::ConnectionAborted`] if another instance
+    /// or another store does.
     pub async fn look_for(
         &self,
         target: InstanceId,
         member: &Member,
         within: Duration,
-    ) -> Result<Standing, CallError> {
+    ) -> io::Result<Option<StoreId>> {
         let transport = self.transport.exactly().unwrap_or_else(|| Arc::clone(&self.transport));
-        let link = Link::new(transport, target, member.clone(), Lane::Calls);
-        Introduce.over(&link, within).await
+        let looking = transport.connect(target, member, Lane::Probe);
+        let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer from there"));
+        timeout(within, looking).await.unwrap_or_else(late)?;
+        Ok(self.peers.store(target))
+    }
+
+    /// Returns the addresses among `others` that stand for the same socket as this one, however
+    /// they are spelled.
+    pub async fn same_as(&self, address: &str, others: Vec<String>) -> Vec<String> {
+        let sockets = async |address: String| {
+            let found = self.transport.resolve(&address).await;
+            let canonical = |it: SocketAddr| SocketAddr::new(it.ip().to_canonical(), it.port());
+            (found.into_iter().map(canonical).collect::<Vec<_>>(), address)
+        };
+        let looking = others.into_iter().map(sockets);
+        let ((mine, _), others) = join(sockets(address.to_owned()), join_all(looking)).await;
+        let is_same = |(theirs, other): &(Vec<SocketAddr>, String)| {
+            spelled_alike(address, other) || theirs.iter().any(|it| mine.contains(it))
+        };
+        others.into_iter().filter(is_same).map(|(_, other)| other).collect()
     }
 
     /// Has the leader write a mark.
@@ -320,6 +344,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         };
         Ok(response)
     }
+}
+
+/// Whether two addresses differ by case or by the dot behind a name at most.
+fn spelled_alike(one: &str, other: &str) -> bool {
+    let bare = |address: &str| address.replace(".:", ":").to_ascii_lowercase();
+    bare(one) == bare(other)
 }
 
 /// How openraft wants to be told, after how long a wait it tries again.

@@ -2,7 +2,7 @@
 //! ways between two instances that know each other. What travels over it is the matter of
 //! [`rpc`](super::rpc), the same over whatever transport; [`tcp`](super::tcp) is the service's own.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,6 +34,9 @@ pub enum Lane {
     Append,
     /// Heartbeats, votes and forwarded proposals, answered as they are done.
     Calls,
+    /// Nothing: the one that opens it wants to know which store answers at an address, and the
+    /// introduction says so. It takes no other connection's place.
+    Probe,
     /// One snapshot.
     Snapshot,
 }
@@ -44,6 +47,7 @@ impl Lane {
         match self {
             Self::Append => "append",
             Self::Calls => "calls",
+            Self::Probe => "probe",
             Self::Snapshot => "snapshot",
         }
     }
@@ -74,6 +78,11 @@ pub trait Transport: Send + Sync + 'static {
     /// it is told to. `None` if this one does so.
     fn exactly(&self) -> Option<Arc<dyn Transport>> {
         None
+    }
+
+    /// Returns the sockets that an address stands for at present; none if that cannot be told.
+    fn resolve(&self, _address: &str) -> BoxFuture<'static, Vec<SocketAddr>> {
+        Box::pin(std::future::ready(Vec::new()))
     }
 
     /// Takes note that a connection to `target` for calls was lost after it had been open.

@@ -30,14 +30,21 @@ impl Cluster {
         let trouble = trouble?;
         // That the others are reached, and do not call, is what tells it from an outage.
         let is_heard = self.members().keys().any(|id| self.is_reached(*id));
-        let misplaced = self.misplaced().filter(|_| is_heard && self.greeter.place().is_old());
+        let misplaced = self.misplaced().filter(|_| is_heard);
         let Some((known, started)) = misplaced else { return Some(trouble) };
         let me = self.instance.0;
-        let text = format!(
-            "the members look for this instance at {known}, but it is started for {started}: run \
-             `EMNetChain cluster add {me}={started}` at another member, or start it at {known} \
-             again"
-        );
+        let text = if self.greeter.place().is_old() {
+            format!(
+                "the members look for this instance at {known}, but it is started for {started}: \
+                 run `EMNetChain cluster add {me}={started}` at another member, or start it at \
+                 {known} again"
+            )
+        } else {
+            format!(
+                "no member has called this instance yet: they look for it at {known}, and it is \
+                 started for {started}"
+            )
+        };
         let also = if self.has_majority(&voters) { String::new() } else { format!("; {trouble}") };
         Some(text + &also)
     }
@@ -182,7 +189,10 @@ fn plain(why: &str) -> String {
         ("CertificateExpired", "it does not accept this instance's certificate: it has expired"),
         ("certificate not valid yet", "its certificate is not valid yet (look at the clocks)"),
         ("UnknownIssuer", "its certificate is of another CA"),
+        // The CAs of two clusters may have one name, and then it is the signature that is wrong.
+        ("BadSignature", "its certificate is of another CA"),
         ("UnknownCA", "it does not accept this instance's certificate: another CA"),
+        ("DecryptError", "it does not accept this instance's certificate: another CA"),
         ("NotValidForName", "its certificate is that of another instance or cluster"),
         ("No route to host", "no route leads there"),
         ("Network is unreachable", "no route leads there"),
@@ -214,6 +224,8 @@ mod tests {
             ("Connection refused (os error 111)", "nothing listens there"),
             ("invalid peer certificate: certificate expired: verification", "has expired"),
             ("received fatal alert: CertificateExpired", "this instance's certificate"),
+            ("invalid peer certificate: BadSignature", "of another CA"),
+            ("received fatal alert: DecryptError", "another CA"),
             ("no connection in time", "no answer from there"),
             ("something else", "something else"),
         ] {

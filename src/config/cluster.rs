@@ -53,7 +53,16 @@ impl Value for InitialCluster {
     }
 }
 
-/// Reads `ID=HOST:PORT`.
+/// Whether this may be the name of a host. One that ends in digits alone would be an IPv4 address
+/// to some, in an odd spelling, and none to others.
+fn is_name(host: &str) -> bool {
+    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    host.len() <= 253 && host.chars().all(is_of_a_name) && last.chars().any(|c| !c.is_ascii_digit())
+}
+
+/// Reads `ID=HOST:PORT`. Of all spellings of an address it keeps one: names in small letters, ports
+/// and IPv6 addresses in their shortest form.
 ///
 /// # Errors
 /// What the text is not, and what to write instead.
@@ -62,17 +71,12 @@ pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     let (id, raft_addr) = text.split_once('=').ok_or_else(wrong)?;
     let id: u64 = id.trim().parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?;
     let (host, port) = raft_addr.rsplit_once(':').ok_or_else(wrong)?;
-    let is_port = port.parse::<u16>().is_ok_and(|port| port > 0);
-    let is_host = match host.strip_prefix('[') {
-        Some(_) => raft_addr.parse::<SocketAddr>().is_ok(),
-        None => {
-            let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-            !host.is_empty() && host.len() <= 253 && host.chars().all(is_of_a_name)
-        }
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+    let raft_addr = match raft_addr.parse::<SocketAddr>() {
+        Ok(address) => address.to_string(),
+        Err(_) if is_name(host) => format!("{}:{port}", host.to_ascii_lowercase()),
+        Err(_) => return Err(wrong()),
     };
-    if !(is_port && is_host) {
-        return Err(wrong());
-    }
     if raft_addr.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified()) {
         return Err(format!(
             "no instance can connect to {raft_addr}; write how the others reach instance {id}: \
@@ -189,7 +193,20 @@ mod tests {
         assert_eq!((members.0.len(), members.to_string().as_str()), (3, text));
         let mixed = InitialCluster::parse("2=b:2, 1=a:1").unwrap();
         assert_eq!(mixed.to_string(), "1=a:1,2=b:2");
+        for (spelled, kept) in [
+            ("1=LocalHost:07000", "1=localhost:7000"),
+            ("1=[0:0::0001]:7", "1=[::1]:7"),
+            ("1=127.0.0.1:0080", "1=127.0.0.1:80"),
+            ("01=a_b.c-d.:7", "1=a_b.c-d.:7"),
+        ] {
+            assert_eq!(InitialCluster::parse(spelled).unwrap().to_string(), kept);
+        }
         for text in [
+            "1=127.0.0.01:7",
+            "1=127.1:7",
+            "1=10.0.0.256:7",
+            "1=.:7",
+            "1=LOCALHOST:7,2=localhost:07",
             "",
             "1",
             "1=a",

@@ -35,14 +35,16 @@ pub enum Fault {
         why: String,
     },
     /// Two listeners cannot have the same address.
-    #[error("{place}: {address} is already that of {other}")]
+    #[error("{}", same_address(place, *address, other, *taken))]
     SameAddress {
         /// The later one.
         place: Place,
-        /// The address of both.
+        /// Its address.
         address: SocketAddr,
         /// The earlier one.
         other: Place,
+        /// The address of that one: the same, or one of the two is all addresses of the host.
+        taken: SocketAddr,
     },
     /// The configuration file has a key that does not exist.
     #[error("{}:{line}: there is no key {name}{hint}", path.display())]
@@ -72,6 +74,22 @@ pub enum Fault {
         /// Why.
         source: io::Error,
     },
+}
+
+/// Names both listeners, and says what to change.
+fn same_address(place: &Place, address: SocketAddr, other: &Place, taken: SocketAddr) -> String {
+    if place == other {
+        let clash = match address == taken {
+            true => format!("{address} is listed twice"),
+            false => format!("{address} and {taken} of the same list overlap"),
+        };
+        return format!("{place}: {clash}; leave one of them out, or give it another port");
+    }
+    let clash = match address == taken {
+        true => format!("{address} is the address of {other} as well"),
+        false => format!("{address} overlaps with {taken} of {other}"),
+    };
+    format!("{place}: {clash}; give one of the two another address or port")
 }
 
 fn example(key: &Key) -> &'static str {

@@ -131,8 +131,9 @@ impl Given {
                 match seen.iter().find(|(other, _)| overlap(*other, address)) {
                     Some((taken, other)) => self.faults.push(Fault::SameAddress {
                         place,
-                        address: *taken,
+                        address,
                         other: other.clone(),
+                        taken: *taken,
                     }),
                     None => seen.push((address, place)),
                 }

@@ -22,7 +22,7 @@ pub use cluster::{InitialCluster, parse_member};
 pub use fault::{Fault, Faults, near};
 pub use given::Place;
 pub use sources::Sources;
-pub use value::{UdpAddrs, Value};
+pub use value::{Addrs, UdpAddrs, Value};
 
 use crate::{
     ids::InstanceId,
@@ -153,7 +153,8 @@ settings! {
     "Listeners" {
         /// Where the chain server listens: clients come here with CONNECT.
         /// An address is `ip:port` or `[ip]:port`; port 0 picks a free one.
-        chain_addr: SocketAddr = Required("127.0.0.1:8081");
+        /// Several addresses are separated by commas, or given by one flag each.
+        chain_addr: Addrs = Required("127.0.0.1:8081");
         /// Where the repair server (EMDisi) listens: clients come here with RECONNECT.
         dis_addr: SocketAddr = Required("127.0.0.1:8080");
         /// Where EMUDP and STUN answer datagrams with their sender's address; `off` for nowhere.

@@ -67,6 +67,20 @@ impl Value for Option<SocketAddr> {
     }
 }
 
+/// Where a server listens: one address, or several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addrs(pub Vec<SocketAddr>);
+
+impl Value for Addrs {
+    const PLACEHOLDER: &'static str = "ADDR";
+    const IS_LIST: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let addresses = text.split(',').map(|part| SocketAddr::parse(part.trim()));
+        addresses.collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// Where EMUDP and STUN answer; empty for nowhere.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UdpAddrs(pub Vec<SocketAddr>);
@@ -79,15 +93,7 @@ impl Value for UdpAddrs {
         if text == "off" {
             return Ok(Self::default());
         }
-        let mut addresses = Vec::new();
-        for part in text.split(',') {
-            let address = SocketAddr::parse(part.trim())?;
-            if address.port() != 0 && addresses.contains(&address) {
-                return Err(format!("{address} is listed twice"));
-            }
-            addresses.push(address);
-        }
-        Ok(Self(addresses))
+        Addrs::parse(text).map(|Addrs(addresses)| Self(addresses))
     }
 }
 
@@ -345,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn datagrams_have_a_list_of_addresses() {
+    fn some_servers_have_a_list_of_addresses() {
         let of = |text| UdpAddrs::parse(text).map(|UdpAddrs(all)| all.len());
         for (text, count) in [
             ("off", 0),
@@ -355,8 +361,13 @@ mod tests {
         ] {
             assert_eq!(of(text), Ok(count), "{text}");
         }
-        for text in ["", ",", "192.0.2.1:1,", "off,192.0.2.1:1", "192.0.2.1:1,192.0.2.1:1"] {
+        for text in ["", ",", "192.0.2.1:1,", "off,192.0.2.1:1"] {
             assert!(of(text).is_err(), "{text}");
+        }
+        let chains = |text| Addrs::parse(text).map(|Addrs(all)| all.len());
+        assert_eq!(chains("192.0.2.1:8081, [::1]:8081"), Ok(2));
+        for text in ["off", "", "192.0.2.1:1,off"] {
+            assert!(chains(text).is_err(), "{text}");
         }
     }
 

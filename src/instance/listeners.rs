@@ -77,7 +77,7 @@ pub(super) async fn bind(config: &Config, options: LiveOptions) -> Result<Listen
 
 fn bind_now(config: &Config, options: &LiveOptions) -> Result<Listeners, Unbound> {
     let wanted = Addresses {
-        chain: config.chain_addr,
+        chains: config.chain_addr.0.clone(),
         repair: config.dis_addr,
         emnet: config.emnet_addr,
         reflectors: config.udp_addr.0.clone(),
@@ -107,7 +107,8 @@ impl Listeners {
     /// Where clients, operators and other instances find this one.
     pub(super) fn banner(&self) -> Banner {
         let addresses = self.servers.addresses();
-        let mut lines = vec![("EMNetChain", addresses.chain), ("EMDisi", addresses.repair)];
+        let chains = addresses.chains.iter().map(|address| ("EMNetChain", *address));
+        let mut lines: Vec<_> = chains.chain([("EMDisi", addresses.repair)]).collect();
         lines.extend(addresses.reflectors.iter().map(|address| ("EMUDP", *address)));
         lines.extend(addresses.emnet.map(|address| ("EMNet", address)));
         lines.extend(self.raft_address().map(|address| ("Raft", address)));

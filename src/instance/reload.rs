@@ -59,7 +59,12 @@ impl Reload {
     pub(super) fn carry_out(&mut self, security: Option<&Security>, metrics: &Metrics) {
         match self.read() {
             Ok(Changes { adopted, postponed }) => {
-                tracing::info!(changed = adopted.join(" "), "the configuration was read again");
+                if adopted.is_empty() {
+                    tracing::info!("the configuration was read again; nothing in force is another");
+                } else {
+                    let changed = adopted.join(" ");
+                    tracing::info!(changed, "the configuration was read again");
+                }
                 if !postponed.is_empty() {
                     let keys = postponed.join(" ");
                     tracing::warn!(keys, "these were changed as well, and need a restart");
@@ -69,8 +74,9 @@ impl Reload {
         }
         if let Some(Security::Tls(tls)) = security {
             match tls.reload() {
-                Ok(()) => {
-                    tracing::info!("the certificates were read again");
+                Ok(are_others) => {
+                    let told = if are_others { "they are others" } else { "they are the same" };
+                    tracing::info!("the certificates were read again; {told}");
                     metrics.raft_certificate.set(tls.good_until());
                     tls.tell_dates();
                 }
@@ -82,7 +88,12 @@ impl Reload {
     fn read(&mut self) -> Result<Changes, String> {
         let new = self.sources.read().map_err(|faults| faults.to_string())?;
         let token = read_secret(new.admin_token_file.as_deref())?;
-        let changes = self.config.adopt(new);
+        let mut changes = self.config.adopt(new);
+        // The file is where it was, and what is in it is another.
+        let name = "admin_token_file";
+        if *self.token.borrow() != token && !changes.adopted.contains(&name) {
+            changes.adopted.push(name);
+        }
         self.logs.set_level(&self.config.log_level);
         self.options.send_replace(server_options(&self.config));
         self.policy.send_replace(self.config.policy());

@@ -14,6 +14,7 @@ pub mod gate;
 
 mod chains;
 mod client;
+mod errors;
 mod explain;
 mod life;
 mod page;
@@ -319,6 +320,7 @@ fn router(sources: HttpSources, open: gate::Open) -> Router {
         .merge(page::routes())
         .fallback(nothing)
         .layer(middleware::from_fn_with_state(gate, gate::pass))
+        .layer(middleware::map_response(errors::in_one_form))
         .with_state(sources)
 }
 
@@ -360,8 +362,8 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
 
 async fn nothing() -> Response {
     let names = "there are /, /livez, /metrics, /readyz, /status and, under /api/v1/, backup, \
-                 chain, chains, cluster/... and explain\n";
-    fresh((StatusCode::NOT_FOUND, names))
+                 chain, chains, cluster/... and explain";
+    admin::answer(StatusCode::NOT_FOUND, Err(format!("there is no such path; {names}")))
 }
 
 /// An answer that no proxy may keep.

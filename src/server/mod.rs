@@ -127,7 +127,9 @@ impl Servers {
             let bound = listener.local_addr().map_err(failed)?;
             Ok::<_, ServerError>((bound, (protocol, listener)))
         };
-        let (chain, chain_listener) = tcp(Protocol::Chain, wanted.chain)?;
+        let chains = wanted.chains.iter().map(|address| tcp(Protocol::Chain, *address));
+        let (chains, mut acceptors): (Vec<_>, Vec<_>) =
+            chains.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
         let (repair, repair_listener) = tcp(Protocol::Repair, wanted.repair)?;
         let emnet = wanted.emnet.map(|address| tcp(Protocol::Emnet, address)).transpose()?;
         let udp = |address: &SocketAddr| {
@@ -137,17 +139,16 @@ impl Servers {
         };
         let reflectors = wanted.reflectors.iter().map(udp).collect::<Result<Vec<_>, _>>()?;
         let (emnet, emnet_listener) = emnet.unzip();
+        acceptors.push(repair_listener);
+        acceptors.extend(emnet_listener);
         Ok(Self {
             addresses: Addresses {
-                chain,
+                chains,
                 repair,
                 emnet,
                 reflectors: reflectors.iter().map(Datagrams::address).collect(),
             },
-            acceptors: [chain_listener, repair_listener]
-                .into_iter()
-                .chain(emnet_listener)
-                .collect(),
+            acceptors,
             reflectors,
             options,
         })

@@ -13,8 +13,8 @@ use crate::{
 /// Where to listen. Port 0 picks a free one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// The chain server (CONNECT).
-    pub chain: SocketAddr,
+    /// The chain server (CONNECT), on all of these.
+    pub chains: Vec<SocketAddr>,
     /// The repair server (RECONNECT), the seed's EMDisi.
     pub repair: SocketAddr,
     /// EMNet (ADD_PEER, ASK_IP), if wanted.

@@ -56,6 +56,11 @@ impl Rate {
         Self { interval_ns, tolerance_ns: interval_ns * (burst * factor - 1) }
     }
 
+    /// The rate of a proxy of the operators', which asks for many addresses.
+    pub(super) fn of_proxy(self) -> Self {
+        self.of_local().of_local()
+    }
+
     /// The rate of an address, of which this is the one of public addresses.
     pub(super) fn of(self, address: IpAddr) -> Self {
         if is_local(address) { self.of_local() } else { self }

@@ -16,7 +16,7 @@ use super::{
     wal::OfflineLog,
 };
 use crate::{
-    ids::InstanceId,
+    ids::{InstanceId, StoreId},
     raft::{LogId, SnapshotMeta},
     runtime,
 };
@@ -32,6 +32,8 @@ pub struct CheckReport {
     pub image: Finding,
     /// The newest snapshot that is whole; or what is wrong with the newest, if none is.
     pub snapshot: Finding,
+    /// The store that the raft log makes of the directory.
+    log_store: Option<StoreId>,
 }
 
 /// What was found in one place.
@@ -62,11 +64,21 @@ impl CheckReport {
     pub fn is_damaged(&self) -> bool {
         let damaged = |finding: &Finding| matches!(finding, Finding::Damaged { .. });
         let apart = self.gap().is_some() || self.older_vote().is_some();
+        let apart = apart || self.foreign_log().is_some();
         self.log.is_err() || damaged(&self.image) || damaged(&self.snapshot) || apart
+    }
+
+    /// What is wrong with the raft log, if image or snapshot know this instance as another store.
+    fn foreign_log(&self) -> Option<String> {
+        let mut known = [&self.image, &self.snapshot].into_iter().filter_map(Finding::at);
+        known.find_map(|at| other_store(store_of(self.identity.node, at), self.log_store))
     }
 
     /// What is wrong with the last vote, if it is older than an entry that is here.
     fn older_vote(&self) -> Option<String> {
+        if self.foreign_log().is_some() {
+            return None; // it says nothing of this instance
+        }
         let log = self.log.as_ref().ok()?.as_ref()?;
         let vote = log.vote.map_or(0, |vote| vote.leader_id.term);
         let newest = self.image.applied().max(self.snapshot.applied()).max(log.last);
@@ -75,6 +87,9 @@ impl CheckReport {
 
     /// The last entry that was purged from the log, if neither image nor snapshot covers it.
     fn gap(&self) -> Option<u64> {
+        if self.foreign_log().is_some() {
+            return None;
+        }
         let purged = self.log.as_ref().ok()?.as_ref()?.purged?;
         (!self.covers(purged.index)).then_some(purged.index)
     }
@@ -87,25 +102,31 @@ impl CheckReport {
 }
 
 impl Finding {
-    /// What is of another history or another instance than the log is of no use.
+    /// What is of another history than the log is of no use. A log of another instance says
+    /// nothing of it.
     fn against(self, node: InstanceId, log: Option<&OfflineLog>) -> Self {
         let (Self::Intact { path, at, .. }, Some(log)) = (&self, log) else { return self };
-        let two_histories = || {
-            let last = at.last_log_id?;
-            contradiction(last, log.id_at(last.index))
-        };
-        match other_store(store_of(node, at), Some(log.store())).or_else(two_histories) {
+        if other_store(store_of(node, at), Some(log.store())).is_some() {
+            return self;
+        }
+        let last = at.last_log_id;
+        match last.and_then(|last| contradiction(last, log.id_at(last.index))) {
             Some(what) => Self::Damaged { path: path.clone(), what },
             None => self,
         }
     }
 
-    /// The last entry that it covers.
-    fn applied(&self) -> Option<LogId> {
+    /// What it covers, if it is whole.
+    fn at(&self) -> Option<&SnapshotMeta> {
         match self {
-            Self::Intact { at, .. } => at.last_log_id,
+            Self::Intact { at, .. } => Some(at),
             Self::Absent | Self::Damaged { .. } => None,
         }
+    }
+
+    /// The last entry that it covers.
+    fn applied(&self) -> Option<LogId> {
+        self.at()?.last_log_id
     }
 }
 
@@ -121,6 +142,9 @@ impl fmt::Display for CheckReport {
         }
         writeln!(f, "image:    {}", self.image)?;
         write!(f, "snapshot: {}", self.snapshot)?;
+        if let Some(what) = self.foreign_log() {
+            write!(f, "\nstore:    {what}; else {}", identity::WAY_OUT)?;
+        }
         if let Some(purged) = self.gap() {
             let way_out = identity::WAY_OUT;
             write!(
@@ -168,6 +192,7 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
         identity,
         image: check_image(data_dir, identity.seal)?.against(identity.node, of_log),
         snapshot: check_snapshot(data_dir, identity.cluster)?.against(identity.node, of_log),
+        log_store: of_log.map(OfflineLog::store),
         log: log.map(|log| log.map(|log| log.summary())),
     })
 }

@@ -106,6 +106,39 @@ fn a_member_that_moves_is_found_at_its_new_address_and_serves_clients_there() {
     assert_eq!(tip.rest(), told("head", &newcomer.tail()));
 }
 
+/// One address has many spellings, and the members look at what it stands for.
+#[test]
+fn an_address_is_the_same_however_it_is_spelled() {
+    let cluster = Cluster::start(&[]);
+    let (leader, followers) = (cluster.leader(), cluster.followers());
+    let port = |id: usize| cluster.raft(id).port();
+    for spelled in ["LocalHost:0", "[::ffff:127.0.0.1]:", "127.0.0.1:0"] {
+        let taken = format!("{}={spelled}{}", followers[0], port(followers[1]));
+        let another = format!("is where instance {} is reached", followers[1]);
+        refused(cluster.at(leader), &["add", &taken], &[&another]);
+    }
+    // A member that runs may move to another spelling of its own address; so may the leader.
+    for id in [followers[0], leader] {
+        let said = done(cluster.at(leader), &["add", &format!("{id}=LocalHost:0{}", port(id))]);
+        assert!(said.contains(&format!("is now reached at localhost:{}", port(id))), "{said}");
+    }
+    let dotted = format!("{}=LOCALHOST.:{}", followers[1], port(leader));
+    let as_known = format!("(as localhost:{})", port(leader));
+    refused(cluster.at(leader), &["add", &dotted], &[&as_known]);
+    cluster.wait_ready();
+    drop(chain_through(&[0, 1].map(Member), || cluster.at(followers[0])));
+}
+
+/// That it was heard a moment ago does not mean that it is there.
+#[test]
+fn a_member_that_was_stopped_just_now_can_be_moved_at_once() {
+    let mut cluster = Cluster::start(&[]);
+    let (leader, stopped) = (cluster.leader(), cluster.followers()[0]);
+    cluster.kill(stopped);
+    let said = done(cluster.at(leader), &["add", &format!("{stopped}={}", free_address())]);
+    assert!(said.contains("with its data directory as it is"), "{said}");
+}
+
 /// `--cluster-id` without a list: the leader finds the newcomer, so it needs to know no member.
 #[test]
 fn an_instance_without_a_list_gets_in_once_it_is_added() {

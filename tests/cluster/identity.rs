@@ -280,7 +280,9 @@ fn a_raft_log_of_another_instance_is_refused_and_checked() {
         let mut check = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
         let check = check.args(["check", "--data-dir"]).arg(data).env_clear().output().unwrap();
         let found = String::from_utf8_lossy(&check.stdout).into_owned();
-        assert!(found.contains("`raft` is of another data directory"), "{check:?}");
+        let under = |heading: &str| found.lines().find(|line| line.starts_with(heading)).unwrap();
+        assert!(under("store:").contains("`raft` is of another data directory"), "{check:?}");
+        assert!(under("image:").contains("whole"), "{check:?}");
         assert_eq!(check.status.code(), Some(78), "{check:?}");
         let (code, log) = start_and_end(&cluster, id);
         assert_eq!(code, Some(78), "{log}");

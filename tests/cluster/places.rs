@@ -40,6 +40,9 @@ fn a_member_at_another_address_says_so_does_not_lead_and_serves_once_the_cluster
     let looked_for = format!("the members look for this instance at {old}");
     let way_out = format!("EMNetChain cluster add {moved}={new}");
     wait_until_it_says(cluster.at(moved), &[&looked_for, &way_out]);
+    let log = cluster.at(moved).log();
+    assert!(log.contains("no member has called this instance yet"), "{log}");
+    assert!(!log.contains("is reached and sends nothing"), "nor does another sentence: {log}");
 
     // It reaches the other voter that is left, and could win its vote.
     cluster.kill(leader);

@@ -58,6 +58,16 @@ fn dashboards_are_alike_and_name_metrics_that_exist() {
     }
 }
 
+/// What is counted is shown, or warned of.
+#[test]
+fn every_metric_is_on_a_dashboard_or_in_an_alert() {
+    let shown = DASHBOARDS.iter().flat_map(|name| queries(name)).map(|query| query.text);
+    let text = shown.collect::<Vec<_>>().join("\n") + &read("prometheus/rules.yml");
+    for metric in emnetchain::metrics::Metrics::TABLE {
+        assert!(text.contains(metric.name), "no panel shows {}", metric.name);
+    }
+}
+
 #[test]
 fn panels_have_a_place_of_their_own_and_say_what_they_show() {
     for name in DASHBOARDS {

@@ -233,6 +233,7 @@ impl Hello {
             Lane::Append => 1,
             Lane::Calls => 2,
             Lane::Snapshot => 3,
+            Lane::Probe => 4,
         };
         let cluster = self.from.cluster.0.to_le_bytes();
         let (from, to, facts) = (self.from.node.0, self.to.0, self.facts);
@@ -245,6 +246,7 @@ impl Hello {
             1 => Lane::Append,
             2 => Lane::Calls,
             3 => Lane::Snapshot,
+            4 => Lane::Probe,
             _ => return None,
         };
         let cluster = ClusterId(u128::from_le_bytes(body.cluster));
@@ -382,9 +384,9 @@ mod tests {
     proptest! {
         #[test]
         fn a_hello_comes_out_as_it_went_in(
-            lane in 0_usize..3, cluster: u128, from: u64, to: u64, store: u128, later: Vec<u8>,
+            lane in 0_usize..4, cluster: u128, from: u64, to: u64, store: u128, later: Vec<u8>,
         ) {
-            let lane = [Lane::Append, Lane::Calls, Lane::Snapshot][lane];
+            let lane = [Lane::Append, Lane::Calls, Lane::Snapshot, Lane::Probe][lane];
             let hello = Hello {
                 lane, from: name(cluster, from), to: InstanceId(to), facts: facts(store),
             };

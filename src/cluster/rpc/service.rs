@@ -156,6 +156,9 @@ impl Service {
     ) -> Result<(), ServeError> {
         let heard = self.0.greeter.hear(&mut stream, proven).await;
         let Guest { peer, lane } = heard.map_err(ServeError::Unwelcome)?;
+        if lane == Lane::Probe {
+            return Ok(()); // all was said
+        }
         let superseded = self.1.enter(peer, lane);
         let connections = self.0.metrics.raft_connections.with_label_values(&[lane.as_str()]);
         let _open = Counted::new(connections);
@@ -179,6 +182,7 @@ impl Service {
             Lane::Append | Lane::Snapshot if !self.0.greeter.gate().is_open() => Ok(()),
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
             Lane::Calls => return answer(stream, peer, Calls::new(self, peer)).await,
+            Lane::Probe => Ok(()),
             Lane::Snapshot => snapshot::receive(self, stream, peer).await,
         };
         // These lanes carry the cluster's log, so its rules were raised; only a newer binary can

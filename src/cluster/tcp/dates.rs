@@ -1,6 +1,8 @@
 //! From when until when a certificate is good. rustls refuses what is out of date, in the middle of
 //! a handshake; an operator has to know days before.
 
+use std::fmt;
+
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use crate::clock;
@@ -58,9 +60,50 @@ impl Dates {
         })
     }
 
+    /// What there is to say at a moment.
+    pub(super) fn stage(self, now: i64) -> Stage {
+        match self.days_left(now) {
+            _ if now > self.until => Stage::Expired,
+            days @ 0..7 => Stage::Days(days),
+            days if days < 30 => Stage::Month,
+            _ => Stage::Good,
+        }
+    }
+
     /// Whole days that are left at a moment.
     pub(super) fn days_left(self, now: i64) -> i64 {
         (self.until - now) / SECONDS_OF_A_DAY
+    }
+}
+
+/// What there is to say of the time that is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing.
+    Good,
+    /// Less than a month.
+    Month,
+    /// Less than a week: so many whole days.
+    Days(i64),
+    /// None.
+    Expired,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let renew = "put new ones in place and send SIGHUP";
+        match self {
+            Self::Good => f.write_str("the certificates are good"),
+            Self::Month => write!(f, "the certificates expire within 30 days; {renew}"),
+            Self::Days(0) => write!(f, "the certificates expire within a day; {renew}"),
+            Self::Days(1) => write!(f, "the certificates expire in 1 day; {renew}"),
+            Self::Days(days) => write!(f, "the certificates expire in {days} days; {renew}"),
+            Self::Expired => write!(
+                f,
+                "the certificates have expired: open connections go on, and no new one between \
+                 instances can be opened; {renew}"
+            ),
+        }
     }
 }
 
@@ -140,5 +183,20 @@ mod tests {
         assert!(dates.fault(999_999).unwrap().contains("not valid yet"));
         assert!(dates.fault(2_000_001 + 2 * SECONDS_OF_A_DAY).unwrap().contains("2 days ago"));
         assert_eq!(dates.days_left(1_000_000), 11);
+        let stages: Vec<Stage> = [40, 30, 29, 7, 6, 1, 0]
+            .map(|days| dates.stage(dates.until - days * SECONDS_OF_A_DAY - 1))
+            .into();
+        let expected = [
+            Stage::Good,
+            Stage::Good,
+            Stage::Month,
+            Stage::Month,
+            Stage::Days(6),
+            Stage::Days(1),
+            Stage::Days(0),
+        ];
+        assert_eq!(stages, expected);
+        assert_eq!(dates.stage(dates.until), Stage::Days(0));
+        assert_eq!(dates.stage(dates.until + 1), Stage::Expired);
     }
 }

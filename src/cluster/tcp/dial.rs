@@ -1,9 +1,16 @@
 //! Opens connections to other instances.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
     time::timeout,
 };
@@ -69,9 +76,62 @@ impl TcpTransport {
             Security::Insecure | Security::Loopback => Ok(Box::new(stream)),
             Security::Tls(tls) => {
                 let target = NodeName { cluster: self.me.cluster, node: to };
-                Ok(Box::new(tls.connect(stream, target).await?))
+                // What is proven by a CA does not outlive it.
+                let changed = Box::pin(tls.authority_changes());
+                let stream = tls.connect(stream, target).await?;
+                Ok(Box::new(Proven { stream, changed: Some(changed) }))
             }
         }
+    }
+}
+
+/// A connection that ends with the CA that has proven what is at its other end.
+struct Proven<S> {
+    stream: S,
+    /// `None` once it is another.
+    changed: Option<BoxFuture<'static, ()>>,
+}
+
+impl<S> Proven<S> {
+    /// Fails if the CA is another, and has the caller wake up when it becomes that.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let is_over =
+            self.changed.as_mut().is_none_or(|changed| changed.poll_unpin(context).is_ready());
+        if is_over {
+            self.changed = None;
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the CA is another"));
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Proven<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.check(context)?;
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Proven<S> {
+    // What waits to be read is woken when the CA changes, and every connection is read from.
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
@@ -93,6 +153,14 @@ impl Transport for TcpTransport {
             let outcome = if opened.is_ok() { "open" } else { "failed" };
             connects.with_label_values(&[outcome]).inc();
             opened
+        })
+    }
+
+    fn resolve(&self, address: &str) -> BoxFuture<'static, Vec<SocketAddr>> {
+        let address = address.to_owned();
+        Box::pin(async move {
+            let resolved = timeout(RESOLVE_MAX, lookup_host(&address)).await;
+            resolved.map_or_else(|_| Vec::new(), |found| found.into_iter().flatten().collect())
         })
     }
 }

@@ -3,10 +3,11 @@
 //! The CA is the cluster's own: a holder of a certificate of it is an instance, and *which* one
 //! says the DNS name in the certificate ([`NodeName::dns_name`]). No session is resumed, so every
 //! connection is judged by the files as they are. [`Tls::reload`] reads them again; connections
-//! that are open go on, unless the CA is another: then those that others opened are ended, and
-//! opened again with what is in force.
+//! that are open go on, unless the CA is another: then all are ended, whichever side opened them,
+//! and opened again with what is in force.
 
 use std::{
+    convert::Infallible,
     fs,
     io::{self, Read as _},
     path::{Path, PathBuf},
@@ -30,7 +31,7 @@ use tokio_rustls::{
 
 use super::{
     NodeName,
-    dates::{self, Dates},
+    dates::{self, Dates, Stage},
 };
 use crate::secrets::exposure;
 
@@ -81,7 +82,12 @@ pub struct Tls {
     current: Mutex<Arc<Loaded>>,
     /// How often the CA has changed.
     authorities: watch::Sender<u64>,
+    /// What was said last of the time that is left.
+    told: Mutex<Stage>,
 }
+
+/// How often the dates are looked at while an instance runs: they can be told by the hour.
+const DATES_EVERY: Duration = Duration::from_secs(60);
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -93,6 +99,8 @@ impl std::fmt::Debug for Tls {
 struct Loaded {
     /// The certificates of the CA.
     ca: Vec<CertificateDer<'static>>,
+    /// The certificate of this instance, and what leads from it to the CA.
+    chain: Vec<CertificateDer<'static>>,
     /// When all of them are good; `None` if a certificate does not tell.
     dates: Option<Dates>,
     client: Arc<ClientConfig>,
@@ -111,7 +119,8 @@ impl Tls {
 
     fn new(files: TlsFiles, me: NodeName, loaded: Loaded) -> Self {
         let (authorities, _) = watch::channel(0);
-        Self { files, me, current: Mutex::new(Arc::new(loaded)), authorities }
+        let (current, told) = (Mutex::new(Arc::new(loaded)), Mutex::new(Stage::Good));
+        Self { files, me, current, authorities, told }
     }
 
     /// Reads the files of an attacker, whose certificate another CA has signed.
@@ -122,11 +131,12 @@ impl Tls {
         Ok(Self::new(files, me, loaded))
     }
 
-    /// Reads the files again, for the connections from now on.
+    /// Reads the files again, for the connections from now on; returns whether they are others than
+    /// before.
     ///
     /// # Errors
     /// As for [`Tls::load`], or if they are out of date; what was read before stays in use.
-    pub fn reload(&self) -> Result<(), TlsError> {
+    pub fn reload(&self) -> Result<bool, TlsError> {
         check_dates(&self.files)?;
         let loaded = Arc::new(read(&self.files, self.me)?);
         let before = {
@@ -136,7 +146,7 @@ impl Tls {
         if before.ca != loaded.ca {
             self.authorities.send_modify(|changes| *changes += 1);
         }
-        Ok(())
+        Ok(before.ca != loaded.ca || before.chain != loaded.chain)
     }
 
     /// Until when the certificates are good, in seconds since 1970; 0 if they do not tell.
@@ -146,21 +156,51 @@ impl Tls {
 
     /// Says in the log until when the certificates are good, or why they are not.
     pub fn tell_dates(&self) {
-        match check_dates(&self.files) {
-            Err(error) => tracing::error!("no other instance will be reached: {error}"),
-            Ok(()) => {
-                let days = self.current().dates.map(|dates| dates.days_left(dates::now()));
-                tracing::info!(days, "the certificates are good");
-            }
+        let now = dates::now();
+        let (stage, _) = self.look_at_dates(now);
+        if let Err(error) = check_dates(&self.files) {
+            tracing::error!("no other instance will be reached: {error}");
+        } else if stage != Stage::Good {
+            tracing::warn!("{stage}");
+        } else {
+            let days = self.current().dates.map(|dates| dates.days_left(now));
+            tracing::info!(days, "the certificates are good");
         }
     }
 
+    /// Says in the log when the certificates come to their end, as long as the instance runs: 30
+    /// days before, each day of the last week, and when they have expired.
+    pub async fn watch_dates(self: Arc<Self>) -> Infallible {
+        loop {
+            match self.due(dates::now()) {
+                Some(stage @ Stage::Expired) => tracing::error!("{stage}"),
+                Some(stage) => tracing::warn!("{stage}"),
+                None => {}
+            }
+            tokio::time::sleep(DATES_EVERY).await;
+        }
+    }
+
+    /// What is to be said at a moment of the time that is left, if that was not said yet.
+    pub(super) fn due(&self, now: i64) -> Option<Stage> {
+        let (stage, is_new) = self.look_at_dates(now);
+        (is_new && stage != Stage::Good).then_some(stage)
+    }
+
+    /// How much time is left at a moment, and whether that is news.
+    fn look_at_dates(&self, now: i64) -> (Stage, bool) {
+        let stage = self.current().dates.map_or(Stage::Good, |dates| dates.stage(now));
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        (stage, std::mem::replace(&mut *told, stage) != stage)
+    }
+
     /// Waits until the CA is another than it was at the call.
-    pub(super) async fn authority_changes(&self) {
+    pub(super) fn authority_changes(&self) -> impl Future<Output = ()> + Send + 'static {
         let mut changes = self.authorities.subscribe();
-        changes.mark_unchanged();
-        if changes.changed().await.is_err() {
-            std::future::pending().await
+        async move {
+            if changes.changed().await.is_err() {
+                std::future::pending().await
+            }
         }
     }
 
@@ -286,10 +326,10 @@ fn assemble(
         .with_protocol_versions(&[&TLS13])
         .map_err(of_certificate)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
+        .with_single_cert(chain.clone(), key)
         .map_err(of_certificate)?;
     server.send_tls13_tickets = 0;
-    Ok(Loaded { ca, dates, client: Arc::new(client), server: Arc::new(server) })
+    Ok(Loaded { ca, chain, dates, client: Arc::new(client), server: Arc::new(server) })
 }
 
 /// Whether a certificate leads to one of these CAs. What is out of date is another matter, so this

@@ -12,6 +12,7 @@
 
 mod facts;
 mod guesses;
+mod refusal;
 #[cfg(test)]
 mod tests;
 
@@ -26,15 +27,19 @@ use axum::{
 };
 use tokio::sync::watch;
 
-use self::facts::{Facts, Token};
+pub(crate) use self::refusal::COMMAND;
 pub(super) use self::{
     facts::cookie,
     guesses::{Guess, Guesses, too_many},
 };
+use self::{
+    facts::{Facts, Token, forwarded_for},
+    refusal::{Asker, Refusal},
+};
 use super::{admin, page};
 
 /// The secret of the operators; without one, there are fewer ways in.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AdminToken(pub Option<Arc<str>>);
 
 impl std::fmt::Debug for AdminToken {
@@ -132,18 +137,6 @@ pub(super) struct Reader {
     pub(super) sees_ids: bool,
 }
 
-/// Why a request may not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    CrossSite,
-    WrongToken,
-    NoToken,
-    NeedsToken,
-    Elsewhere,
-    Forwarded,
-    OtherHost,
-}
-
 /// Decides; `has_token` says whether the instance has one.
 fn decide(kind: Kind, facts: Facts, has_token: bool) -> Result<Reader, Refusal> {
     let Facts { is_local, is_forwarded, names_us, token, is_cross_site, is_followed_link } = facts;
@@ -176,46 +169,6 @@ fn decide(kind: Kind, facts: Facts, has_token: bool) -> Result<Reader, Refusal> 
     }
 }
 
-impl Refusal {
-    /// Says what to do.
-    fn sentence(self, has_token: bool) -> String {
-        let how = match self {
-            Self::CrossSite => {
-                return "another web site had a browser ask this; open the status page itself, or \
-                        ask with a program"
-                    .to_owned();
-            }
-            Self::WrongToken => {
-                return "this is not the operators' token; send `Authorization: Bearer TOKEN` with \
-                        the token of --admin-token-file"
-                    .to_owned();
-            }
-            Self::NoToken => {
-                return "this instance has no operators' token; start it with --admin-token-file, \
-                        or ask without a token on its own machine"
-                    .to_owned();
-            }
-            Self::NeedsToken => {
-                return "this instance has an operators' token, and changes and backups need it, \
-                        on its own machine as well; send `Authorization: Bearer TOKEN` with the \
-                        token of --admin-token-file"
-                    .to_owned();
-            }
-            Self::Elsewhere => "this request comes from another machine",
-            Self::Forwarded => "this request came through a proxy",
-            Self::OtherHost => "this request does not name this machine (`Host`)",
-        };
-        let way_out = if has_token {
-            "send `Authorization: Bearer TOKEN` with the token of --admin-token-file, or sign in \
-             at the status page"
-        } else {
-            "start the instance with --admin-token-file and send that token as `Authorization: \
-             Bearer TOKEN`, or ask on its own machine, at 127.0.0.1 or localhost"
-        };
-        format!("{how}; {way_out}")
-    }
-}
-
 /// What the gate knows.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
@@ -236,7 +189,7 @@ pub(super) async fn pass(
     let route = parts.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let kind = Kind::of(request.method(), &route, gate.open);
     let mut facts = Facts::of(&request, &token);
-    let guess = gate.guesses.of(caller.0, facts.is_forwarded);
+    let guess = gate.guesses.of(caller.0, facts.is_forwarded, forwarded_for(request.headers()));
     if let Some(wait) = guess.take(facts.token) {
         if kind != Kind::Open {
             return too_many(wait);
@@ -251,7 +204,7 @@ pub(super) async fn pass(
             next.run(request).await
         }
         Err(refusal) => {
-            let why = refusal.sentence(token.0.is_some());
+            let why = refusal.sentence(token.0.is_some(), Asker::of(request.headers()));
             if route == "/" && request.method() != Method::POST {
                 return page::sign_in_form(StatusCode::FORBIDDEN, &why, token.0.is_some());
             }

@@ -206,12 +206,64 @@ async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
         let answer = bench.ask(&format!("POST {path}")).await;
         assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
         assert!(answer.contains("allow: GET,HEAD\r\n"), "{answer}");
+        assert!(error(&answer).contains("`Allow`"), "{answer}");
         let head = bench.ask(&format!("HEAD {path}")).await;
         assert!(head.contains("content-length: ") && head.ends_with("\r\n\r\n"), "{head}");
         assert!(path == "/" || bench.ask("GET /").await.contains(&format!(">{path}</a>")));
     }
     let answer = bench.ask("GET /nothing").await;
-    assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("/readyz"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 404 ") && error(&answer).contains("/readyz"), "{answer}");
+}
+
+/// The sentence of an error, which is all of its body.
+fn error(answer: &str) -> String {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains("content-type: application/json"), "{answer}");
+    assert!(head.contains("cache-control: no-store"), "{answer}");
+    let body: serde_json::Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"));
+    assert_eq!(body.as_object().map(serde_json::Map::len), Some(1), "{answer}");
+    body["error"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+/// Whatever refuses a request, a program reads one form of error.
+#[tokio::test]
+async fn every_error_has_one_form() {
+    let bench = Bench::start(HttpOptions::default());
+    let ask = async |line: &str, headers: &str, body: &str| {
+        let mut stream = bench.connect().await;
+        let length = body.len();
+        let request = format!(
+            "{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-length: {length}\r\n{headers}\r\n{body}"
+        );
+        drop(stream.write_all(request.as_bytes()).await);
+        rest(&mut stream).await
+    };
+    let token = "authorization: Bearer secret\r\n";
+    let json = "authorization: Bearer secret\r\ncontent-type: application/json\r\n";
+    let form = "x".repeat(64 * 1024);
+    let long = format!(r#"{{"id":1,"address":"{}"}}"#, "x".repeat(3 * 1024 * 1024));
+    for (line, headers, body, code) in [
+        ("GET /nothing", token, "", 404),
+        ("GET /api/v1/nothing", token, "", 404),
+        ("GET /api/v1/chain?name=nothing", token, "", 404),
+        ("GET /api/v1/chain?limit=many", token, "", 400),
+        ("GET /api/v1/explain", token, "", 400),
+        ("GET /api/v1/cluster/add", token, "", 405),
+        ("DELETE /api/v1/chain", token, "", 405),
+        ("POST /readyz", token, "", 405),
+        ("OPTIONS /", token, "", 405),
+        ("POST /api/v1/cluster/add", json, "{", 400),
+        ("POST /api/v1/cluster/add", json, "{}", 422),
+        ("POST /api/v1/cluster/add", token, "{}", 415),
+        ("POST /api/v1/cluster/add", json, &long, 413),
+        ("POST /api/v1/cluster/add", "", "{}", 403),
+        ("POST /sign-in", "", &form, 413),
+    ] {
+        let answer = ask(line, headers, body).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{line}: {answer}");
+        assert!(!error(&answer).is_empty(), "{line}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -47,7 +47,8 @@ struct Bench {
 impl Bench {
     fn start(options: ServerOptions) -> Self {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let wanted = Addresses { chain: any, repair: any, emnet: Some(any), reflectors: vec![any] };
+        let wanted =
+            Addresses { chains: vec![any], repair: any, emnet: Some(any), reflectors: vec![any] };
         let (options, live) = watch::channel(options);
         let servers = Servers::bind(&wanted, live).unwrap();
         let addresses = servers.addresses().clone();
@@ -61,7 +62,7 @@ impl Bench {
     }
 
     async fn chain(&self) -> TcpStream {
-        connect(self.addresses.chain).await
+        connect(self.addresses.chains[0]).await
     }
 
     async fn emnet(&self) -> TcpStream {

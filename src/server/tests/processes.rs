@@ -18,7 +18,7 @@ async fn child_process() {
         return;
     }
     let mut bench = Bench::start(ServerOptions { connections_max: 100_000, ..Default::default() });
-    println!("\nlisten {} {}", bench.addresses.chain, bench.addresses.emnet.unwrap());
+    println!("\nlisten {} {}", bench.addresses.chains[0], bench.addresses.emnet.unwrap());
     let mut commands = std::mem::replace(&mut bench.commands, mpsc::channel(1).1);
     tokio::spawn(async move { while commands.recv().await.is_some() {} });
     let (asks, mut asked) = mpsc::channel(1);

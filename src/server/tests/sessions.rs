@@ -148,7 +148,7 @@ async fn nothing_is_reported_while_the_clients_kernel_has_not_taken_the_bytes() 
     let mut bench = Bench::start(ServerOptions::default());
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(1).unwrap(); // the least that the kernel allows
-    let mut client = socket.connect(bench.addresses.chain).await.unwrap();
+    let mut client = socket.connect(bench.addresses.chains[0]).await.unwrap();
     client.write_all(CONNECT).await.unwrap();
     let session = bench.connected().await;
     client.shutdown().await.unwrap();
@@ -186,7 +186,7 @@ async fn a_process_that_was_killed_is_found_out_too() {
             r#"exec 3<>"/dev/tcp/127.0.0.1/$1"; printf %s "$2" >&3; exec cat <&3"#,
             "client",
         ])
-        .arg(bench.addresses.chain.port().to_string())
+        .arg(bench.addresses.chains[0].port().to_string())
         .arg(std::str::from_utf8(CONNECT).unwrap())
         .stdout(Stdio::null())
         .spawn()
@@ -311,7 +311,7 @@ async fn an_instance_drains_and_stops() {
     let mut silent = bench.chain().await;
     eventually("both are there", || bench.outbox.sessions() == 2).await;
     bench.phase.send_replace(Phase::Drained);
-    let address = bench.addresses.chain;
+    let address = bench.addresses.chains[0];
     eventually("no client is accepted", || StdStream::connect(address).is_err()).await;
     bench.tell(session, Part::Tail, Then::Stay);
     assert_eq!(read(&mut waiting, TAIL.len()).await, TAIL);
@@ -330,7 +330,7 @@ async fn an_instance_drains_and_stops() {
 async fn what_cannot_be_bound_is_named() {
     let bench = Bench::start(ServerOptions::default());
     let taken = bench.addresses.repair;
-    let wanted = Addresses { chain: "127.0.0.1:0".parse().unwrap(), ..bench.addresses };
+    let wanted = Addresses { chains: vec!["127.0.0.1:0".parse().unwrap()], ..bench.addresses };
     let (_options, live) = watch::channel(ServerOptions::default());
     let error = Servers::bind(&wanted, live).unwrap_err();
     assert_eq!(error.to_string(), format!("the repair server cannot listen on {taken}"));

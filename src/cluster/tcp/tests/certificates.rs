@@ -95,6 +95,56 @@ async fn another_ca_ends_what_the_old_one_let_in() {
     assert!(!matches!(ended, Ok(1..)), "nothing more is said on it");
 }
 
+/// As above, seen by the side that opened the connection and whose CA changes.
+#[tokio::test]
+async fn another_ca_ends_what_was_opened_under_the_old_one() {
+    use tokio::io::AsyncReadExt as _;
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    let tls = Arc::new(Tls::load(world.files(2), name(2)).unwrap());
+    let transport = world.greeted(2, Security::Tls(Arc::clone(&tls)), &node.view);
+    let connect = || transport.connect(node.id, &Member::default(), Lane::Calls);
+    let mut open = connect().await.unwrap();
+    assert!(!tls.reload().unwrap(), "they are the same");
+    let quiet = tokio::time::timeout(Duration::from_millis(300), open.read(&mut [0])).await;
+    assert!(quiet.is_err(), "it goes on");
+    // A second CA beside the first: both ends can still prove themselves.
+    let later = tempfile::tempdir().unwrap();
+    make_certs(later.path(), CLUSTER, &[(InstanceId(2), vec![])]).unwrap();
+    let ca = world.files(2).ca;
+    let both = [&ca, &later.path().join("ca.pem")].map(|path| fs::read(path).unwrap()).concat();
+    fs::write(&ca, both).unwrap();
+    let reading = tokio::spawn(async move { open.read(&mut [0]).await });
+    tokio::task::yield_now().await;
+    assert!(tls.reload().unwrap(), "they are others");
+    let ended = within("it is ended", reading).await.unwrap();
+    assert!(ended.unwrap_err().to_string().contains("the CA is another"));
+    assert!(connect().await.is_ok(), "it is opened again");
+}
+
+/// What an instance says while its certificates come to their end, each thing once.
+#[test]
+fn the_end_of_certificates_is_told_in_time() {
+    let world = World::new(1);
+    let (certificate, key) = certs::forge::make(world.certs.path(), CLUSTER, name(1), true);
+    let files = TlsFiles { certificate, key, ..world.files(1) };
+    let tls = Tls::load(files.clone(), name(1)).unwrap();
+    let (day, until) = (86_400, tls.good_until());
+    let told = |tls: &Tls| {
+        // Every hour from 40 days before to 3 days after.
+        let hours = (-40 * 24..3 * 24).filter_map(|hour| tls.due(until + hour * 3600));
+        hours.map(|stage| stage.to_string()).collect::<Vec<_>>()
+    };
+    let lines = told(&tls);
+    assert_eq!(lines.len(), 1 + 7 + 1, "{lines:#?}");
+    assert!(lines[0].contains("within 30 days") && lines[1].contains("in 6 days"), "{lines:#?}");
+    assert!(lines[7].contains("within a day") && lines[8].contains("have expired"), "{lines:#?}");
+    assert!(lines.iter().all(|line| line.contains("SIGHUP")), "{lines:#?}");
+    // What was told at the start is not told again by the watch.
+    let tls = Tls::load(files, name(1)).unwrap();
+    assert!(tls.due(until - 3 * day).is_some() && tls.due(until - 3 * day).is_none());
+}
+
 #[test]
 fn files_that_do_not_protect_are_refused() {
     let world = World::new(2);

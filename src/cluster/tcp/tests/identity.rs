@@ -113,6 +113,53 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     assert_eq!(same.learnt().borrow().turned, None);
 }
 
+/// Whatever else a removed one has forgotten, that it was removed is what it is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_one_with_an_older_copy_learns_that_it_was_removed() {
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let node = world.start(1, dir.path()).await;
+    let last = Some(LogId::new(LeaderId::new_committed(3, 1), 7));
+    let facts = Facts {
+        history: None,
+        store: StoreId(1),
+        run: 1,
+        progress: Progress::default(),
+        acknowledged: None,
+        rules: Rules::NEWEST,
+        known: Known::Removed(9),
+        remembered: Some(Progress { vote: Vote::new(3, 1), last }),
+    };
+    let back = Greeter::new(name(2), StoreId(2), Progress::default(), Rules::NEWEST, node.view);
+    back.gate().open();
+    assert_eq!(back.meet_again(InstanceId(1), &facts), Ok(()));
+    let learnt = back.learnt().borrow().clone();
+    assert_eq!((learnt.turned, learnt.removed), (None, Some((9, InstanceId(1)))));
+    assert!(!back.gate().is_open(), "it votes no more");
+    // One that was not removed is told that its copy is older.
+    let named = Known::Named { store: Some(StoreId(2)), lived: false };
+    assert_eq!(back.meet_again(InstanceId(1), &Facts { known: named, ..facts }), Ok(()));
+    assert!(back.learnt().borrow().turned.is_some());
+}
+
+/// A look at an address leaves alone what is open, at both ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_takes_no_connections_place() {
+    use tokio::io::AsyncReadExt as _;
+    let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
+    let (node, transport) = one(&world, &dir).await;
+    let connect = |lane| transport.connect(InstanceId(1), &Member::default(), lane);
+    let mut open = connect(Lane::Calls).await.unwrap();
+    for _ in 0..3 {
+        let mut probe = connect(Lane::Probe).await.unwrap();
+        let read = within("it is answered and closed", probe.read(&mut [0])).await;
+        assert!(!matches!(read, Ok(1..)), "all was said");
+    }
+    let quiet = tokio::time::timeout(Duration::from_millis(300), open.read(&mut [0])).await;
+    assert!(quiet.is_err(), "it goes on");
+    let calls = node.metrics.raft_connections.with_label_values(&["calls"]);
+    assert_eq!(calls.get(), 1);
+}
+
 /// What a candidate or leader wrote for itself no other one acknowledges, but all hear of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_forgot_that_it_stood_or_led_is_refused() {

@@ -1,6 +1,6 @@
 //! What a request shows of where it comes from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     extract::Request,
@@ -64,6 +64,23 @@ fn is(headers: &HeaderMap, name: &str, value: &str) -> bool {
 fn is_of_a_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
     matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+}
+
+/// The address for which the last proxy says that it asks. A client can write these headers too;
+/// what it wrote stands before what the proxy appends, or in a header that the proxy leaves alone.
+pub(super) fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
+    let last = |name: &str| headers.get_all(name).iter().next_back()?.to_str().ok();
+    let said = match last("x-forwarded-for").or_else(|| last("x-real-ip")) {
+        Some(list) => list.rsplit(',').next()?,
+        // RFC 7239 section 4: `for=192.0.2.7;proto=https`, and quotes around what has colons.
+        None => last("forwarded")?.rsplit(',').next()?.split(';').find_map(|pair| {
+            let (name, value) = pair.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("for").then_some(value)
+        })?,
+    };
+    let said = said.trim().trim_matches('"');
+    let bare = said.trim_matches(['[', ']']);
+    bare.parse().ok().or_else(|| said.parse().ok().map(|socket: SocketAddr| socket.ip()))
 }
 
 /// Tells whether each name that the request gives its receiver is a loopback one; it gives one at

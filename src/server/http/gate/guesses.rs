@@ -1,7 +1,11 @@
 //! How often a wrong token may be shown. Each source has a rate, and beyond it no token of it is
 //! looked at, right or wrong: else a guesser would go on at full speed. So it locks out, for as
-//! long as it guesses, those that share its address, and no other source. What comes through a
-//! proxy is a source apart, so strangers behind one cannot lock out an operator at the machine.
+//! long as it guesses, those that share its address, and no other source.
+//!
+//! What comes through a proxy of the operators', on this machine or a private network, counts for
+//! the address that the proxy says it asks for, so a stranger locks out neither an operator at the
+//! machine nor one behind the same proxy. All of a proxy's addresses together have a rate as well,
+//! 400 times that of one: a proxy that lets clients say for whom it asks makes no guesser fast.
 
 use std::{
     net::IpAddr,
@@ -17,11 +21,16 @@ use axum::{
 use super::{admin, facts::Token};
 use crate::{
     clock,
-    ids::Source,
+    ids::{Source, is_local},
     limits::{TOKEN_GUESS_INTERVAL, TOKEN_GUESSES_BURST},
     metrics::Metrics,
     server::ratelimit::{Clocks, Rate},
 };
+
+/// The rate of a public source.
+fn public() -> Rate {
+    Rate::every(TOKEN_GUESS_INTERVAL, TOKEN_GUESSES_BURST)
+}
 
 /// The guesses of all sources.
 #[derive(Clone, Debug)]
@@ -37,6 +46,8 @@ pub(in crate::server::http) struct Guess {
     rate: Rate,
     source: Source,
     is_forwarded: bool,
+    /// What a proxy of the operators' asks for.
+    client: Option<Source>,
 }
 
 impl Guesses {
@@ -44,10 +55,13 @@ impl Guesses {
         Self { clocks: Arc::new(Mutex::new(Clocks::new(clock::now()))), metrics }
     }
 
-    /// Those of a source.
-    pub(super) fn of(&self, caller: IpAddr, is_forwarded: bool) -> Guess {
-        let rate = Rate::every(TOKEN_GUESS_INTERVAL, TOKEN_GUESSES_BURST).of(caller);
-        Guess { of: self.clone(), rate, source: Source::of(caller), is_forwarded }
+    /// Those of a source; `client` is what a proxy says it asks for.
+    pub(super) fn of(&self, caller: IpAddr, is_forwarded: bool, client: Option<IpAddr>) -> Guess {
+        // A stranger that asks us directly may say what it likes.
+        let client = client.filter(|_| is_local(caller));
+        let rate = public().of(client.unwrap_or(caller));
+        let (source, client) = (Source::of(caller), client.map(Source::of));
+        Guess { of: self.clone(), rate, source, is_forwarded, client }
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
@@ -74,9 +88,12 @@ impl Guess {
     }
 
     fn count(&self, is_cookie: bool, is_right: bool) -> Option<Duration> {
-        let (key, now) = ((self.source, self.is_forwarded, is_cookie), clock::now());
+        let key = (self.source, self.is_forwarded, self.client, is_cookie);
+        let all = self.client.map(|_| ((self.source, is_cookie), public().of_proxy()));
+        let now = clock::now();
         let mut clocks = self.of.clocks();
-        let wait = clocks.wait(&key, self.rate, now);
+        let of_all = all.map_or(Duration::ZERO, |(key, rate)| clocks.wait(&key, rate, now));
+        let wait = clocks.wait(&key, self.rate, now).max(of_all);
         let refused = &self.of.metrics.http_tokens_refused;
         if !wait.is_zero() {
             refused.with_label_values(&["rate"]).inc();
@@ -84,6 +101,9 @@ impl Guess {
         }
         if !is_right {
             clocks.charge(&key, self.rate, now);
+            if let Some((key, rate)) = all {
+                clocks.charge(&key, rate, now);
+            }
             refused.with_label_values(&["wrong"]).inc();
         }
         None
@@ -94,10 +114,40 @@ impl Guess {
 pub(in crate::server::http) fn too_many(wait: Duration) -> Response {
     let seconds = wait.as_secs() + 1;
     let why = format!(
-        "too many wrong tokens came from this address, so none is looked at now; try again in \
-         {seconds} s"
+        "too many wrong tokens came from this address, or through this proxy, so none is looked \
+         at now; try again in {seconds} s"
     );
     let mut response = admin::answer(StatusCode::TOO_MANY_REQUESTS, Err(why));
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A proxy that lets its clients say for whom it asks is no way to guess at full speed.
+    #[test]
+    fn all_addresses_of_a_proxy_have_a_rate_together() {
+        let guesses = Guesses::new(Metrics::new());
+        let proxy = IpAddr::from([127, 0, 0, 1]);
+        let client = |n: u32| Some(IpAddr::from((0xc633_0000 + n).to_be_bytes()));
+        let guess = |n| guesses.of(proxy, true, client(n)).take(Token::Wrong);
+        let taken = (0..10_000).filter(|n| guess(*n).is_none()).count();
+        assert!((1_000..9_000).contains(&taken), "{taken} of 10,000");
+        // The machine itself is another source, and so is what asks from elsewhere.
+        assert_eq!(guesses.of(proxy, false, None).take(Token::InHeader), None);
+        assert_eq!(guesses.of([10, 0, 0, 1].into(), true, client(1)).take(Token::InHeader), None);
+    }
+
+    /// A stranger that reaches us says what it likes, and is one source all the same.
+    #[test]
+    fn a_public_caller_is_no_proxy_of_ours() {
+        let guesses = Guesses::new(Metrics::new());
+        let guess = |n: u8| {
+            let client = Some(IpAddr::from([192, 0, 2, n]));
+            guesses.of([198, 51, 100, 1].into(), true, client).take(Token::Wrong)
+        };
+        assert!((0..100).filter(|n| guess(*n).is_none()).count() < 10);
+    }
 }

@@ -53,9 +53,17 @@ fn the_table() {
             assert!(shows_token, "{kind:?} {facts:?} {has_token}");
         }
         if let Err(refusal) = decided {
-            let says = refusal.sentence(has_token);
-            let is_way_out = ["--admin-token-file", "open the status page"];
-            assert!(is_way_out.iter().any(|way| says.contains(way)), "{says}");
+            for asker in [Asker::Command, Asker::Program] {
+                let says = refusal.sentence(has_token, asker);
+                let is_way_out = ["--admin-token-file", "open the status page"];
+                assert!(is_way_out.iter().any(|way| says.contains(way)), "{says}");
+                let is_of_http = ["Authorization", "Bearer", "sign in"];
+                let is_of_http = is_of_http.iter().any(|word| says.contains(word));
+                assert!(
+                    asker == Asker::Program || !is_of_http,
+                    "a command sends no header: {says}"
+                );
+            }
         }
         passed[case % 4] += usize::from(expected);
     }
@@ -140,6 +148,27 @@ fn what_came_through_a_proxy_says_so() {
         [("127.0.0.1", true), ("::1", true), ("::ffff:127.0.0.2", true), ("10.0.0.1", false)]
     {
         assert_eq!(Facts::of(&asked(from, &[]), &token()).is_local, is_local, "{from}");
+    }
+}
+
+/// The last proxy is the operators' own: what it appends is true, and what came before is not.
+#[test]
+fn a_proxy_says_for_which_address_it_asks() {
+    let said = |headers: &[(&str, &str)]| forwarded_for(asked("127.0.0.1", headers).headers());
+    let one: Option<IpAddr> = "192.0.2.7".parse().ok();
+    for headers in [
+        &[("x-forwarded-for", "192.0.2.7")][..],
+        &[("x-forwarded-for", "198.51.100.1, 192.0.2.7")],
+        &[("x-forwarded-for", "198.51.100.1"), ("x-forwarded-for", "192.0.2.7:4711")],
+        &[("forwarded", "for=198.51.100.1"), ("x-forwarded-for", "192.0.2.7")],
+        &[("x-real-ip", "192.0.2.7")],
+        &[("forwarded", "for=198.51.100.1;proto=http, proto=https;For=\"192.0.2.7:80\"")],
+    ] {
+        assert_eq!(said(headers), one, "{headers:?}");
+    }
+    assert_eq!(said(&[("forwarded", "for=\"[2001:db8::1]:80\"")]), "2001:db8::1".parse().ok());
+    for none in [("via", "1.1 x"), ("x-forwarded-for", "unknown"), ("forwarded", "for=_hidden")] {
+        assert_eq!(said(&[none]), None, "{none:?}");
     }
 }
 
