@@ -8,11 +8,8 @@ use std::{
 
 use emnetchain::{
     codec,
-    ids::{Endpoint, Timestamp},
-    registry::{
-        Applied, Cause, Command, Effect, Image, Meta, Note, Proposal, Record, Registry, Serial,
-        Table, What,
-    },
+    ids::Timestamp,
+    registry::{Applied, Command, Effect, Image, Meta, Proposal, Record, Registry, Serial, Table},
     storage::{RunningDigest, digest},
 };
 
