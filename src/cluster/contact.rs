@@ -48,3 +48,24 @@ impl Contact {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_and_a_candidate_are_heard_each_for_itself() {
+        let (contact, start) = (Contact::default(), clock::now());
+        assert_eq!((contact.leader_heard(), contact.candidate_heard()), (None, None));
+        assert_eq!(contact.silence(), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        contact.candidate_now();
+        assert_eq!(contact.silence(), None, "it leads nothing yet");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        contact.heard_now();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        let after = |seconds| Some(start + Duration::from_secs(seconds));
+        assert_eq!((contact.leader_heard(), contact.candidate_heard()), (after(3), after(1)));
+        assert_eq!(contact.silence(), Some(Duration::from_secs(4)));
+    }
+}

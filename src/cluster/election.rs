@@ -74,6 +74,36 @@ struct Campaigns {
     failed: u32,
 }
 
+impl Campaigns {
+    /// Another one begins now, in this term. The leader was heard last at `heard`.
+    fn begin(&mut self, now: Instant, term: u64, heard: Option<Instant>) {
+        self.failed = match self.last {
+            Some((began, _)) if heard > Some(began) => 0,
+            // Questions that were answered with no cost nothing and need no patience.
+            Some((_, asked_in)) if asked_in == term => self.failed,
+            Some(_) => self.failed + 1,
+            None => 0,
+        };
+        self.last = Some((now, term));
+    }
+
+    /// From when on no candidate has a claim to be waited for, if a leader and a candidate were
+    /// heard last at these times, and a sync of the vote takes so long.
+    fn free_from(
+        &self,
+        leader: Option<Instant>,
+        candidate: Option<Instant>,
+        sync: Duration,
+    ) -> Instant {
+        let lease = leader.map(|heard| heard + LEASE);
+        // The candidate makes its leadership durable before others hear of it.
+        let other = candidate.map(|heard| heard + CAMPAIGN + 2 * sync);
+        // Votes are made durable here, there, and once more when they make a leader.
+        let own = self.last.map(|(began, _)| began + CAMPAIGN + 4 * sync);
+        [lease, other, own].into_iter().flatten().fold(self.listens_since, Instant::max)
+    }
+}
+
 /// What this instance can do about a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -129,14 +159,7 @@ impl Cluster {
         }
         let term = self.raft.metrics().borrow_watched().current_term;
         let heard = self.contact.leader_heard();
-        campaigns.failed = match campaigns.last {
-            Some((began, _)) if heard > Some(began) => 0,
-            // Questions that were answered with no cost nothing and need no patience.
-            Some((_, asked_in)) if asked_in == term => campaigns.failed,
-            Some(_) => campaigns.failed + 1,
-            None => 0,
-        };
-        campaigns.last = Some((now, term));
+        campaigns.begin(now, term, heard);
         tracing::debug!(term, failed = campaigns.failed, "standing for election");
         self.elect().await
     }
@@ -148,13 +171,8 @@ impl Cluster {
 
     /// From when on no candidate has a claim to be waited for.
     fn free_from(&self, campaigns: &Campaigns) -> Instant {
-        let sync = self.sync_time();
-        let lease = self.contact.leader_heard().map(|heard| heard + LEASE);
-        // The candidate makes its leadership durable before others hear of it.
-        let other = self.contact.candidate_heard().map(|heard| heard + CAMPAIGN + 2 * sync);
-        // Votes are made durable here, there, and once more when they make a leader.
-        let own = campaigns.last.map(|(began, _)| began + CAMPAIGN + 4 * sync);
-        [lease, other, own].into_iter().flatten().fold(campaigns.listens_since, Instant::max)
+        let (leader, candidate) = (self.contact.leader_heard(), self.contact.candidate_heard());
+        campaigns.free_from(leader, candidate, self.sync_time())
     }
 
     /// How long a sync of the vote takes here: as long as slow ones did, or the one under way.
@@ -207,5 +225,47 @@ mod tests {
         assert!(longest(150, 0) > Duration::from_millis(600), "two need not collide");
         assert!(longest(0, 3) > SHARE_MIN + 4 * SHARE_RANGE);
         assert!(longest(5000, 40) <= SHARE_MIN + SHARE_RANGE_MAX);
+    }
+
+    #[test]
+    fn the_claims_of_others_and_the_own_campaign_are_waited_for() {
+        let (start, ms) = (clock::now(), Duration::from_millis);
+        let at = |time| start + ms(time);
+        for (leader, candidate, own, sync, expected) in [
+            (None, None, None, 10, 1000),
+            (Some(900), None, None, 10, 1550),
+            (None, Some(900), None, 10, 1070),
+            (None, None, Some(900), 10, 1090),
+            (Some(900), Some(1500), Some(1490), 0, 1650),
+            (Some(1000), Some(1500), Some(1450), 100, 2000),
+            (Some(2000), Some(1500), Some(1450), 100, 2650),
+            (Some(100), Some(100), Some(100), 10, 1000),
+        ] {
+            let last = own.map(|began| (at(began), 7));
+            let campaigns = Campaigns { listens_since: at(1000), last, failed: 0 };
+            let free = campaigns.free_from(leader.map(at), candidate.map(at), ms(sync));
+            assert_eq!(free, at(expected), "{leader:?} {candidate:?} {own:?} {sync}");
+        }
+    }
+
+    #[test]
+    fn campaigns_in_vain_are_counted_until_a_leader_is_heard() {
+        let (start, second) = (clock::now(), Duration::from_secs(1));
+        let mut campaigns = Campaigns { listens_since: start, last: None, failed: 0 };
+        // The term in which each begins, when a leader was heard last, and how many have failed.
+        for (number, (term, heard, failed)) in (1..).zip([
+            (7, None, 0),
+            (7, Some(0), 0),
+            (8, Some(0), 1),
+            (8, Some(0), 1),
+            (9, Some(3), 2),
+            (10, Some(5), 3),
+            (11, Some(7), 0),
+            (12, Some(7), 1),
+        ]) {
+            let now = start + number * second;
+            campaigns.begin(now, term, heard.map(|heard| start + heard * second));
+            assert_eq!((campaigns.failed, campaigns.last), (failed, Some((now, term))), "{number}");
+        }
     }
 }

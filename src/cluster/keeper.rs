@@ -40,6 +40,17 @@ impl Default for LogBounds {
     }
 }
 
+impl LogBounds {
+    /// Whether a log with so many entries behind the last snapshot, and so many bytes, is long, or
+    /// large in comparison with that snapshot.
+    fn are_reached(self, entries: u64, bytes: u64, snapshot_bytes: u64) -> bool {
+        // A large registry is written out only when the log has grown by as much.
+        let long = entries >= self.snapshot_after_entries && bytes >= snapshot_bytes;
+        let large = bytes >= SNAPSHOT_AFTER_LOG_BYTES.max(2 * snapshot_bytes) && entries > 0;
+        long || large
+    }
+}
+
 /// Counts the time in which this process runs, of which log time is made.
 ///
 /// # Errors
@@ -114,15 +125,40 @@ pub async fn keep_log_short(
         };
         let bytes = u64::try_from(metrics.log_bytes.get()).unwrap_or(0);
         let snapshot_bytes = u64::try_from(metrics.snapshot_bytes.get()).unwrap_or(0);
-        // A large registry is written out only when the log has grown by as much.
         let entries = applied.saturating_sub(covered);
-        let long = entries >= bounds.snapshot_after_entries && bytes >= snapshot_bytes;
-        let large = bytes >= SNAPSHOT_AFTER_LOG_BYTES.max(2 * snapshot_bytes) && applied > covered;
-        if (long || large) && asked_at != Some(covered) {
+        if bounds.are_reached(entries, bytes, snapshot_bytes) && asked_at != Some(covered) {
             asked_at = Some(covered);
             let stopped =
                 |error: openraft::errors::Fatal<_>| WriteError::Stopped(error.to_string());
             raft.trigger().snapshot().await.map_err(stopped)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_made_of_a_long_log_and_of_one_that_is_large_beside_the_last() {
+        let bounds = LogBounds { snapshot_after_entries: 20, entries_kept: 10 };
+        const LARGE: u64 = SNAPSHOT_AFTER_LOG_BYTES;
+        for (entries, bytes, snapshot_bytes, expected) in [
+            (19, 500, 0, false),
+            (20, 500, 0, true),
+            (20, 500, 500, true),
+            (20, 499, 500, false),
+            (19, LARGE - 1, 0, false),
+            (19, LARGE, 0, true),
+            (1, LARGE, 0, true),
+            (0, LARGE, 0, false),
+            (1, LARGE, LARGE / 2, true),
+            (1, LARGE + 1, LARGE / 2 + 1, false),
+            (1, LARGE + 2, LARGE / 2 + 1, true),
+            (0, 0, 0, false),
+        ] {
+            let reached = bounds.are_reached(entries, bytes, snapshot_bytes);
+            assert_eq!(reached, expected, "{entries} {bytes} {snapshot_bytes}");
         }
     }
 }

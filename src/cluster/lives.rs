@@ -222,20 +222,13 @@ impl Cluster {
         if states.state != ServerState::Leader {
             return Vec::new();
         }
-        // An instance that was asleep itself has heard no other, and cannot judge.
-        let was_asleep = now - watch.last_look > 4 * LOOK_EVERY;
-        if watch.term != states.current_term || was_asleep {
-            (watch.term, watch.since) = (states.current_term, now);
-        }
-        watch.last_look = now;
+        let listened = watch.listened(now, states.current_term);
         let holding: Vec<_> = self.view().read(|registry| registry.instances_that_hold_asks());
-        let is_lost = |id: InstanceId| {
+        let is_gone = |id: InstanceId| {
             let is_member = states.membership_config.membership().get_node(&id.0).is_some();
-            let listened = now - watch.since;
-            let silence = silence_of(&states, id.0).unwrap_or(listened);
-            !is_member || silence.min(listened) > LOST_AFTER
+            !is_member || is_lost(silence_of(&states, id.0), listened)
         };
-        holding.into_iter().filter(|(id, _)| *id != self.instance && is_lost(*id)).collect()
+        holding.into_iter().filter(|(id, _)| *id != self.instance && is_gone(*id)).collect()
     }
 
     /// Waits until everything is applied here that was written before. Returns an entry behind it.
@@ -267,4 +260,62 @@ struct Watch {
     term: u64,
     since: Instant,
     last_look: Instant,
+}
+
+impl Watch {
+    /// For how long the leader of this term has listened, at a look now.
+    fn listened(&mut self, now: Instant, term: u64) -> Duration {
+        // An instance that was asleep itself has heard no other, and cannot judge.
+        let was_asleep = now - self.last_look > 4 * LOOK_EVERY;
+        if self.term != term || was_asleep {
+            (self.term, self.since) = (term, now);
+        }
+        self.last_look = now;
+        now - self.since
+    }
+}
+
+/// Whether a member is lost that was not heard for so long (`None`: never), for a leader that has
+/// listened for so long.
+fn is_lost(silence: Option<Duration>, listened: Duration) -> bool {
+    silence.unwrap_or(listened).min(listened) > LOST_AFTER
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_counts_the_time_in_which_it_led_and_was_awake() {
+        let (start, ms) = (clock::now(), Duration::from_millis);
+        let mut watch = Watch { term: 0, since: start, last_look: start };
+        // When it looks, in which term, and for how long it has listened.
+        for (at, term, listened) in [
+            (500, 1, 0),
+            (1000, 1, 500),
+            (3000, 1, 2500),
+            (3500, 2, 0),
+            (4000, 2, 500),
+            (6000, 2, 2500),
+            (8001, 2, 0),
+            (8501, 2, 500),
+        ] {
+            assert_eq!(watch.listened(start + ms(at), term), ms(listened), "at {at} ms");
+        }
+    }
+
+    #[test]
+    fn a_member_is_lost_when_it_was_silent_for_as_long_as_the_leader_has_listened() {
+        let (least, more) = (LOST_AFTER, LOST_AFTER + Duration::from_millis(1));
+        for (silence, listened, expected) in [
+            (Some(least), more, false),
+            (Some(more), least, false),
+            (Some(more), more, true),
+            (None, least, false),
+            (None, more, true),
+            (Some(Duration::ZERO), more, false),
+        ] {
+            assert_eq!(is_lost(silence, listened), expected, "{silence:?} {listened:?}");
+        }
+    }
 }

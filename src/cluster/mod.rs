@@ -46,6 +46,8 @@ mod node;
 mod pipeline;
 mod place;
 mod status;
+#[cfg(test)]
+mod tests;
 mod trouble;
 #[cfg(feature = "rules-3")]
 mod version3;

@@ -363,3 +363,24 @@ pub(super) fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::rpc::tests::Prepared;
+
+    #[tokio::test]
+    async fn calls_to_a_member_share_a_way_until_it_is_elsewhere_or_given_up() {
+        let (peers, acknowledged) = (Peers::default(), Acknowledged::default());
+        let network = Network::new(Arc::new(Prepared::default()), peers, acknowledged);
+        let (one, two, at) = (InstanceId(1), InstanceId(2), Member::at("host:1"));
+        let first = network.calls(one, &at);
+        assert!(Arc::ptr_eq(&first, &network.calls(one, &at)));
+        assert!(!Arc::ptr_eq(&first, &network.calls(two, &at)));
+        let moved = network.calls(one, &Member::at("host:2"));
+        assert!(!Arc::ptr_eq(&first, &moved));
+        assert!(Arc::ptr_eq(&moved, &network.calls(one, &Member::at("host:2"))));
+        network.forget(one);
+        assert!(!Arc::ptr_eq(&moved, &network.calls(one, &Member::at("host:2"))));
+    }
+}

@@ -416,3 +416,43 @@ fn config(bounds: LogBounds, quiet_turn: Option<Duration>) -> Result<Config, Clu
     .validate()
     .map_err(|error| ClusterError::Raft(error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the service relies on, beyond what openraft does by itself.
+    #[test]
+    fn raft_is_set_up_as_the_rest_of_the_service_expects_it() {
+        let bounds = |entries_kept| LogBounds { snapshot_after_entries: 99, entries_kept };
+        let set = config(bounds(300), Some(Duration::from_millis(1300))).unwrap();
+        assert_eq!(set.cluster_name, "emnetchain");
+        // Five heartbeats may be lost before a lease is over.
+        assert_eq!((set.heartbeat_interval, set.election_timeout_max), (100, 650));
+        assert_eq!(set.election_timeout_min, 601);
+        assert!(!set.enable_elect, "`election` decides when this instance stands");
+        assert_eq!((set.enable_pre_vote, set.enable_leader_restore), (Some(true), Some(false)));
+        assert_eq!(set.quorum_loss_probe_interval, Some(1300));
+        assert_eq!(set.snapshot_policy, SnapshotPolicy::Never, "`keeper` decides");
+        assert_eq!((set.max_in_snapshot_log_to_keep, set.purge_batch_size), (300, 300));
+        assert_eq!((set.max_payload_entries, set.replication_lag_threshold), (64, 50_000));
+        for (kept, batch) in [(0, 1), (1, 1), (1024, 1024), (5000, 1024)] {
+            assert_eq!(config(bounds(kept), None).unwrap().purge_batch_size, batch);
+        }
+        assert_eq!(config(bounds(0), None).unwrap().quorum_loss_probe_interval, None);
+    }
+
+    #[test]
+    fn only_a_directory_that_cannot_be_gone_on_with_is_refused() {
+        let (id, address) = (InstanceId(9), String::new());
+        let turned = Turned::Lost { me: id, by: id, recorded: None };
+        for (error, expected) in [
+            (turned.into(), true),
+            (ClusterError::Stranger { id, address }, true),
+            (ClusterError::Found(String::new()), false),
+            (ClusterError::Raft(String::new()), false),
+        ] {
+            assert_eq!(error.refuses_data(), expected, "{error}");
+        }
+    }
+}

@@ -174,3 +174,96 @@ impl Peer {
         *known = known.further(progress);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use openraft::vote::RaftLeaderIdExt as _;
+
+    use super::*;
+    use crate::{
+        cluster::rpc::hello::Known,
+        raft::{LogId, TypeConfig, Vote},
+    };
+
+    type LeaderId = openraft::type_config::alias::LeaderIdOf<TypeConfig>;
+
+    const ID: InstanceId = InstanceId(2);
+
+    fn at(term: u64, entry: u64) -> Progress {
+        let last = Some(LogId::new(LeaderId::new_committed(term, 1), entry));
+        Progress { vote: Vote::new(term, 1), last }
+    }
+
+    fn facts(store: u128, run: u64, progress: Progress, acknowledged: Option<Progress>) -> Facts {
+        Facts {
+            history: None,
+            store: StoreId(store),
+            run,
+            progress,
+            acknowledged,
+            rules: Rules(5),
+            known: Known::Unknown,
+            remembered: None,
+        }
+    }
+
+    #[test]
+    fn how_a_peer_is_reached_is_what_was_found_out_last() {
+        let peers = Peers::default();
+        assert_eq!(peers.reach(ID), Reach::Untried);
+        peers.lost(ID, "nothing listens");
+        assert_eq!(peers.reach(ID), Reach::Lost("nothing listens".to_owned()));
+        peers.reached(ID);
+        assert_eq!(peers.reach(ID), Reach::Reached);
+        peers.refuses(ID, Refusal::Store);
+        assert_eq!(peers.reach(ID), Reach::Refused(Refusal::Store.words().to_owned()));
+        peers.refused_by(ID, Refusal::Removed);
+        let why = format!("it refuses this instance: {}", Refusal::Removed.words());
+        assert_eq!(peers.reach(ID), Reach::Refused(why));
+        peers.lost(ID, "the connection was lost");
+        assert_eq!(peers.reach(ID), Reach::Lost("the connection was lost".to_owned()));
+        assert_eq!(peers.reach(InstanceId(3)), Reach::Untried);
+    }
+
+    #[test]
+    fn what_a_store_has_acknowledged_is_remembered_for_it_alone() {
+        let (peers, first, second) = (Peers::default(), StoreId(10), StoreId(20));
+        assert_eq!((peers.store(ID), peers.run(ID), peers.newest_rules(ID)), (None, None, None));
+        peers.acknowledged(ID, at(9, 9));
+        assert_eq!(peers.remembered(ID, first), None, "no store has introduced itself");
+
+        // Of what it says of its log, only the vote counts; of what it has acknowledged, all.
+        peers.met(ID, &facts(10, 4, at(3, 7), None));
+        let (store, run, rules) = (peers.store(ID), peers.run(ID), peers.newest_rules(ID));
+        assert_eq!((store, run, rules), (Some(first), Some(4), Some(Rules(5))));
+        assert_eq!(peers.remembered(ID, first), Some(Progress::of_vote(Vote::new(3, 1))));
+        assert!(!peers.knows_another_store(ID, second), "a vote can be given up");
+        peers.met(ID, &facts(10, 5, at(3, 7), Some(at(3, 6))));
+        assert_eq!((peers.remembered(ID, first), peers.run(ID)), (Some(at(3, 6)), Some(5)));
+        peers.acknowledged(ID, at(3, 8));
+        peers.acknowledged(ID, at(3, 7));
+        assert_eq!(peers.remembered(ID, first), Some(at(3, 8)), "it never goes back");
+        assert!(peers.knows_another_store(ID, second));
+        assert!(!peers.knows_another_store(ID, first));
+        assert!(!peers.knows_another_store(InstanceId(3), second));
+
+        peers.met(ID, &facts(20, 6, at(2, 1), None));
+        assert_eq!((peers.store(ID), peers.remembered(ID, first)), (Some(second), Some(at(3, 8))));
+        peers.acknowledged(ID, at(2, 2));
+        assert_eq!(peers.remembered(ID, second), Some(at(2, 2)));
+    }
+
+    #[test]
+    fn each_reason_of_an_outage_is_told_once_and_no_more_than_some() {
+        let peers = Peers::default();
+        let told = || peers.guard()[&ID].reasons.len();
+        for why in ["one", "two", "one"] {
+            peers.lost(ID, why);
+        }
+        assert_eq!(told(), 2);
+        (0..20).for_each(|number| peers.lost(ID, &format!("reason {number}")));
+        assert_eq!(told(), REASONS_MAX);
+        peers.reached(ID);
+        assert_eq!(told(), 0, "the next outage is another one");
+    }
+}

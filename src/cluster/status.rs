@@ -129,3 +129,67 @@ fn role(state: ServerState) -> &'static str {
         ServerState::Shutdown => "shutdown",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The leader's view of voters and learners, each with the milliseconds since it was heard.
+    fn status(members: &[(bool, Option<u64>)]) -> ClusterStatus {
+        let members = (1..).zip(members).map(|(id, (voter, silence))| {
+            let (member, voter) = (Member::default(), *voter);
+            let silence = silence.map(Duration::from_millis);
+            let (lag, newest_rules) = (None, None);
+            (InstanceId(id), ClusterMember { member, voter, lag, silence, newest_rules })
+        });
+        ClusterStatus {
+            cluster: ClusterId(1),
+            node: InstanceId(1),
+            role: "leader",
+            leader: Some(InstanceId(1)),
+            term: 1,
+            last_log_index: 1,
+            applied_index: 1,
+            rules: Rules::NEWEST,
+            newest_rules: Rules::NEWEST,
+            members: members.collect(),
+        }
+    }
+
+    #[test]
+    fn what_may_fail_is_what_is_heard_beyond_a_majority() {
+        let (here, late, never) = ((true, Some(1500)), (true, Some(1501)), (true, None));
+        let learner = (false, Some(0));
+        for (members, expected) in [
+            (&[here][..], 0),
+            (&[here, here], 0),
+            (&[here, late], -1),
+            (&[here, here, here], 1),
+            (&[here, here, late, learner], 0),
+            (&[here, never, late, learner], -1),
+            (&[here, here, here, here], 1),
+            (&[here, here, here, here, here], 2),
+            (&[here, here, late, late, never], -1),
+        ] {
+            assert_eq!(status(members).failure_tolerance(), Some(expected), "{members:?}");
+        }
+        let led = ClusterStatus { leader: Some(InstanceId(2)), ..status(&[here]) };
+        assert_eq!(led.failure_tolerance(), None);
+        let candidate = ClusterStatus { role: "candidate", ..status(&[here]) };
+        assert_eq!(candidate.failure_tolerance(), None);
+    }
+
+    #[test]
+    fn every_role_has_its_name() {
+        let states = [
+            (ServerState::Candidate, "candidate"),
+            (ServerState::Follower, "follower"),
+            (ServerState::Leader, "leader"),
+            (ServerState::Learner, "learner"),
+            (ServerState::Shutdown, "shutdown"),
+        ];
+        for (state, name) in states {
+            assert_eq!(role(state), name);
+        }
+    }
+}

@@ -53,7 +53,7 @@ mod worker;
 
 #[cfg(test)]
 #[path = "../../tests/support/sim_disk/mod.rs"]
-mod sim_disk;
+pub(crate) mod sim_disk;
 #[cfg(test)]
 mod tests;
 

@@ -165,6 +165,14 @@ impl RegistryView {
         lock(&self.replica).points.all()
     }
 
+    /// Changes the registry by no entry, as memory that was damaged does.
+    #[cfg(test)]
+    pub(crate) fn damage(&self, command: Command) {
+        let registry = &mut lock(&self.replica).registry;
+        let (at, batch, commands) = (registry.now(), None, vec![command]);
+        registry.apply(&crate::registry::Proposal { at, batch, commands });
+    }
+
     /// This registry is known to be wrong: it tells no digests until another one is installed.
     pub fn disown(&self) {
         lock(&self.replica).points.disown();

@@ -40,3 +40,30 @@ impl Door {
         open.retain(|_, place| !place.is_closed());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_ends_when_a_newer_one_takes_its_place_or_its_peer_is_shut_out() {
+        let (door, one, two) = (Door::default(), InstanceId(1), InstanceId(2));
+        let is_over = |it: &mut oneshot::Receiver<Infallible>| {
+            matches!(it.try_recv(), Err(oneshot::error::TryRecvError::Closed))
+        };
+        let mut first = door.enter(one, Lane::Calls);
+        let mut append = door.enter(one, Lane::Append);
+        let mut other = door.enter(two, Lane::Calls);
+        let mut newer = door.enter(one, Lane::Calls);
+        assert!(is_over(&mut first));
+        drop(first);
+        door.forget_ended();
+        assert_eq!(door.open.lock().unwrap().len(), 3, "the newer one is none that has ended");
+        assert!(![&mut append, &mut other, &mut newer].into_iter().any(is_over));
+        door.shut(one);
+        assert!(is_over(&mut append) && is_over(&mut newer) && !is_over(&mut other));
+        drop(other);
+        door.forget_ended();
+        assert!(door.open.lock().unwrap().is_empty());
+    }
+}

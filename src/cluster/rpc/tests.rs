@@ -11,11 +11,14 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use super::{
-    CallError, FrameReader, Link, Request, Response,
+    CallError, FrameError, FrameReader, Link, Refusal, Request, Response, ServeError,
     frame::{decode, encode},
 };
 use crate::{
-    cluster::transport::{Lane, Stream, Transport},
+    cluster::{
+        greeter::Unwelcome,
+        transport::{Lane, Stream, Transport},
+    },
     ids::InstanceId,
     raft::{Member, TypeConfig, Vote},
 };
@@ -175,4 +178,22 @@ async fn an_answer_that_is_none_ends_the_connection() {
     let waiting = link.start(&heartbeat(1)).await.unwrap();
     far.write_all(&[7; 64]).await.unwrap();
     assert_eq!(waiting.answer().await.unwrap_err(), CallError::Lost);
+}
+
+#[test]
+fn what_a_peer_did_wrong_is_counted_and_what_happens_to_connections_is_not() {
+    let lost = io::Error::from(io::ErrorKind::ConnectionReset);
+    for (error, expected) in [
+        (FrameError::Io(lost).into(), None),
+        (ServeError::Stopped, None),
+        (ServeError::Unwelcome(Unwelcome::Declined(Refusal::Store)), None),
+        (ServeError::Unwelcome(Unwelcome::Refused(Refusal::Store)), Some("store")),
+        (FrameError::Checksum.into(), Some("frame")),
+        (FrameError::Length(9).into(), Some("frame")),
+        (FrameError::Malformed.into(), Some("frame")),
+        (ServeError::WrongLane, Some("frame")),
+        (ServeError::Forged, Some("forged")),
+    ] {
+        assert_eq!(error.refusal(), expected, "{error}");
+    }
 }

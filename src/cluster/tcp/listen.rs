@@ -184,3 +184,29 @@ impl Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_gone_already_is_no_reason_to_pause() {
+        for (kind, expected) in [
+            (io::ErrorKind::ConnectionAborted, true),
+            (io::ErrorKind::ConnectionReset, true),
+            (io::ErrorKind::Interrupted, true),
+            (io::ErrorKind::InvalidInput, false),
+            (io::ErrorKind::OutOfMemory, false),
+        ] {
+            assert_eq!(is_of_one(&kind.into()), expected, "{kind}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_says_where_it_listens() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = RpcServer::new(listener, Security::Loopback, Metrics::new());
+        assert_eq!(server.address(), Some(address));
+    }
+}

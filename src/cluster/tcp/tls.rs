@@ -80,8 +80,8 @@ pub struct Tls {
     files: TlsFiles,
     me: NodeName,
     current: Mutex<Arc<Loaded>>,
-    /// How often the CA has changed.
-    authorities: watch::Sender<u64>,
+    /// Told when the CA is another one.
+    authorities: watch::Sender<()>,
     /// What was said last of the time that is left.
     told: Mutex<Stage>,
 }
@@ -118,7 +118,7 @@ impl Tls {
     }
 
     fn new(files: TlsFiles, me: NodeName, loaded: Loaded) -> Self {
-        let (authorities, _) = watch::channel(0);
+        let (authorities, _) = watch::channel(());
         let (current, told) = (Mutex::new(Arc::new(loaded)), Mutex::new(Stage::Good));
         Self { files, me, current, authorities, told }
     }
@@ -144,7 +144,7 @@ impl Tls {
             std::mem::replace(&mut *current, Arc::clone(&loaded))
         };
         if before.ca != loaded.ca {
-            self.authorities.send_modify(|changes| *changes += 1);
+            self.authorities.send_replace(());
         }
         Ok(before.ca != loaded.ca || before.chain != loaded.chain)
     }

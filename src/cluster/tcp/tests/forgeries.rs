@@ -15,6 +15,7 @@ use crate::{
         rpc::{FrameReader, Request, frame},
         tcp::certs::forge,
     },
+    limits::RPC_CONNECTIONS_MAX,
     raft::Vote,
 };
 
@@ -241,4 +242,25 @@ async fn an_instance_is_let_in_under_its_own_name_only() {
     let answer = within("an answer", FrameReader::new(stream).next()).await.unwrap().unwrap();
     assert_eq!(answer.id, 5);
     victim.unmoved("frame", 2).await;
+}
+
+#[tokio::test]
+async fn no_more_connections_are_taken_than_there_is_room_for() {
+    let victim = Box::pin(Victim::new()).await;
+    let mut open = Vec::new();
+    for _ in 0..RPC_CONNECTIONS_MAX {
+        open.push(victim.tcp().await);
+    }
+    // Each of these is one too many, and is closed at once; those that say nothing time out later.
+    for count in 1..=3 {
+        assert_eq!(say(victim.tcp().await, b"").await, b"");
+        victim.unmoved("crowded", count).await;
+    }
+    drop(open);
+    until("there is room again", || victim.node.refused("tls") as usize >= RPC_CONNECTIONS_MAX)
+        .await;
+    let mut stream = victim.tls(victim.certificate(2), name(2)).await.unwrap();
+    stream.write_all(&hello(name(2), 1)).await.unwrap();
+    assert!(hello::receive(&mut stream).await.is_ok());
+    victim.unmoved("crowded", 3).await;
 }
