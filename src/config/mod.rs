@@ -287,8 +287,7 @@ impl Config {
         let ms = |time: Duration| {
             u64::try_from(time.as_millis()).expect("no key allows more than ten years")
         };
-        // What one source may have of a small table, as well: half of it for the four sources' worth
-        // of one /48.
+        // A small table is shared as well: the four sources' worth of one /48 is half of it.
         let share = |each: u64, whole: u64| each.min((whole / 8).max(1));
         Policy {
             resume_grace_ms: ms(self.resume_grace),

@@ -104,9 +104,9 @@ impl Registry {
         made.map_err(|over| over.refusal(Refusal::ClientsFull))
     }
 
-    /// The client that gives way when the registry is full: of those that have the most, for a
-    /// flood is then its own loss. Nothing else may decide. Two hostile ends cut honest clients off,
-    /// and neighbours that make room leave honest ones without a partner.
+    /// The client that gives way when the registry is full: one of the source that has the most, so
+    /// that a flood is its own loss. Nothing else may decide: two hostile ends cut honest clients
+    /// off, and neighbours that make room leave honest ones without a partner.
     fn spare_client(&self, source: Source) -> Option<Serial> {
         let shares = &self.index.client_shares;
         let of_most = |spare| shares.newest(shares.largest(spare, Some(source))?);
