@@ -15,7 +15,6 @@ mod view;
 use std::{
     ffi::{OsStr, OsString},
     io::{self, BufRead, Read, Write},
-    net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
 };
@@ -111,12 +110,6 @@ pub fn start() -> Task {
         Err(error) if !error.use_stderr() => Task::Nothing(say(&error.render().to_string())),
         Err(error) => refuse(&line::fault(&error)),
     }
-}
-
-/// Writes the line on standard output that tells where a server listens.
-pub fn announce(server: &str, address: SocketAddr) {
-    // The instance serves all the same; what reads these lines misses one.
-    drop(try_say(&format!("{server} Server listening on {address}\n")));
 }
 
 fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {

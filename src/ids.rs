@@ -237,9 +237,21 @@ impl Source {
         })
     }
 
-    /// Whether it is of the operator's own networks; see [`is_local`].
+    /// Whether it is of the operator's own networks; see [`is_local`]. Of the /64 of the IPv6
+    /// loopback address, `::1` is the only address that anything comes from.
     pub fn is_local(self) -> bool {
-        is_local(self.0)
+        self.0.is_unspecified() || is_local(self.0)
+    }
+
+    /// The network around it, if that is more than the source: the /48 of an IPv6 source.
+    pub fn site(self) -> Option<Network> {
+        self.0.is_ipv6().then(|| self.network())
+    }
+
+    /// All that is counted against it: itself and its site.
+    pub fn holders(self) -> impl Iterator<Item = Holder> {
+        let site = self.site().map(Holder::Network);
+        [Some(Holder::Source(self)), site].into_iter().flatten()
     }
 }
 
@@ -265,6 +277,25 @@ impl Source {
     }
 }
 
+/// What places and turns are counted for. A bound for sources alone is none for an IPv6 site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Holder {
+    /// One source.
+    Source(Source),
+    /// All sources of one network.
+    Network(Network),
+}
+
+impl Holder {
+    /// Whether it is of the operator's own networks; see [`Source::is_local`].
+    pub fn is_local(self) -> bool {
+        match self {
+            Self::Source(source) => source.is_local(),
+            Self::Network(Network(prefix)) => Source(prefix).is_local(),
+        }
+    }
+}
+
 /// For people: an IPv4 address, or an IPv6 prefix.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -284,5 +315,33 @@ pub fn is_local(ip: IpAddr) -> bool {
             v4.is_loopback() || v4.is_private() || v4.is_link_local() || shared
         }
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_source_has_a_site_around_it() {
+        let of = |address: &str| Source::of(address.parse().unwrap());
+        let (one, other) = (of("2001:db8:7:1::1"), of("2001:db8:7:2::1"));
+        assert!(one != other && one.site() == other.site());
+        assert_ne!(one.site(), of("2001:db8:8:1::1").site());
+        assert_eq!(one.holders().count(), 2);
+        let v4 = of("::ffff:203.0.113.7");
+        assert_eq!(v4.holders().collect::<Vec<_>>(), [Holder::Source(of("203.0.113.7"))]);
+    }
+
+    #[test]
+    fn loopback_and_private_sources_are_local_with_their_sites() {
+        for address in ["127.0.0.1", "10.1.2.3", "100.64.0.1", "::1", "fd00:1:2:3::4", "fe80::1"] {
+            let source = Source::of(address.parse().unwrap());
+            assert!(source.is_local() && source.holders().all(Holder::is_local), "{address}");
+        }
+        for address in ["203.0.113.7", "2001:db8::1"] {
+            let source = Source::of(address.parse().unwrap());
+            assert!(!source.holders().any(Holder::is_local), "{address}");
+        }
     }
 }

@@ -37,7 +37,7 @@ use crate::{
         found::Founding,
         gate::Gate,
         rpc::Service,
-        tcp::{NodeName, RpcServer, Security, TcpTransport, Tls},
+        tcp::{NodeName, RpcServer, Security, TcpTransport, Tls, look_into},
         transport::{Alone, Transport},
     },
     config::{Config, Sources},
@@ -79,6 +79,9 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
             return Exit::Usage;
         }
     };
+    if let Err(exit) = look_into_certificates(reload.config()) {
+        return exit;
+    }
     tokio::select! {
         started = Instance::start(reload.config(), live) => match started {
             Ok(instance) => instance.run(reload, &mut signals).await,
@@ -200,7 +203,7 @@ impl Instance {
         let failure = loop {
             // Others may be waiting for this one's banner before they start, so it waits for none.
             if !self.alone || *readiness.borrow_and_update() == Readiness::Ready {
-                self.banner.take().inspect(Banner::announce);
+                self.banner.take().inspect(|banner| banner.announce(reload.logs()));
             }
             tokio::select! {
                 Ok(()) = readiness.changed(), if self.banner.is_some() => {}
@@ -449,6 +452,19 @@ async fn open_stores(
     }
 }
 
+/// Says why an instance cannot be started like this.
+fn misused(error: &dyn std::error::Error) -> Exit {
+    tracing::error!("{}", error_chain(error));
+    Exit::Usage
+}
+
+/// Refuses certificates that are of no use before anything is made in the data directory, which
+/// then says whose they must be.
+fn look_into_certificates(config: &Config) -> Result<(), Exit> {
+    let files = config.tls_files().filter(|_| config.raft_addr.is_some());
+    files.map_or(Ok(()), |files| look_into(&files)).map_err(|error| misused(&error))
+}
+
 /// What protects connections with other instances, if there may be any; the log will say in time
 /// that its certificates come to their end.
 fn secure(
@@ -459,18 +475,14 @@ fn secure(
     background: &mut JoinSet<String>,
 ) -> Result<Option<Security>, Exit> {
     let Some(address) = address else { return Ok(None) };
-    let complain = |error: &dyn std::error::Error| {
-        tracing::error!("{}", error_chain(error));
-        Exit::Usage
-    };
     let tls = config.tls_files().map(|files| Tls::load(files, me)).transpose();
-    let tls = tls.map_err(|error| complain(&error))?;
+    let tls = tls.map_err(|error| misused(&error))?;
     if let Some(tls) = &tls {
         metrics.raft_certificate.set(tls.good_until());
         tls.tell_dates();
     }
     let chosen = Security::choose(address, tls, config.insecure_cluster);
-    let chosen = chosen.map_err(|error| complain(&error))?;
+    let chosen = chosen.map_err(|error| misused(&error))?;
     if let Security::Tls(tls) = &chosen {
         let tls = Arc::clone(tls);
         background.spawn(async move { match tls.watch_dates().await {} });

@@ -76,11 +76,10 @@ pub const LOCAL_RATE_FACTOR: u32 = 20;
 /// in use among a million, twenty tries find one in ten times.
 pub const PEER_GUESSES_BURST: u32 = 20;
 
-/// Between two further wrong ids of one source: 17,280 a day.
-pub const PEER_GUESS_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How long a question to EMNet waits for its turn before it fails unasked.
-pub const PEER_GUESS_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two further wrong ids of one source: 43,200 a day, so that in the ten minutes that an
+/// entry lives one source in 3,300 finds it. It is as short as that because those that share a
+/// guesser's address wait behind it, so long for each of its connections.
+pub const PEER_GUESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Wrong tokens that a source may show to the operators' HTTP at once.
 pub const TOKEN_GUESSES_BURST: u32 = 5;
@@ -92,8 +91,13 @@ pub const TOKEN_GUESS_INTERVAL: Duration = Duration::from_secs(10);
 /// in. Three listeners may go one beyond, which is within what is kept for the instance itself.
 pub const CLOSING_MAX: usize = 8;
 
-/// Sources of one IPv6 /48 that may have all their connections at one time; a /48 has 65,536.
-pub const NETWORK_CONNECTED_SOURCES: usize = 16;
+/// Sources of one IPv6 /48 that may do at one time all that a source may: have its connections, be
+/// answered its datagrams, show wrong ids and tokens. A /48 has 65,536, often in one hand.
+pub const NETWORK_SOURCES: u32 = 16;
+
+/// Connections of one of the operator's own networks that weigh as one of a public source where
+/// one must make room: an address there often stands for many clients, or is a supervisor's.
+pub const LOCAL_PLACES: usize = 8;
 
 /// One IPv6 /48 may have all connections divided by this.
 pub const NETWORK_SHARE: usize = 4;

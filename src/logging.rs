@@ -1,13 +1,16 @@
 //! Logs, on standard error: text for people or one JSON object per line for machines. What is
-//! logged can be changed while the process runs. A build with the feature `otlp` can also send the
-//! spans of requests to a collector.
+//! logged can be changed while the process runs. What goes to standard output passes here as well,
+//! so that neither stream, if none reads it, holds the service up. A build with the feature `otlp`
+//! can also send the spans of requests to a collector.
 
 #[cfg(feature = "otlp")]
 mod otlp;
 mod queue;
 
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     io::{self, IsTerminal},
+    panic,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -22,10 +25,13 @@ use crate::ids::InstanceId;
 /// How long the last lines may take at the end of the process.
 const LAST_LINES_MAX: Duration = Duration::from_millis(500);
 
-/// Lines that standard error had no room for.
+/// Lines that standard error did not take.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// How many lines were dropped since the process began, for standard error was not read.
+/// Lines that standard output did not take.
+static UNSAID: AtomicU64 = AtomicU64::new(0);
+
+/// How many log lines were dropped since the process began, for standard error did not take them.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -113,6 +119,7 @@ impl OtlpEndpoint {
 pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
     lines: Queue,
+    output: Queue,
     #[cfg(feature = "otlp")]
     traces: Option<otlp::Traces>,
 }
@@ -123,11 +130,17 @@ impl LogHandle {
         self.filter.reload(level.filter()).expect("the logs live as long as the process");
     }
 
+    /// Writes a line to standard output, without waiting for it.
+    pub fn say(&self, line: &str) {
+        self.output.put(format!("{line}\n").as_bytes());
+    }
+
     /// Sends the traces that are still to be sent, for a few seconds at the most, and writes the
-    /// last lines, for half a second.
+    /// last lines to each stream, for half a second.
     pub fn finish(&self) {
         #[cfg(feature = "otlp")]
         self.traces.iter().for_each(otlp::Traces::finish);
+        self.output.finish(LAST_LINES_MAX);
         self.lines.finish(LAST_LINES_MAX);
     }
 }
@@ -142,8 +155,10 @@ pub fn start(
     traces: Option<(&OtlpEndpoint, InstanceId)>,
 ) -> Result<LogHandle, String> {
     let (filter, handle) = reload::Layer::new(level.filter());
-    let queue = Queue::start(io::stderr(), &DROPPED);
-    let queue = queue.map_err(|error| format!("the process cannot have threads: {error}"))?;
+    let no_thread = |error| format!("the process cannot have threads: {error}");
+    let queue = Queue::start(io::stderr(), &DROPPED, |_| {}).map_err(no_thread)?;
+    let output = Queue::start(io::stdout(), &UNSAID, tell_output_failed).map_err(no_thread)?;
+    log_panics();
     let lines = fmt::layer().with_writer(queue.clone());
     let lines = match format {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -154,15 +169,36 @@ pub fn start(
     {
         let (layer, traces) = otlp::start(traces)?.unzip();
         all.with(layer).init();
-        Ok(LogHandle { filter: handle, lines: queue, traces })
+        Ok(LogHandle { filter: handle, lines: queue, output, traces })
     }
     #[cfg(not(feature = "otlp"))]
     {
         // There is no endpoint in a build that cannot send to it.
         let _: Option<(&OtlpEndpoint, InstanceId)> = traces;
         all.init();
-        Ok(LogHandle { filter: handle, lines: queue })
+        Ok(LogHandle { filter: handle, lines: queue, output })
     }
+}
+
+/// A reader that closed standard output does not want more, and that is no fault. The instance
+/// serves all the same; what reads these lines misses one.
+fn tell_output_failed(error: &io::Error) {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        tracing::warn!(%error, "standard output cannot be written");
+    }
+}
+
+/// Has panics logged. Rust's own way writes to standard error on the spot, where a task that failed
+/// would wait for a reader that does not read, and the instance would not learn of its failure.
+fn log_panics() {
+    panic::set_hook(Box::new(|info| {
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            tracing::error!("{info}\n{backtrace}");
+        } else {
+            tracing::error!("{info}");
+        }
+    }));
 }
 
 /// Colours are for a person at a terminal, unless the environment objects (no-color.org).

@@ -119,11 +119,11 @@ metrics! {
     made_room: IntCounterVec = "emnetchain_made_room_total" ["what"];
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
-    /// Ids that EMNet was asked for: found, missed (there is no such id), limited (a source asked
-    /// for too many wrong ones, and this one failed without being looked for).
+    /// Ids that EMNet was asked for: found, missed (there is no such id); and limited: those that
+    /// waited for their turn before, for their source or its /48 had asked for too many wrong ones.
     emnet_asks: IntCounterVec = "emnetchain_emnet_asks_total" ["outcome"];
     /// Requests to the operators' HTTP with a token that was not taken: wrong, or rate (the source
-    /// had shown too many wrong ones, and this one was not looked at).
+    /// or its /48 had shown too many wrong ones, and this one was not looked at).
     http_tokens_refused: IntCounterVec = "emnetchain_http_tokens_refused_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.
     connections: IntGaugeVec = "emnetchain_connections" ["listener"];
@@ -228,7 +228,8 @@ metrics! {
     /// Unix time at which the first of this instance's certificate and its CA expires; 0 without
     /// TLS.
     raft_certificate: IntGauge = "emnetchain_raft_certificate_expiry_timestamp_seconds";
-    /// Log lines dropped, for standard error was not read; the service does not wait for it.
+    /// Log lines dropped, for standard error was not read or could not be written; the service does
+    /// not wait for it.
     log_lines_dropped: IntCounter = "emnetchain_log_lines_dropped_total";
     /// 1 while the instance drains before it stops.
     draining: IntGauge = "emnetchain_draining";

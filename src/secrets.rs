@@ -2,12 +2,14 @@
 
 use std::{
     fs::{self, Metadata},
+    ops::RangeInclusive,
     os::unix::fs::MetadataExt as _,
     path::Path,
 };
 
-/// A token, in bytes: what fits into a header with room to spare.
-const TOKEN_BYTES_MAX: usize = 4096;
+/// A token, in bytes: what the rate of wrong tokens keeps from being guessed at the least, and what
+/// fits into a header with room to spare at the most.
+const TOKEN_BYTES: RangeInclusive<usize> = 8..=4096;
 
 /// The owner of files that the system hands to a service.
 const ROOT: u32 = 0;
@@ -32,8 +34,15 @@ pub fn read_token(path: &Path) -> Result<String, String> {
     let token = text.trim();
     // It travels in a header, where nothing else stands for itself (RFC 9110, 5.5).
     let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX || !is_visible {
+    if token.is_empty() || !is_visible {
         return Err(wrong("it must hold one line of visible ASCII characters".to_owned()));
+    }
+    if !TOKEN_BYTES.contains(&token.len()) {
+        let (length, least, most) = (token.len(), TOKEN_BYTES.start(), TOKEN_BYTES.end());
+        return Err(wrong(format!(
+            "a token of {length} characters; it must have {least} at the least and {most} at the \
+             most: make one with `head -c 32 /dev/urandom | base64`"
+        )));
     }
     Ok(token.to_owned())
 }
@@ -58,10 +67,19 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             read_token(&path)
         };
-        assert_eq!(read(" s3cret!\n"), Ok("s3cret!".to_owned()));
+        assert_eq!(read(" s3cret!!\n"), Ok("s3cret!!".to_owned()));
         assert_eq!(read("open sesame"), Ok("open sesame".to_owned()));
         for text in ["", " \n", "a\nb", "a\tb", "a\u{1}", "ä"] {
             assert!(read(text).unwrap_err().contains("visible ASCII"), "{text:?}");
+        }
+        for (length, is_good) in [(1, false), (7, false), (8, true), (4096, true), (4097, false)] {
+            match read(&"x".repeat(length)) {
+                Ok(token) => assert!(is_good && token.len() == length),
+                Err(why) => {
+                    let told = format!("{length} characters; it must have 8 at the least and 4096");
+                    assert!(!is_good && why.contains(&told), "{why}");
+                }
+            }
         }
         assert!(read_token(dir.path()).is_err(), "a directory is no file");
     }

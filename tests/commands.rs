@@ -166,6 +166,20 @@ fn each_command_shows_and_reads_what_it_takes() {
     ends(&asked(&["--http-addr", &http, "--config", &(named + ".too")]), 2, &["missing.too"]);
 }
 
+/// Proves that a start which its certificates forbid leaves nothing behind.
+#[test]
+fn certificates_that_are_not_there_are_told_before_a_directory_is_made() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let mut start = command(&ADDRESSES);
+    start.args(["--raft-addr", "127.0.0.1:0", "--data-dir", &path("data")]);
+    for name in ["ca", "cert", "key"] {
+        start.args([format!("--raft-tls-{name}"), path(name)]);
+    }
+    ends(&start.finish(), 2, &[&path("cert")]);
+    assert!(!dir.path().join("data").exists());
+}
+
 /// Proves that one look finds all that is wrong with a configuration.
 #[test]
 fn a_configuration_is_told_all_its_faults_at_once() {
@@ -186,7 +200,13 @@ fn a_configuration_is_told_all_its_faults_at_once() {
         "EMNETCHAIN_CHIAN_ADDR: there is no such variable; did you mean EMNETCHAIN_CHAIN_ADDR?",
     ];
     ends(&check.finish(), 2, &told);
-    fs::write(&token, "secret").unwrap();
+    for (text, told) in [("secret".to_owned(), "8 at the least"), ("x".repeat(100_000), "4096")] {
+        fs::write(&token, text).unwrap();
+        fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
+        let args = [&["config", "check", "--admin-token-file", &token], &ADDRESSES[..]].concat();
+        ends(&command(&args).finish(), 2, &[told, "make one with"]);
+    }
+    fs::write(&token, "a secret").unwrap();
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let mut good =
         command(&[&["config", "check", "--admin-token-file", &token], &ADDRESSES[..]].concat());

@@ -3,7 +3,13 @@
 
 mod support;
 
-use std::{fs, net::UdpSocket, os::unix::fs::PermissionsExt as _, process::Command};
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    net::UdpSocket,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    process::{Command, Stdio},
+};
 
 use serde_json::Value;
 use support::{Client, Member, PATIENCE, Service, chain, eventually, reconnect, repaired, told};
@@ -48,6 +54,38 @@ fn a_stalled_reader_of_the_logs_holds_up_nothing() {
     let mut tip = chain(&service, &five());
     tip.expect_silence();
     assert_eq!(service.stop().code(), Some(0), "SIGTERM stops it in order");
+    drop(stalled);
+}
+
+/// A standard output that is not read, and full, holds up neither the service nor its end.
+#[test]
+fn a_stalled_reader_of_the_banner_holds_up_nothing() {
+    let dir = TempDir::new().unwrap();
+    let pipe = dir.path().join("stdout");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut stalled = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(&pipe)
+        .unwrap();
+    while stalled.write(&[b'x'; 512]).is_ok() {}
+    let out = fs::File::options().write(true).open(&pipe).unwrap();
+    let at = "127.0.0.1:0";
+    let mut service = Command::new(env!("CARGO_BIN_EXE_EMNetChain"))
+        .args(["-chain-addr", at, "-dis-addr", at, "--http-addr", at, "--data-dir"])
+        .arg(dir.path().join("data"))
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(service.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("serving")));
+    let stop = Command::new("kill").arg(service.id().to_string()).status().unwrap();
+    assert!(stop.success());
+    let ended = eventually("it stops in order", || service.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
     drop(stalled);
 }
 

@@ -223,9 +223,11 @@ settings! {
         /// of the files that the process may open, if that is less.
         @live connections_max: Option<usize> = Default("auto");
         /// Client connections at one time from one public address (IPv6: from one /64; a /48 has
-        /// sixteen times as many, and at most a quarter of all).
+        /// sixteen times as many, and at most a quarter of all). Beyond it, the oldest of them
+        /// that has no request in hand is closed.
         @live connections_per_address_max: usize = Default("256"), 1..=10_000_000;
-        /// Connections that have not made a request yet; beyond it, the oldest is closed.
+        /// Connections that have no request in hand; beyond it, the oldest of the source (of the
+        /// /48) that has the most is closed.
         @live silent_connections_max: usize = Default("4096"), 1..=10_000_000;
         /// How long a new connection may take until its first request is complete.
         @live first_message_deadline: Duration =
@@ -239,8 +241,8 @@ settings! {
     "Datagrams" {
         /// Datagrams answered in a second, over all senders; more are dropped in silence.
         @live udp_answers_max: u32 = Default("20000"), 1..=10_000_000;
-        /// Datagrams answered in a second to one sender (IPv6: to one /64). Loopback and private
-        /// senders get twenty times as many, at once as well.
+        /// Datagrams answered in a second to one sender (IPv6: to one /64; a /48 gets sixteen times
+        /// as many). Loopback and private senders get twenty times as many, at once as well.
         @live udp_answers_per_address_max: u32 = Default("10"), 1..=10_000_000;
         /// Datagrams that a sender which kept quiet may send at once.
         @live udp_burst_per_address_max: u32 = Default("50"), 1..=10_000_000;

@@ -6,9 +6,10 @@ use tokio::{net::TcpListener, time::sleep};
 
 use super::error_chain;
 use crate::{
-    cli::{self, Exit},
+    cli::Exit,
     clock,
     config::Config,
+    logging::LogHandle,
     server::{
         Addresses, LiveOptions, ServerError, ServerOptions, Servers,
         http::{HttpOptions, HttpServer},
@@ -121,10 +122,10 @@ impl Listeners {
 pub(super) struct Banner(Vec<(&'static str, SocketAddr)>);
 
 impl Banner {
-    /// Writes them to standard output.
-    pub(super) fn announce(&self) {
+    /// Has them written to standard output.
+    pub(super) fn announce(&self, logs: &LogHandle) {
         for (server, address) in &self.0 {
-            cli::announce(server, *address);
+            logs.say(&format!("{server} Server listening on {address}"));
         }
     }
 }

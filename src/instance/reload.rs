@@ -55,6 +55,11 @@ impl Reload {
         &self.config
     }
 
+    /// Where lines for operators go.
+    pub(super) fn logs(&self) -> &LogHandle {
+        &self.logs
+    }
+
     /// Does what SIGHUP asks for.
     pub(super) fn carry_out(&mut self, security: Option<&Security>, metrics: &Metrics) {
         match self.read() {

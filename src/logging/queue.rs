@@ -1,6 +1,6 @@
-//! Lines on their way to standard error. A thread of its own writes them, so that a reader that
-//! does not read, such as a stalled pipe, holds up no request and no stop: what has no room is
-//! dropped and counted.
+//! Lines on their way to standard error or standard output. A thread of its own writes them, so
+//! that a reader that does not read, such as a stalled pipe, holds up no request and no stop: what
+//! has no room is dropped and counted, and so is what cannot be written.
 
 use std::{
     io::{self, Write},
@@ -32,21 +32,33 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue to `out`; lines that have no room are counted in `dropped`.
+    /// A queue to `out`; lines that have no room, or cannot be written, are counted in `dropped`,
+    /// and `failed` hears why they cannot.
     ///
     /// # Errors
     /// If the process cannot have one more thread.
     pub(super) fn start(
         out: impl Write + Send + 'static,
         dropped: &'static AtomicU64,
+        failed: fn(&io::Error),
     ) -> io::Result<Self> {
         let (lines, queue) = mpsc::channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         let written = Arc::clone(&waiting);
         thread::Builder::new()
-            .name("logs".to_owned())
-            .spawn(move || write_all(out, &queue, &written, dropped))?;
+            .name("lines".to_owned())
+            .spawn(move || write_all(out, &queue, &written, dropped, failed))?;
         Ok(Self { lines, waiting, dropped })
+    }
+
+    /// Takes a line, or drops it.
+    pub(super) fn put(&self, line: &[u8]) {
+        let before = self.waiting.fetch_add(line.len(), Ordering::AcqRel);
+        let has_room = before + line.len() <= WAITING_BYTES_MAX;
+        if !(has_room && self.lines.send(line.to_vec()).is_ok()) {
+            self.waiting.fetch_sub(line.len(), Ordering::AcqRel);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Waits until all lines are written, for so long at the most.
@@ -63,29 +75,29 @@ fn write_all(
     queue: &Receiver<Vec<u8>>,
     waiting: &AtomicUsize,
     dropped: &AtomicU64,
+    failed: fn(&io::Error),
 ) {
     let mut told = 0;
     while let Ok(line) = queue.recv() {
-        // A reader that has closed its end wants no lines.
-        let _ = out.write_all(&line);
+        let outcome = out.write_all(&line).and_then(|()| out.flush());
+        if let Err(error) = &outcome {
+            dropped.fetch_add(1, Ordering::Relaxed);
+            failed(error);
+        }
         let left = waiting.fetch_sub(line.len(), Ordering::AcqRel) - line.len();
         let now = dropped.load(Ordering::Relaxed);
-        if left == 0 && now > told {
+        // While no line gets through, this one would not either.
+        if outcome.is_ok() && left == 0 && now > told {
             let lines = now - told;
             told = now;
-            tracing::warn!(lines, "log lines were dropped, for standard error was not read");
+            tracing::warn!(lines, "log lines were dropped, for standard error did not take them");
         }
     }
 }
 
 impl Write for Queue {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let before = self.waiting.fetch_add(line.len(), Ordering::AcqRel);
-        let has_room = before + line.len() <= WAITING_BYTES_MAX;
-        if !(has_room && self.lines.send(line.to_vec()).is_ok()) {
-            self.waiting.fetch_sub(line.len(), Ordering::AcqRel);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        self.put(line);
         Ok(line.len())
     }
 
@@ -126,7 +138,7 @@ mod tests {
     fn a_reader_that_stalls_costs_lines_and_no_time() {
         static DROPPED: AtomicU64 = AtomicU64::new(0);
         let pipe = Pipe::default();
-        let mut queue = Queue::start(pipe.clone(), &DROPPED).unwrap();
+        let mut queue = Queue::start(pipe.clone(), &DROPPED, |_| {}).unwrap();
         let line = [b'x'; 1024];
         let stalled = pipe.0.lock().unwrap();
         let fit = WAITING_BYTES_MAX / line.len();
@@ -138,5 +150,47 @@ mod tests {
         drop(stalled);
         queue.finish(Duration::from_secs(30));
         assert_eq!(pipe.0.lock().unwrap().len(), fit * line.len(), "what had room is written");
+    }
+
+    /// Takes lines only while it has room, as a full disk does.
+    #[derive(Clone, Default)]
+    struct Disk {
+        room: Arc<AtomicUsize>,
+        pipe: Pipe,
+    }
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.room.load(Ordering::Relaxed) == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.pipe.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_counted() {
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        static FAILED: AtomicU64 = AtomicU64::new(0);
+        let disk = Disk::default();
+        let failed = |error: &io::Error| {
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+            FAILED.fetch_add(1, Ordering::Relaxed);
+        };
+        let queue = Queue::start(disk.clone(), &DROPPED, failed).unwrap();
+        for _ in 0..3 {
+            queue.put(b"line\n");
+        }
+        queue.finish(Duration::from_secs(30));
+        assert_eq!([&DROPPED, &FAILED].map(|count| count.load(Ordering::Relaxed)), [3, 3]);
+        disk.room.store(1, Ordering::Relaxed);
+        queue.put(b"line\n");
+        queue.finish(Duration::from_secs(30));
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 3);
+        assert_eq!(*disk.pipe.0.lock().unwrap(), b"line\n");
     }
 }

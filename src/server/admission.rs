@@ -3,7 +3,9 @@
 //! hand.
 //!
 //! A client that only opens connections must not keep out those that ask. So a newcomer is never
-//! turned away for the sake of silent connections: the oldest of them goes instead.
+//! turned away for the sake of silent connections: where a source or a site has as many connections
+//! as it may, its own oldest silent one goes instead, and elsewhere the oldest silent one of the
+//! source or site that has the most of them.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +17,11 @@ use tokio::sync::Notify;
 
 use super::{
     LiveOptions, Rejection,
+    crowd::{Arrival, Crowd},
     line::{Line, Order},
 };
 use crate::{
-    ids::{Network, Source, is_local},
+    ids::{Holder, Source},
     limits::CLOSING_MAX,
     metrics::Metrics,
 };
@@ -37,18 +40,36 @@ pub(super) struct Admission {
 struct State {
     /// Connections with a place.
     placed: usize,
+    by_holder: BTreeMap<Holder, usize>,
     /// Connections that lost their place for their silence, and have a descriptor until their tasks
     /// have run.
     closing: usize,
-    by_source: BTreeMap<Source, usize>,
-    by_network: BTreeMap<Network, usize>,
-    silent: BTreeMap<Arrival, Arc<Line>>,
-    arrivals: u64,
+    silent: Crowd<Arc<Line>>,
 }
 
-/// The order in which connections fell silent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Arrival(u64);
+impl State {
+    fn take_place(&mut self, source: Source) {
+        self.placed += 1;
+        for holder in source.holders() {
+            *self.by_holder.entry(holder).or_default() += 1;
+        }
+    }
+
+    fn give_place_back(&mut self, source: Source) {
+        self.placed -= 1;
+        for holder in source.holders() {
+            let count = self.by_holder.get_mut(&holder).expect("it counts this very connection");
+            *count -= 1;
+            if *count == 0 {
+                self.by_holder.remove(&holder);
+            }
+        }
+    }
+
+    fn has_filled(&self, holder: Holder, max: usize) -> bool {
+        self.by_holder.get(&holder).is_some_and(|count| *count >= max)
+    }
+}
 
 impl Admission {
     pub(super) fn new(options: LiveOptions, metrics: Metrics) -> Self {
@@ -62,31 +83,28 @@ impl Admission {
         line: &Arc<Line>,
     ) -> Result<Permit, Rejection> {
         let mut state = self.state();
-        let (limited, per_address_max, per_network_max, connections_max) = {
+        let (is_limited, per_address_max, per_network_max, connections_max) = {
             let now = self.options.borrow();
-            let limited = now.local_addresses_limited || !is_local(from);
+            let is_limited = now.local_addresses_limited || !Source::of(from).is_local();
             let per_network_max = now.connections_per_network_max();
-            (limited, now.connections_per_address_max, per_network_max, now.connections_max)
+            (is_limited, now.connections_per_address_max, per_network_max, now.connections_max)
         };
-        let source = limited.then(|| Source::of(from));
-        if let Some(source) = source {
-            if count(&state.by_source, source) >= per_address_max {
-                return Err(Rejection::AddressFull);
-            }
-            let is_one_of_many = source.network().only_source().is_none();
-            if is_one_of_many && count(&state.by_network, source.network()) >= per_network_max {
-                return Err(Rejection::NetworkFull);
+        let source = Source::of(from);
+        for holder in source.holders().filter(|_| is_limited) {
+            let (max, rejection) = match holder {
+                Holder::Source(_) => (per_address_max, Rejection::AddressFull),
+                Holder::Network(_) => (per_network_max, Rejection::NetworkFull),
+            };
+            let oldest = state.silent.oldest(holder);
+            if state.has_filled(holder, max) && !self.close_silent(&mut state, oldest) {
+                return Err(rejection);
             }
         }
-        if state.placed >= connections_max && !self.close_oldest_silent(&mut state) {
+        if state.placed >= connections_max && !self.close_one_silent(&mut state) {
             return Err(Rejection::ConnectionsFull);
         }
-        state.placed += 1;
-        if let Some(source) = source {
-            *state.by_source.entry(source).or_default() += 1;
-            *state.by_network.entry(source.network()).or_default() += 1;
-        }
-        let arrival = self.fall_silent(&mut state, line);
+        state.take_place(source);
+        let arrival = self.fall_silent(&mut state, source, line);
         Ok(Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) })
     }
 
@@ -102,18 +120,23 @@ impl Admission {
         }
     }
 
-    fn fall_silent(&self, state: &mut State, line: &Arc<Line>) -> Arrival {
+    fn fall_silent(&self, state: &mut State, source: Source, line: &Arc<Line>) -> Arrival {
         let silent_max = self.options.borrow().silent_max;
-        while state.silent.len() >= silent_max && self.close_oldest_silent(state) {}
-        state.arrivals += 1;
-        let arrival = Arrival(state.arrivals);
-        state.silent.insert(arrival, Arc::clone(line));
-        arrival
+        while state.silent.len() >= silent_max && self.close_one_silent(state) {}
+        state.silent.enter(source, Arc::clone(line))
     }
 
-    fn close_oldest_silent(&self, state: &mut State) -> bool {
-        let Some((_, line)) = state.silent.pop_first() else { return false };
-        state.placed -= 1;
+    /// Closes the oldest silent connection of the source or site that has the most.
+    fn close_one_silent(&self, state: &mut State) -> bool {
+        let oldest = state.silent.oldest_of_largest();
+        self.close_silent(state, oldest)
+    }
+
+    /// Closes a silent connection; whether there was one.
+    fn close_silent(&self, state: &mut State, arrival: Option<Arrival>) -> bool {
+        let left = arrival.and_then(|arrival| state.silent.leave(arrival));
+        let Some((source, line)) = left else { return false };
+        state.give_place_back(source);
         state.closing += 1;
         Rejection::Silent.count(&self.metrics);
         line.order(Order::Stop);
@@ -125,23 +148,11 @@ impl Admission {
     }
 }
 
-fn count<K: Ord>(counts: &BTreeMap<K, usize>, of: K) -> usize {
-    counts.get(&of).copied().unwrap_or(0)
-}
-
-fn count_one_less<K: Ord>(counts: &mut BTreeMap<K, usize>, of: K) {
-    let count = counts.get_mut(&of).expect("it counts this very permit");
-    *count -= 1;
-    if *count == 0 {
-        counts.remove(&of);
-    }
-}
-
 /// A connection's place; given back when dropped.
 #[derive(Debug)]
 pub(super) struct Permit {
     admission: Arc<Admission>,
-    source: Option<Source>,
+    source: Source,
     hold: Hold,
 }
 
@@ -159,7 +170,7 @@ impl Permit {
     /// A request is in hand; false if the place was given away before.
     pub(super) fn heard(&mut self) -> bool {
         self.hold = match self.hold {
-            Hold::Silent(arrival) => match self.admission.state().silent.remove(&arrival) {
+            Hold::Silent(arrival) => match self.admission.state().silent.leave(arrival) {
                 Some(_) => Hold::Heard,
                 None => Hold::Lost,
             },
@@ -173,7 +184,7 @@ impl Permit {
     pub(super) fn silent_again(&mut self, line: &Arc<Line>) {
         if self.heard() {
             let mut state = self.admission.state();
-            self.hold = Hold::Silent(self.admission.fall_silent(&mut state, line));
+            self.hold = Hold::Silent(self.admission.fall_silent(&mut state, self.source, line));
         }
     }
 }
@@ -183,15 +194,11 @@ impl Drop for Permit {
         let has_place = self.heard();
         let mut state = self.admission.state();
         if has_place {
-            state.placed -= 1;
+            state.give_place_back(self.source);
         } else {
             state.closing -= 1;
             // A session drops its line before its permit, so the descriptor is free by now.
             self.admission.closed.notify_waiters();
-        }
-        if let Some(source) = self.source {
-            count_one_less(&mut state.by_source, source);
-            count_one_less(&mut state.by_network, source.network());
         }
     }
 }

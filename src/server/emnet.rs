@@ -3,8 +3,7 @@
 //! wait. The registry keeps nothing of such a connection, and hears nothing of its end.
 
 use std::{
-    net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,7 +24,7 @@ use super::{
 use crate::{
     clock,
     ids::{PeerId, Source},
-    limits::{PEER_GUESS_INTERVAL, PEER_GUESS_WAIT_MAX, PEER_GUESSES_BURST},
+    limits::{PEER_GUESS_INTERVAL, PEER_GUESSES_BURST},
     metrics::Metrics,
     registry::{Command, Message, Then},
     runtime,
@@ -48,22 +47,26 @@ pub(super) fn request(object: &Object, sender: Sender) -> Request {
     }
 }
 
-/// How a wait for a turn ended.
-enum Turn {
-    /// The registry may be asked.
-    Come,
-    /// It is further away than a client should wait: the question fails.
-    TooFar,
-    /// The session is over.
-    Over,
-}
-
-/// Decides when a source may ask for an id: wrong ones cost it its next turns, right ones nothing.
+/// Decides when a source may ask for an id: wrong ones cost it, and its IPv6 site, their next
+/// turns, right ones nothing.
+///
+/// A client that asks for wrong ids in a row waits, for what it takes if it guesses is another's.
+/// Those behind one address cannot be told apart before the registry is asked, so a right id of a
+/// guesser's neighbour waits as well. It is never failed for that: turns are given in the order in
+/// which they are asked for, one to each connection at a time, so a neighbour waits no longer than
+/// there are connections before it. Turns of those that went away are given back.
 #[derive(Debug)]
 pub(super) struct Guesses {
     clocks: Mutex<Clocks>,
     rate: Rate,
     metrics: Metrics,
+}
+
+/// The turn of a connection. When it is dropped it is given back, unless it costs something.
+struct Turn<'a> {
+    of: &'a Guesses,
+    source: Source,
+    costs: bool,
 }
 
 impl Guesses {
@@ -72,26 +75,16 @@ impl Guesses {
         Self { clocks: Mutex::new(Clocks::new(clock::now())), rate, metrics }
     }
 
-    /// Takes the next turn of a source, and returns how long it is until then; `None` if that is
-    /// too long.
-    fn reserve(&self, source: IpAddr) -> Option<Duration> {
-        let (rate, source, now) = (self.rate.of(source), Source::of(source), clock::now());
+    /// Takes the next turn of a source, and returns how long it is until then.
+    fn reserve(&self, source: Source) -> (Turn<'_>, Duration) {
+        let now = clock::now();
         let mut clocks = self.clocks();
-        let wait = clocks.wait(&source, rate, now);
-        if wait > PEER_GUESS_WAIT_MAX {
+        let wait = clocks.wait(source, &(), self.rate, now);
+        clocks.charge(source, &(), self.rate, now);
+        if !wait.is_zero() {
             self.count("limited");
-            return None;
         }
-        clocks.charge(&source, rate, now);
-        Some(wait)
-    }
-
-    /// Gives the turn back if the id was right.
-    fn learn(&self, source: IpAddr, was_found: bool) {
-        if was_found {
-            self.clocks().refund(&Source::of(source), self.rate.of(source));
-        }
-        self.count(if was_found { "found" } else { "missed" });
+        (Turn { of: self, source, costs: false }, wait)
     }
 
     fn count(&self, outcome: &str) {
@@ -103,35 +96,56 @@ impl Guesses {
     }
 }
 
+impl Turn<'_> {
+    /// The registry is asked; until it answers, the id counts as wrong.
+    fn ask(&mut self) {
+        self.costs = true;
+    }
+
+    /// What the registry said.
+    fn learn(&mut self, was_found: bool) {
+        self.costs = !was_found;
+        self.of.count(if was_found { "found" } else { "missed" });
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.costs {
+            self.of.clocks().refund(self.source, &(), self.of.rate);
+        }
+    }
+}
+
 impl Session {
     /// Request and answer take turns, until the client has had enough or says no more.
     pub(super) async fn run_by_turns(&mut self) {
-        let mut ear = Ear::new(self.protocol);
-        let mut deadline = self.edge.options.borrow().first_message_deadline;
+        let (edge, mut ear) = (Arc::clone(&self.edge), Ear::new(self.protocol));
+        let mut deadline = edge.options.borrow().first_message_deadline;
         while let Some(request) = self.hear(&mut ear, deadline).await {
             consume_budget().await; // requests in one packet take turns with other clients'
             if !self.permit.heard() {
                 return;
             }
-            deadline = self.edge.options.borrow().idle_deadline;
-            let mut is_asked = false;
+            deadline = edge.options.borrow().idle_deadline;
+            let mut turn = None;
             match request {
                 Request::Command(command) => {
-                    let is_ask = matches!(command, Command::AskIp { .. });
-                    match if is_ask { self.turn().await } else { Turn::Come } {
-                        Turn::Come => {
-                            is_asked = is_ask;
-                            if !self.submit(command).await {
-                                return;
-                            }
+                    if let Command::AskIp { .. } = command {
+                        let (taken, wait) = edge.guesses.reserve(Source::of(self.peer.ip()));
+                        if !wait.is_zero() && !self.waited(wait).await {
+                            return;
                         }
-                        Turn::TooFar => self.say(&Message::PeerFailed),
-                        Turn::Over => return,
+                        turn = Some(taken);
+                    }
+                    turn.iter_mut().for_each(Turn::ask);
+                    if !self.submit(command).await {
+                        return;
                     }
                 }
                 Request::Answer(message) => self.say(&message),
             }
-            match timeout(deadline, self.answered(is_asked)).await {
+            match timeout(deadline, self.answered(turn)).await {
                 Ok(Course::On) => {}
                 Ok(Course::Lost | Course::Over) => return,
                 Err(_) => break, // no majority, perhaps: another instance may have one
@@ -148,40 +162,26 @@ impl Session {
         told.expect("the answer before it was taken by the socket");
     }
 
-    /// Waits until this source may ask for an id. A client that asks for wrong ids in a row is
-    /// slowed down, for what it takes if it guesses is another's. It sees a slow answer: the seed's
-    /// failure at once would tell a client with the right id that it is wrong, and would have a
-    /// guesser go on at full speed. The registry is not asked in the meantime, so that many
-    /// connections of one source guess no faster than one.
-    async fn turn(&self) -> Turn {
-        let Some(wait) = self.edge.guesses.reserve(self.peer.ip()) else {
-            return match self.waited(PEER_GUESS_WAIT_MAX).await {
-                Turn::Come | Turn::TooFar => Turn::TooFar,
-                Turn::Over => Turn::Over,
-            };
-        };
-        if wait.is_zero() { Turn::Come } else { self.waited(wait).await }
-    }
-
-    async fn waited(&self, wait: Duration) -> Turn {
+    /// Waits for a turn; whether the session goes on.
+    async fn waited(&self, wait: Duration) -> bool {
         select! {
             biased;
-            _ = self.line.next_order() => Turn::Over, // the instance stops, and nothing was asked
-            () = self.line.stream().broken() => Turn::Over,
-            () = sleep(wait) => Turn::Come,
+            _ = self.line.next_order() => false, // the instance stops, and nothing was asked
+            () = self.line.stream().broken() => false,
+            () = sleep(wait) => true,
         }
     }
 
     /// Waits until the request in flight is answered.
-    async fn answered(&self, is_ask: bool) -> Course {
+    async fn answered(&self, turn: Option<Turn<'_>>) -> Course {
         select! {
             biased;
             order = self.line.next_order() => match order {
                 Order::Refused => Course::On,
                 Order::Told(Then::Stay) => {
                     let was_found = !self.line.take_missed();
-                    if is_ask {
-                        self.edge.guesses.learn(self.peer.ip(), was_found);
+                    if let Some(mut turn) = turn {
+                        turn.learn(was_found);
                     }
                     self.obey(order).await
                 }
@@ -203,6 +203,68 @@ fn random_peer_id() -> PeerId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The source of this number in a /48.
+    fn of_site(number: usize) -> Source {
+        Source::of(format!("2001:db8:7:{number:x}::1").parse().unwrap())
+    }
+
+    /// Asks for a wrong id; whether that was possible at once.
+    fn guess(guesses: &Guesses, source: Source) -> bool {
+        let (mut turn, wait) = guesses.reserve(source);
+        if wait.is_zero() {
+            turn.ask();
+            turn.learn(false);
+        }
+        wait.is_zero()
+    }
+
+    /// One customer has a /48, and so 65,536 sources.
+    #[test]
+    fn one_ipv6_site_guesses_as_sixteen_sources_do() {
+        let (guesses, began) = (Guesses::new(Metrics::new()), clock::now());
+        let at_once = (0..10_000).filter(|n| guess(&guesses, of_site(*n))).count() as u64;
+        let more = 16 * (clock::now() - began).as_secs() / PEER_GUESS_INTERVAL.as_secs() + 9;
+        assert!((320..320 + more).contains(&at_once), "{at_once}");
+        assert!(guess(&guesses, Source::of("2001:db8:8::1".parse().unwrap())), "another site");
+    }
+
+    /// However many wait for a turn at one address, one more waits behind them and gets its own.
+    #[test]
+    fn a_neighbour_of_guessers_waits_for_its_turn_and_for_those_that_left_it_does_not() {
+        let (guesses, source) = (Guesses::new(Metrics::new()), of_site(1));
+        while guess(&guesses, source) {}
+        let waiting: Vec<_> = (0..100).map(|_| guesses.reserve(source)).collect();
+        let of_turns = |turns: u32| {
+            let (_given_back, wait) = guesses.reserve(source);
+            let most = turns * PEER_GUESS_INTERVAL;
+            assert!(
+                wait <= most && wait >= most.saturating_sub(Duration::from_secs(60)),
+                "{turns}: {wait:?}"
+            );
+        };
+        of_turns(101);
+        of_turns(101);
+        drop(waiting);
+        of_turns(1);
+    }
+
+    /// A right id costs its source nothing, but one that is not yet known to be right does.
+    #[test]
+    fn right_ids_cost_no_turns() {
+        let (guesses, source) = (Guesses::new(Metrics::new()), of_site(1));
+        let asked = |is_known: bool| {
+            let (mut turn, wait) = guesses.reserve(source);
+            turn.ask();
+            if is_known {
+                turn.learn(true);
+            }
+            wait.is_zero()
+        };
+        assert!((0..1000).all(|_| asked(true)));
+        assert!((0..PEER_GUESSES_BURST).all(|_| asked(false)));
+        assert!(!asked(true));
+    }
 
     #[test]
     fn random_ids_stay_below_a_million_and_differ() {

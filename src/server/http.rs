@@ -3,10 +3,10 @@
 //! ([`backup`]). [`gate`] decides which request may have what.
 //!
 //! No client can keep it from answering for long: a request has a deadline, a connection has a
-//! life, and when there are too many connections the oldest of the busiest source gives way. A
-//! client with a question asks it at once and is answered within milliseconds, so in a flood the
-//! oldest is one that came only to stay. The exception is a backup, which takes as long as it
-//! takes, and of which there is one at a time.
+//! life, and when there are too many connections the oldest of the busiest source (or IPv6 site)
+//! gives way. A client with a question asks it at once and is answered within milliseconds, so in a
+//! flood the oldest is one that came only to stay. The exception is a backup, which takes as long as
+//! it takes, and of which there is one at a time.
 
 pub mod admin;
 pub mod backup;
@@ -23,8 +23,6 @@ mod status;
 mod tests;
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -57,7 +55,7 @@ pub use chains::Looker;
 pub use status::{Chains, Digest, Member, Status};
 
 use self::life::Life;
-use super::options::Shares;
+use super::{crowd::Crowd, options::Shares};
 use crate::{ids::Source, metrics::Metrics, sockets};
 
 /// Where the operators' HTTP is unless it is told otherwise.
@@ -101,9 +99,6 @@ impl Default for HttpOptions {
 
 /// What a request's line and headers may take, in bytes; hyper wants 8 KiB at the least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-
-/// Connections of one local source that give way only after all others.
-const LOCAL_PLACES: usize = 8;
 
 /// How long to wait when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -225,52 +220,39 @@ fn bind_default() -> io::Result<TcpListener> {
     }
 }
 
-/// The open connections, the oldest first.
+/// The open connections.
 #[derive(Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    by_age: VecDeque<Open>,
+    /// Those that give way to newcomers.
+    crowd: Crowd<Open>,
 }
 
 struct Open {
     task: AbortHandle,
     life: Life,
-    source: Source,
 }
 
 impl Connections {
-    /// Closes a connection if there is no room for one more: the oldest of the source that has the
-    /// most. So a crowd of readers makes room for each other, and what has one or two connections,
-    /// as a supervisor and Prometheus do, is answered whatever the crowd does. Of the operator's
-    /// own networks each source has a few places that public readers do not get.
+    /// Closes a connection if there is no room for one more: the oldest of the source or site that
+    /// has the most. So a crowd of readers makes room for each other, and what has one or two
+    /// connections, as a supervisor and Prometheus do, is answered whatever the crowd does.
     fn make_room(&mut self, connections_max: usize) {
         while self.tasks.try_join_next().is_some() {}
-        self.by_age.retain(|open| !open.task.is_finished());
-        if self.by_age.len() < connections_max {
+        // One that hands out a backup gives way to none, and has not long to live afterwards.
+        self.crowd.retain(|open| !open.task.is_finished() && !open.life.is_kept());
+        if self.tasks.len() < connections_max {
             return;
         }
-        let mut counts: BTreeMap<Source, usize> = BTreeMap::new();
-        for open in self.by_age.iter().filter(|open| !open.life.is_kept()) {
-            *counts.entry(open.source).or_default() += 1;
-        }
-        let weight = |source: &Source| {
-            let count = counts[source];
-            (if source.is_local() { count / LOCAL_PLACES } else { count }, count)
-        };
-        let first = |source: &Source| {
-            let is_its = |open: &Open| open.source == *source && !open.life.is_kept();
-            self.by_age.iter().position(is_its)
-        };
-        // Among equals, the source with the oldest connection.
-        let crowd = counts.keys().max_by_key(|source| (weight(source), Reverse(first(source))));
-        if let Some(open) = crowd.and_then(first).and_then(|at| self.by_age.remove(at)) {
+        let oldest = self.crowd.oldest_of_largest();
+        if let Some((_, open)) = oldest.and_then(|arrival| self.crowd.leave(arrival)) {
             open.task.abort();
         }
     }
 
     fn add(&mut self, life: Life, from: IpAddr, answer: impl Future<Output = ()> + Send + 'static) {
-        let (task, source) = (self.tasks.spawn(answer), Source::of(from));
-        self.by_age.push_back(Open { task, life, source });
+        let task = self.tasks.spawn(answer);
+        self.crowd.enter(Source::of(from), Open { task, life });
     }
 }
 

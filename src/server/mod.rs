@@ -15,6 +15,7 @@
 
 mod admission;
 mod chain;
+mod crowd;
 mod doors;
 mod ear;
 mod emnet;

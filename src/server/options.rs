@@ -6,7 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
-    limits::{NETWORK_CONNECTED_SOURCES, NETWORK_SHARE},
+    limits::{NETWORK_SHARE, NETWORK_SOURCES},
     wire::AddressPolicy,
 };
 
@@ -30,12 +30,14 @@ pub struct ServerOptions {
     /// that the process may open, so that raft, metrics and the disk keep theirs.
     pub connections_max: usize,
     /// Client connections from one IPv4 address or one IPv6 /64; a /48 may have sixteen times as
-    /// many, and no more than a quarter of all.
+    /// many, and no more than a quarter of all. Of more, the oldest silent one of the same source
+    /// or /48 is closed.
     pub connections_per_address_max: usize,
     /// Whether loopback and private addresses are bound by `connections_per_address_max` too. They
     /// often stand for many clients: a proxy, a network of containers.
     pub local_addresses_limited: bool,
-    /// Connections without a request in hand; of more, the oldest are closed.
+    /// Connections without a request in hand; of more, the oldest of the source or /48 that has the
+    /// most is closed.
     pub silent_max: usize,
     /// From accept to the end of the first request.
     pub first_message_deadline: Duration,
@@ -55,8 +57,8 @@ pub struct ServerOptions {
     pub user_timeout: Duration,
     /// Which sockets a client may announce.
     pub address_policy: AddressPolicy,
-    /// Datagrams answered per second and source (IPv4 address or IPv6 /64); twenty times as many
-    /// for loopback and private addresses, at once as well.
+    /// Datagrams answered per second and source (IPv4 address or IPv6 /64); sixteen times as many
+    /// for a /48, and twenty times for loopback and private addresses, at once as well.
     pub datagrams_per_source: u32,
     /// Datagrams that a source which kept quiet may send at once.
     pub datagrams_per_source_burst: u32,
@@ -67,7 +69,7 @@ pub struct ServerOptions {
 impl ServerOptions {
     /// Client connections from one IPv6 /48.
     pub(super) fn connections_per_network_max(&self) -> usize {
-        let of_sources = self.connections_per_address_max.saturating_mul(NETWORK_CONNECTED_SOURCES);
+        let of_sources = self.connections_per_address_max.saturating_mul(NETWORK_SOURCES as usize);
         of_sources.min(self.connections_max / NETWORK_SHARE).max(self.connections_per_address_max)
     }
 }

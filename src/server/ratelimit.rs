@@ -1,9 +1,15 @@
 //! Limits what a source may do in a second, in a fixed amount of memory.
 //!
-//! Sources share a table of slots by a keyed hash. Each slot is a virtual clock (GCRA): the time at
-//! which a source that kept to its rate would be allowed its next turn. A flood from forged sources
-//! spreads over all slots and stays below the rate of each, so it locks no source out; for
-//! datagrams, the limit on the whole bounds what it gets.
+//! Each holder that was charged has a virtual clock (GCRA): the time at which one that kept to its
+//! rate would be allowed its next turn. An IPv6 source has its own and that of its site, which runs
+//! sixteen times as fast: both must allow a turn, so a site with its 65,536 sources gets sixteen
+//! sources' worth.
+//!
+//! The clocks are in a table of sets, by a keyed hash. Where a set is full, the one that lags most
+//! gives its slot to a newcomer, whose clock begins at once: no holder waits for another's turns.
+//! What is forgotten so is next to nothing: mostly a clock that had run out. In a flood from forged
+//! sources, which have one turn each, the clock of a source that has used its turns up is ahead of
+//! theirs and stays. For datagrams, the limit on the whole bounds what such a flood gets.
 //!
 //! The operator's own networks have a higher rate, for one address of theirs often stands for many
 //! clients: a proxy, a network of containers. They have one all the same: a service that answers
@@ -17,23 +23,32 @@ use std::{
 
 use super::ServerOptions;
 use crate::{
-    ids::{Source, is_local},
-    limits::LOCAL_RATE_FACTOR,
+    ids::{Holder, Source},
+    limits::{LOCAL_RATE_FACTOR, NETWORK_SOURCES},
 };
 
-/// Slots for sources: 512 KiB, and few enough collisions for 10,000 sources at a time.
-const SLOTS: usize = 1 << 16;
+/// Sets of slots, and slots in each: 1 MiB for 65,536 holders that are ahead at one time.
+const SETS: usize = 1 << 13;
+const SLOTS: usize = 8;
 
-/// Nanoseconds since the clocks began.
+/// A time in nanoseconds since the clocks began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Clock(u64);
+
+/// The clock of a holder.
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot(u64);
+struct Slot {
+    /// A hash of what it is of; two are equal about never.
+    key: u64,
+    clock: Clock,
+}
 
 /// How often a turn may be taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     /// Between two turns at the full rate.
     interval_ns: u64,
-    /// How far ahead of its rate a source may be.
+    /// How far ahead of its rate a holder may be.
     tolerance_ns: u64,
 }
 
@@ -48,71 +63,105 @@ impl Rate {
         Self { interval_ns, tolerance_ns: interval_ns * u64::from(burst.saturating_sub(1)) }
     }
 
-    /// The same for the operator's own networks.
-    fn of_local(self) -> Self {
-        let factor = u64::from(LOCAL_RATE_FACTOR);
+    /// So many times the turns, at once as well.
+    fn times(self, factor: u32) -> Self {
+        let factor = u64::from(factor);
         let burst = self.tolerance_ns / self.interval_ns + 1;
         let interval_ns = (self.interval_ns / factor).max(1);
         Self { interval_ns, tolerance_ns: interval_ns * (burst * factor - 1) }
     }
 
-    /// The rate of a proxy of the operators', which asks for many addresses.
+    /// The rate of a proxy of the operators', which asks for many sources.
     pub(super) fn of_proxy(self) -> Self {
-        self.of_local().of_local()
+        self.times(LOCAL_RATE_FACTOR)
     }
 
-    /// The rate of an address, of which this is the one of public addresses.
-    pub(super) fn of(self, address: IpAddr) -> Self {
-        if is_local(address) { self.of_local() } else { self }
+    /// The rate of a holder, of which this is the one of public sources.
+    fn of(self, holder: Holder) -> Self {
+        let rate = if holder.is_local() { self.times(LOCAL_RATE_FACTOR) } else { self };
+        match holder {
+            Holder::Source(_) => rate,
+            Holder::Network(_) => rate.times(NETWORK_SOURCES),
+        }
     }
 
-    fn wait(self, slot: Slot, now_ns: u64) -> Duration {
-        Duration::from_nanos(slot.0.saturating_sub(now_ns + self.tolerance_ns))
+    fn wait(self, clock: Clock, now: Clock) -> Duration {
+        Duration::from_nanos(clock.0.saturating_sub(now.0 + self.tolerance_ns))
     }
 
-    fn charge(self, slot: &mut Slot, now_ns: u64) {
-        slot.0 = slot.0.max(now_ns) + self.interval_ns;
+    fn charge(self, clock: &mut Clock, now: Clock) {
+        clock.0 = clock.0.max(now.0) + self.interval_ns;
     }
 }
 
-/// The virtual clocks of all sources.
+/// The virtual clocks of all sources and sites. `what` tells several rates of one source apart, and
+/// a rate is that of public sources.
 #[derive(Debug)]
 pub(super) struct Clocks {
     began: Instant,
     keys: RandomState,
-    slots: Box<[Slot]>,
+    sets: Box<[[Slot; SLOTS]]>,
 }
 
 impl Clocks {
     pub(super) fn new(began: Instant) -> Self {
-        Self { began, keys: RandomState::new(), slots: vec![Slot::default(); SLOTS].into() }
+        Self { began, keys: RandomState::new(), sets: vec![Default::default(); SETS].into() }
     }
 
-    fn now_ns(&self, now: Instant) -> u64 {
+    fn clock(&self, now: Instant) -> Clock {
         let since = now.saturating_duration_since(self.began);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)
+        Clock(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2))
     }
 
-    fn slot(&mut self, of: &impl Hash) -> &mut Slot {
-        &mut self.slots[self.keys.hash_one(of) as usize % SLOTS]
+    /// The slot of a holder; if it has none, one that it can have.
+    fn slot(&mut self, key: u64) -> &mut Slot {
+        let set = &mut self.sets[key as usize % SETS];
+        let place = set.iter().position(|slot| slot.key == key);
+        let lagging = || (0..SLOTS).min_by_key(|at| set[*at].clock).unwrap_or_default();
+        let place = place.unwrap_or_else(lagging);
+        &mut set[place]
     }
 
     /// Returns how long a source must wait for its next turn.
-    pub(super) fn wait(&mut self, of: &impl Hash, rate: Rate, now: Instant) -> Duration {
-        let now_ns = self.now_ns(now);
-        rate.wait(*self.slot(of), now_ns)
+    pub(super) fn wait(
+        &mut self,
+        source: Source,
+        what: &impl Hash,
+        rate: Rate,
+        now: Instant,
+    ) -> Duration {
+        let now = self.clock(now);
+        let wait = |holder: Holder| {
+            let key = self.keys.hash_one((holder, what));
+            let slot = *self.slot(key);
+            let clock = if slot.key == key { slot.clock } else { Clock::default() };
+            rate.of(holder).wait(clock, now)
+        };
+        source.holders().map(wait).max().unwrap_or_default()
     }
 
     /// Counts a turn.
-    pub(super) fn charge(&mut self, of: &impl Hash, rate: Rate, now: Instant) {
-        let now_ns = self.now_ns(now);
-        rate.charge(self.slot(of), now_ns);
+    pub(super) fn charge(&mut self, source: Source, what: &impl Hash, rate: Rate, now: Instant) {
+        let now = self.clock(now);
+        for holder in source.holders() {
+            let key = self.keys.hash_one((holder, what));
+            let slot = self.slot(key);
+            if slot.key != key {
+                *slot = Slot { key, clock: Clock::default() };
+            }
+            rate.of(holder).charge(&mut slot.clock, now);
+        }
     }
 
     /// Takes back a turn that was counted.
-    pub(super) fn refund(&mut self, of: &impl Hash, rate: Rate) {
-        let slot = self.slot(of);
-        slot.0 = slot.0.saturating_sub(rate.interval_ns);
+    pub(super) fn refund(&mut self, source: Source, what: &impl Hash, rate: Rate) {
+        for holder in source.holders() {
+            let key = self.keys.hash_one((holder, what));
+            let slot = self.slot(key);
+            if slot.key == key {
+                slot.clock.0 = slot.clock.0.saturating_sub(rate.of(holder).interval_ns);
+            }
+        }
     }
 }
 
@@ -122,7 +171,7 @@ pub(super) struct RateLimit {
     per_source: Rate,
     in_all: Rate,
     clocks: Clocks,
-    all: Slot,
+    all: Clock,
 }
 
 impl RateLimit {
@@ -133,19 +182,18 @@ impl RateLimit {
             per_source: Rate::per_second(options.datagrams_per_source, burst),
             in_all: Rate::per_second(in_all, in_all / 10),
             clocks: Clocks::new(began),
-            all: Slot::default(),
+            all: Clock::default(),
         }
     }
 
     /// Whether a datagram from `source` may be answered now; if so, it is charged for.
     pub(super) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
-        let now_ns = self.clocks.now_ns(now);
-        let (rate, source) = (self.per_source.of(source), Source::of(source));
-        let waits = !self.in_all.wait(self.all, now_ns).is_zero()
-            || !self.clocks.wait(&source, rate, now).is_zero();
+        let (source, time) = (Source::of(source), self.clocks.clock(now));
+        let waits = !self.in_all.wait(self.all, time).is_zero()
+            || !self.clocks.wait(source, &(), self.per_source, now).is_zero();
         if !waits {
-            self.clocks.charge(&source, rate, now);
-            self.in_all.charge(&mut self.all, now_ns);
+            self.clocks.charge(source, &(), self.per_source, now);
+            self.in_all.charge(&mut self.all, time);
         }
         !waits
     }
@@ -199,5 +247,57 @@ mod tests {
             (1..=100).map(|i| allowed(&mut limit, &format!("203.0.113.{i}"), now, 1)).sum();
         assert_eq!(total, 10);
         assert_eq!(allowed(&mut limit, "127.0.0.1", now, 1), 0);
+    }
+
+    #[test]
+    fn one_ipv6_site_is_answered_as_sixteen_sources_are() {
+        let (mut limit, now) = limit(20_000);
+        let mut of_site = |now| {
+            let one = |n| format!("2001:db8:7:{n:x}::1");
+            (0..1000).map(|n| allowed(&mut limit, &one(n), now, 100)).sum::<usize>()
+        };
+        assert_eq!(of_site(now), 16 * 50);
+        let later = now + Duration::from_secs(1);
+        assert_eq!(of_site(later), 16 * 10);
+        assert_eq!(allowed(&mut limit, "2001:db8:8::1", later, 100), 50, "another site");
+    }
+
+    /// Uses up the turns of so many sources.
+    fn used_up(count: u32) -> (Clocks, impl FnMut(&mut Clocks, u32) -> bool) {
+        let (mut clocks, now) = (Clocks::new(clock::now()), clock::now());
+        let rate = Rate::every(Duration::from_secs(3600), 5);
+        let of = |n: u32| Source::of(IpAddr::from((0xcb00_0000 + n).to_be_bytes()));
+        for n in (0..count).flat_map(|n| [n; 5]) {
+            clocks.charge(of(n), &(), rate, now);
+        }
+        (clocks, move |clocks, n| !clocks.wait(of(n), &(), rate, now).is_zero())
+    }
+
+    #[test]
+    fn no_source_waits_for_the_turns_of_others() {
+        let (mut clocks, mut waits) = used_up(100_000);
+        assert!((100_000..101_000).all(|n| !waits(&mut clocks, n)));
+    }
+
+    #[test]
+    fn the_turns_of_thirty_thousand_sources_are_known() {
+        let (mut clocks, mut waits) = used_up(30_000);
+        let known = (0..30_000).filter(|n| waits(&mut clocks, *n)).count();
+        assert!(known > 29_000, "{known}");
+    }
+
+    /// A flood of sources with a turn or two each does not give a guesser its own turns back.
+    #[test]
+    fn what_has_used_its_turns_up_is_not_forgotten_in_a_flood() {
+        let (mut clocks, now) = (Clocks::new(clock::now()), clock::now());
+        let rate = Rate::every(Duration::from_secs(10), 5);
+        let of = |n: u32| Source::of(IpAddr::from((0xcb00_0000 + n).to_be_bytes()));
+        for _ in 0..5 {
+            clocks.charge(of(0), &(), rate, now);
+        }
+        for n in 1..100_000 {
+            clocks.charge(of(n), &(), rate, now);
+        }
+        assert!(!clocks.wait(of(0), &(), rate, now).is_zero());
     }
 }

@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 pub use super::transport::NodeName;
 pub use dial::TcpTransport;
 pub use listen::{RpcServer, RpcServerError};
-pub use tls::{Tls, TlsError, TlsFiles, check_files};
+pub use tls::{Tls, TlsError, TlsFiles, check_files, look_into};
 
 /// How long the TLS handshake of a connection may take, on either side.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(2);

@@ -232,14 +232,25 @@ impl Tls {
     }
 }
 
+/// Looks whether the files hold certificates and a key, whosever they are.
+///
+/// # Errors
+/// If one of them is of no use, or the key is exposed.
+pub fn look_into(files: &TlsFiles) -> Result<(), TlsError> {
+    read_certificates(&files.certificate)?;
+    read_certificates(&files.ca)?;
+    read_key(&files.key).map(drop)
+}
+
 /// Looks whether the files of an instance are what they should be, and good now. Without a name
-/// only the dates are looked at, for there is none to hold the certificate against.
+/// it is not known whose they should be.
 ///
 /// # Errors
 /// As for [`Tls::load`], or if a certificate is out of date.
 pub fn check_files(files: &TlsFiles, me: Option<NodeName>) -> Result<(), TlsError> {
-    if let Some(me) = me {
-        read(files, me)?;
+    match me {
+        Some(me) => drop(read(files, me)?),
+        None => look_into(files)?,
     }
     check_dates(files)
 }

@@ -62,8 +62,16 @@ fn is(headers: &HeaderMap, name: &str, value: &str) -> bool {
 
 /// RFC 7239, RFC 9110 section 7.6.3, and what proxies send by custom.
 fn is_of_a_proxy(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(name, "forwarded" | "via" | "x-real-ip") || name.starts_with("x-forwarded-")
+    const NAMES: [&str; 7] = [
+        "cf-connecting-ip",
+        "forwarded",
+        "true-client-ip",
+        "via",
+        "x-client-ip",
+        "x-forwarded",
+        "x-real-ip",
+    ];
+    NAMES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-")
 }
 
 /// The address for which the last proxy says that it asks. A client can write these headers too;

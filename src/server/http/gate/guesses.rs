@@ -1,6 +1,7 @@
-//! How often a wrong token may be shown. Each source has a rate, and beyond it no token of it is
-//! looked at, right or wrong: else a guesser would go on at full speed. So it locks out, for as
-//! long as it guesses, those that share its address, and no other source.
+//! How often a wrong token may be shown. Each source has a rate, and each IPv6 site one of sixteen
+//! times that; beyond it no token of it is looked at, right or wrong: else a guesser would go on at
+//! full speed. So it locks out, for as long as it guesses, those that share its address or its
+//! site, and no other source.
 //!
 //! What comes through a proxy of the operators', on this machine or a private network, counts for
 //! the address that the proxy says it asks for, so a stranger locks out neither an operator at the
@@ -43,7 +44,6 @@ pub(in crate::server::http) struct Guesses {
 #[derive(Clone, Debug)]
 pub(in crate::server::http) struct Guess {
     of: Guesses,
-    rate: Rate,
     source: Source,
     is_forwarded: bool,
     /// What a proxy of the operators' asks for.
@@ -59,9 +59,8 @@ impl Guesses {
     pub(super) fn of(&self, caller: IpAddr, is_forwarded: bool, client: Option<IpAddr>) -> Guess {
         // A stranger that asks us directly may say what it likes.
         let client = client.filter(|_| is_local(caller));
-        let rate = public().of(client.unwrap_or(caller));
         let (source, client) = (Source::of(caller), client.map(Source::of));
-        Guess { of: self.clone(), rate, source, is_forwarded, client }
+        Guess { of: self.clone(), source, is_forwarded, client }
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
@@ -88,21 +87,22 @@ impl Guess {
     }
 
     fn count(&self, is_cookie: bool, is_right: bool) -> Option<Duration> {
-        let key = (self.source, self.is_forwarded, self.client, is_cookie);
-        let all = self.client.map(|_| ((self.source, is_cookie), public().of_proxy()));
-        let now = clock::now();
+        let (source, now) = (self.client.unwrap_or(self.source), clock::now());
+        let what = (self.source, self.is_forwarded, is_cookie);
+        // All that a proxy asks for; it is of the operators' networks, and has their rate besides.
+        let proxy = self.client.map(|_| self.source);
         let mut clocks = self.of.clocks();
-        let of_all = all.map_or(Duration::ZERO, |(key, rate)| clocks.wait(&key, rate, now));
-        let wait = clocks.wait(&key, self.rate, now).max(of_all);
+        let of_proxy = proxy.map(|it| clocks.wait(it, &is_cookie, public().of_proxy(), now));
+        let wait = clocks.wait(source, &what, public(), now).max(of_proxy.unwrap_or_default());
         let refused = &self.of.metrics.http_tokens_refused;
         if !wait.is_zero() {
             refused.with_label_values(&["rate"]).inc();
             return Some(wait);
         }
         if !is_right {
-            clocks.charge(&key, self.rate, now);
-            if let Some((key, rate)) = all {
-                clocks.charge(&key, rate, now);
+            clocks.charge(source, &what, public(), now);
+            if let Some(proxy) = proxy {
+                clocks.charge(proxy, &is_cookie, public().of_proxy(), now);
             }
             refused.with_label_values(&["wrong"]).inc();
         }
@@ -149,5 +149,19 @@ mod tests {
             guesses.of([198, 51, 100, 1].into(), true, client).take(Token::Wrong)
         };
         assert!((0..100).filter(|n| guess(*n).is_none()).count() < 10);
+    }
+
+    /// One customer has a /48, and so 65,536 sources.
+    #[test]
+    fn one_ipv6_site_guesses_as_sixteen_sources_do() {
+        let guesses = Guesses::new(Metrics::new());
+        let shown = |address: &str, token| guesses.of(address.parse().unwrap(), false, None).take(token);
+        let guess = |n: u32| shown(&format!("2001:db8:7:{n:x}::1"), Token::Wrong);
+        let began = clock::now();
+        let looked_at = (0..10_000).filter(|n| guess(n / 5).is_none()).count() as u64;
+        let more = 16 * (clock::now() - began).as_secs() / TOKEN_GUESS_INTERVAL.as_secs() + 1;
+        assert!((80..=80 + more).contains(&looked_at), "{looked_at}");
+        assert_eq!(shown("2001:db8:8::1", Token::InHeader), None, "another site");
+        assert_eq!(shown("203.0.113.1", Token::InHeader), None);
     }
 }

@@ -140,7 +140,9 @@ fn this_machine_has_loopback_names_only() {
 
 #[test]
 fn what_came_through_a_proxy_says_so() {
-    for name in ["Forwarded", "Via", "X-Real-IP", "X-Forwarded-For", "X-Forwarded-Anything"] {
+    let general = ["Forwarded", "Via", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-Anything"];
+    let of_products = ["X-Real-IP", "X-Client-IP", "True-Client-IP", "CF-Connecting-IP"];
+    for name in general.into_iter().chain(of_products) {
         assert!(facts(&[(name, "x")]).is_forwarded, "{name}");
     }
     assert!(!facts(&[("host", "localhost"), ("x-request-id", "7")]).is_forwarded);

@@ -1,6 +1,7 @@
 //! Requests that come through a proxy, from a web page or by another name, over connections.
 
 use super::*;
+use crate::ids::Holder;
 
 const BY_A_PROXY: [&str; 5] = [
     "x-forwarded-for: 198.51.100.7\r\n",
@@ -227,6 +228,24 @@ async fn a_probe_gets_through_while_readers_take_all_places() {
     let request = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     probe.write_all(request).await.unwrap();
     assert_eq!(code(&rest(&mut probe).await), "503", "a leader is not there yet");
+}
+
+/// Proves that a reader that is slow to ask is answered while one site floods the listener.
+#[tokio::test]
+async fn one_ipv6_site_takes_no_place_of_another_reader() {
+    let mut connections = Connections::default();
+    let mut come = async |from: String| {
+        let from: IpAddr = from.parse().unwrap();
+        connections.make_room(8);
+        connections.add(Life::new(Duration::from_secs(3600)), from, std::future::pending());
+        time::sleep(Duration::from_millis(1)).await;
+        let others = Holder::Source(Source::of("2001:db8:9::1".parse().unwrap()));
+        connections.crowd.oldest(others).is_some()
+    };
+    assert!(come("2001:db8:9::1".to_owned()).await);
+    for number in 0..50 {
+        assert!(come(format!("2001:db8:7:{number:x}::1")).await, "after {number} others");
+    }
 }
 
 /// Proves that what is open to all readers is as the setting says.
