@@ -5,8 +5,8 @@
 //! No client can keep it from answering for long: a request has a deadline, a connection has a
 //! life, and when there are too many connections the oldest of the busiest source (or IPv6 site)
 //! gives way. A client with a question asks it at once and is answered within milliseconds, so in a
-//! flood the oldest is one that came only to stay. The exception is a backup, which takes as long as
-//! it takes, and of which there is one at a time.
+//! flood the oldest is one that came only to stay. The exception is a backup, which takes as long
+//! as it takes, and of which there is one at a time.
 
 pub mod admin;
 pub mod backup;

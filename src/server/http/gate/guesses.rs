@@ -155,7 +155,8 @@ mod tests {
     #[test]
     fn one_ipv6_site_guesses_as_sixteen_sources_do() {
         let guesses = Guesses::new(Metrics::new());
-        let shown = |address: &str, token| guesses.of(address.parse().unwrap(), false, None).take(token);
+        let of = |address: &str| guesses.of(address.parse().unwrap(), false, None);
+        let shown = |address: &str, token| of(address).take(token);
         let guess = |n: u32| shown(&format!("2001:db8:7:{n:x}::1"), Token::Wrong);
         let began = clock::now();
         let looked_at = (0..10_000).filter(|n| guess(n / 5).is_none()).count() as u64;
