@@ -88,9 +88,9 @@ impl Guess {
 
     fn count(&self, is_cookie: bool, is_right: bool) -> Option<Duration> {
         let (source, now) = (self.client.unwrap_or(self.source), clock::now());
-        let what = (self.source, self.is_forwarded, is_cookie);
         // All that a proxy asks for; it is of the operators' networks, and has their rate besides.
         let proxy = self.client.map(|_| self.source);
+        let what = (proxy, self.is_forwarded, is_cookie);
         let mut clocks = self.of.clocks();
         let of_proxy = proxy.map(|it| clocks.wait(it, &is_cookie, public().of_proxy(), now));
         let wait = clocks.wait(source, &what, public(), now).max(of_proxy.unwrap_or_default());
