@@ -8,9 +8,9 @@
 use super::{
     AskRef, Cause, Ended, Forgotten, Note, Record, Refusal, Registry, Serial, What,
     policy::NETWORK_SOURCES,
-    shares::{Holder, Shares, Spare},
+    shares::{Shares, Spare},
 };
-use crate::ids::{SessionId, Source};
+use crate::ids::{Holder, SessionId, Source};
 
 /// How many entries give way to one newcomer at most: one in the common case, and two if a table
 /// holds more than it may, as after a change of settings, so that it comes down to its bound in the
@@ -44,7 +44,7 @@ fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> 
         if shares.of(narrow) >= each {
             return Some(Over::Share(narrow));
         }
-        let wide = Holder::around(source);
+        let wide = source.site().map(Holder::Network);
         let is_full = |wide: &Holder| shares.of(*wide) >= each.saturating_mul(NETWORK_SOURCES);
         if let Some(wide) = wide.filter(is_full) {
             return Some(Over::Share(wide));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::Serial;
-use crate::ids::{Network, Source};
+use crate::ids::{Holder, Network, Source};
 
 /// How readily an entry makes room for another one: what comes last goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,28 +22,6 @@ pub(super) enum Spare {
 
 impl Spare {
     const ALL: [Self; 3] = [Self::Asks, Self::Silent, Self::Lone];
-}
-
-/// What entries are counted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Holder {
-    /// One source.
-    Source(Source),
-    /// All sources of one network.
-    Network(Network),
-}
-
-impl Holder {
-    /// A source's network, if that is more than the source.
-    pub(super) fn around(source: Source) -> Option<Self> {
-        let network = source.network();
-        network.only_source().is_none().then_some(Self::Network(network))
-    }
-
-    /// The source, and its network if that is more than the source.
-    fn both(source: Source) -> impl Iterator<Item = Self> {
-        [Some(Self::Source(source)), Self::around(source)].into_iter().flatten()
-    }
 }
 
 /// How many entries a holder has.
@@ -84,22 +62,22 @@ impl Shares {
     pub(super) fn insert(&mut self, source: Source, spare: Spare, serial: Serial) {
         self.len += 1;
         self.count(source, spare, |count| *count += 1);
-        self.entries.extend(Holder::both(source).map(|holder| (holder, spare, serial)));
+        self.entries.extend(source.holders().map(|holder| (holder, spare, serial)));
     }
 
     pub(super) fn remove(&mut self, source: Source, spare: Spare, serial: Serial) {
         self.len -= 1;
         self.count(source, spare, |count| *count -= 1);
-        for holder in Holder::both(source) {
+        for holder in source.holders() {
             self.entries.remove(&(holder, spare, serial));
         }
     }
 
     fn count(&mut self, source: Source, spare: Spare, change: impl Fn(&mut u32)) {
         let network = source.network();
-        for holder in Holder::both(source) {
+        for holder in source.holders() {
             let held = self.held.entry(holder).or_default();
-            let is_network = Holder::around(source).is_none_or(|around| around == holder);
+            let is_network = source.site().is_none_or(|site| holder == Holder::Network(site));
             for kind in Spare::ALL.into_iter().filter(|kind| *kind <= spare) {
                 let count = held.at_least(kind);
                 let before = *count;

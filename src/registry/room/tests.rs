@@ -8,8 +8,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{super::*, Holder};
-use crate::ids::{ChainName, HeadAddr, OrphanAddr, Part, RepairId, Source, TailAddr};
+use super::super::*;
+use crate::ids::{ChainName, HeadAddr, Holder, OrphanAddr, Part, RepairId, Source, TailAddr};
 
 const NAT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
@@ -130,7 +130,7 @@ fn a_crowd_behind_one_address_is_served_beside_floods() {
     let shares = &crowd.registry.index.client_shares;
     let held = [NAT, of_site(0)].map(|source| {
         let source = Source::of(source);
-        shares.of(Holder::around(source).unwrap_or(Holder::Source(source)))
+        shares.of(source.site().map_or(Holder::Source(source), Holder::Network))
     });
     let mended = (1..500).filter(|n| crowd.mend(n * 20)).count();
     println!(
