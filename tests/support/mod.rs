@@ -20,7 +20,7 @@ pub use chance::Chance;
 pub use finish::Finish;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -431,6 +431,7 @@ impl Client {
             let left = deadline.saturating_duration_since(clock::now());
             self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
             match self.stream.read(&mut buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(0) | Err(_) => break,
                 Ok(count) => self.read.extend_from_slice(&buffer[..count]),
             }
@@ -448,9 +449,10 @@ impl Client {
         self.stream.set_read_timeout(Some(SILENCE)).unwrap();
         let mut buffer = [0; 64];
         match self.stream.read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.expect_silence(),
             Ok(count) => panic!("silence was expected, not {:?}", &buffer[..count]),
             Err(error) => assert!(
-                matches!(error.kind(), std::io::ErrorKind::WouldBlock),
+                matches!(error.kind(), ErrorKind::WouldBlock),
                 "silence was expected, not {error}"
             ),
         }
@@ -478,14 +480,22 @@ impl Client {
 
     /// Reads once, and returns how much came.
     fn fill(&mut self, deadline: Instant) -> usize {
-        let left = deadline.saturating_duration_since(clock::now());
-        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
         let mut buffer = [0; 4096];
-        let count = self.stream.read(&mut buffer).unwrap_or_else(|error| {
-            panic!("{error} after {:?}", String::from_utf8_lossy(&self.read));
-        });
-        self.read.extend_from_slice(&buffer[..count]);
-        count
+        loop {
+            let left = deadline.saturating_duration_since(clock::now());
+            self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).unwrap();
+            match self.stream.read(&mut buffer) {
+                Ok(count) => {
+                    self.read.extend_from_slice(&buffer[..count]);
+                    return count;
+                }
+                // A machine that sleeps, or is frozen, interrupts a read that has a timeout.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    panic!("{error} after {:?}", String::from_utf8_lossy(&self.read));
+                }
+            }
+        }
     }
 }
 
