@@ -2,7 +2,8 @@
 //! grow, and its data directories are refused; a backup is how its clients are carried over.
 //!
 //! Its frames are plain postcard, which cannot skip what it does not know. So everything in them is
-//! spelled out here and in [`records`] as it was, and what records gain later does not matter here.
+//! spelled out here and in [`mod@records`] as it was, and what records gain later does not matter
+//! here.
 
 mod records;
 
