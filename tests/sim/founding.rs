@@ -19,6 +19,8 @@ pub(crate) enum Loss {
 pub(crate) struct Founding {
     /// The digest of the entry on each disk that holds one.
     holders: BTreeMap<InstanceId, u64>,
+    /// Those whose logs were empty when they were last opened.
+    empty: BTreeSet<InstanceId>,
     /// The numbers that must not vote.
     banned: BTreeMap<InstanceId, Loss>,
 }
@@ -27,6 +29,11 @@ impl Founding {
     /// Those whose disks hold the entry.
     pub(crate) fn holders(&self) -> BTreeSet<InstanceId> {
         self.holders.keys().copied().collect()
+    }
+
+    /// Whether the log of an instance was empty when it was last opened.
+    pub(crate) fn was_empty(&self, who: InstanceId) -> bool {
+        self.empty.contains(&who)
     }
 
     /// An instance writes a founding entry. True if nothing was left of an earlier one.
@@ -44,8 +51,13 @@ impl Founding {
 
     /// An instance has opened its log. A crash may have taken the entry.
     pub(crate) fn opens(&mut self, who: InstanceId, is_empty: bool) {
+        self.empty.remove(&who);
         if is_empty {
+            self.empty.insert(who);
             self.holders.remove(&who);
+        }
+        if self.holders.is_empty() {
+            self.banned.clear(); // no store was ever named
         }
     }
 

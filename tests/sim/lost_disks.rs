@@ -158,6 +158,9 @@ async fn live(world: &mut World, case: &Case) {
 /// Looks at those that are up until they serve, or have said why they do not.
 async fn settle(world: &mut World, case: &Case, holders: &BTreeSet<InstanceId>) {
     let is_up = |id: &InstanceId| world.instances[id].is_running();
+    // A crash may have taken the entry that founds: that is known when the logs have been opened.
+    let mut holders = holders.clone();
+    holders.retain(|id| !(is_up(id) && world.oracle.was_empty(*id)));
     let up: Vec<InstanceId> = IDS.into_iter().filter(is_up).collect();
     let is_lost = |id: &InstanceId| !holders.is_empty() && case.lost.contains(id);
     let (lost, good): (Vec<_>, Vec<_>) = up.iter().copied().partition(|id| is_lost(id));

@@ -184,6 +184,11 @@ impl Oracle {
         self.lock().founding.holders()
     }
 
+    /// Whether the log of an instance was empty when it was last opened.
+    pub(crate) fn was_empty(&self, who: InstanceId) -> bool {
+        self.lock().founding.was_empty(who)
+    }
+
     /// An instance is started, with a program that knows these rules.
     pub(crate) fn starts(&self, who: InstanceId, newest: Rules) {
         self.lock().programs.insert(who, newest);
