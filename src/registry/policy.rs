@@ -38,7 +38,7 @@ pub struct Policy {
 
 /// An IPv6 /48 may have as much as this number of sources: sites whose users have a /64 each get
 /// along, and one hand with 65,536 of them gets no more than four addresses' worth.
-pub(super) const NETWORK_SOURCES: u64 = 4;
+pub(super) const NETWORK_SHARES: u64 = 4;
 
 impl Default for Policy {
     fn default() -> Self {

@@ -7,7 +7,7 @@
 
 use super::{
     AskRef, Cause, Ended, Forgotten, Note, Record, Refusal, Registry, Serial, What,
-    policy::NETWORK_SOURCES,
+    policy::NETWORK_SHARES,
     shares::{Shares, Spare},
 };
 use crate::ids::{Holder, SessionId, Source};
@@ -45,7 +45,7 @@ fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> 
             return Some(Over::Share(narrow));
         }
         let wide = source.site().map(Holder::Network);
-        let is_full = |wide: &Holder| shares.of(*wide) >= each.saturating_mul(NETWORK_SOURCES);
+        let is_full = |wide: &Holder| shares.of(*wide) >= each.saturating_mul(NETWORK_SHARES);
         if let Some(wide) = wide.filter(is_full) {
             return Some(Over::Share(wide));
         }

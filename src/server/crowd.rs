@@ -119,7 +119,7 @@ mod tests {
         Source::of(address.parse().unwrap())
     }
 
-    /// Has so many make room, and returns who did.
+    /// Has this number make room, and returns their addresses.
     fn gone(crowd: &mut Crowd<String>, count: usize) -> Vec<String> {
         let next = |_| crowd.leave(crowd.oldest_of_largest()?).map(|(_, member)| member);
         (0..count).map_while(next).collect()

@@ -63,7 +63,7 @@ impl Rate {
         Self { interval_ns, tolerance_ns: interval_ns * u64::from(burst.saturating_sub(1)) }
     }
 
-    /// So many times the turns, at once as well.
+    /// That number of times the turns, at once as well.
     fn times(self, factor: u32) -> Self {
         let factor = u64::from(factor);
         let burst = self.tolerance_ns / self.interval_ns + 1;
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(allowed(&mut limit, "2001:db8:8::1", later, 100), 50, "another site");
     }
 
-    /// Uses up the turns of so many sources.
+    /// Uses up the turns of `count` sources.
     fn used_up(count: u32) -> (Clocks, impl FnMut(&mut Clocks, u32) -> bool) {
         let (mut clocks, now) = (Clocks::new(clock::now()), clock::now());
         let rate = Rate::every(Duration::from_secs(3600), 5);

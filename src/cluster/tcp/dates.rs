@@ -83,7 +83,7 @@ pub(super) enum Stage {
     Good,
     /// Less than a month.
     Month,
-    /// Less than a week: so many whole days.
+    /// Less than a week: this number of whole days.
     Days(i64),
     /// None.
     Expired,

@@ -6,7 +6,7 @@
 //! What comes through a proxy of the operators', on this machine or a private network, counts for
 //! the address that the proxy says it asks for, so a stranger locks out neither an operator at the
 //! machine nor one behind the same proxy. All of a proxy's addresses together have a rate as well,
-//! 400 times that of one: a proxy that lets clients say for whom it asks makes no guesser fast.
+//! 400 times that of one: a proxy that lets clients choose the address makes no guesser fast.
 
 use std::{
     net::IpAddr,
@@ -126,7 +126,7 @@ pub(in crate::server::http) fn too_many(wait: Duration) -> Response {
 mod tests {
     use super::*;
 
-    /// A proxy that lets its clients say for whom it asks is no way to guess at full speed.
+    /// A proxy that lets its clients choose the address it names is no way to guess at full speed.
     #[test]
     fn all_addresses_of_a_proxy_have_a_rate_together() {
         let guesses = Guesses::new(Metrics::new());
