@@ -24,7 +24,7 @@ use super::{
     disk::{Access, Disk as _, DiskFile, RealDisk},
     error::Unusable,
     files,
-    guard::contradiction,
+    guard::{contradiction, other_store},
     identity,
     image::{Found, Intact},
     snapshot::{self, Contents, Survey},
@@ -206,8 +206,8 @@ fn gather(
         registry = file.restore()?;
         at = file.meta().clone();
     }
-    let wrong = at.last_log_id.and_then(|at| contradiction(at, log.id_at(at.index)));
-    if let Some(what) = wrong {
+    let wrong = || at.last_log_id.and_then(|at| contradiction(at, log.id_at(at.index)));
+    if let Some(what) = other_store(identity, [&at], Some(log.store())).or_else(wrong) {
         let (path, way_out) = (data_dir.to_path_buf(), identity::WAY_OUT);
         return Err(StorageError::Damaged { path, what, way_out });
     }

@@ -9,14 +9,14 @@ use super::{
     LogError, LogStore, LogSummary, StorageError,
     disk::{Disk as _, RealDisk},
     files,
-    guard::{contradiction, older_vote, other_store, store_of},
+    guard::{contradiction, older_vote, other_store},
     identity::{self, ClusterId, DirLock, Identity},
     image::{self, Found, ImageStore as _, SledStore, tree},
     snapshot::{self, Survey},
     wal::OfflineLog,
 };
 use crate::{
-    ids::{InstanceId, StoreId},
+    ids::StoreId,
     raft::{LogId, SnapshotMeta},
     runtime,
 };
@@ -68,10 +68,10 @@ impl CheckReport {
         self.log.is_err() || damaged(&self.image) || damaged(&self.snapshot) || apart
     }
 
-    /// What is wrong with the raft log, if image or snapshot know this instance as another store.
+    /// What is wrong with the raft log, if identity, image or snapshot know of another store.
     fn foreign_log(&self) -> Option<String> {
-        let mut known = [&self.image, &self.snapshot].into_iter().filter_map(Finding::at);
-        known.find_map(|at| other_store(store_of(self.identity.node, at), self.log_store))
+        let known = [&self.image, &self.snapshot].into_iter().filter_map(Finding::at);
+        other_store(self.identity, known, self.log_store)
     }
 
     /// What is wrong with the last vote, if it is older than an entry that is here.
@@ -104,9 +104,9 @@ impl CheckReport {
 impl Finding {
     /// What is of another history than the log is of no use. A log of another instance says
     /// nothing of it.
-    fn against(self, node: InstanceId, log: Option<&OfflineLog>) -> Self {
+    fn against(self, identity: Identity, log: Option<&OfflineLog>) -> Self {
         let (Self::Intact { path, at, .. }, Some(log)) = (&self, log) else { return self };
-        if other_store(store_of(node, at), Some(log.store())).is_some() {
+        if other_store(identity, [at], Some(log.store())).is_some() {
             return self;
         }
         let last = at.last_log_id;
@@ -190,8 +190,8 @@ pub fn check(data_dir: &Path) -> Result<CheckReport, StorageError> {
     let of_log = log.as_ref().ok().and_then(Option::as_ref);
     Ok(CheckReport {
         identity,
-        image: check_image(data_dir, identity.seal)?.against(identity.node, of_log),
-        snapshot: check_snapshot(data_dir, identity.cluster)?.against(identity.node, of_log),
+        image: check_image(data_dir, identity.seal)?.against(identity, of_log),
+        snapshot: check_snapshot(data_dir, identity.cluster)?.against(identity, of_log),
         log_store: of_log.map(OfflineLog::store),
         log: log.map(|log| log.map(|log| log.summary())),
     })

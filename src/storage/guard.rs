@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
     fault::{DataFault, FaultReporter},
+    identity::Identity,
     wal::Shared,
 };
 use crate::{
-    ids::{InstanceId, StoreId},
+    ids::StoreId,
     raft::{Entry, LogId, SnapshotMeta, Vote},
 };
 
@@ -43,16 +44,20 @@ pub(super) fn older_vote(vote: u64, newest: Option<LogId>) -> Option<String> {
     ))
 }
 
-/// Returns the store that bears an instance's number, as image or snapshot know it.
-pub(super) fn store_of(node: InstanceId, at: &SnapshotMeta) -> Option<StoreId> {
-    at.last_membership.membership().get_node(&node.0)?.store
-}
-
-/// Says what is wrong with an image or a snapshot by which `known` is the store of this number,
-/// where the raft log makes the directory the store `own`: a number has one store for ever.
-pub(super) fn other_store(known: Option<StoreId>, own: Option<StoreId>) -> Option<String> {
-    let (known, own) = (known?, own?);
-    (known != own).then(|| {
+/// Says what is wrong with a raft log that makes the directory the store `own`, where its identity,
+/// or the members that image and snapshot know, say that it is another: a number has one store for
+/// ever.
+pub(super) fn other_store<'a>(
+    identity: Identity,
+    known: impl IntoIterator<Item = &'a SnapshotMeta>,
+    own: Option<StoreId>,
+) -> Option<String> {
+    let own = own?;
+    let member = |at: &SnapshotMeta| {
+        at.last_membership.membership().get_node(&identity.node.0).and_then(|member| member.store)
+    };
+    let mut stores = identity.store.into_iter().chain(known.into_iter().filter_map(member));
+    stores.find(|known| *known != own).map(|known| {
         format!(
             "the raft log is of store {own}, and this instance is store {known}: `raft` is of \
              another data directory. If its own is still somewhere, put it back"

@@ -30,7 +30,10 @@ use super::{
     pulse::Pulses,
     watched::WatchedDisk,
 };
-use crate::{ids::InstanceId, runtime};
+use crate::{
+    ids::{InstanceId, StoreId},
+    runtime,
+};
 
 /// The layout of the data directory that this version reads and writes.
 const FORMAT: u32 = 2;
@@ -93,6 +96,9 @@ pub struct Identity {
     pub node: InstanceId,
     /// Whether log and image have been opened once.
     pub initialised: bool,
+    /// What the raft log made of the directory when it was initialised, so that the log of another
+    /// directory is refused; `None` before that.
+    pub store: Option<StoreId>,
 }
 
 impl Identity {
@@ -195,6 +201,11 @@ impl DataDir {
         SnapshotInbox::new(self.snapshot_disk(), self.snapshot_dir(), self.cluster_id())
     }
 
+    /// Whose the directory is.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
     /// The cluster that the directory belongs to.
     pub fn cluster_id(&self) -> ClusterId {
         self.identity.cluster
@@ -235,10 +246,13 @@ impl DataDir {
         self.lock.clone()
     }
 
-    /// Notes that log and image exist, so that from now on their absence is a loss.
-    pub(super) fn mark_initialised(&mut self) -> Result<(), StorageError> {
-        if self.is_new() {
-            self.identity.initialised = true;
+    /// Notes that log and image exist, and which store the log is: from now on their absence is a
+    /// loss, and another log is refused.
+    pub(super) fn mark_initialised(&mut self, store: Option<StoreId>) -> Result<(), StorageError> {
+        let store = self.identity.store.or(store);
+        let initialised = Identity { initialised: true, store, ..self.identity };
+        if initialised != self.identity {
+            self.identity = initialised;
             write_identity(&*self.disk, &self.path, self.identity)?;
         }
         Ok(())
@@ -301,7 +315,7 @@ fn found_identity(
         }
     }
     let cluster = chosen(cluster, path)?;
-    let identity = Identity { cluster, seal: cluster, node, initialised: false };
+    let identity = Identity { cluster, seal: cluster, node, initialised: false, store: None };
     write_identity(disk, path, identity)?;
     Ok(identity)
 }
@@ -354,6 +368,9 @@ struct IdentityFile {
     seal: Option<String>,
     node: u64,
     initialised: bool,
+    /// Once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    store: Option<String>,
     check: String,
 }
 
@@ -362,8 +379,8 @@ impl IdentityFile {
     fn expected_check(&self) -> String {
         let mut text =
             format!("{} {} {} {}", self.format, self.cluster, self.node, self.initialised);
-        if let Some(seal) = &self.seal {
-            text = format!("{text} {seal}");
+        for id in [&self.seal, &self.store].into_iter().flatten() {
+            text = format!("{text} {id}");
         }
         format!("{:08x}", crc32fast::hash(text.as_bytes()))
     }
@@ -400,15 +417,16 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (String, &'static str)> {
         let what = format!("format {format}, where this version knows format {FORMAT}");
         return Err((what, NEWER));
     }
-    let id = |text: &str| {
-        let parsed = u128::from_str_radix(text, 16).map(ClusterId);
-        parsed.map_err(|error| damaged(format!("not a cluster id: {error}")))
+    let id = |text: &String| {
+        let parsed = u128::from_str_radix(text, 16);
+        parsed.map_err(|error| damaged(format!("`{text}` is no id: {error}")))
     };
     Ok(Identity {
-        cluster: id(&file.cluster)?,
-        seal: id(file.seal.as_ref().unwrap_or(&file.cluster))?,
+        cluster: ClusterId(id(&file.cluster)?),
+        seal: ClusterId(id(file.seal.as_ref().unwrap_or(&file.cluster))?),
         node: InstanceId(file.node),
         initialised: file.initialised,
+        store: file.store.as_ref().map(id).transpose()?.map(StoreId),
     })
 }
 
@@ -424,6 +442,7 @@ pub(super) fn write_identity(
         seal: (identity.seal != identity.cluster).then(|| identity.seal.to_string()),
         node: identity.node.0,
         initialised: identity.initialised,
+        store: identity.store.map(|store| store.to_string()),
         check: String::new(),
     };
     file.check = file.expected_check();
@@ -484,7 +503,7 @@ mod tests {
         let mut dir = DataDir::open(temp.path(), NODE, None).unwrap();
         fs::create_dir(dir.raft_dir()).unwrap();
         fs::write(dir.raft_dir().join("log"), "entries").unwrap();
-        dir.mark_initialised().unwrap();
+        dir.mark_initialised(None).unwrap();
         drop(dir);
         assert!(!DataDir::open(temp.path(), NODE, None).unwrap().is_new());
         fs::remove_dir_all(temp.path().join(RAFT_DIR)).unwrap();

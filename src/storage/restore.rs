@@ -66,8 +66,8 @@ pub fn restore(
     registry.leave_history();
     let random = || ClusterId::random().map_err(files::failed("draw an id for", data_dir));
     let (cluster, history) = (random()?, HistoryId(random()?.0));
-    let identity = Identity { cluster, seal: cluster, node, initialised: true };
-    found(&RealDisk, data_dir, identity, at.last_log_id, member, |store, at| {
+    let identity = Identity { cluster, seal: cluster, node, initialised: true, store: None };
+    let identity = found(&RealDisk, data_dir, identity, at.last_log_id, member, |store, at| {
         let index = at.last_log_id.map_or(0, |entry| entry.index);
         registry.members_changed(index, [(node, Some(store))]);
         let mut image = registry.image().clone();
@@ -119,7 +119,7 @@ fn end_sessions(registry: &mut Registry) {
 }
 
 /// Makes a data directory whose raft log begins behind an entry after `last`, which makes this
-/// member the only one, and that holds the registry of that entry.
+/// member the only one, and that holds the registry of that entry. Returns whose it is.
 fn found(
     disk: &dyn Disk,
     dir: &Path,
@@ -127,7 +127,7 @@ fn found(
     last: Option<LogId>,
     member: Member,
     registry: impl FnOnce(StoreId, &SnapshotMeta) -> Image,
-) -> Result<(), StorageError> {
+) -> Result<Identity, StorageError> {
     let not_empty = || {
         let what = "is not empty, and nothing is overwritten; name a new directory by --data-dir";
         StorageError::Unfit { path: dir.to_path_buf(), what }
@@ -155,5 +155,7 @@ fn found(
     file.sync()?;
     disk.sync_dir(&snapshots)?;
     disk.sync_dir(dir)?;
-    identity::write_identity(disk, dir, identity)
+    let identity = Identity { store: Some(store), ..identity };
+    identity::write_identity(disk, dir, identity)?;
+    Ok(identity)
 }

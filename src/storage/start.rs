@@ -11,7 +11,7 @@ use std::{panic::resume_unwind, path::PathBuf, thread};
 
 use super::{
     DataDir, LogGuard, StorageError,
-    guard::{contradiction, older_vote, other_store, store_of},
+    guard::{contradiction, older_vote, other_store},
     identity,
     image::{Found, ImageStore, Intact, OpenImage},
     snapshot::{self, SnapshotDir, SnapshotFile, Survey},
@@ -130,11 +130,7 @@ fn refuse_contradictions(
     let refuse = |path: PathBuf, what: String| {
         Err(StorageError::Damaged { path, what, way_out: identity::WAY_OUT })
     };
-    let stores = metas
-        .into_iter()
-        .flatten()
-        .filter_map(|at| other_store(store_of(dir.node_id(), at), guard.store()));
-    if let Some(what) = stores.into_iter().next() {
+    if let Some(what) = other_store(dir.identity(), metas.into_iter().flatten(), guard.store()) {
         return refuse(dir.raft_dir(), what);
     }
     let [image, snapshot] = metas.map(|at| at.and_then(|at| at.last_log_id));

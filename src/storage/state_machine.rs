@@ -220,7 +220,7 @@ impl StateMachine {
             }
             None => ImageQueue::nowhere(),
         };
-        dir.mark_initialised()?;
+        dir.mark_initialised(options.guard.store())?;
         options.guard.set_applied(at.last_log_id);
         options.metrics.raft_applied_index.set(gauge_of(&at));
         if let Some(file) = snapshots.current() {

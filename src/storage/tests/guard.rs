@@ -273,3 +273,23 @@ async fn a_vote_that_is_older_than_the_entries_is_seen_by_check_and_start() {
 
     names_both(&why_no_start(dir.path()));
 }
+
+/// Neither image nor snapshot need to know the members yet.
+#[tokio::test]
+async fn the_log_of_another_directory_is_seen_by_start_check_and_backup() {
+    let (ours, theirs) = (directory_of_term(2).await, directory_of_term(2).await);
+    fs::remove_dir_all(ours.path().join("raft")).unwrap();
+    image::tree::copy(&theirs.path().join("raft"), &ours.path().join("raft")).unwrap();
+    let told = "`raft` is of another data directory";
+
+    let report = storage::check(ours.path()).unwrap();
+    assert!(report.is_damaged() && report.to_string().contains(told), "{report}");
+
+    let file = ours.path().join("it.backup");
+    let error = storage::backup(ours.path(), &file).unwrap_err();
+    assert_eq!(error.exit_code(), 78);
+    assert!(error.to_string().contains(told) && !file.exists(), "{error}");
+
+    let error = why_no_start(ours.path());
+    assert!(error.contains(told), "{error}");
+}

@@ -257,7 +257,7 @@ async fn an_image_a_snapshot_and_a_backup_of_newer_rules_are_refused_and_not_reb
     writing.send(Work::Step(model.step())).await.unwrap();
     let file = SnapshotDir::open(&dir, None).unwrap().write(&model.at, &model.image).unwrap();
     writing.end().await;
-    dir.mark_initialised().unwrap();
+    dir.mark_initialised(None).unwrap();
     let error = restore(&dir, ends(None, 0)).unwrap_err();
     assert_eq!(error.exit_code(), 78);
     assert_names_both_versions(&error.to_string());

@@ -274,7 +274,7 @@ async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) 
         }
     }
     writing.end().await;
-    dir.mark_initialised().unwrap();
+    dir.mark_initialised(None).unwrap();
     (temp, model)
 }
 
