@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,6 +19,7 @@ openraft::declare_raft_types!(
         R = Verdict,
         NodeId = u64,
         Node = Member,
+        LeaderId = LeaderId,
         AsyncRuntime = Runtime,
 );
 
@@ -31,6 +33,48 @@ pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 pub type Membership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
 /// What a snapshot covers.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
+
+/// A leader, or a candidate: its term, then its number. openraft lets a term have several leaders,
+/// one after the other, with rising numbers.
+///
+/// Term 0 has no leader. Each founder writes the founding entry itself, and the entry must have one
+/// id in all their logs: where ids differ, the first leader cuts the entry away and writes its own,
+/// and a power cut in between leaves a log that names no members beside a vote that was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LeaderId {
+    /// The term.
+    pub term: u64,
+    /// The number of the instance.
+    pub node_id: u64,
+}
+
+impl RaftLeaderId for LeaderId {
+    type Term = u64;
+    type NodeId = u64;
+    type Committed = Self;
+
+    fn new(term: u64, node_id: u64) -> Self {
+        Self { term, node_id }
+    }
+
+    fn term(&self) -> u64 {
+        self.term
+    }
+
+    fn node_id(&self) -> &u64 {
+        &self.node_id
+    }
+
+    fn to_committed(&self) -> Self {
+        if self.term == 0 { Self::new(0, 0) } else { *self }
+    }
+}
+
+impl fmt::Display for LeaderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "T{}-N{}", self.term, self.node_id)
+    }
+}
 
 /// How the members of the cluster reach each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,11 @@
 use openraft::async_runtime::WatchReceiver as _;
 
 use super::*;
-use crate::{ids::StoreId, registry::Registry};
+use crate::{
+    ids::StoreId,
+    raft::{LeaderId, LogId},
+    registry::Registry,
+};
 
 fn stores(instance: &Instance) -> Vec<Option<StoreId>> {
     instance.members().values().map(|member| member.store).collect()
@@ -42,6 +46,30 @@ async fn the_listed_wait_for_each_other_and_found_one_cluster() {
         assert_eq!((instance.trouble(), instance.unwritten(Duration::ZERO)), (None, None));
         assert!(instance.may_vote());
         assert_eq!(instance.member(2).unwrap().raft_addr, "host-2:7000");
+    }
+}
+
+/// A leader cuts away an entry that it has under another id, and a power cut then leaves no members.
+#[tokio::test(start_paused = true)]
+async fn the_founding_entry_has_one_id_wherever_it_is_written() {
+    for (seed, order) in (40..).zip([[1, 2, 3], [3, 2, 1], [2, 1, 3], [3, 1, 2]]) {
+        runtime::follow_seed(seed);
+        let wires = Wires::default();
+        let mut three = Vec::new();
+        for id in order {
+            three.push(Instance::start(&wires, Given::with(id, &[1, 2, 3])).await);
+        }
+        let mut seen = Vec::new();
+        until("all serve", || {
+            for instance in &three {
+                let states = instance.raft.metrics();
+                seen.extend(*states.borrow_watched().membership_config.log_id());
+            }
+            three.iter().all(Instance::serves)
+        })
+        .await;
+        seen.dedup();
+        assert_eq!(seen, [LogId::new(LeaderId { term: 0, node_id: 0 }, 0)], "order {order:?}");
     }
 }
 

@@ -42,9 +42,8 @@ impl LogIds {
 
 #[cfg(test)]
 mod tests {
-    use openraft::impls::leader_id_adv::LeaderId;
-
     use super::*;
+    use crate::raft::LeaderId;
 
     fn id(term: u64, index: u64) -> LogId {
         LogId::new(LeaderId { term, node_id: 1 }, index)

@@ -64,7 +64,7 @@ fn sim_dir() -> PathBuf {
 }
 
 fn log_id(term: u64, index: u64) -> LogId {
-    LogId::new(openraft::impls::leader_id_adv::LeaderId { term, node_id: 1 }, index)
+    LogId::new(crate::raft::LeaderId { term, node_id: 1 }, index)
 }
 
 /// An entry whose contents depend on all three numbers.
