@@ -102,6 +102,10 @@ pub const LOCAL_PLACES: usize = 8;
 /// One IPv6 /48 may have all connections divided by this.
 pub const NETWORK_SHARE: usize = 4;
 
+/// Of every so many connections one is kept for those that have no request in hand yet: a newcomer
+/// needs a round trip to ask, and is not to lose its place in that time.
+pub const SILENT_SHARE: usize = 8;
+
 /// Things that happened lately and are remembered for `explain`: at some 120 bytes each, 8 MiB. An
 /// event of a waiting RECONNECT holds its id as well, so if each had one of
 /// [`REPAIR_ID_BYTES_MAX`], it would be 42 MiB.

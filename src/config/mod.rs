@@ -220,11 +220,13 @@ settings! {
         /// `any`: everybody any, so that one client can point others at a stranger.
         @live address_policy: AddressPolicy = Default("auto");
         /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
-        /// of the files that the process may open, if that is less.
+        /// of the files that the process may open, if that is less. Beyond it, the oldest of the
+        /// address (of the /48) that has the most is closed: one that has no request in hand, or,
+        /// for a new request, one that has.
         @live connections_max: Option<usize> = Default("auto");
         /// Client connections at one time from one public address (IPv6: from one /64; a /48 has
-        /// sixteen times as many, and at most a quarter of all). Beyond it, the oldest of them
-        /// that has no request in hand is closed.
+        /// sixteen times as many, and at most a quarter of all). Beyond it, its oldest is closed:
+        /// one that has no request in hand, or, for a new request, one that has.
         @live connections_per_address_max: usize = Default("256"), 1..=10_000_000;
         /// Connections that have no request in hand; beyond it, the oldest of the source (of the
         /// /48) that has the most is closed.

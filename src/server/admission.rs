@@ -1,14 +1,15 @@
-//! Which clients may connect: caps on all connections, on those of one source address and on those
-//! of one IPv6 site, which has many; and the *silent* set, the connections that have no request in
-//! hand.
+//! Which connections have a place: caps on all of them, on those of one source address and on those
+//! of one IPv6 site, which has many. A cap keeps no newcomer out: another connection *makes room*.
 //!
-//! A client that only opens connections must not keep out those that ask. So a newcomer is never
-//! turned away for the sake of silent connections: where a source or a site has as many connections
-//! as it may, its own oldest silent one goes instead, and elsewhere the oldest silent one of the
-//! source or site that has the most of them.
+//! - A connection is *silent* while it has no request in hand. Silence never displaces a request:
+//!   where a source or a site has as many connections as it may, its own oldest silent one makes
+//!   room, and elsewhere the oldest silent one of the source or site that has the most of them.
+//! - Requests in hand have seven eighths of each cap, so that a newcomer always has the time to ask.
+//!   Where they have them all, the oldest of that source or site makes room for a new request, and
+//!   elsewhere the oldest of the source or site that has the most. Its ask ends as by a disconnect,
+//!   and its client may ask again.
 
 use std::{
-    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     ids::{Holder, Source},
-    limits::CLOSING_MAX,
+    limits::{CLOSING_MAX, SILENT_SHARE},
     metrics::Metrics,
 };
 
@@ -38,36 +39,34 @@ pub(super) struct Admission {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Connections with a place.
-    placed: usize,
-    by_holder: BTreeMap<Holder, usize>,
-    /// Connections that lost their place for their silence, and have a descriptor until their tasks
-    /// have run.
-    closing: usize,
     silent: Crowd<Arc<Line>>,
+    asking: Crowd<Arc<Line>>,
+    /// Connections that had to make room, and have a descriptor until their tasks have run.
+    closing: usize,
 }
 
 impl State {
-    fn take_place(&mut self, source: Source) {
-        self.placed += 1;
-        for holder in source.holders() {
-            *self.by_holder.entry(holder).or_default() += 1;
-        }
+    fn placed(&self) -> usize {
+        self.silent.len() + self.asking.len()
     }
 
-    fn give_place_back(&mut self, source: Source) {
-        self.placed -= 1;
-        for holder in source.holders() {
-            let count = self.by_holder.get_mut(&holder).expect("it counts this very connection");
-            *count -= 1;
-            if *count == 0 {
-                self.by_holder.remove(&holder);
-            }
-        }
+    fn placed_of(&self, holder: Holder) -> usize {
+        self.silent.len_of(holder) + self.asking.len_of(holder)
     }
+}
 
-    fn has_filled(&self, holder: Holder, max: usize) -> bool {
-        self.by_holder.get(&holder).is_some_and(|count| *count >= max)
+/// How many connections there may be.
+struct Caps {
+    all: usize,
+    silent: usize,
+    /// Those of each holder of a source that has a cap.
+    of: Vec<(Holder, usize)>,
+}
+
+impl Caps {
+    /// How many of so many connections may have a request in hand.
+    fn asking(&self, cap: usize) -> usize {
+        (cap - cap.div_ceil(SILENT_SHARE).min(self.silent)).max(1)
     }
 }
 
@@ -77,35 +76,10 @@ impl Admission {
     }
 
     /// Gives a new connection its place; it begins silent.
-    pub(super) fn admit(
-        self: &Arc<Self>,
-        from: IpAddr,
-        line: &Arc<Line>,
-    ) -> Result<Permit, Rejection> {
-        let mut state = self.state();
-        let (is_limited, per_address_max, per_network_max, connections_max) = {
-            let now = self.options.borrow();
-            let is_limited = now.local_addresses_limited || !Source::of(from).is_local();
-            let per_network_max = now.connections_per_network_max();
-            (is_limited, now.connections_per_address_max, per_network_max, now.connections_max)
-        };
-        let source = Source::of(from);
-        for holder in source.holders().filter(|_| is_limited) {
-            let (max, rejection) = match holder {
-                Holder::Source(_) => (per_address_max, Rejection::AddressFull),
-                Holder::Network(_) => (per_network_max, Rejection::NetworkFull),
-            };
-            let oldest = state.silent.oldest(holder);
-            if state.has_filled(holder, max) && !self.close_silent(&mut state, oldest) {
-                return Err(rejection);
-            }
-        }
-        if state.placed >= connections_max && !self.close_one_silent(&mut state) {
-            return Err(Rejection::ConnectionsFull);
-        }
-        state.take_place(source);
+    pub(super) fn admit(self: &Arc<Self>, from: IpAddr, line: &Arc<Line>) -> Permit {
+        let (source, mut state) = (Source::of(from), self.state());
         let arrival = self.fall_silent(&mut state, source, line);
-        Ok(Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) })
+        Permit { admission: Arc::clone(self), source, hold: Hold::Silent(arrival) }
     }
 
     /// Waits while many connections that had to make room still have their descriptors, so that a
@@ -120,26 +94,78 @@ impl Admission {
         }
     }
 
+    fn caps(&self, source: Source) -> Caps {
+        let now = self.options.borrow();
+        let has_cap = now.local_addresses_limited || !source.is_local();
+        let cap = |holder| match holder {
+            Holder::Source(_) => now.connections_per_address_max,
+            Holder::Network(_) => now.connections_per_network_max(),
+        };
+        let of = source.holders().filter(|_| has_cap).map(|holder| (holder, cap(holder)));
+        Caps { all: now.connections_max, silent: now.silent_max, of: of.collect() }
+    }
+
+    /// Gives a connection a place among the silent ones, as the latest.
     fn fall_silent(&self, state: &mut State, source: Source, line: &Arc<Line>) -> Arrival {
-        let silent_max = self.options.borrow().silent_max;
-        while state.silent.len() >= silent_max && self.close_one_silent(state) {}
+        let caps = self.caps(source);
+        for (holder, cap) in caps.of {
+            while state.placed_of(holder) >= cap && self.close_one_of(state, holder) {}
+        }
+        while state.placed() >= caps.all && self.close_one(state) {}
+        while state.silent.len() >= caps.silent && self.close_one(state) {}
         state.silent.enter(source, Arc::clone(line))
     }
 
-    /// Closes the oldest silent connection of the source or site that has the most.
-    fn close_one_silent(&self, state: &mut State) -> bool {
-        let oldest = state.silent.oldest_of_largest();
-        self.close_silent(state, oldest)
+    /// Gives a connection a place among those with a request in hand, as the latest.
+    fn begin_to_ask(&self, state: &mut State, source: Source, line: Arc<Line>) -> Arrival {
+        let caps = self.caps(source);
+        for &(holder, cap) in &caps.of {
+            while state.asking.len_of(holder) >= caps.asking(cap) {
+                let oldest = state.asking.oldest(holder);
+                self.close_asking(state, oldest);
+            }
+        }
+        while state.asking.len() >= caps.asking(caps.all) {
+            let oldest = state.asking.oldest_of_largest();
+            self.close_asking(state, oldest);
+        }
+        state.asking.enter(source, line)
     }
 
-    /// Closes a silent connection; whether there was one.
+    /// Closes the oldest silent connection of a holder, or else its oldest; whether it has one.
+    fn close_one_of(&self, state: &mut State, holder: Holder) -> bool {
+        let (silent, asking) = (state.silent.oldest(holder), state.asking.oldest(holder));
+        self.close_silent(state, silent) || self.close_asking(state, asking)
+    }
+
+    /// Closes the oldest silent connection of the source or site that has the most, or else the
+    /// oldest of the one that has the most; whether there is one.
+    fn close_one(&self, state: &mut State) -> bool {
+        let (silent, asking) = (state.silent.oldest_of_largest(), state.asking.oldest_of_largest());
+        self.close_silent(state, silent) || self.close_asking(state, asking)
+    }
+
     fn close_silent(&self, state: &mut State, arrival: Option<Arrival>) -> bool {
         let left = arrival.and_then(|arrival| state.silent.leave(arrival));
-        let Some((source, line)) = left else { return false };
-        state.give_place_back(source);
+        self.close(state, left, Rejection::Silent, Order::Stop)
+    }
+
+    fn close_asking(&self, state: &mut State, arrival: Option<Arrival>) -> bool {
+        let left = arrival.and_then(|arrival| state.asking.leave(arrival));
+        self.close(state, left, Rejection::Displaced, Order::Yield)
+    }
+
+    fn close(
+        &self,
+        state: &mut State,
+        left: Option<(Source, Arc<Line>)>,
+        why: Rejection,
+        order: Order,
+    ) -> bool {
+        let Some((_, line)) = left else { return false };
         state.closing += 1;
-        Rejection::Silent.count(&self.metrics);
-        line.order(Order::Stop);
+        why.count(&self.metrics);
+        line.order(order);
         true
     }
 
@@ -158,44 +184,56 @@ pub(super) struct Permit {
 
 #[derive(Clone, Copy, Debug)]
 enum Hold {
-    /// It has no request in hand, and its place only until another one needs it.
+    /// It has no request in hand.
     Silent(Arrival),
     /// It has a request in hand.
-    Heard,
-    /// It was silent for too long, and its place is given away.
-    Lost,
+    Asking(Arrival),
+}
+
+impl Hold {
+    /// Gives the place back, if it is still held.
+    fn leave(self, state: &mut State) -> Option<Arc<Line>> {
+        let left = match self {
+            Self::Silent(arrival) => state.silent.leave(arrival),
+            Self::Asking(arrival) => state.asking.leave(arrival),
+        };
+        left.map(|(_, line)| line)
+    }
 }
 
 impl Permit {
     /// A request is in hand; false if the place was given away before.
     pub(super) fn heard(&mut self) -> bool {
-        self.hold = match self.hold {
-            Hold::Silent(arrival) => match self.admission.state().silent.leave(arrival) {
-                Some(_) => Hold::Heard,
-                None => Hold::Lost,
-            },
-            Hold::Heard => Hold::Heard,
-            Hold::Lost => Hold::Lost,
-        };
-        matches!(self.hold, Hold::Heard)
+        let mut state = self.admission.state();
+        if let Hold::Silent(_) = self.hold {
+            let Some(line) = self.hold.leave(&mut state) else { return false };
+            let arrival = self.admission.begin_to_ask(&mut state, self.source, line);
+            self.hold = Hold::Asking(arrival);
+            return true;
+        }
+        self.is_held(&state)
     }
 
     /// The request is done with, and another one may follow: back among the silent, as the latest.
-    pub(super) fn silent_again(&mut self, line: &Arc<Line>) {
-        if self.heard() {
-            let mut state = self.admission.state();
-            self.hold = Hold::Silent(self.admission.fall_silent(&mut state, self.source, line));
+    pub(super) fn silent_again(&mut self) {
+        let mut state = self.admission.state();
+        if let Some(line) = self.hold.leave(&mut state) {
+            self.hold = Hold::Silent(self.admission.fall_silent(&mut state, self.source, &line));
+        }
+    }
+
+    fn is_held(&self, state: &State) -> bool {
+        match self.hold {
+            Hold::Silent(arrival) => state.silent.has(arrival),
+            Hold::Asking(arrival) => state.asking.has(arrival),
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let has_place = self.heard();
         let mut state = self.admission.state();
-        if has_place {
-            state.give_place_back(self.source);
-        } else {
+        if self.hold.leave(&mut state).is_none() {
             state.closing -= 1;
             // A session drops its line before its permit, so the descriptor is free by now.
             self.admission.closed.notify_waiters();

@@ -59,6 +59,16 @@ impl<T> Crowd<T> {
         self.members.len()
     }
 
+    /// How many of a holder there are.
+    pub(super) fn len_of(&self, holder: Holder) -> usize {
+        self.by_holder.get(&holder).map_or(0, BTreeSet::len)
+    }
+
+    /// Whether one is still here.
+    pub(super) fn has(&self, arrival: Arrival) -> bool {
+        self.members.contains_key(&arrival)
+    }
+
     /// Takes one in, as the latest.
     pub(super) fn enter(&mut self, source: Source, member: T) -> Arrival {
         self.arrivals += 1;

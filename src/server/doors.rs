@@ -37,32 +37,26 @@ impl Doors {
         Self { edge: Arc::new(Edge { commands, options, metrics, guesses }), outbox, admission }
     }
 
-    /// Lets a connection in, and returns its life, which its caller must poll; or turns it away by
-    /// closing it.
+    /// Lets a connection in, and returns its life, which its caller must poll. Another one may have
+    /// to make room for it.
     pub fn enter(
         &self,
         protocol: Protocol,
         stream: Box<dyn ClientStream>,
         peer: SocketAddr,
-    ) -> Option<impl Future<Output = ()> + Send + use<>> {
+    ) -> impl Future<Output = ()> + Send + use<> {
         let metrics = &self.edge.metrics;
         let name = protocol.as_str();
         metrics.accepted.with_label_values(&[name]).inc();
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let line = Arc::new(Line::new(stream));
-        let permit = match self.admission.admit(peer.ip(), &line) {
-            Ok(permit) => permit,
-            Err(rejection) => {
-                rejection.count(metrics);
-                return None;
-            }
-        };
+        let permit = self.admission.admit(peer.ip(), &line);
         let seat = self.outbox.enter(&line);
         let edge = Arc::clone(&self.edge);
         // The id is the one that `explain` tells; addresses are for debugging.
         let span = tracing::debug_span!("request", id = %seat.session(), server = name, %peer);
         let _counted = Counted::new(metrics.connections.with_label_values(&[name]));
         let mut session = Session { edge, protocol, peer, line, seat, permit, _counted };
-        Some(async move { session.run().await }.instrument(span))
+        async move { session.run().await }.instrument(span)
     }
 }

@@ -185,9 +185,11 @@ impl Session {
                     }
                     self.obey(order).await
                 }
-                Order::Told(_) | Order::Release | Order::Broken | Order::Stop => {
-                    self.obey(order).await
-                }
+                Order::Told(_)
+                | Order::Release
+                | Order::Broken
+                | Order::Stop
+                | Order::Yield => self.obey(order).await,
             },
             () = self.line.stream().broken() => Course::Lost,
         }

@@ -26,8 +26,11 @@ pub(super) enum Order {
     Release,
     /// The client cannot be reached: a write failed, or it leaves too much unread.
     Broken,
-    /// Close, though the registry did not say so: its place is needed, or the instance stops.
+    /// Close, though the registry did not say so: the instance stops, or it has asked nothing and its
+    /// place is needed.
     Stop,
+    /// Close, and tell the registry that the client is gone: its place is needed.
+    Yield,
 }
 
 /// A stream and what its task must know.
@@ -104,7 +107,8 @@ impl Line {
 
     /// Whether the session was told to stop, even if it has other orders to see to first.
     pub(super) fn is_stopping(&self) -> bool {
-        self.state().orders.contains(&Order::Stop)
+        let ends = |order: &Order| matches!(order, Order::Stop | Order::Yield);
+        self.state().orders.iter().any(ends)
     }
 
     /// Waits until the socket has taken everything.

@@ -87,9 +87,7 @@ impl Acceptor {
                     Ok((stream, peer)) => {
                         shortage = Shortage { logged: shortage.logged, ..Shortage::default() };
                         let stream = Box::new(stream);
-                        if let Some(session) = self.doors.enter(self.protocol, stream, peer) {
-                            sessions.spawn(session);
-                        }
+                        sessions.spawn(self.doors.enter(self.protocol, stream, peer));
                     }
                     Err(error) => match verdict(&error) {
                         Verdict::Next => {}

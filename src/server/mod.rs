@@ -267,16 +267,12 @@ fn encode(message: &Message) -> Vec<u8> {
 /// Why a connection or a request was turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rejection {
-    /// The source address has as many connections as it may.
-    AddressFull,
-    /// There are as many connections as there may be.
-    ConnectionsFull,
+    /// It had a request in hand, and made room for a later one of its source or site, or of all.
+    Displaced,
     /// Too many bytes without a request in them, or behind one.
     Flood,
     /// A message that is no request to this server.
     Ignored(Ignored),
-    /// The IPv6 /48 has as many connections as it may.
-    NetworkFull,
     /// No request within the deadline.
     Overdue,
     /// The registry refused the request.
@@ -292,11 +288,9 @@ enum Rejection {
 impl Rejection {
     fn as_str(self) -> &'static str {
         match self {
-            Self::AddressFull => "address_full",
-            Self::ConnectionsFull => "connections_full",
+            Self::Displaced => "displaced",
             Self::Flood => "flood",
             Self::Ignored(ignored) => ignored.reason(),
-            Self::NetworkFull => "network_full",
             Self::Overdue => "overdue",
             Self::Refused(Refusal::ClientsFull) => "clients_full",
             Self::Refused(Refusal::NotOwner) => "not_owner",

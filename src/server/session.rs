@@ -127,7 +127,7 @@ impl Session {
                 return;
             }
             match self.wait().await {
-                Waited::Refused => self.permit.silent_again(&self.line),
+                Waited::Refused => self.permit.silent_again(),
                 Waited::Over => return,
             }
         }
@@ -220,7 +220,8 @@ impl Session {
                     Then::Close => self.finish().await,
                 }
             }
-            Order::Broken => Course::Lost,
+            // A goodbye would take as long as the client likes, and others need the descriptor.
+            Order::Broken | Order::Yield => Course::Lost,
             // A client that was refused after its FIN has nothing more to say.
             Order::Release | Order::Stop | Order::Refused => self.finish().await,
         }

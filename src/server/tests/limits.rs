@@ -1,7 +1,7 @@
 //! What a client cannot do to the others.
 
 use super::*;
-use crate::{registry::Why, wire::AddressPolicy};
+use crate::wire::AddressPolicy;
 
 #[tokio::test]
 async fn silent_connections_hold_up_no_other_and_the_oldest_go_first() {
@@ -21,13 +21,14 @@ async fn silent_connections_hold_up_no_other_and_the_oldest_go_first() {
     for client in &mut silent[..900] {
         assert_eq!(rest(client).await, b"");
     }
-    let alive = |client: &TcpStream| client.try_read(&mut [0; 1]).is_err_and(|e| is_pending(&e));
-    assert!(kept.iter().all(alive), "the latest are kept");
+    assert!(kept.iter().all(is_open), "the latest are kept");
     assert!(bench.rejected("silent") >= 900);
 }
 
-fn is_pending(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
+/// Whether nothing was heard of a connection's end.
+fn is_open(client: &TcpStream) -> bool {
+    let read = client.try_read(&mut [0; 1]);
+    read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// A connection that never asked has nothing to be told, so it is not said goodbye to: that takes
@@ -58,6 +59,8 @@ struct Anywhere {
     doors: Doors,
     listener: TcpListener,
     commands: mpsc::Receiver<Command>,
+    /// How many of them are gone, as far as the commands say.
+    gone: usize,
     sessions: JoinSet<()>,
     _options: watch::Sender<ServerOptions>,
 }
@@ -69,18 +72,16 @@ impl Anywhere {
         let (_options, live) = watch::channel(options);
         let doors = Doors::new(sender, Arc::clone(&bench.outbox), live, bench.metrics.clone());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { bench, doors, listener, commands, sessions: JoinSet::new(), _options }
+        Self { bench, doors, listener, commands, gone: 0, sessions: JoinSet::new(), _options }
     }
 
-    /// A connection that says nothing; whether it was let in.
-    async fn silent(&mut self, from: &str) -> (bool, TcpStream) {
+    /// A connection that says nothing.
+    async fn silent(&mut self, from: &str) -> TcpStream {
         let client = connect(self.listener.local_addr().unwrap()).await;
         let stream = Box::new(self.listener.accept().await.unwrap().0);
         let from = SocketAddr::new(from.parse().unwrap(), 5000);
-        let session = self.doors.enter(Protocol::Chain, stream, from);
-        let has_entered = session.is_some();
-        session.map(|session| self.sessions.spawn(session));
-        (has_entered, client)
+        self.sessions.spawn(self.doors.enter(Protocol::Chain, stream, from));
+        client
     }
 
     /// Has a client ask, and waits until it is heard.
@@ -90,17 +91,28 @@ impl Anywhere {
     }
 
     async fn heard(&mut self) {
-        let command = timeout(PATIENCE, self.commands.recv()).await.expect("in time").unwrap();
-        assert!(matches!(command, Command::Connect { .. }), "{command:?}");
+        while !matches!(self.command().await, Command::Connect { .. }) {}
     }
 
-    /// A connection that asks; whether it was let in.
-    async fn asking(&mut self, from: &str) -> (bool, TcpStream) {
-        let (has_entered, mut client) = self.silent(from).await;
-        if has_entered {
-            self.ask(&mut client).await;
+    async fn command(&mut self) -> Command {
+        let command = timeout(PATIENCE, self.commands.recv()).await.expect("in time").unwrap();
+        self.gone += usize::from(matches!(command, Command::Disconnect { .. }));
+        command
+    }
+
+    /// A connection that asks.
+    async fn asking(&mut self, from: &str) -> TcpStream {
+        let mut client = self.silent(from).await;
+        self.ask(&mut client).await;
+        client
+    }
+
+    /// Makes sure that so many clients that asked made room, and that the registry hears of it.
+    async fn assert_displaced(&mut self, count: usize) {
+        assert_eq!(self.bench.rejected("displaced"), count as u64);
+        while self.gone < count {
+            self.command().await;
         }
-        (has_entered, client)
     }
 }
 
@@ -122,43 +134,78 @@ fn a_hundred() -> ServerOptions {
 #[tokio::test]
 async fn one_ipv6_site_does_not_hold_all_places() {
     let mut anywhere = Anywhere::start(a_hundred()).await;
+    let mut others = Vec::new();
+    for other in ["2001:db8:8::1", "203.0.113.9", "127.0.0.1"] {
+        others.push(anywhere.asking(other).await);
+    }
     let mut open = Vec::new();
     for subnet in 0..200 {
         open.push(anywhere.asking(&of_site(subnet)).await);
     }
-    let entered = open.iter().filter(|(entered, _)| *entered).count();
-    assert_eq!(entered, 25, "a quarter of all");
-    assert_eq!(anywhere.bench.rejected("network_full"), 175);
-    for other in ["2001:db8:8::1", "203.0.113.9", "127.0.0.1"] {
-        open.push(anywhere.asking(other).await);
-        assert!(open.last().unwrap().0, "{other}");
+    // It may have seven eighths of a quarter of all.
+    for client in &mut open[..179] {
+        assert_eq!(rest(client).await, b"");
     }
+    anywhere.assert_displaced(179).await;
+    assert!(open[179..].iter().chain(&others).all(is_open), "no other made room");
 }
 
 /// Where a source or a site has all it may have, what it has said nothing on makes room.
 #[tokio::test]
 async fn silent_connections_keep_no_neighbour_out() {
-    let mut anywhere = Anywhere::start(a_hundred()).await;
     for (attackers, neighbour, its_all) in [(1, of_site(0), 10), (3, of_site(9), 25)] {
+        let mut anywhere = Anywhere::start(a_hundred()).await;
         let mut silent = Vec::new();
         for number in 0..its_all {
             silent.push(anywhere.silent(&of_site(number % attackers)).await);
         }
-        assert!(silent.iter().all(|(entered, _)| *entered));
-        let (entered, mut client) = anywhere.silent(&neighbour).await;
-        assert!(entered, "of {attackers} sources");
-        assert_eq!(rest(&mut silent[0].1).await, b"", "the oldest made room");
+        let mut client = anywhere.silent(&neighbour).await;
+        assert_eq!(rest(&mut silent[0]).await, b"", "the oldest made room");
         anywhere.ask(&mut client).await;
         assert_eq!(anywhere.bench.rejected("silent"), 1, "and no other");
-        anywhere = Anywhere::start(a_hundred()).await;
     }
+}
+
+/// A newcomer is served however many asks there are at its address: the oldest of them makes room,
+/// for a request and never for silence.
+#[tokio::test]
+async fn asks_keep_no_neighbour_out() {
+    let mut anywhere = Anywhere::start(a_hundred()).await;
+    let elsewhere = anywhere.asking("203.0.113.8").await;
     let mut asking = Vec::new();
-    for _ in 0..10 {
+    for _ in 0..8 {
         asking.push(anywhere.asking("203.0.113.7").await);
     }
-    assert!(asking.iter().all(|(entered, _)| *entered));
-    assert!(!anywhere.silent("203.0.113.7").await.0, "those that asked stay");
-    assert_eq!(anywhere.bench.rejected("address_full"), 1);
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(anywhere.silent("203.0.113.7").await);
+    }
+    assert_eq!((anywhere.bench.rejected("silent"), anywhere.gone), (3, 0));
+    assert!(asking.iter().all(is_open));
+    for (newcomer, oldest) in silent[3..].iter_mut().zip(&mut asking) {
+        anywhere.ask(newcomer).await;
+        assert_eq!(rest(oldest).await, b"");
+    }
+    anywhere.assert_displaced(2).await;
+    assert!(asking[2..].iter().chain(&silent[3..]).chain([&elsewhere]).all(is_open));
+}
+
+/// Where requests have all places, that of a newcomer is served at the cost of the source that has
+/// the most of them.
+#[tokio::test]
+async fn a_few_addresses_do_not_hold_all_places() {
+    let mut anywhere = Anywhere::start(ServerOptions { connections_max: 32, ..a_hundred() }).await;
+    let mut honest = vec![anywhere.asking("198.51.100.1").await];
+    let mut crowd = Vec::new();
+    for number in 0..32 {
+        crowd.push(anywhere.asking(&format!("203.0.113.{}", number % 4)).await);
+    }
+    for number in 2..=9 {
+        honest.push(anywhere.asking(&format!("198.51.100.{number}")).await);
+    }
+    // Seven eighths of all may ask.
+    anywhere.assert_displaced(9 + 32 - 28).await;
+    assert!(honest.iter().all(is_open), "none of them made room");
 }
 
 /// A client that is slow to ask keeps its place while one source takes all others, again and again.
@@ -167,7 +214,7 @@ async fn of_silent_connections_those_of_the_busiest_source_or_site_make_room() {
     let options = ServerOptions { silent_max: 20, connections_per_address_max: 50, ..a_hundred() };
     for crowd in [|_| "203.0.113.66".to_owned(), of_site] {
         let mut anywhere = Anywhere::start(options.clone()).await;
-        let (_, mut slow) = anywhere.silent("198.51.100.2").await;
+        let mut slow = anywhere.silent("198.51.100.2").await;
         slow.write_all(&PUBLIC[..20]).await.unwrap();
         let mut silent = Vec::new();
         for number in 0..50 {
@@ -221,16 +268,17 @@ async fn guesses_of_emnet_ids_have_a_rate_per_source() {
 #[tokio::test]
 async fn limits_may_change_while_clients_wait() {
     let mut bench = Bench::start(ServerOptions::default());
-    let (_first, _) = bench.waiting().await;
+    let (first, one) = bench.waiting().await;
     let mut silent = [bench.chain().await, bench.chain().await];
-    bench.options.send_modify(|options| (options.connections_max, options.silent_max) = (2, 1));
-    let (_second, _) = bench.waiting().await;
+    bench.options.send_modify(|options| (options.connections_max, options.silent_max) = (3, 1));
+    let (second, _) = bench.waiting().await;
     for client in &mut silent {
         assert_eq!(rest(client).await, b"", "the second waiting client takes the last place");
     }
-    assert_eq!(rest(&mut bench.chain().await).await, b"");
-    bench.options.send_modify(|options| options.connections_max = 3);
-    bench.waiting().await;
+    let (third, _) = waiting_in_place_of(&mut bench, one).await;
+    bench.options.send_modify(|options| options.connections_max = 4);
+    let (fourth, _) = bench.waiting().await;
+    assert!(!is_open(&first) && [&second, &third, &fourth].into_iter().all(is_open));
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     udp.connect(bench.addresses.reflectors[0]).await.unwrap();
     let asked = async || {
@@ -247,45 +295,47 @@ async fn limits_may_change_while_clients_wait() {
     eventually("more are too many", || dropped.get() > 0).await;
 }
 
-#[tokio::test]
-async fn when_full_a_silent_connection_makes_room_but_a_waiting_one_does_not() {
-    let options = ServerOptions { connections_max: 3, ..ServerOptions::default() };
-    let mut bench = Bench::start(options);
-    let (_first, one) = bench.waiting().await;
-    let mut silent = bench.chain().await;
-    let (_second, _) = bench.waiting().await;
-    let (_third, _) = bench.waiting().await;
-    assert_eq!(rest(&mut silent).await, b"");
-    let mut fourth = bench.chain().await;
-    assert_eq!(rest(&mut fourth).await, b"");
-    assert_eq!((bench.rejected("silent"), bench.rejected("connections_full")), (1, 1));
-    bench.outbox.dispatch(&[Effect::Release { session: one, why: Why::Expired }]);
-    drop(_first);
-    eventually("its place is free", || bench.outbox.sessions() == 2).await;
-    bench.waiting().await;
+/// A client that waits, and a session that made room for it.
+async fn waiting_in_place_of(bench: &mut Bench, gone: SessionId) -> (TcpStream, SessionId) {
+    let mut client = bench.chain().await;
+    client.write_all(CONNECT).await.unwrap();
+    match [bench.command().await, bench.command().await] {
+        [Command::Disconnect { session }, Command::Connect { session: newcomer, .. }]
+        | [Command::Connect { session: newcomer, .. }, Command::Disconnect { session }] => {
+            assert_eq!(session, gone);
+            (client, newcomer)
+        }
+        commands => panic!("{commands:?}"),
+    }
 }
 
 #[tokio::test]
 async fn one_address_may_hold_so_many_connections() {
     let limited = ServerOptions {
-        connections_per_address_max: 2,
+        connections_per_address_max: 3,
         local_addresses_limited: true,
         ..ServerOptions::default()
     };
-    let mut bench = Bench::start(limited.clone());
-    let (first, _) = bench.waiting().await;
-    let (_second, _) = bench.waiting().await;
-    assert_eq!(rest(&mut bench.chain().await).await, b"");
-    assert_eq!(bench.rejected("address_full"), 1);
-    reset(first);
-    eventually("its place is free", || bench.outbox.sessions() == 1).await;
-    assert!(matches!(bench.command().await, Command::Disconnect { .. }));
-    bench.waiting().await;
-
-    let mut exempt = Bench::start(ServerOptions { local_addresses_limited: false, ..limited });
-    let mut clients = Vec::new();
-    for _ in 0..3 {
-        clients.push(exempt.waiting().await);
+    for (options, kept) in [
+        (ServerOptions { connections_max: 3, ..ServerOptions::default() }, 2),
+        (limited.clone(), 2),
+        (ServerOptions { connections_per_address_max: 1, ..limited.clone() }, 1),
+        (ServerOptions { local_addresses_limited: false, ..limited }, 4),
+    ] {
+        let mut bench = Bench::start(options);
+        let mut clients = Vec::new();
+        for number in 0..4 {
+            if number < kept {
+                clients.push(bench.waiting().await);
+            } else {
+                let (oldest, session) = &mut clients[number - kept];
+                let newcomer = waiting_in_place_of(&mut bench, *session).await;
+                assert_eq!(rest(oldest).await, b"");
+                clients.push(newcomer);
+            }
+        }
+        assert_eq!(bench.rejected("displaced"), 4 - kept as u64);
+        assert!(clients[4 - kept..].iter().all(|(client, _)| is_open(client)));
     }
 }
 
