@@ -264,7 +264,7 @@ impl Instance {
         let running = self.running.as_ref()?;
         running.witness.is_open()?;
         let (visit, guest) = Visit::begin(number, delays, self.shared.post.clone());
-        let session = running.doors.enter(protocol, guest, SocketAddr::new(from, 9))?;
+        let session = running.doors.enter(protocol, guest, SocketAddr::new(from, 9));
         tokio::spawn(running.process.run(session));
         Some(visit)
     }
