@@ -8,15 +8,13 @@ mod backup;
 mod call;
 mod cluster;
 mod line;
-mod output;
 mod table;
 mod view;
 
 use std::{
     ffi::{OsStr, OsString},
-    io::{self, BufRead, Read, Write},
+    io::{self, BufRead as _, Read as _},
     path::PathBuf,
-    process::ExitCode,
 };
 
 use clap::ArgMatches;
@@ -26,42 +24,9 @@ use self::cluster::Failure;
 use crate::{
     cluster::{tcp::check_files, transport::NodeName},
     config::{Config, Faults, Sources},
+    console::{Exit, Unsaid, complain, say, try_say},
     ids::InstanceId,
-    storage::StorageError,
 };
-
-/// How the process ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// Stopped as asked.
-    Clean = 0,
-    /// The command line or the configuration is at fault.
-    Usage = 2,
-    /// No running instance answers a command, or it refuses.
-    Unavailable = 69,
-    /// A fault inside.
-    Internal = 70,
-    /// The system does not give what is needed yet: an address, a port.
-    Lacking = 71,
-    /// The disk failed or is full, or the answer cannot be written.
-    Disk = 74,
-    /// The data directory is refused: damaged, or another instance's.
-    Data = 78,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
-
-impl Exit {
-    /// How a process ends that stops because of this.
-    pub(crate) fn of(error: &StorageError) -> Self {
-        let known = [Self::Usage, Self::Disk].into_iter();
-        known.into_iter().find(|exit| *exit as u8 == error.exit_code()).unwrap_or(Self::Data)
-    }
-}
 
 /// What is left to do when the command line is read.
 #[derive(Debug)]
@@ -268,33 +233,4 @@ fn random_id() -> Result<u128, String> {
 fn refuse(lines: &str) -> Task {
     lines.lines().for_each(complain);
     Task::Nothing(Exit::Usage)
-}
-
-/// Writes a line to standard error, where there are no logs.
-pub fn complain(line: &str) {
-    // A process that cannot even complain still ends with its exit code.
-    drop(writeln!(io::stderr().lock(), "EMNetChain: {line}"));
-}
-
-/// The answer was not written, which has been complained of.
-#[derive(Debug)]
-pub(crate) struct Unsaid;
-
-/// Writes to standard output; a reader that closed it does not want more, and that is no fault.
-///
-/// # Errors
-/// If it cannot be written: a full disk looks like an answer otherwise.
-pub(crate) fn try_say(text: &str) -> Result<(), Unsaid> {
-    match output::write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            complain(&format!("standard output cannot be written: {error}"));
-            Err(Unsaid)
-        }
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-/// Writes the whole answer of a command to standard output; returns how the command ends.
-pub(crate) fn say(text: &str) -> Exit {
-    try_say(text).map_or(Exit::Disk, |()| Exit::Clean)
 }

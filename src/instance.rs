@@ -29,7 +29,6 @@ use self::{
     signals::{Asked, Signals},
 };
 use crate::{
-    cli::Exit,
     clock,
     cluster::{
         Cluster, ClusterError, ClusterOptions, LogBounds, RulesOptions, Started,
@@ -41,6 +40,7 @@ use crate::{
         transport::{Alone, Transport},
     },
     config::{Config, Sources},
+    console::Exit,
     ids::InstanceId,
     limits::PROPOSER_QUEUE_MAX,
     logging::LogHandle,
@@ -443,7 +443,7 @@ async fn open_stores(
         Ok(Ok(stores)) => Ok(stores),
         Ok(Err(error)) => {
             tracing::error!("{}", error_chain(&error));
-            Err(Exit::of(&error))
+            Err(Exit::of(error.exit_code()))
         }
         Err(panic) => {
             tracing::error!("opening the data directory: {panic}");

@@ -28,6 +28,7 @@ pub mod clock;
 pub mod cluster;
 pub mod codec;
 pub mod config;
+pub mod console;
 #[cfg(test)]
 mod fuzz;
 pub mod ids;

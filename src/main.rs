@@ -3,8 +3,9 @@
 use std::{process::ExitCode, time::Duration};
 
 use emnetchain::{
-    cli::{self, Exit, Task},
+    cli::{self, Task},
     config::{Config, Sources},
+    console::{self, Exit},
     instance::{self, offline},
     logging,
 };
@@ -28,7 +29,7 @@ fn serve(config: Config, sources: Sources) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            cli::complain(&format!("the process cannot have threads: {error}"));
+            console::complain(&format!("the process cannot have threads: {error}"));
             return Exit::Internal;
         }
     };
@@ -40,7 +41,7 @@ fn serve(config: Config, sources: Sources) -> Exit {
     let logs = match logs {
         Ok(logs) => logs,
         Err(why) => {
-            cli::complain(&why);
+            console::complain(&why);
             return Exit::Usage;
         }
     };

@@ -5,9 +5,10 @@ use std::path::Path;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, call::Instance, complain, say};
+use super::call::Instance;
 use crate::{
     config::Sources,
+    console::{Exit, complain, say},
     server::http::backup::PREPARATION_MAX,
     storage::{BackupDraft, StorageError},
 };
@@ -41,7 +42,7 @@ pub(super) fn run(file: &Path, sources: &Sources) -> Exit {
         Err(Failure::Usage(why)) => (why, Exit::Usage),
         Err(Failure::Instance(why)) => (why, Exit::Unavailable),
         Err(Failure::File(error)) => {
-            let exit = Exit::of(&error);
+            let exit = Exit::of(error.exit_code());
             (error.to_string(), exit)
         }
     };

@@ -5,10 +5,11 @@ use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
 use serde_json::{Value, json};
 
-use super::{Unsaid, call::Instance, table::table, try_say};
+use super::{call::Instance, table::table};
 use crate::{
     cluster::{admin::START_EMPTY, tcp::certs::make_certs},
     config::{InitialCluster, Sources, parse_member},
+    console::{Unsaid, try_say},
     ids::InstanceId,
     storage::ClusterId,
 };

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 use clap::ArgMatches;
 use serde_json::Value;
 
-use super::{call::Instance, cluster::Failure, line, table::table, try_say};
+use super::{call::Instance, cluster::Failure, line, table::table};
 use crate::{
     config::Sources,
+    console::try_say,
     ids::{Age, Socket},
     limits::VIEW_ITEMS_MAX,
 };

@@ -6,9 +6,9 @@ use tokio::{net::TcpListener, time::sleep};
 
 use super::error_chain;
 use crate::{
-    cli::Exit,
     clock,
     config::Config,
+    console::Exit,
     logging::LogHandle,
     server::{
         Addresses, LiveOptions, ServerError, ServerOptions, Servers,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::error_chain;
 use crate::{
-    cli::{self, Exit},
+    console::{self, Exit},
     ids::InstanceId,
     raft::Member,
     storage::{self, StorageError},
@@ -16,7 +16,7 @@ pub fn check(data_dir: &Path) -> Exit {
     match storage::check(data_dir) {
         Ok(report) => {
             let damaged = report.is_damaged();
-            let said = cli::say(&format!("{report}\n"));
+            let said = console::say(&format!("{report}\n"));
             if damaged { Exit::Data } else { said }
         }
         Err(error) => refuse(&error),
@@ -26,13 +26,13 @@ pub fn check(data_dir: &Path) -> Exit {
 /// Writes the registry of a data directory into a new file.
 pub fn backup(data_dir: &Path, file: &Path) -> Exit {
     match storage::backup(data_dir, file) {
-        Ok(backup) => cli::say(&format!("{}: {backup}\n", file.display())),
+        Ok(backup) => console::say(&format!("{}: {backup}\n", file.display())),
         Err(error @ StorageError::Locked { .. }) => {
-            cli::complain(&format!(
+            console::complain(&format!(
                 "{error}; or leave out --data-dir, and the instance that runs is asked, at \
                  --http-addr"
             ));
-            Exit::of(&error)
+            Exit::of(error.exit_code())
         }
         Err(error) => refuse(&error),
     }
@@ -42,12 +42,12 @@ pub fn backup(data_dir: &Path, file: &Path) -> Exit {
 pub fn restore(file: &Path, data_dir: &Path, node: InstanceId) -> Exit {
     // How others reach it is settled when it starts.
     match storage::restore(file, data_dir, node, Member::default()) {
-        Ok(restored) => cli::say(&format!("{restored}\n")),
+        Ok(restored) => console::say(&format!("{restored}\n")),
         Err(error) => refuse(&error),
     }
 }
 
 fn refuse(error: &StorageError) -> Exit {
-    cli::complain(&error_chain(error));
-    Exit::of(error)
+    console::complain(&error_chain(error));
+    Exit::of(error.exit_code())
 }
