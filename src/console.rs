@@ -1,5 +1,5 @@
-//! What a process says to the person or script that started it: lines on standard output and standard
-//! error, where there are no logs, and the exit code.
+//! What a process says to the person or script that started it: lines on standard output and
+//! standard error, where there are no logs, and the exit code.
 
 mod output;
 

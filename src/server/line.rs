@@ -26,8 +26,8 @@ pub(super) enum Order {
     Release,
     /// The client cannot be reached: a write failed, or it leaves too much unread.
     Broken,
-    /// Close, though the registry did not say so: the instance stops, or it has asked nothing and its
-    /// place is needed.
+    /// Close, though the registry did not say so: the instance stops, or it has asked nothing and
+    /// its place is needed.
     Stop,
     /// Close, and tell the registry that the client is gone: its place is needed.
     Yield,

@@ -49,7 +49,7 @@ async fn the_listed_wait_for_each_other_and_found_one_cluster() {
     }
 }
 
-/// A leader cuts away an entry that it has under another id, and a power cut then leaves no members.
+/// A leader cuts away an entry that it has under another id. A power cut then leaves no members.
 #[tokio::test(start_paused = true)]
 async fn the_founding_entry_has_one_id_wherever_it_is_written() {
     for (seed, order) in (40..).zip([[1, 2, 3], [3, 2, 1], [2, 1, 3], [3, 1, 2]]) {
