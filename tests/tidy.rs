@@ -67,7 +67,7 @@ fn each_layer_knows_only_those_below_it() {
         ("console", &[]),
         ("registry", &["codec", "ids", "limits"]),
         ("wire", &["ids", "limits", "registry"]),
-        ("runtime", &[]),
+        ("runtime", &["clock"]),
         ("secrets", &[]),
         ("sockets", &[]),
         ("raft", &["ids", "registry", "runtime"]),

@@ -5,9 +5,9 @@
 //!   where a source or a site has as many connections as it may, its own oldest silent one makes
 //!   room, and elsewhere the oldest silent one of the source or site that has the most of them.
 //! - Requests in hand have seven eighths of each cap, so that a newcomer always has the time to
-//!   ask. Where they have them all, the oldest of that source or site makes room for a new request, and
-//!   elsewhere the oldest of the source or site that has the most. Its ask ends as by a disconnect,
-//!   and its client may ask again.
+//!   ask. Where they have them all, the oldest of that source or site makes room for a new request,
+//!   and elsewhere the oldest of the source or site that has the most. Its ask ends as by a
+//!   disconnect, and its client may ask again.
 
 use std::{
     net::IpAddr,
