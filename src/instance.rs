@@ -45,7 +45,7 @@ use crate::{
     limits::PROPOSER_QUEUE_MAX,
     logging::LogHandle,
     metrics::Metrics,
-    registry::{Applied, Command},
+    registry::Applied,
     server::{
         Outbox, Phase, ServerError,
         http::{HttpServer, HttpSources, Readiness},
@@ -169,7 +169,7 @@ impl Instance {
         let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
         let sources = observe::http_sources(&cluster, &image, &metrics, readiness.clone(), powers);
         serve_http(&mut background, http, sources);
-        let (commands, queue) = mpsc::channel::<Command>(PROPOSER_QUEUE_MAX);
+        let (commands, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
         background.spawn(reload::follow(cluster.clone(), founding.clone(), live.policy));
         let living = Living {

@@ -9,6 +9,7 @@
 //! - [`ids`], [`limits`], [`clock`], [`codec`], [`metrics`], [`runtime`], [`sockets`]: words,
 //!   bounds, time, encoding, figures, chance and listeners.
 //! - [`registry`]: the chains and repairs as a pure state machine.
+//! - [`queue`]: what waits between the sessions and the proposer.
 //! - [`wire`]: the clients' bytes and messages, pure as well.
 //! - [`storage`]: the raft log and the registry's image on disk.
 //! - [`cluster`]: replication by raft.
@@ -36,6 +37,7 @@ pub mod instance;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod queue;
 pub mod raft;
 pub mod registry;
 pub mod runtime;

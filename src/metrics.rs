@@ -180,6 +180,8 @@ metrics! {
     raft_proposals_committed: IntCounter = "emnetchain_raft_proposals_committed_total";
     /// Proposals that had to be made again: no leader, or leadership lost on the way.
     raft_proposals_retried: IntCounter = "emnetchain_raft_proposals_retried_total";
+    /// Requests that were not proposed, for their clients hung up while no leader was heard.
+    requests_taken_back: IntCounter = "emnetchain_requests_taken_back_total";
     /// Batches that arrived twice and were applied once.
     raft_duplicates: IntCounter = "emnetchain_raft_duplicate_batches_total";
     /// Connections of other instances that were refused or cut off, by reason: cluster, crowded,

@@ -60,7 +60,7 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 13] = [
+    let layers: [(&str, &[&str]); 14] = [
         ("ids", &["limits"]),
         ("limits", &[]),
         ("codec", &[]),
@@ -70,18 +70,22 @@ fn each_layer_knows_only_those_below_it() {
         ("runtime", &["clock"]),
         ("secrets", &[]),
         ("sockets", &[]),
+        ("queue", &["registry"]),
         ("raft", &["ids", "registry", "runtime"]),
         ("storage", &["clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
         (
             "cluster",
             &[
-                "clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime",
-                "secrets", "storage",
+                "clock", "codec", "ids", "limits", "metrics", "queue", "raft", "registry",
+                "runtime", "secrets", "storage",
             ],
         ),
         (
             "server",
-            &["clock", "ids", "limits", "metrics", "registry", "runtime", "sockets", "wire"],
+            &[
+                "clock", "ids", "limits", "metrics", "queue", "registry", "runtime", "sockets",
+                "wire",
+            ],
         ),
     ];
     for (layer, known) in layers {

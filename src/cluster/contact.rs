@@ -6,11 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::sync::Notify;
+
 use crate::clock;
 
 /// Remembers the moments; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Contact(Arc<Mutex<Heard>>);
+pub struct Contact(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    heard: Mutex<Heard>,
+    /// Told whenever the leader is heard.
+    leader: Notify,
+}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Heard {
@@ -22,6 +31,7 @@ impl Contact {
     /// The leader was heard, or it is this instance from now on.
     pub fn heard_now(&self) {
         self.heard().leader = Some(clock::now());
+        self.0.leader.notify_waiters();
     }
 
     /// A candidate asked for the vote of this instance, or was given it.
@@ -44,8 +54,19 @@ impl Contact {
         self.leader_heard().map(|at| clock::now().duration_since(at))
     }
 
+    /// Waits until the leader was heard less than so long ago.
+    pub async fn heard_within(&self, within: Duration) {
+        loop {
+            let next = self.0.leader.notified();
+            if self.silence().is_some_and(|silence| silence < within) {
+                return;
+            }
+            next.await;
+        }
+    }
+
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -67,5 +88,12 @@ mod tests {
         let after = |seconds| Some(start + Duration::from_secs(seconds));
         assert_eq!((contact.leader_heard(), contact.candidate_heard()), (after(3), after(1)));
         assert_eq!(contact.silence(), Some(Duration::from_secs(4)));
+        contact.heard_within(Duration::from_secs(5)).await;
+        let later = contact.clone();
+        let next = tokio::spawn(async move { later.heard_within(Duration::from_secs(3)).await });
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(!next.is_finished(), "it was not heard");
+        contact.heard_now();
+        next.await.unwrap();
     }
 }

@@ -217,7 +217,7 @@ impl Cluster {
             faults,
             metrics: metrics.clone(),
         });
-        let router = Router::new(local.clone(), network.clone());
+        let router = Router::new(local.clone(), network.clone(), contact.clone());
         let cluster = Self {
             raft,
             network,

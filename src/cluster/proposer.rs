@@ -5,10 +5,16 @@
 //! Batches are numbered, and the registry applies them in that order, each once. If one fails, its
 //! outcome is unknown; it and all after it are proposed again under their old numbers.
 //!
+//! A request whose client has hung up is left out, each time that its batch is proposed. That is
+//! safe, though the batch may be in the log with that request in it: of each number the registry
+//! applies what comes first and nothing else, and the end of the session comes behind both. A batch
+//! of which nothing is left is still proposed, for numbers have no gaps. What has gone to a leader
+//! cannot be taken back.
+//!
 //! A proposer serves one life of its instance. What the sessions of an earlier life still had in
 //! the queue is dropped: they were closed, and the registry would not listen.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 use serde::{Deserialize, Serialize};
@@ -19,6 +25,7 @@ use crate::{
     ids::{Incarnation, InstanceId},
     limits::{ENTRY_COMMANDS_MAX, PROPOSALS_IN_FLIGHT_MAX},
     metrics::Metrics,
+    queue::Queued,
     registry::{BatchId, Command, Verdict},
     storage::{Beat, Pulse},
 };
@@ -31,6 +38,11 @@ pub trait Writer: Send + Sync + 'static {
         batch: Option<BatchId>,
         commands: Vec<Command>,
     ) -> BoxFuture<'static, Result<Written, WriteError>>;
+
+    /// Waits until there is a leader, and it is heard.
+    fn led(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
 }
 
 /// An entry that is on a majority's disks and applied where it was written.
@@ -66,15 +78,15 @@ pub enum ProposerError {
 
 /// Batches the commands of one life of one instance.
 pub struct Proposer<W> {
-    writer: W,
+    writer: Arc<W>,
     instance: InstanceId,
     incarnation: Incarnation,
     metrics: Metrics,
     pulse: Pulse,
     /// Batches that are not known to be applied, the oldest first.
-    unacknowledged: VecDeque<(BatchId, Vec<Command>, Beat)>,
-    /// What became of them, in the same order.
-    in_flight: FuturesOrdered<BoxFuture<'static, Result<Written, WriteError>>>,
+    unacknowledged: VecDeque<(BatchId, Arc<[Queued]>, Beat)>,
+    /// What became of them, in the same order, and how many commands were left out of each.
+    in_flight: FuturesOrdered<BoxFuture<'static, (Result<Written, WriteError>, usize)>>,
     last_number: u64,
     failures: u32,
 }
@@ -96,7 +108,7 @@ impl<W: Writer> Proposer<W> {
         pulse: Pulse,
     ) -> Self {
         Self {
-            writer,
+            writer: Arc::new(writer),
             instance,
             incarnation,
             metrics,
@@ -108,25 +120,24 @@ impl<W: Writer> Proposer<W> {
         }
     }
 
-    /// Proposes what comes out of `commands`, until its senders are gone and all is applied.
+    /// Proposes what comes out of `queue`, until its senders are gone and all is applied.
     ///
     /// # Errors
     /// If raft has stopped, or this life of the instance is over; then the next life's proposer
     /// goes on with the queue.
-    pub async fn run(
-        mut self,
-        commands: &mut mpsc::Receiver<Command>,
-    ) -> Result<(), ProposerError> {
+    pub async fn run(mut self, queue: &mut mpsc::Receiver<Queued>) -> Result<(), ProposerError> {
         let mut open = true;
         while open || !self.in_flight.is_empty() {
             let mut batch = Vec::new();
             let room = open && self.unacknowledged.len() < PROPOSALS_IN_FLIGHT_MAX;
             tokio::select! {
                 biased;
-                Some(outcome) = self.in_flight.next() => self.acknowledge(outcome).await?,
-                received = commands.recv_many(&mut batch, ENTRY_COMMANDS_MAX), if room => {
+                Some((outcome, left_out)) = self.in_flight.next() => {
+                    self.acknowledge(outcome, left_out).await?;
+                }
+                received = queue.recv_many(&mut batch, ENTRY_COMMANDS_MAX), if room => {
                     open = received > 0;
-                    batch.retain(|command| self.is_of_this_life(command));
+                    batch.retain(|queued| self.is_of_this_life(&queued.command));
                     if !batch.is_empty() {
                         self.propose(batch);
                     }
@@ -141,23 +152,28 @@ impl<W: Writer> Proposer<W> {
         command.session().is_none_or(|session| session.incarnation == self.incarnation)
     }
 
-    fn propose(&mut self, commands: Vec<Command>) {
+    fn propose(&mut self, commands: Vec<Queued>) {
         self.last_number += 1;
         let (instance, incarnation) = (self.instance, self.incarnation);
         let batch = BatchId { instance, incarnation, number: self.last_number };
-        self.submit(batch, commands.clone());
+        let commands: Arc<[Queued]> = commands.into();
+        self.submit(batch, Arc::clone(&commands));
         self.unacknowledged.push_back((batch, commands, self.pulse.begin()));
     }
 
-    fn submit(&mut self, batch: BatchId, commands: Vec<Command>) {
-        let write = self.writer.write(Some(batch), commands);
-        let seconds = self.metrics.commit_seconds.clone();
+    fn submit(&mut self, batch: BatchId, queued: Arc<[Queued]>) {
+        let (writer, seconds) = (Arc::clone(&self.writer), self.metrics.commit_seconds.clone());
         let begun = clock::now();
         self.in_flight.push_back(
             async move {
-                let outcome = write.await;
+                // Until then, clients may hang up.
+                writer.led().await;
+                let wanted = queued.iter().filter(|queued| queued.is_wanted());
+                let commands: Vec<Command> = wanted.map(|queued| queued.command.clone()).collect();
+                let left_out = queued.len() - commands.len();
+                let outcome = writer.write(Some(batch), commands).await;
                 seconds.observe(clock::now().duration_since(begun).as_secs_f64());
-                outcome
+                (outcome, left_out)
             }
             .boxed(),
         );
@@ -167,11 +183,14 @@ impl<W: Writer> Proposer<W> {
     async fn acknowledge(
         &mut self,
         outcome: Result<Written, WriteError>,
+        left_out: usize,
     ) -> Result<(), ProposerError> {
         let reason = match outcome.map(|written| written.verdict) {
             Ok(verdict @ (Verdict::Applied | Verdict::Duplicate)) => {
                 if verdict == Verdict::Duplicate {
                     self.metrics.raft_duplicates.inc();
+                } else {
+                    self.metrics.requests_taken_back.inc_by(left_out as u64);
                 }
                 self.metrics.raft_proposals_committed.inc();
                 if let Some((.., beat)) = self.unacknowledged.pop_front() {
@@ -197,19 +216,16 @@ impl<W: Writer> Proposer<W> {
         tracing::debug!(reason, batches = self.unacknowledged.len(), ?pause, "proposing again");
         self.in_flight = FuturesOrdered::new();
         tokio::time::sleep(pause).await;
-        let all = self.unacknowledged.iter().map(|(batch, commands, _)| (*batch, commands.clone()));
-        for (batch, commands) in all.collect::<Vec<_>>() {
-            self.submit(batch, commands);
+        let all = self.unacknowledged.iter().map(|(batch, queued, _)| (*batch, Arc::clone(queued)));
+        for (batch, queued) in all.collect::<Vec<_>>() {
+            self.submit(batch, queued);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        net::IpAddr,
-        sync::{Arc, Mutex},
-    };
+    use std::{net::IpAddr, sync::Mutex};
 
     use super::*;
     use crate::{
@@ -217,6 +233,7 @@ mod tests {
             ChainName, HeadAddr, OrphanAddr, PeerId, RepairId, SessionId, Socket, Source, TailAddr,
             Timestamp,
         },
+        queue::Claim,
         registry::{Proposal, Registry},
     };
 
@@ -258,32 +275,38 @@ mod tests {
         }
     }
 
-    /// Runs 1000 commands through a flaky log; returns the ids in the order of their application.
-    async fn run(fault: fn(u64) -> Fault) -> u64 {
-        let registry = Arc::new(Mutex::new(Registry::default()));
-        let (instance, incarnation) = (InstanceId(1), Incarnation(1));
-        registry.lock().unwrap().apply(&Proposal {
+    /// A flaky log, and a life of an instance that has begun there.
+    fn flaky(life: u64, fault: fn(u64) -> Fault) -> (Flaky, InstanceId, Incarnation) {
+        let writer = Flaky { registry: Arc::default(), writes: Arc::default(), fault };
+        let (instance, incarnation) = (InstanceId(1), Incarnation(life));
+        writer.registry.lock().unwrap().apply(&Proposal {
             at: Timestamp(0),
             batch: None,
             commands: vec![Command::Start { instance, incarnation }],
         });
-        let writer = Flaky { registry: registry.clone(), writes: Arc::default(), fault };
-        let writes = writer.writes.clone();
+        (writer, instance, incarnation)
+    }
+
+    fn add_peer(session: SessionId) -> Command {
+        let source = IpAddr::from([10, 0, 0, 1]);
+        let candidate = PeerId(session.connection as u32);
+        let address = source.to_string();
+        Command::AddPeer { session, source: Source::of(source), address, candidate }
+    }
+
+    /// Runs 1000 commands through a flaky log; returns the ids in the order of their application.
+    async fn run(fault: fn(u64) -> Fault) -> u64 {
+        let (writer, instance, incarnation) = flaky(1, fault);
+        let (registry, writes) = (writer.registry.clone(), writer.writes.clone());
         let (sender, mut receiver) = mpsc::channel(16);
         let proposer =
             Proposer::new(writer, instance, incarnation, Metrics::new(), Pulse::default());
         let proposing = tokio::spawn(async move { proposer.run(&mut receiver).await });
         for number in 0..1000 {
             let session = SessionId { instance, incarnation, connection: number };
-            let command = Command::AddPeer {
-                session,
-                source: Source::of(IpAddr::from([10, 0, 0, 1])),
-                address: IpAddr::from([10, 0, 0, 1]).to_string(),
-                candidate: PeerId(number as u32),
-            };
-            sender.send(command).await.unwrap();
+            sender.send(add_peer(session).into()).await.unwrap();
             let earlier = SessionId { incarnation: Incarnation(0), ..session };
-            sender.send(Command::Disconnect { session: earlier }).await.unwrap();
+            sender.send(Command::Disconnect { session: earlier }.into()).await.unwrap();
         }
         drop(sender);
         proposing.await.unwrap().unwrap();
@@ -299,16 +322,8 @@ mod tests {
     /// for.
     #[tokio::test(start_paused = true)]
     async fn commands_of_other_lives_reach_the_log_of_none() {
-        let registry = Arc::new(Mutex::new(Registry::default()));
-        let (instance, incarnation) = (InstanceId(1), Incarnation(2));
-        registry.lock().unwrap().apply(&Proposal {
-            at: Timestamp(0),
-            batch: None,
-            commands: vec![Command::Start { instance, incarnation }],
-        });
-        let writer =
-            Flaky { registry: registry.clone(), writes: Arc::default(), fault: |_| Fault::None };
-        let writes = writer.writes.clone();
+        let (writer, instance, incarnation) = flaky(2, |_| Fault::None);
+        let (registry, writes) = (writer.registry.clone(), writer.writes.clone());
         let (sender, mut receiver) = mpsc::channel(64);
         let socket = |port: u16| Socket::parse(&format!("127.0.0.1:{port}")).unwrap();
         let connect = |life: u64, connection: u64| Command::Connect {
@@ -329,16 +344,11 @@ mod tests {
                     id: RepairId("1".into()),
                     orphan: OrphanAddr(socket(4000)),
                 },
-                Command::AddPeer {
-                    session,
-                    source: Source::of(IpAddr::from([127, 0, 0, 1])),
-                    address: "a".to_owned(),
-                    candidate: PeerId(1),
-                },
+                add_peer(session),
             ]
         };
         for stale in [of_life(0), of_life(1), of_life(3)].concat() {
-            sender.send(stale).await.unwrap();
+            sender.send(stale.into()).await.unwrap();
         }
         let proposer =
             Proposer::new(writer.clone(), instance, incarnation, Metrics::new(), Pulse::default());
@@ -350,7 +360,7 @@ mod tests {
         // The next life's proposer goes on with the queue, and takes what is its own.
         let (sender, mut receiver) = mpsc::channel(64);
         for command in [vec![connect(1, 1), connect(2, 2)], vec![Command::Tick]].concat() {
-            sender.send(command).await.unwrap();
+            sender.send(command.into()).await.unwrap();
         }
         drop(sender);
         let proposer =
@@ -358,6 +368,38 @@ mod tests {
         proposer.run(&mut receiver).await.unwrap();
         assert_eq!(registry.lock().unwrap().totals().clients, 1);
         assert_eq!(*writes.lock().unwrap(), 1, "one entry for both that are left");
+    }
+
+    /// Of a batch that is proposed twice, the first one in the log counts, whole.
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_back_is_left_out_of_a_batch_that_is_proposed_again() {
+        let first: [fn(u64) -> Fault; 2] = [
+            |write| if write == 1 { Fault::EntryLost } else { Fault::None },
+            |write| if write == 1 { Fault::AnswerLost } else { Fault::None },
+        ];
+        for (fault, kept) in first.into_iter().zip([1, 2]) {
+            let (writer, instance, incarnation) = flaky(1, fault);
+            let (registry, metrics) = (Arc::clone(&writer.registry), Metrics::new());
+            let (sender, mut receiver) = mpsc::channel(16);
+            let claims = [Claim::default(), Claim::default()];
+            for (number, claim) in (0..).zip(&claims) {
+                let command = add_peer(SessionId { instance, incarnation, connection: number });
+                sender.send(claim.on(command)).await.unwrap();
+            }
+            drop(sender);
+            let pulse = Pulse::default();
+            let proposer = Proposer::new(writer, instance, incarnation, metrics.clone(), pulse);
+            let [hangs_up, _stays] = claims;
+            let hang_up = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                drop(hangs_up);
+            };
+            let (proposed, ()) = tokio::join!(proposer.run(&mut receiver), hang_up);
+            proposed.unwrap();
+            assert_eq!(registry.lock().unwrap().totals().peers, kept);
+            assert_eq!(metrics.requests_taken_back.get(), 2 - kept);
+            assert_eq!(metrics.raft_proposals_retried.get(), 1);
+        }
     }
 
     #[tokio::test(start_paused = true)]

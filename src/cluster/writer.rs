@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{
     clock::LogClock,
+    contact::Contact,
     network::Network,
     proposer::{WriteError, Writer, Written},
 };
@@ -21,6 +22,9 @@ use crate::{
     registry::{BatchId, Command, Proposal, Registry, Rules},
     storage::{RegistryView, StateMachine},
 };
+
+/// A leader that was not heard for so long, three heartbeats, is waited for.
+const HEARD_WITHIN: Duration = Duration::from_millis(300);
 
 /// How long a write waits for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -102,6 +106,7 @@ impl Writer for LocalWriter {
 pub struct Router {
     local: LocalWriter,
     network: Network,
+    contact: Contact,
 }
 
 /// The leader of a term.
@@ -113,9 +118,10 @@ pub(super) struct Leader {
 }
 
 impl Router {
-    /// A router that writes with `local` while this instance leads.
-    pub fn new(local: LocalWriter, network: Network) -> Self {
-        Self { local, network }
+    /// A router that writes with `local` while this instance leads. `contact` knows when another
+    /// leader was heard.
+    pub fn new(local: LocalWriter, network: Network, contact: Contact) -> Self {
+        Self { local, network, contact }
     }
 
     /// The leader, as far as this instance knows.
@@ -129,16 +135,18 @@ impl Router {
 
     /// Waits for a leader, at most that long.
     pub(super) async fn find_leader(&self, within: Duration) -> Option<Leader> {
+        timeout(within, self.any_leader()).await.ok().flatten()
+    }
+
+    /// Waits for a leader; `None` if raft has stopped.
+    async fn any_leader(&self) -> Option<Leader> {
         let mut states = self.local.0.raft.metrics();
-        let finding = async {
-            loop {
-                if let Some(leader) = self.leader() {
-                    return Some(leader);
-                }
-                states.changed().await.ok()?;
+        loop {
+            if let Some(leader) = self.leader() {
+                return Some(leader);
             }
-        };
-        timeout(within, finding).await.ok().flatten()
+            states.changed().await.ok()?;
+        }
     }
 
     /// Waits until another instance leads, or the same in another term.
@@ -187,5 +195,18 @@ impl Writer for Router {
         commands: Vec<Command>,
     ) -> BoxFuture<'static, Result<Written, WriteError>> {
         self.clone().write_at_leader(batch, commands).boxed()
+    }
+
+    fn led(&self) -> BoxFuture<'static, ()> {
+        let this = self.clone();
+        async move {
+            // A leader that went silent is still known, and what is sent to it may arrive much
+            // later, when its clients have asked elsewhere.
+            let known = this.any_leader().await;
+            if known.is_some_and(|leader| leader.id.0 != *this.local.0.raft.node_id()) {
+                this.contact.heard_within(HEARD_WITHIN).await;
+            }
+        }
+        .boxed()
     }
 }

@@ -12,7 +12,8 @@ use crate::{
         lives::{GIVEN_UP, Life},
         proposer::ProposerError,
     },
-    registry::{Command, Policy},
+    queue::Queued,
+    registry::Policy,
     server::{Outbox, Phase},
 };
 
@@ -33,7 +34,7 @@ impl Living {
     ///
     /// # Errors
     /// If this instance cannot get into the cluster, or raft stops.
-    pub(super) async fn run(self, queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
+    pub(super) async fn run(self, queue: mpsc::Receiver<Queued>) -> Result<(), ClusterError> {
         let cluster = self.cluster.clone();
         tokio::select! {
             biased;
@@ -42,7 +43,7 @@ impl Living {
         }
     }
 
-    async fn live(self, mut queue: mpsc::Receiver<Command>) -> Result<(), ClusterError> {
+    async fn live(self, mut queue: mpsc::Receiver<Queued>) -> Result<(), ClusterError> {
         let mut phase = self.phase.subscribe();
         let entering = async {
             self.cluster.found(self.founding.clone(), &self.progress).await?;
@@ -91,7 +92,7 @@ impl Living {
     /// senders of the queue are gone meanwhile.
     async fn begin(
         &self,
-        queue: &mut mpsc::Receiver<Command>,
+        queue: &mut mpsc::Receiver<Queued>,
     ) -> Result<Option<Life>, ClusterError> {
         let (mut accord, mut learnt) = (self.cluster.accord(), self.cluster.learnt());
         let mut phase = self.phase.subscribe();

@@ -13,7 +13,7 @@ use super::{
     session::{Counted, Edge, Session},
     stream::ClientStream,
 };
-use crate::{metrics::Metrics, registry::Command};
+use crate::{metrics::Metrics, queue::Queued};
 
 /// What the servers of one instance share.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ impl Doors {
     /// Doors to an instance whose proposer takes `commands`, and whose effects come through the
     /// outbox.
     pub fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Queued>,
         outbox: Arc<Outbox>,
         options: LiveOptions,
         metrics: Metrics,

@@ -26,6 +26,7 @@ use crate::{
     ids::{PeerId, Source},
     limits::{PEER_GUESS_INTERVAL, PEER_GUESSES_BURST},
     metrics::Metrics,
+    queue::Claim,
     registry::{Command, Message, Then},
     runtime,
     wire::{Object, emnet},
@@ -128,7 +129,7 @@ impl Session {
                 return;
             }
             deadline = edge.options.borrow().idle_deadline;
-            let mut turn = None;
+            let (mut turn, claim) = (None, Claim::default());
             match request {
                 Request::Command(command) => {
                     if let Command::AskIp { .. } = command {
@@ -139,7 +140,7 @@ impl Session {
                         turn = Some(taken);
                     }
                     turn.iter_mut().for_each(Turn::ask);
-                    if !self.submit(command).await {
+                    if !self.submit(claim.on(command)).await {
                         return;
                     }
                 }

@@ -57,6 +57,7 @@ use reflector::{Limit, Reflector};
 use crate::{
     ids::SessionId,
     metrics::Metrics,
+    queue::Queued,
     registry::{Command, Message, Refusal},
     sockets::Datagrams,
     wire::{self, Dialect, Ignored, WireError},
@@ -179,7 +180,7 @@ impl Servers {
     /// [`Phase::Stopping`], or with an error, must end the instance.
     pub fn serve(
         self,
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Queued>,
         outbox: &Arc<Outbox>,
         metrics: &Metrics,
         phase: &watch::Receiver<Phase>,

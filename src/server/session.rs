@@ -29,6 +29,7 @@ use crate::{
     ids::SessionId,
     limits::DISCARDED_BYTES_MAX,
     metrics::Metrics,
+    queue::{Claim, Queued},
     registry::{Command, Then},
 };
 
@@ -38,7 +39,7 @@ const CONFIRM_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 /// What all sessions share.
 #[derive(Debug)]
 pub(super) struct Edge {
-    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Queued>,
     pub(super) options: LiveOptions,
     pub(super) metrics: Metrics,
     pub(super) guesses: Guesses,
@@ -123,10 +124,11 @@ impl Session {
     async fn run_once(&mut self) {
         loop {
             let Some(command) = Box::pin(self.hear_first()).await else { return };
-            if !self.permit.heard() || !self.submit(command).await {
+            let claim = Claim::default();
+            if !self.permit.heard() || !self.submit(claim.on(command)).await {
                 return;
             }
-            match self.wait().await {
+            match self.wait(claim).await {
                 Waited::Refused => self.permit.silent_again(),
                 Waited::Over => return,
             }
@@ -143,8 +145,9 @@ impl Session {
         }
     }
 
-    /// Chain and repair: carries orders out and watches the client, until the session is over.
-    async fn wait(&self) -> Waited {
+    /// Chain and repair: carries orders out and watches the client, until the session is over. Its
+    /// client's request counts until then, or until the client is gone.
+    async fn wait(&self, claim: Claim) -> Waited {
         let mut reading = Reading::On { discarded: 0 };
         loop {
             let act = select! {
@@ -162,12 +165,13 @@ impl Session {
             let session = self.session();
             match act {
                 Act::HalfClosed => {
-                    self.submit(Command::HalfClose { session }).await;
+                    self.submit(Command::HalfClose { session }.into()).await;
                     let half_closed = &self.edge.metrics.half_closed;
                     half_closed.with_label_values(&[self.protocol.as_str()]).inc();
                 }
                 Act::Gone => {
-                    self.submit(Command::Disconnect { session }).await;
+                    drop(claim); // while the queue is full, too
+                    self.submit(Command::Disconnect { session }.into()).await;
                     return Waited::Over;
                 }
             }
@@ -256,7 +260,7 @@ impl Session {
         let deadline = self.edge.options.borrow().user_timeout;
         match timeout(deadline, look).await {
             Ok(Ok(true)) => {
-                self.submit(Command::Delivered { session: self.session() }).await;
+                self.submit(Command::Delivered { session: self.session() }.into()).await;
                 Course::On
             }
             Ok(Ok(false)) => Course::On, // the order to stop comes next
@@ -286,9 +290,9 @@ impl Session {
     }
 
     /// Hands a command to the proposer, and waits while its queue is full. False if it is gone.
-    pub(super) fn submit(&self, command: Command) -> impl Future<Output = bool> {
-        tracing::trace!(?command, "asks");
-        let sending = Box::pin(self.edge.commands.send(command)); // a waiting session has no room
+    pub(super) fn submit(&self, queued: Queued) -> impl Future<Output = bool> {
+        tracing::trace!(command = ?queued.command, "asks");
+        let sending = Box::pin(self.edge.commands.send(queued)); // a waiting session has no room
         async { sending.await.is_ok() }
     }
 

@@ -19,8 +19,9 @@ use emnetchain::{
     ids::{InstanceId, StoreId},
     limits::PROPOSER_QUEUE_MAX,
     metrics::Metrics,
+    queue::Queued,
     raft::Member,
-    registry::{Command, Policy, Rules},
+    registry::{Policy, Rules},
     runtime,
     server::{Doors, Outbox, Protocol, ServerOptions},
     storage::{ClusterId, Pulses, Stores, fault},
@@ -271,7 +272,7 @@ impl Instance {
 }
 
 /// A planted mistake: of every twenty commands one is lost.
-fn lose_some(commands: mpsc::Sender<Command>) -> mpsc::Sender<Command> {
+fn lose_some(commands: mpsc::Sender<Queued>) -> mpsc::Sender<Queued> {
     let (sender, mut queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
     tokio::spawn(async move {
         let mut count = 0;
@@ -336,7 +337,7 @@ impl Process {
         &self,
         stores: Stores,
         faults: fault::FaultReporter,
-        queue: &mut mpsc::Receiver<Command>,
+        queue: &mut mpsc::Receiver<Queued>,
     ) -> Result<(), String> {
         let text = |error: &dyn std::error::Error| error.to_string();
         let Stores { log, machine, view, inbox, guard, pulses, .. } = stores;
@@ -399,7 +400,7 @@ impl Process {
     async fn serve_lives(
         &self,
         cluster: &Cluster,
-        queue: &mut mpsc::Receiver<Command>,
+        queue: &mut mpsc::Receiver<Queued>,
     ) -> Result<(), String> {
         let text = |error: ClusterError| error.to_string();
         let founding = Founding::With(self.list.clone());

@@ -76,8 +76,10 @@ impl World {
             if !knows {
                 return Err(format!("not told {what}: {left:?} {right:?}"));
             }
-            // A request that one instance carries out late, after its client was told by another
-            // one, ends a link of which both its clients know: neither has a reason to ask.
+            // A request that has gone to a leader cannot be taken back. If its way is cut just then
+            // and its client hangs up and is told by another instance, it arrives late, and ends a
+            // link of which both its clients know: neither has a reason to ask. (Here bytes wait on
+            // a cut way for as long as it is cut; a kernel gives them up after 3 s.)
             let sides = [a.side(Part::Head), b.side(Part::Tail)];
             let ended_late = sides.iter().any(|side| side.is_reported())
                 && sides.iter().all(|side| matches!(side, Side::Open(_)));

@@ -165,7 +165,8 @@ found! {
     newer_rules_claimed NewerRulesClaimed Mixed 0
         "U: rules are raised when every member knows them"
     old_address_kept OldAddressKept Moves 0 "B8: a member is reached where it is now"
-    old_copy_taken OldCopyTaken Wild 1 "S6: what was durable survives a crash"
+    old_copy_taken OldCopyTaken Wild 1
+        "S6: what was durable survives a crash or S14: a vote never goes back"
     sessions_outlive_lives SessionsOutliveLives Wild 0 "L3: a majority that is well answers or I7: "
     snapshot_without_callers SnapshotWithoutCallers Wild 1 "S10: replicas agree"
     stores_look_alike StoresLookAlike LostDisks 0

@@ -6,6 +6,7 @@ mod changes;
 mod comparing;
 mod founding;
 mod greeting;
+mod hangups;
 mod lives;
 mod snapshots;
 mod standing;

@@ -58,7 +58,7 @@ struct Anywhere {
     bench: Bench,
     doors: Doors,
     listener: TcpListener,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Queued>,
     /// How many of them are gone, as far as the commands say.
     gone: usize,
     sessions: JoinSet<()>,
@@ -95,7 +95,8 @@ impl Anywhere {
     }
 
     async fn command(&mut self) -> Command {
-        let command = timeout(PATIENCE, self.commands.recv()).await.expect("in time").unwrap();
+        let queued = timeout(PATIENCE, self.commands.recv()).await.expect("in time").unwrap();
+        let command = queued.command;
         self.gone += usize::from(matches!(command, Command::Disconnect { .. }));
         command
     }

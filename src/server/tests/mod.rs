@@ -36,7 +36,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Servers on free ports, and the test in the registry's place.
 struct Bench {
     addresses: Addresses,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<Queued>,
     outbox: Arc<Outbox>,
     metrics: Metrics,
     phase: watch::Sender<Phase>,
@@ -85,8 +85,12 @@ impl Bench {
         (client, session)
     }
 
-    async fn command(&mut self) -> Command {
+    async fn queued(&mut self) -> Queued {
         timeout(PATIENCE, self.commands.recv()).await.expect("in time").expect("servers live")
+    }
+
+    async fn command(&mut self) -> Command {
+        self.queued().await.command
     }
 
     async fn connected(&mut self) -> SessionId {

@@ -284,6 +284,35 @@ async fn emnet_answers_one_request_after_the_other() {
     assert!(bench.commands.is_empty(), "nothing else is said of EMNet's clients");
 }
 
+/// What waits in the queue, then, is carried out for none.
+#[tokio::test]
+async fn a_client_that_hangs_up_takes_its_request_back() {
+    let deadline = Duration::from_millis(50);
+    let mut bench =
+        Bench::start(ServerOptions { idle_deadline: deadline, ..ServerOptions::default() });
+    let mut client = bench.chain().await;
+    client.write_all(CONNECT).await.unwrap();
+    let request = bench.queued().await;
+    client.shutdown().await.unwrap();
+    let half_close = bench.queued().await;
+    assert!(matches!(half_close.command, Command::HalfClose { .. }));
+    assert!(request.is_wanted() && half_close.is_wanted(), "it may still read");
+    reset(client);
+    let disconnect = bench.queued().await;
+    assert!(matches!(disconnect.command, Command::Disconnect { .. }));
+    bench.all_gone().await;
+    assert!(!request.is_wanted());
+    assert!(disconnect.is_wanted() && half_close.is_wanted(), "the session's end is told");
+
+    // EMNet's clients are sent away when no answer comes, and the registry hears nothing of it.
+    let mut client = bench.emnet().await;
+    client.write_all(br#"{"msg":"ASK_IP","id":5}"#).await.unwrap();
+    let request = bench.queued().await;
+    assert!(request.is_wanted());
+    assert_eq!(rest(&mut client).await, b"");
+    assert!(!request.is_wanted());
+}
+
 #[tokio::test]
 async fn a_client_that_asks_very_much_takes_turns_with_others() {
     let requests = 1024;

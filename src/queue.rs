@@ -1,0 +1,42 @@
+//! What waits in the queue between the sessions of an instance and its proposer. A request waits
+//! only for as long as its client does: while no leader is heard that can be seconds, and carried
+//! out then, it could undo what another instance has told the client meanwhile.
+
+use std::sync::{Arc, Weak};
+
+use crate::registry::Command;
+
+/// A command in the queue, or on its way into the log.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The command.
+    pub command: Command,
+    /// `None` if it counts whatever becomes of the client.
+    claim: Option<Weak<()>>,
+}
+
+/// What a session keeps while its client waits for what comes of a request. Dropping it takes the
+/// request back, unless it has gone to a leader by then.
+#[derive(Debug, Default)]
+pub struct Claim(Arc<()>);
+
+impl Claim {
+    /// A request for the queue that counts until this is dropped.
+    pub fn on(&self, command: Command) -> Queued {
+        Queued { command, claim: Some(Arc::downgrade(&self.0)) }
+    }
+}
+
+impl Queued {
+    /// Whether the command still counts.
+    pub fn is_wanted(&self) -> bool {
+        self.claim.as_ref().is_none_or(|claim| claim.strong_count() > 0)
+    }
+}
+
+/// A command that counts whatever becomes of the client.
+impl From<Command> for Queued {
+    fn from(command: Command) -> Self {
+        Self { command, claim: None }
+    }
+}
