@@ -96,7 +96,7 @@ metrics! {
     chain_links: IntGaugeVec = "emnetchain_chain_links" ["chain"];
     /// Neighbours in paths that are not linked, and should be.
     chain_broken_links: IntGaugeVec = "emnetchain_chain_broken_links" ["chain"];
-    /// Links made, by what brought the two together: gather, join or repair.
+    /// Links made, by what brought the two together: again, gather, join or repair.
     links: IntCounterVec = "emnetchain_links_total" ["by"];
     /// Seconds that the earlier socket of a new link had waited, in log time.
     link_seconds: Histogram = "emnetchain_link_seconds";
@@ -248,7 +248,7 @@ impl Metrics {
     /// to come begins at zero.
     fn with_known_labels(self) -> Self {
         let known: [(&IntCounterVec, &[&str]); 12] = [
-            (&self.links, &["gather", "join", "repair"]),
+            (&self.links, &["again", "gather", "join", "repair"]),
             (&self.repairs, &["expired", "linked", "paired"]),
             (&self.expired, &["answer", "ask", "client", "peer", "repair"]),
             (&self.accepted, &["chain", "emnet", "http", "repair"]),

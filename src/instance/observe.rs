@@ -49,12 +49,7 @@ pub(super) fn count(notes: &[Note], metrics: &Metrics) {
             What::Forgotten(Forgotten::Client) => expired("client"),
             What::Forgotten(Forgotten::Peer) => expired("peer"),
             What::Linked { by, waited_ms } => {
-                let label = match by {
-                    LinkedBy::Gather => "gather",
-                    LinkedBy::Join => "join",
-                    LinkedBy::Repair => "repair",
-                };
-                metrics.links.with_label_values(&[label]).inc();
+                metrics.links.with_label_values(&[by.as_str()]).inc();
                 metrics.link_seconds.observe(seconds(waited_ms));
                 if by != LinkedBy::Join {
                     repairs("linked");

@@ -36,8 +36,8 @@ impl Registry {
         });
     }
 
-    /// A new ask over `session`, of a socket that lost its partner or never had one.
-    pub(super) fn new_ask(&mut self, session: SessionId, request: Request, lost: bool) -> Ask {
+    /// A new ask over `session`, of a socket that remembers this.
+    pub(super) fn new_ask(&mut self, session: SessionId, request: Request, past: Past) -> Ask {
         let since = self.now();
         Ask {
             session,
@@ -46,7 +46,7 @@ impl Registry {
             until: since.plus_ms(self.policy().ask_ms_max),
             request,
             line: Line::Open,
-            lost,
+            past,
         }
     }
 
@@ -58,9 +58,12 @@ impl Registry {
         session: SessionId,
         request: Request,
     ) {
-        let side = self.client(serial).map(|client| client.side(part).clone());
-        let lost = !matches!(side, Some(Side::Open(Past::New)));
-        let ask = self.new_ask(session, request, lost);
+        let past = match self.client(serial).map(|client| client.side(part)) {
+            Some(Side::Open(past @ (Past::New | Past::Left { .. }))) => *past,
+            // A client that asks is not gone, whatever its partner said.
+            Some(_) | None => Past::Lost,
+        };
+        let ask = self.new_ask(session, request, past);
         self.edit_client(serial, |client| *client.side_mut(part) = Side::Asking(Box::new(ask)));
     }
 
@@ -132,10 +135,15 @@ impl Registry {
             None if both_repair || !linked => of_a.ask.number > of_b.ask.number,
             None => matches!(a, AskRef::Side(_, Part::Head)),
         };
+        let left = |party: &Party, other: AskRef| match (party.ask.past, other) {
+            (Past::Left { partner, .. }, AskRef::Side(serial, _)) => partner == serial,
+            (Past::New | Past::Lost | Past::Reported { .. } | Past::Left { .. }, _) => false,
+        };
         let by = match by {
+            _ if left(&of_a, b) || left(&of_b, a) => LinkedBy::Again,
             LinkedBy::Gather => LinkedBy::Gather,
-            LinkedBy::Join | LinkedBy::Repair if joined => LinkedBy::Join,
-            LinkedBy::Join | LinkedBy::Repair => LinkedBy::Repair,
+            _ if joined => LinkedBy::Join,
+            LinkedBy::Join | LinkedBy::Repair | LinkedBy::Again => LinkedBy::Repair,
         };
         let ordered = if a_first {
             [(&of_a, &of_b), (&of_b, &of_a)]
@@ -225,7 +233,7 @@ impl Registry {
         self.note_ask(at, What::Ended(why));
         match at {
             AskRef::Side(serial, part) => {
-                let Some(past) = self.ask(at).map(Ask::past) else { return };
+                let Some(past) = self.ask(at).map(|ask| ask.past) else { return };
                 self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(past));
                 let leaves = |client: &Client| client.is_idle() && !client.is_reported();
                 if self.client(serial).is_some_and(leaves) && self.is_path(serial) {

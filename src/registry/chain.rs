@@ -57,7 +57,7 @@ impl Registry {
         tail: &TailAddr,
     ) {
         let is_first = self.chain(chain).and_then(Chain::path_ends).is_none();
-        let mut ask = || Side::Asking(Box::new(self.new_ask(session, Request::Connect, false)));
+        let mut ask = || Side::Asking(Box::new(self.new_ask(session, Request::Connect, Past::New)));
         let tail_side = if is_first { Side::Open(Past::New) } else { ask() };
         let head_side = ask();
         let now = self.now();
@@ -162,10 +162,11 @@ impl Registry {
             }),
             Side::Open(_) | Side::Asking(_) => return,
         };
+        let own_past = self.own_past(client.side(part), partner, past);
         let other = partner.and_then(|(serial, part)| Some(self.client(serial)?.socket(part)));
         let about = [Some(own), other.map(Socket::endpoint)];
         self.note(Note { about, session, what: What::Parted });
-        self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(Past::Lost));
+        self.edit_client(serial, |client| *client.side_mut(part) = Side::Open(own_past));
         if let Some((other, of)) = partner {
             self.edit_client(other, |client| *client.side_mut(of) = Side::Open(past));
             // What was reported may be cut off at once, also if no link of its path has changed.
@@ -173,6 +174,17 @@ impl Registry {
                 self.index.unsettled.insert((chain, other));
             }
         }
+    }
+
+    /// What a socket remembers of a partner that it parts with (rule 7).
+    fn own_past(&self, side: &Side, partner: Option<(Serial, Part)>, of_partner: Past) -> Past {
+        let (Side::Linked { since, by }, Past::Reported { .. }, Some((partner, _))) =
+            (side, of_partner, partner)
+        else {
+            return Past::Lost;
+        };
+        let is_recent = self.now() < since.plus_ms(self.policy().retention_ms);
+        Past::Left { partner, again: *by == LinkedBy::Again && is_recent }
     }
 
     /// Takes a client out for good.

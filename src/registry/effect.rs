@@ -270,4 +270,21 @@ pub enum LinkedBy {
     Join,
     /// A RECONNECT on at least one side.
     Repair,
+    /// Both ask again, after one of them had reported the other.
+    Again,
+}
+
+impl LinkedBy {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Gather, Self::Join, Self::Repair, Self::Again];
+
+    /// Returns its name in metrics and in the operators' HTTP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gather => "gather",
+            Self::Join => "join",
+            Self::Repair => "repair",
+            Self::Again => "again",
+        }
+    }
 }

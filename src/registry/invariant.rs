@@ -102,8 +102,12 @@ impl Registry {
                 let ask = |serial, part| self.client(serial)?.side(part).ask();
                 if let (Some(a), Some(b)) = (ask(left, Part::Head), ask(right, Part::Tail)) {
                     let offered = |line: &Line| matches!(line, Line::Offered(_));
-                    let engaged =
-                        offered(&a.line) || offered(&b.line) || self.is_spoken_for(left, right);
+                    let doubts = |serial, part| self.doubted_until(serial, part).is_some();
+                    let engaged = offered(&a.line)
+                        || offered(&b.line)
+                        || self.is_spoken_for(left, right)
+                        || doubts(left, Part::Head)
+                        || doubts(right, Part::Tail);
                     require(engaged, "two sockets that face each other do not both wait", left)?;
                 }
             }

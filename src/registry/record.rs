@@ -88,6 +88,13 @@ pub enum Past {
         /// When.
         since: Timestamp,
     },
+    /// This client reported it: it said that the partner is gone.
+    Left {
+        /// The partner.
+        partner: Serial,
+        /// Whether it was the second report within the retention, so that this client doubts it.
+        again: bool,
+    },
 }
 
 /// A socket that waits to be told its partner.
@@ -105,8 +112,8 @@ pub struct Ask {
     pub request: Request,
     /// What is known of the connection.
     pub line: Line,
-    /// Whether the socket had a partner, and lost it.
-    pub lost: bool,
+    /// What the socket remembers of its last partner.
+    pub past: Past,
 }
 
 /// Finds an ask.
@@ -293,13 +300,6 @@ impl Record {
     }
 }
 
-impl Ask {
-    /// What becomes of its socket if it ends without a partner.
-    pub(super) fn past(&self) -> Past {
-        if self.lost { Past::Lost } else { Past::New }
-    }
-}
-
 impl Client {
     /// What the given socket is doing.
     pub fn side(&self, part: Part) -> &Side {
@@ -368,7 +368,7 @@ impl Client {
     pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
         let reported = self.sides().into_iter().filter_map(|side| match side {
             Side::Open(Past::Reported { since }) => Some(*since),
-            Side::Open(Past::New | Past::Lost)
+            Side::Open(Past::New | Past::Lost | Past::Left { .. })
             | Side::Asking(_)
             | Side::Linked { .. }
             | Side::Paired { .. } => None,

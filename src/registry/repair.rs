@@ -126,7 +126,7 @@ impl Registry {
         if let Err(why) = self.room_for_caller(source) {
             return self.refuse(session, why, [Some(orphan), None]);
         }
-        let ask = self.new_ask(session, Request::Reconnect(id.clone()), true);
+        let ask = self.new_ask(session, Request::Reconnect(id.clone()), Past::Lost);
         self.insert(Record::Caller(Caller { socket: orphan.clone(), source, ask }));
     }
 

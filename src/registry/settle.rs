@@ -3,8 +3,8 @@
 //! do. So every rule about partners stands in one place, whatever brought the two together.
 
 use super::{
-    AskRef, Cause, Client, LinkedBy, Note, Record, Registry, Request, Serial, Side, What, Why,
-    index::Timer,
+    AskRef, Cause, Client, LinkedBy, Note, Past, Record, Registry, Request, Serial, Side, What,
+    Why, index::Timer,
 };
 use crate::ids::{ChainName, Part, RepairId, Timestamp};
 
@@ -120,7 +120,7 @@ impl Registry {
         if ask.request != Request::Connect || self.is_engaged(at) {
             return;
         }
-        let (session, past) = (ask.session, ask.past());
+        let (session, past) = (ask.session, ask.past);
         self.edit_client(first, |client| client.tail_side = Side::Open(past));
         if !self.index.holds_asks(session) {
             self.release(session, Why::Answered);
@@ -129,6 +129,9 @@ impl Registry {
 
     /// Rules 5, 8 and 9: a head that asks, and the next asking socket after it.
     fn settle_head(&mut self, chain: &ChainName, left: Serial) {
+        if self.cut_doubted(chain, (left, Part::Head)) {
+            return;
+        }
         let deadline = self.settle_gap(chain, left);
         self.index.set_window(Timer::Gather(left), deadline);
     }
@@ -142,8 +145,13 @@ impl Registry {
             (known.neighbour(left, Part::Head)?, known.neighbour(right, Part::Tail)?);
         let next = known.neighbour(inner, Part::Head);
         if inner == right {
-            self.engage(a, b, LinkedBy::Join);
-            return None;
+            let doubts =
+                [self.doubted_until(left, Part::Head), self.doubted_until(right, Part::Tail)];
+            let until = doubts.into_iter().flatten().max();
+            if until.is_none() {
+                self.engage(a, b, LinkedBy::Join);
+            }
+            return until;
         }
         if self.is_engaged(a) || self.is_engaged(b) {
             return None;
@@ -168,7 +176,9 @@ impl Registry {
         let Some(known) = self.chain(&chain) else { return };
         let Some(right) = known.across((left, Part::Head)) else { return };
         let inner = (known.neighbour(left, Part::Head), known.neighbour(right, Part::Tail));
-        if let (Some(first), Some(last)) = inner {
+        if let (Some(first), Some(last)) = inner
+            && first != right
+        {
             self.cut(&chain, first, last, Cause::Silent);
         }
         self.engage(
@@ -178,8 +188,43 @@ impl Registry {
         );
     }
 
+    /// Rule 7: until when an asking socket doubts its neighbour, if it does.
+    pub(super) fn doubted_until(&self, serial: Serial, part: Part) -> Option<Timestamp> {
+        let ask = self.ask(AskRef::Side(serial, part))?;
+        let Past::Left { partner, again: true } = ask.past else { return None };
+        let until = ask.since.plus_ms(self.policy().gather_ms);
+        (self.neighbour(serial, part) == Some(partner) && until > self.now()).then_some(until)
+    }
+
+    /// Rule 8: cuts off the neighbour that a socket doubts, or it and the one behind it, if the
+    /// client beyond says the same. What they ask does not count: it is what kept the two apart.
+    fn cut_doubted(&mut self, chain: &ChainName, (here, part): (Serial, Part)) -> bool {
+        let Some(known) = self.chain(chain) else { return false };
+        let Some(near) = known.neighbour(here, part) else { return false };
+        let beyond = [Some(near), known.neighbour(near, part)];
+        let far = beyond.into_iter().flatten().find(|far| {
+            let Some(there) = known.neighbour(*far, part) else { return false };
+            let ends = [(here, part, near), (there, part.opposite(), *far)];
+            let doubts = ends.map(|(end, part, _)| self.doubted_until(end, part).is_some());
+            let is_sure = |(end, part, of): (Serial, Part, Serial)| {
+                let is_reported = self.client(of).map(|of| of.side(part.opposite()).is_reported());
+                self.doubted_until(end, part).is_some() || is_reported == Some(true)
+            };
+            doubts.contains(&true)
+                && ends.into_iter().all(is_sure)
+                && ends.iter().all(|(end, part, _)| !self.is_engaged(AskRef::Side(*end, *part)))
+        });
+        let Some(far) = far else { return false };
+        let (first, last) = if part == Part::Head { (near, far) } else { (far, near) };
+        self.cut(chain, first, last, Cause::Lost);
+        true
+    }
+
     /// Rules 10 and 12: a tail that asks, with no asking head right before it.
     fn settle_tail(&mut self, chain: &ChainName, serial: Serial) {
+        if self.cut_doubted(chain, (serial, Part::Tail)) {
+            return;
+        }
         let deadline = self.settle_front(chain, serial);
         self.index.set_window(Timer::Front(serial), deadline);
     }
@@ -194,7 +239,7 @@ impl Registry {
             return None;
         }
         let waits = match is_path {
-            true => ask.lost && !is_first && !self.client(serial)?.is_marked,
+            true => ask.past != Past::New && !is_first && !self.client(serial)?.is_marked,
             false => true,
         };
         let has_gap = known.across((serial, Part::Tail)).is_some();

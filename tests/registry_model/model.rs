@@ -34,6 +34,8 @@ enum Partner {
 enum Past {
     New,
     Lost,
+    /// It reported it; whether again and again.
+    Left(Name, bool),
     Reported(Timestamp),
 }
 
@@ -46,6 +48,8 @@ struct Client {
     partners: [Partner; 2],
     /// Since when it has them.
     since: [Timestamp; 2],
+    /// Whether they were partners before, and one of them reported the other.
+    again: [bool; 2],
     pasts: [Past; 2],
     source: Source,
     refreshed: Timestamp,
@@ -188,7 +192,7 @@ impl Model {
         let policy = &self.policy;
         let reported = client.pasts.iter().filter_map(|past| match past {
             Past::Reported(at) => Some(*at),
-            Past::New | Past::Lost => None,
+            Past::New | Past::Lost | Past::Left(..) => None,
         });
         let is_alone = client.partners.iter().all(|partner| *partner == Partner::None);
         match reported.max().filter(|_| is_alone) {
@@ -299,6 +303,7 @@ impl Model {
             sockets,
             partners: [Partner::None, Partner::None],
             since: [self.now; 2],
+            again: [false; 2],
             pasts: [Past::New; 2],
             source,
             refreshed: self.now,
@@ -402,8 +407,14 @@ impl Model {
             (gone.partners[at(side)], gone.pasts[at(side)]) = (Partner::None, report); // 7
         }
         if self.partner(name, part).is_some() {
+            let (now, retention_ms) = (self.now, self.policy.retention_ms);
             let client = self.client_mut(name);
-            (client.partners[at(part)], client.pasts[at(part)]) = (Partner::None, Past::Lost);
+            let recent = now < client.since[at(part)].plus_ms(retention_ms);
+            client.pasts[at(part)] = match client.partners[at(part)] {
+                Partner::Linked(other, _) => Past::Left(other, client.again[at(part)] && recent),
+                Partner::Paired(_) | Partner::None => Past::Lost,
+            };
+            client.partners[at(part)] = Partner::None;
         }
         self.ask(By::Client(name, part), session, Some(id.clone()));
     }
@@ -485,6 +496,7 @@ impl Model {
             None => matches!(a.by, By::Client(_, Part::Head)),
         };
         let told = if a_first { [(&a, &b), (&b, &a)] } else { [(&b, &a), (&a, &b)] };
+        let again = linked && (self.has_left(&a.by, &b.by) || self.has_left(&b.by, &a.by));
         for (one, other) in told {
             let socket = self.socket(&other.by);
             let (now, until) = (self.now, self.now.plus_ms(self.policy.retention_ms));
@@ -493,6 +505,7 @@ impl Model {
                 client.refreshed = now;
                 client.counts_as_first &= !(linked && part == Part::Tail); // 12
                 client.since[at(part)] = now;
+                client.again[at(part)] = again;
                 client.pasts[at(part)] = Past::Lost; // whenever it ends
                 client.partners[at(part)] = match other.by {
                     By::Client(its_name, its_part) if linked => Partner::Linked(its_name, its_part),
@@ -519,6 +532,16 @@ impl Model {
                     self.tell_partner(one, &self.socket(&other.by), self.then(one.session))
                 }
             }
+        }
+    }
+
+    /// Whether a socket reported this client, its last partner.
+    fn has_left(&self, by: &By, partner: &By) -> bool {
+        match (by, partner) {
+            (By::Client(name, part), By::Client(partner, _)) => {
+                matches!(self.client(*name).pasts[at(*part)], Past::Left(it, _) if it == *partner)
+            }
+            (By::Client(..) | By::Stranger(..), _) => false,
         }
     }
 

@@ -126,7 +126,8 @@ impl Model {
 
     fn is_lone(&self, client: &Client) -> bool {
         let has_none = client.partners.iter().all(|partner| *partner == Partner::None);
-        let lost = client.pasts.contains(&Past::Lost) && self.planted != Planted::LosersLone;
+        let lost = client.pasts.iter().any(|past| matches!(past, Past::Lost | Past::Left(..)));
+        let lost = lost && self.planted != Planted::LosersLone;
         self.is_silent(client.name) && has_none && !lost
     }
 

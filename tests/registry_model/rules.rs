@@ -27,6 +27,7 @@ impl Model {
 
     fn settle_chain(&mut self, chain: &ChainName) -> bool {
         self.end_first_tail(chain)
+            || self.cut_doubted(chain)
             || self.link_facing(chain)
             || self.cut_at_once(chain)
             || self.come_back_by_tail(chain)
@@ -37,7 +38,9 @@ impl Model {
 
     fn link_facing(&mut self, chain: &ChainName) -> bool {
         let gaps = self.gaps(chain);
-        let facing = gaps.iter().find(|gap| gap.between.is_empty() && self.is_undecided(gap));
+        let facing = gaps.iter().find(|gap| {
+            gap.between.is_empty() && self.is_undecided(gap) && self.doubted_until(gap).is_none()
+        });
         facing.is_some_and(|gap| self.engage(gap.head.name, gap.tail.name)) // 5
     }
 
@@ -62,6 +65,52 @@ impl Model {
         let gaps = self.gaps(chain);
         let gap = gaps.iter().find(|gap| self.is_undecided(gap) && both_say(gap));
         gap.is_some_and(|gap| self.cut_off(&gap.between)) // 8
+    }
+
+    /// Cuts off one client or two, whatever they ask, if those beside them say that they are gone
+    /// and one of these has said so again and again (8).
+    fn cut_doubted(&mut self, chain: &ChainName) -> bool {
+        let runs = self.runs.iter().filter(|run| run.chain == *chain);
+        let stretches = runs.flat_map(|run| [3, 4].map(|len| run.clients.windows(len)));
+        let found = stretches.flatten().find(|stretch| {
+            let [left, ref between @ .., right] = **stretch else { return false };
+            let (first, last) = (between[0], between[between.len() - 1]);
+            let ends = [(left, Part::Head, first), (right, Part::Tail, last)];
+            let asks = |(end, part, _): &(Name, Part, Name)| {
+                self.ask_of(*end, *part).is_some_and(|ask| self.has_no_offer(ask))
+            };
+            let doubts = |(end, part, of): &(Name, Part, Name)| {
+                self.doubt(*end, *part).is_some_and(|(doubted, _)| doubted == *of)
+            };
+            let says = |end: &(Name, Part, Name)| {
+                doubts(end)
+                    || self.is_reported(
+                        end.2,
+                        if end.1 == Part::Head { Part::Tail } else { Part::Head },
+                    )
+            };
+            ends.iter().all(asks) && ends.iter().any(doubts) && ends.iter().all(says)
+        });
+        let between = found.map(|stretch| stretch[1..stretch.len() - 1].to_vec());
+        between.is_some_and(|between| self.cut_off(&between))
+    }
+
+    /// The neighbour that an asking socket doubts, and until when (7).
+    fn doubt(&self, name: Name, part: Part) -> Option<(Name, Timestamp)> {
+        let ask = self.ask_of(name, part)?;
+        let until = ask.since.plus_ms(self.policy.gather_ms);
+        let Past::Left(neighbour, true) = self.client(name).pasts[at(part)] else { return None };
+        (until > self.now).then_some((neighbour, until))
+    }
+
+    /// Until when two neighbours that ask are not linked, for one doubts the other.
+    fn doubted_until(&self, gap: &Gap) -> Option<Timestamp> {
+        let (left, right) = gap.ends;
+        let doubts = [(left, Part::Head, right), (right, Part::Tail, left)];
+        let until = |(name, part, of)| {
+            self.doubt(name, part).filter(|(doubted, _)| *doubted == of).map(|(_, until)| until)
+        };
+        doubts.into_iter().filter_map(until).max().filter(|_| gap.between.is_empty())
     }
 
     fn cut_tip(&mut self, chain: &ChainName) -> bool {
@@ -159,7 +208,9 @@ impl Model {
     pub(super) fn close_gap(&mut self, head: Name) {
         let gaps = self.gaps(&self.client(head).chain);
         let gap = gaps.into_iter().find(|gap| gap.ends.0 == head).expect("its window was open");
-        self.cut_off(&gap.between);
+        if !gap.between.is_empty() {
+            self.cut_off(&gap.between);
+        } // else a doubt is over, and the two are linked
     }
 
     /// Carries out the window of a tail before which no head asks.
@@ -182,6 +233,8 @@ impl Model {
             let due = gap.head.since.max(gap.tail.since).plus_ms(gather_ms);
             let open = !gap.between.is_empty() && self.is_undecided(&gap); // 9
             windows.extend(open.then_some((due, Due::Gap(gap.ends.0))));
+            let doubted = self.doubted_until(&gap).filter(|_| self.is_undecided(&gap));
+            windows.extend(doubted.map(|due| (due, Due::Gap(gap.ends.0)))); // 7
         }
         for run in &self.runs {
             let asks = self.asks_in(run);

@@ -33,6 +33,7 @@ struct ClientView {
 enum SideView {
     New,
     Lost,
+    Left(Endpoint, bool),
     Reported(Timestamp),
     Asking(AskView),
     Linked,
@@ -45,7 +46,7 @@ struct AskView {
     since: Timestamp,
     until: Timestamp,
     id: Option<RepairId>,
-    lost: bool,
+    past: Box<SideView>,
     half_closed: bool,
     /// The socket that was offered to it.
     offered: Option<Endpoint>,
@@ -101,11 +102,7 @@ impl Model {
             (Some(ask), _) => SideView::Asking(self.ask_view(ask)),
             (None, Partner::Linked(..)) => SideView::Linked,
             (None, Partner::Paired(partner)) => SideView::Paired(partner.endpoint()),
-            (None, Partner::None) => match client.pasts[at(part)] {
-                super::Past::New => SideView::New,
-                super::Past::Lost => SideView::Lost,
-                super::Past::Reported(at) => SideView::Reported(at),
-            },
+            (None, Partner::None) => self.past_view(client.pasts[at(part)]),
         };
         ClientView {
             head: client.sockets[at(Part::Head)].endpoint(),
@@ -117,17 +114,31 @@ impl Model {
         }
     }
 
+    fn past_view(&self, past: super::Past) -> SideView {
+        match past {
+            super::Past::New => SideView::New,
+            super::Past::Lost => SideView::Lost,
+            super::Past::Left(partner, again) => {
+                // One that is gone for good is as good as any other that was lost.
+                let of = self.clients.iter().find(|client| client.name == partner);
+                let of = of.map(|client| client.sockets[at(Part::Head)].endpoint());
+                of.map_or(SideView::Lost, |of| SideView::Left(of, again))
+            }
+            super::Past::Reported(at) => SideView::Reported(at),
+        }
+    }
+
     fn ask_view(&self, ask: &Ask) -> AskView {
-        let lost = match ask.by {
-            By::Client(name, part) => self.client(name).pasts[at(part)] != super::Past::New,
-            By::Stranger(..) => true,
+        let past = match ask.by {
+            By::Client(name, part) => self.client(name).pasts[at(part)],
+            By::Stranger(..) => super::Past::Lost,
         };
         AskView {
             session: ask.session,
             since: ask.since,
             until: ask.until,
             id: ask.id.clone(),
-            lost,
+            past: self.past_view(past).into(),
             half_closed: ask.half_closed && ask.offered.is_none(),
             offered: ask.offered.map(|other| self.socket(&self.found(other).by).endpoint()),
         }
@@ -158,11 +169,7 @@ pub(crate) fn view_of(registry: &Registry) -> View {
         match record {
             Record::Caller(caller) => {
                 let ask = ask_of(registry, &caller.ask);
-                view.strangers.insert((
-                    caller.socket.endpoint(),
-                    caller.source,
-                    AskView { lost: true, ..ask },
-                ));
+                view.strangers.insert((caller.socket.endpoint(), caller.source, ask));
             }
             Record::Answer(a) => {
                 let partner = a.partner.endpoint();
@@ -177,9 +184,7 @@ pub(crate) fn view_of(registry: &Registry) -> View {
 fn client_of(registry: &Registry, serial: Serial) -> ClientView {
     let client = registry.client(serial).expect("it is in a run");
     let side = |part| match client.side(part) {
-        registry::Side::Open(Past::New) => SideView::New,
-        registry::Side::Open(Past::Lost) => SideView::Lost,
-        registry::Side::Open(Past::Reported { since }) => SideView::Reported(*since),
+        registry::Side::Open(past) => past_of(registry, *past),
         registry::Side::Asking(ask) => SideView::Asking(ask_of(registry, ask)),
         registry::Side::Linked { .. } => SideView::Linked,
         registry::Side::Paired { partner, .. } => SideView::Paired(partner.endpoint()),
@@ -191,6 +196,18 @@ fn client_of(registry: &Registry, serial: Serial) -> ClientView {
         refreshed: client.refreshed,
         counts_as_first: client.is_marked,
         sides: PARTS.map(side),
+    }
+}
+
+fn past_of(registry: &Registry, past: Past) -> SideView {
+    match past {
+        Past::New => SideView::New,
+        Past::Lost => SideView::Lost,
+        Past::Left { partner, again } => match registry.client(partner) {
+            Some(partner) => SideView::Left(partner.head.0.endpoint(), again),
+            None => SideView::Lost,
+        },
+        Past::Reported { since } => SideView::Reported(since),
     }
 }
 
@@ -210,7 +227,7 @@ fn ask_of(registry: &Registry, ask: &registry::Ask) -> AskView {
             registry::Request::Connect => None,
             registry::Request::Reconnect(id) => Some(id.clone()),
         },
-        lost: ask.lost,
+        past: past_of(registry, ask.past).into(),
         half_closed: ask.line == Line::HalfClosed,
         offered: match ask.line {
             Line::Offered(to) => socket(to),

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::gate::Reader;
 use crate::{
     ids::{InstanceId, Part, SessionId, Timestamp},
-    registry::{self, Cause, Line, LinkedBy, Look, Past, Request, Serial},
+    registry::{self, Cause, Line, Look, Past, Request, Serial},
 };
 
 /// A client.
@@ -129,12 +129,12 @@ impl Side {
         match side {
             registry::Side::Asking(ask) => Self::Asking(Ask::of(look.now, ask, reader)),
             registry::Side::Linked { since: at, by } => {
-                Self::Linked { partner: partner(), since_ms: since(*at), by: by_whom(*by) }
+                Self::Linked { partner: partner(), since_ms: since(*at), by: by.as_str() }
             }
             registry::Side::Open(Past::Reported { since: at }) => {
                 Self::Reported { since_ms: since(*at) }
             }
-            registry::Side::Open(Past::New | Past::Lost) => Self::Open,
+            registry::Side::Open(Past::New | Past::Lost | Past::Left { .. }) => Self::Open,
             registry::Side::Paired { since: at, .. } => {
                 Self::Paired { partner: partner(), since_ms: since(*at) }
             }
@@ -163,14 +163,6 @@ impl Ask {
                 Line::Detached => "detached",
             },
         }
-    }
-}
-
-fn by_whom(by: LinkedBy) -> &'static str {
-    match by {
-        LinkedBy::Gather => "gather",
-        LinkedBy::Join => "join",
-        LinkedBy::Repair => "repair",
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn commands() -> Vec<(&'static str, Command)> {
 
 fn ask(request: Request, line: Line) -> Ask {
     let (number, since, until) = (Serial(9), Timestamp(1000), Timestamp(90_000));
-    Ask { session: session(), number, since, until, request, line, lost: true }
+    Ask { session: session(), number, since, until, request, line, past: Past::Lost }
 }
 
 fn client(head_side: Side, tail_side: Side) -> Record {
@@ -81,6 +81,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
     let paired = Side::Paired { partner: socket("192.0.2.9:1").into(), since: Timestamp(1000) };
     let partner = socket("192.0.2.9:1");
     let reported = Side::Open(Past::Reported { since: Timestamp(1500) });
+    let left = Side::Open(Past::Left { partner: Serial(4), again: true });
     let offered = Line::Offered(AskRef::Side(Serial(4), crate::ids::Part::Head));
     let endpoint: Endpoint = socket("192.0.2.1:5").endpoint();
     let section = |last, next, cut| {
@@ -92,6 +93,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
         ("client-new", client(Side::Open(Past::New), Side::Open(Past::Lost))),
         ("client-reported", client(reported.clone(), reported)),
         ("client-linked", client(linked(LinkedBy::Join), linked(LinkedBy::Repair))),
+        ("client-doubts", client(linked(LinkedBy::Again), left)),
         ("client-paired", client(paired, linked(LinkedBy::Gather))),
         (
             "client-asks",

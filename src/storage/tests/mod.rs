@@ -38,7 +38,9 @@ use crate::{
     },
     metrics::Metrics,
     raft::{LogId, SnapshotMeta, TypeConfig},
-    registry::{Answer, Ask, Caller, Client, Image, Line, Peer, Record, Request, Serial, Side},
+    registry::{
+        Answer, Ask, Caller, Client, Image, Line, Past, Peer, Record, Request, Serial, Side,
+    },
 };
 
 const NODE: InstanceId = InstanceId(1);
@@ -169,7 +171,7 @@ fn record(random: &mut Random) -> Record {
         until,
         request,
         line: Line::HalfClosed,
-        lost: false,
+        past: Past::New,
     };
     match random.below(4) {
         0 => Record::Peer(peer(200, until)),

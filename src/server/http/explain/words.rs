@@ -76,6 +76,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
                 LinkedBy::Gather => "the clients between them kept silent and were cut off",
                 LinkedBy::Join => "the later of the two joined behind the other",
                 LinkedBy::Repair => "a repair brought them together",
+                LinkedBy::Again => "they were neighbours before, and both asked again",
             };
             format!("{whose} has been linked with {partner} for {}: {by}.", for_ms(*since))
         }
@@ -89,7 +90,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
              not asked since.",
             for_ms(*since)
         ),
-        Side::Open(Past::New | Past::Lost) => match (part, facing) {
+        Side::Open(Past::New | Past::Lost | Past::Left { .. }) => match (part, facing) {
             (Part::Tail, None) => {
                 format!("{whose} has no partner: it is the oldest client of its chain.")
             }
@@ -171,6 +172,14 @@ fn why_it_waits(
     match look.registry.gathering(serial, part) {
         Some((other, at)) => {
             let other = look.registry.client(other).map(|other| other.socket(part.opposite()));
+            if other == Some(facing) {
+                return format!(
+                    "It or {facing} has reported the other again and again: they are linked once \
+                     more in {}, unless the client beyond says the same; then the one between is \
+                     cut off.",
+                    Age(at.ms_since(look.now))
+                );
+            }
             format!(
                 "The clients between it and {} keep silent: if they still do in {}, they are cut \
                  off and the two are linked.",
@@ -221,6 +230,7 @@ pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
                 LinkedBy::Gather => "past silent clients",
                 LinkedBy::Join => "as newcomer and tip",
                 LinkedBy::Repair => "by a repair",
+                LinkedBy::Again => "again",
             };
             format!("{its} was linked with {other} {by}, after {}", Age(*waited_ms))
         }

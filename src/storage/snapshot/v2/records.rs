@@ -120,8 +120,11 @@ struct Ask {
 impl From<Ask> for registry::Ask {
     fn from(old: Ask) -> Self {
         let Ask { session, number, since, until, request, line } = old;
-        let lost = matches!(request, Request::Reconnect(_));
-        Self { session, number, since, until, request: request.into(), line: line.into(), lost }
+        let past = match request {
+            Request::Connect => registry::Past::New,
+            Request::Reconnect(_) => registry::Past::Lost,
+        };
+        Self { session, number, since, until, request: request.into(), line: line.into(), past }
     }
 }
 
