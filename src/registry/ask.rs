@@ -60,6 +60,11 @@ impl Registry {
     ) {
         let past = match self.client(serial).map(|client| client.side(part)) {
             Some(Side::Open(past @ (Past::New | Past::Left { .. }))) => *past,
+            // It says the same of the partner that reported it, only later (rule 7).
+            Some(Side::Open(Past::Reported { again: true, .. })) if request != Request::Connect => {
+                let left = |partner| Past::Left { partner, again: true };
+                self.neighbour(serial, part).map_or(Past::Lost, left)
+            }
             // A client that asks is not gone, whatever its partner said.
             Some(_) | None => Past::Lost,
         };

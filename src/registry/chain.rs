@@ -139,13 +139,13 @@ impl Registry {
         self.note(Note { about, session, what });
     }
 
-    /// Ends the link or the pair of a client's socket on both sides. `past` is what the partner's
-    /// socket remembers, and `session` the connection whose request is the cause.
+    /// Ends the link or the pair of a client's socket on both sides: the client reports its partner,
+    /// or is gone itself. `session` is the connection whose request is the cause.
     pub(super) fn part(
         &mut self,
         serial: Serial,
         part: Part,
-        past: Past,
+        is_report: bool,
         session: Option<SessionId>,
     ) {
         let Some(client) = self.client(serial) else { return };
@@ -162,7 +162,10 @@ impl Registry {
             }),
             Side::Open(_) | Side::Asking(_) => return,
         };
-        let own_past = self.own_past(client.side(part), partner, past);
+        let [own_past, past] = match is_report {
+            true => self.pasts_of_report(client.side(part), partner),
+            false => [Past::Lost; 2],
+        };
         let other = partner.and_then(|(serial, part)| Some(self.client(serial)?.socket(part)));
         let about = [Some(own), other.map(Socket::endpoint)];
         self.note(Note { about, session, what: What::Parted });
@@ -176,15 +179,21 @@ impl Registry {
         }
     }
 
-    /// What a socket remembers of a partner that it parts with (rule 7).
-    fn own_past(&self, side: &Side, partner: Option<(Serial, Part)>, of_partner: Past) -> Past {
-        let (Side::Linked { since, by }, Past::Reported { .. }, Some((partner, _))) =
-            (side, of_partner, partner)
-        else {
-            return Past::Lost;
-        };
-        let is_recent = self.now() < since.plus_ms(self.policy().retention_ms);
-        Past::Left { partner, again: *by == LinkedBy::Again && is_recent }
+    /// What the socket of a client that reports its partner remembers of that, and the partner's
+    /// (rule 7).
+    fn pasts_of_report(&self, side: &Side, partner: Option<(Serial, Part)>) -> [Past; 2] {
+        let now = self.now();
+        let retention_ms = self.policy().retention_ms;
+        let reported = |again| Past::Reported { since: now, again };
+        match (side, partner) {
+            (Side::Linked { since, by }, Some((partner, _))) => {
+                let again = *by == LinkedBy::Again && now < since.plus_ms(retention_ms);
+                [Past::Left { partner, again }, reported(again)]
+            }
+            (Side::Linked { .. } | Side::Paired { .. } | Side::Open(_) | Side::Asking(_), _) => {
+                [Past::Lost, reported(false)]
+            }
+        }
     }
 
     /// Takes a client out for good.
@@ -200,7 +209,7 @@ impl Registry {
             if let Some(offered) = self.index.offers.get(&at).copied() {
                 self.conclude(offered, at, Some(offered), LinkedBy::Repair);
             }
-            self.part(serial, part, Past::Lost, session);
+            self.part(serial, part, false, session);
         }
         let Some(client) = self.client(serial) else { return };
         let mut sessions: Vec<SessionId> = [&client.tail_side, &client.head_side]

@@ -87,6 +87,8 @@ pub enum Past {
     Reported {
         /// When.
         since: Timestamp,
+        /// Whether it was the second report within the retention.
+        again: bool,
     },
     /// This client reported it: it said that the partner is gone.
     Left {
@@ -367,7 +369,7 @@ impl Client {
     /// has no partner is rather dead; any other one may have been linked long ago, and be well.
     pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
         let reported = self.sides().into_iter().filter_map(|side| match side {
-            Side::Open(Past::Reported { since }) => Some(*since),
+            Side::Open(Past::Reported { since, .. }) => Some(*since),
             Side::Open(Past::New | Past::Lost | Past::Left { .. })
             | Side::Asking(_)
             | Side::Linked { .. }

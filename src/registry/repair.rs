@@ -85,7 +85,7 @@ impl Registry {
         let Some((owner, _)) = owner else { return false };
         let is_reported = |part| {
             let side = self.client(owner).map(|client| client.side(part));
-            matches!(side, Some(Side::Open(Past::Reported { since })) if since >= partners_since)
+            matches!(side, Some(Side::Open(Past::Reported { since, .. })) if since >= partners_since)
         };
         let is_cut = self.cut_of(owner).is_some_and(|cut| cut.since >= *partners_since);
         is_cut || is_reported(Part::Tail) || is_reported(Part::Head)
@@ -110,7 +110,7 @@ impl Registry {
         if self.ask(at).is_some() {
             return self.take_over(at, session, request);
         }
-        self.part(serial, part, Past::Reported { since: self.now() }, Some(session));
+        self.part(serial, part, true, Some(session));
         self.begin_ask(serial, part, session, request);
     }
 

@@ -36,7 +36,8 @@ enum Past {
     Lost,
     /// It reported it; whether again and again.
     Left(Name, bool),
-    Reported(Timestamp),
+    /// When, and whether again and again.
+    Reported(Timestamp, bool),
 }
 
 #[derive(Clone, Debug)]
@@ -191,7 +192,7 @@ impl Model {
     fn forgotten_at(&self, client: &Client) -> Option<Timestamp> {
         let policy = &self.policy;
         let reported = client.pasts.iter().filter_map(|past| match past {
-            Past::Reported(at) => Some(*at),
+            Past::Reported(at, _) => Some(*at),
             Past::New | Past::Lost | Past::Left(..) => None,
         });
         let is_alone = client.partners.iter().all(|partner| *partner == Partner::None);
@@ -392,7 +393,8 @@ impl Model {
         owners.any(|owner| {
             let is_reported = |part| {
                 let past = owner.pasts[at(part)];
-                self.is_open(owner.name, part) && matches!(past, Past::Reported(at) if at >= since)
+                self.is_open(owner.name, part)
+                    && matches!(past, Past::Reported(at, _) if at >= since)
             };
             PARTS.into_iter().any(is_reported)
                 || self.run(owner.name).cut.is_some_and(|cut| cut >= since)
@@ -402,21 +404,28 @@ impl Model {
     fn repair(&mut self, session: SessionId, id: &RepairId, name: Name, part: Part) {
         self.client_mut(name).refreshed = self.now;
         if let Some((gone, side)) = self.partner_client(name, part) {
-            let report = Past::Reported(self.now);
+            let report = Past::Reported(self.now, self.is_again(name, part));
             let gone = self.client_mut(gone);
             (gone.partners[at(side)], gone.pasts[at(side)]) = (Partner::None, report); // 7
         }
         if self.partner(name, part).is_some() {
-            let (now, retention_ms) = (self.now, self.policy.retention_ms);
+            let again = self.is_again(name, part);
             let client = self.client_mut(name);
-            let recent = now < client.since[at(part)].plus_ms(retention_ms);
             client.pasts[at(part)] = match client.partners[at(part)] {
-                Partner::Linked(other, _) => Past::Left(other, client.again[at(part)] && recent),
+                Partner::Linked(other, _) => Past::Left(other, again),
                 Partner::Paired(_) | Partner::None => Past::Lost,
             };
             client.partners[at(part)] = Partner::None;
         }
         self.ask(By::Client(name, part), session, Some(id.clone()));
+    }
+
+    /// Whether a report of this socket's partner is one of several in a short time (7).
+    fn is_again(&self, name: Name, part: Part) -> bool {
+        let client = self.client(name);
+        let ends = client.since[at(part)].plus_ms(self.policy.retention_ms);
+        let is_linked = matches!(client.partners[at(part)], Partner::Linked(..));
+        is_linked && client.again[at(part)] && self.now < ends
     }
 
     fn wait_as_stranger(
@@ -620,9 +629,11 @@ impl Model {
             }
         } else {
             if let By::Client(name, part) = by
-                && let past @ Past::Reported(..) = &mut self.client_mut(name).pasts[at(part)]
+                && let Past::Reported(_, again) = self.client(name).pasts[at(part)]
             {
-                *past = Past::Lost; // only an open socket is reported
+                let partner = self.neighbour(name, part).filter(|_| again && id.is_some());
+                let past = partner.map_or(Past::Lost, |partner| Past::Left(partner, true)); // 7
+                self.client_mut(name).pasts[at(part)] = past; // only an open socket is reported
             }
             let (name, since) = (self.new_name(), self.now);
             let (half_closed, offered) = (false, None);
@@ -755,6 +766,17 @@ impl Model {
     fn path(&self, chain: &ChainName) -> &[Name] {
         let path = self.runs.iter().find(|run| run.chain == *chain && run.cut.is_none());
         path.map(|path| &path.clients[..]).unwrap_or_default()
+    }
+
+    /// The client that a socket faces in its run.
+    fn neighbour(&self, name: Name, part: Part) -> Option<Name> {
+        match part {
+            Part::Head => self.after(name),
+            Part::Tail => {
+                let mut before = self.run(name).clients.iter().copied();
+                before.find(|other| self.after(*other) == Some(name))
+            }
+        }
     }
 
     /// The next client in the run.

@@ -34,7 +34,7 @@ enum SideView {
     New,
     Lost,
     Left(Endpoint, bool),
-    Reported(Timestamp),
+    Reported(Timestamp, bool),
     Asking(AskView),
     Linked,
     Paired(Endpoint),
@@ -124,7 +124,7 @@ impl Model {
                 let of = of.map(|client| client.sockets[at(Part::Head)].endpoint());
                 of.map_or(SideView::Lost, |of| SideView::Left(of, again))
             }
-            super::Past::Reported(at) => SideView::Reported(at),
+            super::Past::Reported(at, again) => SideView::Reported(at, again),
         }
     }
 
@@ -207,7 +207,7 @@ fn past_of(registry: &Registry, past: Past) -> SideView {
             Some(partner) => SideView::Left(partner.head.0.endpoint(), again),
             None => SideView::Lost,
         },
-        Past::Reported { since } => SideView::Reported(since),
+        Past::Reported { since, again } => SideView::Reported(since, again),
     }
 }
 

@@ -131,7 +131,7 @@ impl Side {
             registry::Side::Linked { since: at, by } => {
                 Self::Linked { partner: partner(), since_ms: since(*at), by: by.as_str() }
             }
-            registry::Side::Open(Past::Reported { since: at }) => {
+            registry::Side::Open(Past::Reported { since: at, .. }) => {
                 Self::Reported { since_ms: since(*at) }
             }
             registry::Side::Open(Past::New | Past::Lost | Past::Left { .. }) => Self::Open,

@@ -80,7 +80,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
     let linked = |by| Side::Linked { since: Timestamp(1000), by };
     let paired = Side::Paired { partner: socket("192.0.2.9:1").into(), since: Timestamp(1000) };
     let partner = socket("192.0.2.9:1");
-    let reported = Side::Open(Past::Reported { since: Timestamp(1500) });
+    let reported = Side::Open(Past::Reported { since: Timestamp(1500), again: true });
     let left = Side::Open(Past::Left { partner: Serial(4), again: true });
     let offered = Line::Offered(AskRef::Side(Serial(4), crate::ids::Part::Head));
     let endpoint: Endpoint = socket("192.0.2.1:5").endpoint();

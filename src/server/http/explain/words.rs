@@ -85,7 +85,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
              are no neighbours in a chain.",
             for_ms(*since)
         ),
-        Side::Open(Past::Reported { since }) => format!(
+        Side::Open(Past::Reported { since, .. }) => format!(
             "{whose} has no partner: the partner said {} ago that this client is gone, and it has \
              not asked since.",
             for_ms(*since)
