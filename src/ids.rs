@@ -260,13 +260,6 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(IpAddr);
 
-impl Network {
-    /// Its source, if no more than one can belong to it.
-    pub fn only_source(self) -> Option<Source> {
-        self.0.is_ipv4().then_some(Source(self.0))
-    }
-}
-
 impl Source {
     /// The network that it belongs to.
     pub fn network(self) -> Network {

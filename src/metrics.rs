@@ -254,7 +254,7 @@ impl Metrics {
             (&self.accepted, &["chain", "emnet", "http", "repair"]),
             (&self.accept_pauses, &["chain", "emnet", "http", "repair"]),
             (&self.udp_answered, &["stun", "text"]),
-            (&self.rejected, &["clients_full", "not_owner", "repairs_full", "source_full"]),
+            (&self.rejected, &["not_owner"]),
             (&self.made_room, &["answer", "client", "peer", "wait"]),
             (&self.emnet_asks, &["found", "limited", "missed"]),
             (&self.http_tokens_refused, &["rate", "wrong"]),

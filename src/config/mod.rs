@@ -256,7 +256,9 @@ settings! {
         @live gather: Duration = Default("5s"), Duration::ZERO..=hours(24);
         /// The longest that a client may wait for a neighbour.
         @live ask_max: Duration = Default("24h"), seconds(1)..=days(3650);
-        /// How long finished repair ids, lost clients and EMNet entries are remembered.
+        /// How long finished repair ids and EMNet entries are remembered. Lost clients, which
+        /// were reported and have no partner, are for the longer of this and ask_max, but no
+        /// longer than client_retention.
         @live retention: Duration = Default("10min"), seconds(1)..=days(3650);
         /// How long a client that is not refreshed is remembered; 0 for ever.
         @live client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);

@@ -37,10 +37,8 @@ impl Registry {
         // The same owner uses one of these sockets in another pair: that pair is history.
         let history: BTreeSet<Serial> = holders.into_iter().flatten().collect();
         // What it replaces makes room for it.
-        if history.is_empty()
-            && let Err(why) = self.room_for_client(source, session)
-        {
-            return self.refuse(session, why, sockets);
+        if history.is_empty() {
+            self.room_for_client(source, session, &chain);
         }
         for holder in history {
             self.forget_client(holder, Cause::Replaced, Some(session));

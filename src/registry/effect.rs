@@ -127,14 +127,8 @@ pub enum Why {
 /// Why a request changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Refusal {
-    /// The registry holds as many clients as it may, and none of them can make room.
-    ClientsFull,
     /// A socket of the request was registered from another source address.
     NotOwner,
-    /// As many repair ids wait as may, and none of them can make room.
-    RepairsFull,
-    /// This source address owns as many clients or repair ids as it may, and none can make room.
-    SourceFull,
 }
 
 /// What happened, for metrics and for the history.

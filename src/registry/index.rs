@@ -274,20 +274,20 @@ impl Index {
                 self.waiting.insert((id.clone(), *ask));
             }
             Key::Caller(source, socket) => {
-                self.caller_shares.insert(*source, Spare::Silent, serial);
+                self.caller_shares.insert(*source, Spare::Aging, serial);
                 self.callers.insert((*socket, serial));
             }
             Key::Owner(source, spare) => self.client_shares.insert(*source, *spare, serial),
             Key::Answer(id, socket, source) => {
                 self.answers.insert((id.clone(), *socket, *source), serial);
-                self.answer_shares.insert(*source, Spare::Silent, serial);
+                self.answer_shares.insert(*source, Spare::Aging, serial);
             }
             Key::Offer(to, from) => {
                 self.offers.insert(*to, *from);
             }
             Key::Peer(id, source) => {
                 self.peers.insert(*id, serial);
-                self.peer_shares.insert(*source, Spare::Silent, serial);
+                self.peer_shares.insert(*source, Spare::Aging, serial);
             }
             Key::Timer(at, timer) => {
                 self.timers.insert((*at, *timer));
@@ -327,20 +327,20 @@ impl Index {
                 self.free.remove(&(id.clone(), chain.clone(), *ask));
             }
             Key::Caller(source, socket) => {
-                self.caller_shares.remove(*source, Spare::Silent, serial);
+                self.caller_shares.remove(*source, Spare::Aging, serial);
                 self.callers.remove(&(*socket, serial));
             }
             Key::Owner(source, spare) => self.client_shares.remove(*source, *spare, serial),
             Key::Answer(id, socket, source) => {
                 self.answers.remove(&(id.clone(), *socket, *source));
-                self.answer_shares.remove(*source, Spare::Silent, serial);
+                self.answer_shares.remove(*source, Spare::Aging, serial);
             }
             Key::Offer(to, _) => {
                 self.offers.remove(to);
             }
             Key::Peer(id, source) => {
                 self.peers.remove(id);
-                self.peer_shares.remove(*source, Spare::Silent, serial);
+                self.peer_shares.remove(*source, Spare::Aging, serial);
             }
             Key::Timer(at, timer) => {
                 self.timers.remove(&(*at, *timer));

@@ -14,8 +14,8 @@ impl Registry {
         address: &str,
         candidate: PeerId,
     ) {
-        let free = self.room_for_peer(source).then(|| self.free_peer_id(candidate));
-        let message = match free.flatten() {
+        self.room_for_peer(source);
+        let message = match self.free_peer_id(candidate) {
             Some(id) => {
                 let until = self.now().plus_ms(self.policy().retention_ms);
                 let peer = Peer {

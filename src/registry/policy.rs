@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Deadlines and bounds of the registry. Times are milliseconds of log time.
+/// Deadlines and bounds of the registry. Times are milliseconds of log time; a bound counts as one
+/// at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// How long the asks of a dead instance's sessions wait for their clients to come back.
@@ -12,8 +13,7 @@ pub struct Policy {
     pub gather_ms: u64,
     /// The longest that any ask may wait.
     pub ask_ms_max: u64,
-    /// How long finished repair ids, clients that were reported and have no partner, and EMNet
-    /// entries are remembered.
+    /// How long finished repair ids and EMNet entries are remembered.
     pub retention_ms: u64,
     /// How long a client without asks is remembered when it is not refreshed; 0 for ever.
     pub client_retention_ms: u64,
@@ -39,6 +39,18 @@ pub struct Policy {
 /// An IPv6 /48 may have as much as this number of sources: sites whose users have a /64 each get
 /// along, and one hand with 65,536 of them gets no more than four addresses' worth.
 pub(super) const NETWORK_SHARES: u64 = 4;
+
+impl Policy {
+    /// How long a client that was reported and has no partner is remembered, since it was last
+    /// reported.
+    pub(super) fn lost_retention_ms(&self) -> u64 {
+        let longest = match self.client_retention_ms {
+            0 => u64::MAX,
+            longest => longest,
+        };
+        self.retention_ms.max(self.ask_ms_max).min(longest)
+    }
+}
 
 impl Default for Policy {
     fn default() -> Self {

@@ -352,21 +352,25 @@ impl Client {
         self.sides().iter().any(|side| side.is_reported())
     }
 
-    /// How readily it makes room for another one. One whose partner went is not lone: any number
-    /// of clients lose theirs when one hand has its own make room.
+    /// How readily it makes room for another one. One whose partner went goes as any silent one:
+    /// any number of clients lose theirs when one hand has its own make room.
     pub(super) fn spare(&self) -> Spare {
         let is_lone = |side: &&Side| matches!(side, Side::Open(Past::New | Past::Reported { .. }));
         if !self.is_silent() {
             Spare::Asks
-        } else if self.sides().iter().all(is_lone) {
-            Spare::Lone
-        } else {
+        } else if !self.sides().iter().all(is_lone) {
             Spare::Silent
+        } else if self.is_reported() {
+            Spare::Reported
+        } else {
+            Spare::New
         }
     }
 
     /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and
-    /// has no partner is rather dead; any other one may have been linked long ago, and be well.
+    /// has no partner is rather dead; any other one may have been linked long ago, and be well. But
+    /// two hostile neighbours can report one that is alive, so it is remembered as long as a
+    /// neighbour may wait for it to notice.
     pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
         let reported = self.sides().into_iter().filter_map(|side| match side {
             Side::Open(Past::Reported { since, .. }) => Some(*since),
@@ -376,7 +380,7 @@ impl Client {
             | Side::Paired { .. } => None,
         });
         match reported.max().filter(|_| self.is_idle()) {
-            Some(since) => Some(since.plus_ms(policy.retention_ms)),
+            Some(since) => Some(since.plus_ms(policy.lost_retention_ms())),
             None if policy.client_retention_ms == 0 => None,
             None => Some(self.refreshed.plus_ms(policy.client_retention_ms)),
         }

@@ -123,9 +123,7 @@ impl Registry {
             Some(_) => return self.refuse(session, Refusal::NotOwner, [Some(orphan), None]),
             None => {}
         }
-        if let Err(why) = self.room_for_caller(source) {
-            return self.refuse(session, why, [Some(orphan), None]);
-        }
+        self.room_for_caller(source);
         let ask = self.new_ask(session, Request::Reconnect(id.clone()), Past::Lost);
         self.insert(Record::Caller(Caller { socket: orphan.clone(), source, ask }));
     }

@@ -6,11 +6,10 @@
 //! order in which they go, and the networks by what they could give.
 
 use super::{
-    AskRef, Cause, Ended, Forgotten, Note, Record, Refusal, Registry, Serial, What,
-    policy::NETWORK_SHARES,
-    shares::{Shares, Spare},
+    AskRef, Cause, Ended, Forgotten, Note, Record, Registry, Serial, What, policy::NETWORK_SHARES,
+    shares::Shares,
 };
-use crate::ids::{Holder, SessionId, Source};
+use crate::ids::{ChainName, Holder, SessionId, Source};
 
 /// How many entries give way to one newcomer at most: one in the common case, and two if a table
 /// holds more than it may, as after a change of settings, so that it comes down to its bound in the
@@ -26,19 +25,12 @@ enum Over {
     Whole,
 }
 
-impl Over {
-    /// Why a newcomer stays out; `full` if it is the table.
-    fn refusal(self, full: Refusal) -> Refusal {
-        match self {
-            Self::Share(_) => Refusal::SourceFull,
-            Self::Whole => full,
-        }
-    }
-}
-
 /// What one more entry from `source` is too many for, in a table of `whole` entries of which each
 /// source may have `each`. While the table is no more than half full, no source is bounded.
+///
+/// A bound is one at least, so what is over it holds something that can go.
 fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> {
+    let (whole, each) = (whole.max(1), each.max(1));
     if !source.is_local() && 2 * shares.len() > whole {
         let narrow = Holder::Source(source);
         if shares.of(narrow) >= each {
@@ -56,9 +48,6 @@ fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> 
 impl Registry {
     /// Has entries go until one more from `source` is none too many. `spare` finds what goes, and
     /// `evict` takes it out.
-    ///
-    /// # Errors
-    /// Nothing can give way; what the newcomer is too many for.
     fn make_room(
         &mut self,
         source: Source,
@@ -66,84 +55,74 @@ impl Registry {
         shares: fn(&Self) -> &Shares,
         spare: impl Fn(&Self, Over) -> Option<Serial>,
         evict: impl Fn(&mut Self, Serial),
-    ) -> Result<(), Over> {
+    ) {
         let (whole, each) = bounds;
-        for evicted in 0..EVICTIONS_MAX {
-            let Some(over) = over(shares(self), source, whole, each) else { break };
-            match spare(self, over) {
-                Some(spare) => evict(self, spare),
-                None if evicted == 0 => return Err(over),
-                None => break,
-            }
+        for _ in 0..EVICTIONS_MAX {
+            let over = over(shares(self), source, whole, each);
+            let Some(spare) = over.and_then(|over| spare(self, over)) else { break };
+            evict(self, spare);
         }
-        Ok(())
     }
 
-    /// Makes room for one more client.
-    ///
-    /// # Errors
-    /// Nothing can give way.
+    /// Makes room for one more client of a chain.
     pub(super) fn room_for_client(
         &mut self,
         source: Source,
         session: SessionId,
-    ) -> Result<(), Refusal> {
+        chain: &ChainName,
+    ) {
         let bounds = (self.policy().clients_max, self.policy().clients_per_source_max);
         let spare = |registry: &Self, over| match over {
             // The newest of all: clients that were linked long ago have no connection and are well,
             // so one that floods the table behind an address of many pushes out what it has just
             // made.
-            Over::Share(holder) => registry.index.client_shares.newest(holder),
-            Over::Whole => registry.spare_client(source),
+            Over::Share(holder) => registry.index.client_shares.spare(holder),
+            Over::Whole => registry.spare_client(source, chain),
         };
         let evict = |registry: &mut Self, spare| {
             registry.forget_client(spare, Cause::MadeRoom, Some(session));
             registry.settle();
         };
-        let made = self.make_room(source, bounds, |it| &it.index.client_shares, spare, evict);
-        made.map_err(|over| over.refusal(Refusal::ClientsFull))
+        self.make_room(source, bounds, |it| &it.index.client_shares, spare, evict);
     }
 
     /// The client that gives way when the registry is full: one of the source that has the most, so
-    /// that a flood is its own loss. Nothing else may decide: two hostile ends cut honest clients
-    /// off, and neighbours that make room leave honest ones without a partner.
-    fn spare_client(&self, source: Source) -> Option<Serial> {
+    /// that a flood is its own loss. Nothing else may decide. What is silent is no worse than what
+    /// asks: a few connections keep clients asking. What was reported or cut off may be well: two
+    /// hostile ends bring that about.
+    fn spare_client(&self, source: Source, chain: &ChainName) -> Option<Serial> {
         let shares = &self.index.client_shares;
-        let of_most = |spare| shares.newest(shares.largest(spare, Some(source))?);
-        of_most(Spare::Lone)
-            .or_else(|| of_most(Spare::Silent))
-            .or_else(|| shares.newest(Holder::Source(source)))
+        // Where all have one client each the tip is the newest. If it went, no newcomer would ever
+        // be linked with the one before it.
+        let path = self.index.chains.get(chain).and_then(|chain| chain.path_ends());
+        let tip = path.map(|(_, tip)| tip);
+        shares.newest_of_most_new(source).or_else(|| shares.newest_of_most(source, tip))
     }
 
     /// Makes room for one more wait of a socket that no chain knows: the oldest goes, for what it
     /// waits for has not come for the longest time.
-    ///
-    /// # Errors
-    /// Nothing can give way.
-    pub(super) fn room_for_caller(&mut self, source: Source) -> Result<(), Refusal> {
+    pub(super) fn room_for_caller(&mut self, source: Source) {
         let bounds = (self.policy().repairs_max, self.policy().repairs_per_source_max);
-        let spare =
-            |registry: &Self, over| oldest(&registry.index.caller_shares, over, Some(source));
+        let spare = |registry: &Self, over| oldest(&registry.index.caller_shares, over, source);
         let evict = |registry: &mut Self, spare| {
             registry.give_up(AskRef::Caller(spare), Ended::MadeRoom);
         };
-        let made = self.make_room(source, bounds, |it| &it.index.caller_shares, spare, evict);
-        made.map_err(|over| over.refusal(Refusal::RepairsFull))
+        self.make_room(source, bounds, |it| &it.index.caller_shares, spare, evict);
     }
 
-    /// Makes room for one more EMNet entry; whether there is any. The oldest goes: an entry is
-    /// asked for soon after it was made, or never.
-    pub(super) fn room_for_peer(&mut self, source: Source) -> bool {
+    /// Makes room for one more EMNet entry. The oldest goes: an entry is asked for soon after it
+    /// was made, or never.
+    pub(super) fn room_for_peer(&mut self, source: Source) {
         let bounds = (self.policy().peers_max, self.policy().peers_per_source_max);
-        let spare = |registry: &Self, over| oldest(&registry.index.peer_shares, over, Some(source));
-        self.make_room(source, bounds, |it| &it.index.peer_shares, spare, Self::evict).is_ok()
+        let spare = |registry: &Self, over| oldest(&registry.index.peer_shares, over, source);
+        self.make_room(source, bounds, |it| &it.index.peer_shares, spare, Self::evict);
     }
 
     /// Has answers go until there are no more than may be: always the oldest of the source that
     /// has the most, so that none pushes out those of others.
     pub(super) fn trim_answers(&mut self) {
-        while self.index.answer_shares.len() > self.policy().repairs_max
-            && let Some(spare) = oldest(&self.index.answer_shares, Over::Whole, None)
+        while self.index.answer_shares.len() > self.policy().repairs_max.max(1)
+            && let Some(spare) = self.index.answer_shares.oldest_of_most(None)
         {
             self.evict(spare);
         }
@@ -161,12 +140,11 @@ impl Registry {
 }
 
 /// What gives way in a table without clients.
-fn oldest(shares: &Shares, over: Over, newcomer: Option<Source>) -> Option<Serial> {
-    let holder = match over {
-        Over::Share(holder) => holder,
-        Over::Whole => shares.largest(Spare::Silent, newcomer)?,
-    };
-    shares.oldest(holder)
+fn oldest(shares: &Shares, over: Over, newcomer: Source) -> Option<Serial> {
+    match over {
+        Over::Share(holder) => shares.spare(holder),
+        Over::Whole => shares.oldest_of_most(Some(newcomer)),
+    }
 }
 
 #[cfg(test)]

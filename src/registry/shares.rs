@@ -7,50 +7,45 @@ use std::{
 };
 
 use super::Serial;
-use crate::ids::{Holder, Network, Source};
+use crate::ids::{Holder, Source};
 
-/// How readily an entry makes room for another one: what comes last goes first.
+/// How readily an entry makes room for another one: of those of one holder, a client that was
+/// reported or is new, else a silent one, else any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spare {
+    /// Whatever is no client: the oldest goes, and of clients the newest.
+    Aging,
     /// A client that asks, most likely over a connection that lives.
     Asks,
-    /// A client that is silent; or whatever is no client.
+    /// A client that is silent.
     Silent,
-    /// A client that is silent and never had a partner, or was reported to be gone.
-    Lone,
-}
-
-impl Spare {
-    const ALL: [Self; 3] = [Self::Asks, Self::Silent, Self::Lone];
+    /// A client that is silent and has no partner: at least one reported it to be gone.
+    Reported,
+    /// A client that is silent and never had a partner.
+    New,
 }
 
 /// How many entries a holder has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
     all: u32,
-    /// Those of silent clients, lone ones among them.
-    silent: u32,
-    lone: u32,
+    /// Those of clients that are silent and never had a partner.
+    new: u32,
 }
 
-impl Held {
-    /// Those that make room as readily as that, or more so.
-    fn at_least(&mut self, spare: Spare) -> &mut u32 {
-        match spare {
-            Spare::Asks => &mut self.all,
-            Spare::Silent => &mut self.silent,
-            Spare::Lone => &mut self.lone,
-        }
-    }
-}
+/// Networks by how much they have, and by the age of what they would give: each is found by the
+/// entry that would go. An address decides nothing, so none is made up to have others go.
+type Ranking = BTreeSet<(u32, Serial)>;
 
 /// The entries of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shares {
     entries: BTreeSet<(Holder, Spare, Serial)>,
     held: BTreeMap<Holder, Held>,
-    /// The networks by how much of each kind they could give.
-    most: BTreeMap<Spare, BTreeSet<(u32, Network)>>,
+    /// The networks by all that they have.
+    most: Ranking,
+    /// The networks by their clients that are silent and never had a partner.
+    most_new: Ranking,
     len: u64,
 }
 
@@ -61,40 +56,48 @@ impl Shares {
 
     pub(super) fn insert(&mut self, source: Source, spare: Spare, serial: Serial) {
         self.len += 1;
-        self.count(source, spare, |count| *count += 1);
-        self.entries.extend(source.holders().map(|holder| (holder, spare, serial)));
+        self.change(source, |shares, holder| {
+            shares.entries.insert((holder, spare, serial));
+            let held = shares.held.entry(holder).or_default();
+            held.all += 1;
+            held.new += u32::from(spare == Spare::New);
+        });
     }
 
     pub(super) fn remove(&mut self, source: Source, spare: Spare, serial: Serial) {
         self.len -= 1;
-        self.count(source, spare, |count| *count -= 1);
-        for holder in source.holders() {
-            self.entries.remove(&(holder, spare, serial));
-        }
+        self.change(source, |shares, holder| {
+            shares.entries.remove(&(holder, spare, serial));
+            let held = shares.held.entry(holder).or_default();
+            held.all -= 1;
+            held.new -= u32::from(spare == Spare::New);
+            if held.all == 0 {
+                shares.held.remove(&holder);
+            }
+        });
     }
 
-    fn count(&mut self, source: Source, spare: Spare, change: impl Fn(&mut u32)) {
-        let network = source.network();
-        for holder in source.holders() {
-            let held = self.held.entry(holder).or_default();
-            let is_network = source.site().is_none_or(|site| holder == Holder::Network(site));
-            for kind in Spare::ALL.into_iter().filter(|kind| *kind <= spare) {
-                let count = held.at_least(kind);
-                let before = *count;
-                change(count);
-                if is_network && kind > Spare::Asks {
-                    let ranking = self.most.entry(kind).or_default();
-                    ranking.remove(&(before, network));
-                    ranking.extend((*count > 0).then_some((*count, network)));
-                    if ranking.is_empty() {
-                        self.most.remove(&kind);
-                    }
-                }
-            }
-            if held.all == 0 {
-                self.held.remove(&holder);
-            }
-        }
+    /// Changes what each holder of a source has, and ranks its network once more.
+    fn change(&mut self, source: Source, change: impl Fn(&mut Self, Holder)) {
+        let network = network_of(source);
+        let ranks = |shares: &Self| (shares.rank(network), shares.rank_new(network));
+        let (rank, rank_new) = ranks(self);
+        rank.inspect(|rank| _ = self.most.remove(rank));
+        rank_new.inspect(|rank| _ = self.most_new.remove(rank));
+        source.holders().for_each(|holder| change(self, holder));
+        let (rank, rank_new) = ranks(self);
+        self.most.extend(rank);
+        self.most_new.extend(rank_new);
+    }
+
+    fn rank(&self, network: Holder) -> Option<(u32, Serial)> {
+        Some((self.held.get(&network)?.all, self.spare(network)?))
+    }
+
+    fn rank_new(&self, network: Holder) -> Option<(u32, Serial)> {
+        let new = self.held.get(&network)?.new;
+        let newest = || self.entries.range(range_of(network)).next_back();
+        if new == 0 { None } else { newest().map(|(_, _, serial)| (new, *serial)) }
     }
 
     /// How many entries a holder has.
@@ -102,30 +105,66 @@ impl Shares {
         self.held.get(&holder).map(|held| held.all.into()).unwrap_or_default()
     }
 
-    /// The newest of the entries of a holder that make room the most readily.
-    pub(super) fn newest(&self, holder: Holder) -> Option<Serial> {
-        let mut entries = self.entries.range(range_of(holder));
-        entries.next_back().map(|(_, _, serial)| *serial)
+    /// The entry of a holder that makes room: the newest of its clients that make it the most
+    /// readily, or, in a table without clients, its oldest.
+    pub(super) fn spare(&self, holder: Holder) -> Option<Serial> {
+        let (_, spare, last) = self.entries.range(range_of(holder)).next_back().copied()?;
+        match spare {
+            Spare::Aging => self.entries.range(range_of(holder)).next().map(|first| first.2),
+            Spare::Asks | Spare::Silent | Spare::Reported => Some(last),
+            // One that was reported goes as readily as a new one, so the newer of the two goes.
+            Spare::New => {
+                let reported = (holder, Spare::Reported, Serial(0))..(holder, spare, Serial(0));
+                let reported = self.entries.range(reported).next_back();
+                Some(reported.map_or(last, |(_, _, reported)| last.max(*reported)))
+            }
+        }
     }
 
-    /// The oldest of the entries of a holder, in a table without clients.
-    pub(super) fn oldest(&self, holder: Holder) -> Option<Serial> {
-        let mut entries = self.entries.range(range_of(holder));
-        entries.next().map(|(_, _, serial)| *serial)
+    /// The client that makes room of the network that has the most; of equal ones of that of the
+    /// newcomer, or else of the one whose client is the newest. The `tip` that the newcomer comes
+    /// behind is passed over as long as another one has as many.
+    pub(super) fn newest_of_most(&self, newcomer: Source, tip: Option<Serial>) -> Option<Serial> {
+        let own = self.rank(network_of(newcomer));
+        let (most, last) = self.most.last()?;
+        let is_other = |(_, spare): &(u32, Serial)| Some(*spare) != tip;
+        let mut newest = self.most.range((*most, Serial(0))..).rev();
+        pick(&self.most, own.filter(is_other), newest.find(|rank| is_other(rank))).or(Some(*last))
     }
 
-    /// The network that could give the most entries that make room as readily as that, or more so.
-    /// Of equal ones it is that of the newcomer, if there is one, or else the last in the order of
-    /// addresses.
-    pub(super) fn largest(&self, spare: Spare, newcomer: Option<Source>) -> Option<Holder> {
-        let ranking = self.most.get(&spare)?;
-        let (most, last) = ranking.last()?;
-        let own = newcomer.map(Source::network).filter(|own| ranking.contains(&(*most, *own)));
-        let network = own.unwrap_or(*last);
-        Some(network.only_source().map_or(Holder::Network(network), Holder::Source))
+    /// The newest client that is silent and never had a partner, of the network that has the most
+    /// such ones; of equal ones of that of the newcomer, or else of the one whose client is the
+    /// newest.
+    pub(super) fn newest_of_most_new(&self, newcomer: Source) -> Option<Serial> {
+        pick(&self.most_new, self.rank_new(network_of(newcomer)), self.most_new.last())
+    }
+
+    /// The entry that makes room in a table without clients: the oldest of the network that has
+    /// the most; of equal ones of that of the newcomer, if there is one, or else the oldest of all
+    /// of theirs.
+    pub(super) fn oldest_of_most(&self, newcomer: Option<Source>) -> Option<Serial> {
+        let own = newcomer.and_then(|newcomer| self.rank(network_of(newcomer)));
+        let (most, _) = self.most.last()?;
+        pick(&self.most, own, self.most.range((*most, Serial(0))..).next())
     }
 }
 
+/// What the newcomer's own network would give, if that is among those that have the most, or else
+/// what this other one would.
+fn pick(
+    ranking: &Ranking,
+    own: Option<(u32, Serial)>,
+    other: Option<&(u32, Serial)>,
+) -> Option<Serial> {
+    let (most, _) = ranking.last()?;
+    let own = own.filter(|(has, _)| has == most);
+    own.or(other.copied()).map(|(_, spare)| spare)
+}
+
+fn network_of(source: Source) -> Holder {
+    source.site().map_or(Holder::Source(source), Holder::Network)
+}
+
 fn range_of(holder: Holder) -> RangeInclusive<(Holder, Spare, Serial)> {
-    (holder, Spare::Asks, Serial(0))..=(holder, Spare::Lone, Serial(u64::MAX))
+    (holder, Spare::Aging, Serial(0))..=(holder, Spare::New, Serial(u64::MAX))
 }

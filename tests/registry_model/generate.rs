@@ -124,7 +124,7 @@ pub(crate) const CROWD: Weights = Weights {
     peer: 12,
     tick: 6,
     policy: 1,
-    death: 10,
+    death: 24,
     mixed: 8,
     tight: false,
     crowd: true,

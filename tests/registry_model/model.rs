@@ -196,8 +196,13 @@ impl Model {
             Past::New | Past::Lost | Past::Left(..) => None,
         });
         let is_alone = client.partners.iter().all(|partner| *partner == Partner::None);
+        let lost_ms = match (self.planted, policy.client_retention_ms) {
+            (Planted::ReportedSoonForgotten, _) => policy.retention_ms,
+            (_, 0) => policy.retention_ms.max(policy.ask_ms_max),
+            (_, most) => policy.retention_ms.max(policy.ask_ms_max).min(most),
+        };
         match reported.max().filter(|_| is_alone) {
-            Some(reported) => Some(reported.plus_ms(policy.retention_ms)),
+            Some(reported) => Some(reported.plus_ms(lost_ms)),
             None if policy.client_retention_ms == 0 => None,
             None => Some(client.refreshed.plus_ms(policy.client_retention_ms)),
         }
@@ -223,17 +228,12 @@ impl Model {
         match command {
             Command::AddPeer { session, source, address, candidate } => {
                 let mut free = (0..1_000_000).map(|n| PeerId((candidate.0 + n) % 1_000_000));
-                let message = match self.room_for_peer(*source) {
-                    true => {
-                        let id = free.find(|id| !self.peers.contains_key(id)).expect("few are");
-                        let until = self.now.plus_ms(self.policy.retention_ms);
-                        let entry = (self.new_name(), *source, address.clone(), until);
-                        self.peers.insert(id, entry);
-                        Message::PeerAdded { id }
-                    }
-                    false => Message::PeerFailed,
-                };
-                self.tell(*session, message, Then::Stay);
+                self.room_for_peer(*source); // 19
+                let id = free.find(|id| !self.peers.contains_key(id)).expect("few are");
+                let until = self.now.plus_ms(self.policy.retention_ms);
+                let entry = (self.new_name(), *source, address.clone(), until);
+                self.peers.insert(id, entry);
+                self.tell(*session, Message::PeerAdded { id }, Then::Stay);
             }
             Command::AskIp { session, id } => {
                 let message = match self.peers.remove(id) {
@@ -289,10 +289,8 @@ impl Model {
         if let Some(known) = owners.iter().find(same) {
             return self.resume(session, known.name); // 2
         }
-        if owners.is_empty()
-            && let Some(why) = self.room_for_client(source)
-        {
-            return self.refuse(session, why); // 19
+        if owners.is_empty() && !self.room_for_client(source, chain) {
+            return self.refuse(session, Refusal::NotOwner); // a mistake that was built in
         }
         for owner in owners {
             self.forget(owner.name); // 3
@@ -437,8 +435,8 @@ impl Model {
     ) {
         let by = By::Stranger(socket.clone(), source);
         let retry = self.asks.iter().any(|ask| is_same(ask, &by, id));
-        if !retry && let Some(why) = self.room_for_stranger(source) {
-            return self.refuse(session, why); // 19
+        if !retry {
+            self.room_for_stranger(source); // 19
         }
         self.ask(by, session, Some(id.clone()));
     }

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use emnetchain::{
-    ids::{Network, Source},
-    registry::{Refusal, Why},
+    ids::{ChainName, Network, Source},
+    registry::Why,
 };
 
 use super::{Ask, By, Client, Model, Name, Partner, Past};
 
-/// A mistake about room that is built into the model, to show that the sequences find it: the
-/// registry must then seem wrong.
+/// A mistake about room, or about how long what is lost is remembered, that is built into the
+/// model, to show that the sequences find it: the registry must then seem wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Planted {
     /// None: this is the page.
@@ -20,6 +20,8 @@ pub(crate) enum Planted {
     AnswersByAge,
     /// Clients that ask make room as readily as silent ones.
     AskingGo,
+    /// Clients that ask make no room for those of other sources.
+    AskingStay,
     /// Sources are bounded in a table that is less than half full.
     BoundedAlways,
     /// Clients that are cut off make room before others.
@@ -32,21 +34,34 @@ pub(crate) enum Planted {
     LosersLone,
     /// The oldest client of a source makes room.
     OldestGoes,
+    /// Clients that others reported make room before those of a source that has more.
+    ReportedGo,
+    /// Clients that were reported are forgotten after the retention.
+    ReportedSoonForgotten,
     /// The sources of one IPv6 /48 are bounded one by one only.
     SitesUnbounded,
+    /// Of equal sources the one with the highest address makes room.
+    TiesByAddress,
+    /// Of equal sources also that of the tip makes room.
+    TipsGo,
 }
 
 impl Planted {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::AnswersByAge,
         Self::AskingGo,
+        Self::AskingStay,
         Self::BoundedAlways,
         Self::CutOffGo,
         Self::FullRefuses,
         Self::LocalsBounded,
         Self::LosersLone,
         Self::OldestGoes,
+        Self::ReportedGo,
+        Self::ReportedSoonForgotten,
         Self::SitesUnbounded,
+        Self::TiesByAddress,
+        Self::TipsGo,
     ];
 }
 
@@ -58,53 +73,57 @@ enum TooMany {
 }
 
 impl Model {
-    /// Has clients make room, at most two; the refusal, if none can.
-    pub(super) fn room_for_client(&mut self, source: Source) -> Option<Refusal> {
+    /// Has clients make room, at most two; whether the newcomer comes in, as it always does without
+    /// a mistake.
+    pub(super) fn room_for_client(&mut self, source: Source, chain: &ChainName) -> bool {
         for evicted in 0..2 {
             let sources: Vec<Source> = self.clients.iter().map(|client| client.source).collect();
             let policy = &self.policy;
             let (whole, each) = (policy.clients_max, policy.clients_per_source_max);
-            let too_many = self.too_many(&sources, source, whole, each)?;
-            let (gone, refusal) = match too_many {
-                TooMany::OfSource => {
-                    (self.newest(|client| client.source == source), Refusal::SourceFull)
-                }
+            let Some(too_many) = self.too_many(&sources, source, whole, each) else { break };
+            let gone = match too_many {
+                TooMany::OfSource => self.newest(|client| client.source == source),
                 TooMany::InNetwork => {
-                    let network = source.network();
-                    (self.newest(|client| client.source.network() == network), Refusal::SourceFull)
+                    self.newest(|client| client.source.network() == source.network())
                 }
-                TooMany::Altogether if self.planted == Planted::FullRefuses => {
-                    return Some(Refusal::ClientsFull);
-                }
-                TooMany::Altogether => (self.makes_room(source), Refusal::ClientsFull),
+                TooMany::Altogether if self.planted == Planted::FullRefuses => return false,
+                TooMany::Altogether => self.makes_room(source, self.path(chain).last().copied()),
             };
-            let Some(gone) = gone else {
-                return Some(refusal).filter(|_| evicted == 0);
-            };
+            let Some(gone) = gone else { return evicted > 0 };
             self.forget(gone);
             self.settle();
         }
-        None
+        true
     }
 
-    /// This client makes room when the registry is full: of those that have the most of what goes
-    /// first.
-    fn makes_room(&self, source: Source) -> Option<Name> {
-        let of_most = |goes: &dyn Fn(&Client) -> bool| {
-            let sources = self.clients.iter().filter(|client| goes(client));
-            let most = largest(sources.map(|client| client.source), Some(source))?;
-            self.newest(|client| client.source.network() == most)
+    /// This client makes room when the registry is full.
+    fn makes_room(&self, source: Source, tip: Option<Name>) -> Option<Name> {
+        let of_most = |counts: &dyn Fn(&Client) -> bool, goes: &dyn Fn(Network) -> Option<Name>| {
+            let sources = self.clients.iter().filter(|client| counts(client));
+            let sources: Vec<Source> = sources.map(|client| client.source).collect();
+            let is_tip = |network: &Network| tip.is_some() && goes(*network) == tip;
+            let spares_tip = |network: &Network| self.planted != Planted::TipsGo && is_tip(network);
+            let most = self.have_most(&sources, Some(source), spares_tip);
+            most.into_iter().filter_map(goes).max()
         };
-        let cut_off = || {
-            let is_cut_off = |client: &&Client| self.run(client.name).cut.is_some();
-            let silent = self.clients.iter().filter(|client| self.is_silent(client.name));
-            silent.filter(is_cut_off).map(|client| client.name).max()
+        let is_new = |client: &Client| match self.planted {
+            Planted::ReportedGo => self.is_lone(client),
+            _ => self.is_lone(client) && client.pasts == [Past::New; 2],
         };
-        let cut_off = if self.planted == Planted::CutOffGo { cut_off() } else { None };
-        cut_off
-            .or_else(|| of_most(&|client| self.is_lone(client)))
-            .or_else(|| of_most(&|client| self.is_silent(client.name)))
-            .or_else(|| self.newest(|client| client.source == source))
+        let newest = |network| self.newest(|client| client.source.network() == network);
+        let newest_new = |network| {
+            let theirs = self.clients.iter().filter(|client| client.source.network() == network);
+            theirs.filter(|client| is_new(client)).map(|client| client.name).max()
+        };
+        if self.planted == Planted::AskingStay {
+            return of_most(&|client| self.is_silent(client.name), &newest);
+        }
+        let is_cut_off = |client: &&Client| self.run(client.name).cut.is_some();
+        let mut cut_off =
+            self.clients.iter().filter(is_cut_off).map(|client| client.name).collect::<Vec<_>>();
+        cut_off.retain(|name| self.is_silent(*name) && self.planted == Planted::CutOffGo);
+        let cut_off = cut_off.into_iter().max();
+        cut_off.or_else(|| of_most(&is_new, &newest_new)).or_else(|| of_most(&|_| true, &newest))
     }
 
     /// The newest one: of those that are lone, else of those that are silent, else of all.
@@ -131,46 +150,41 @@ impl Model {
         self.is_silent(client.name) && has_none && !lost
     }
 
-    /// Has strangers that wait make room, at most two; the refusal, if none can.
-    pub(super) fn room_for_stranger(&mut self, source: Source) -> Option<Refusal> {
-        for evicted in 0..2 {
+    /// Has strangers that wait make room, at most two.
+    pub(super) fn room_for_stranger(&mut self, source: Source) {
+        for _ in 0..2 {
             let waits = |ask: &Ask| match &ask.by {
                 By::Stranger(_, source) => Some((ask.name, *source)),
                 By::Client(..) => None,
             };
-            let mut waits: Vec<(Name, Source)> = self.asks.iter().filter_map(waits).collect();
-            waits.sort_unstable();
+            let waits: Vec<(Name, Source)> = self.asks.iter().filter_map(waits).collect();
             let (whole, each) = (self.policy.repairs_max, self.policy.repairs_per_source_max);
-            let (gone, refusal) = self.goes(&waits, source, whole, each)?;
-            match gone {
-                Some(gone) => self.give_up(gone, Why::TakenOut),
-                None => return Some(refusal).filter(|_| evicted == 0),
-            }
+            let Some(gone) = self.goes(&waits, source, whole, each) else { break };
+            self.give_up(gone, Why::TakenOut);
         }
-        None
     }
 
-    /// Has EMNet entries make room, at most two; whether there is any.
-    pub(super) fn room_for_peer(&mut self, source: Source) -> bool {
-        for evicted in 0..2 {
+    /// Has EMNet entries make room, at most two.
+    pub(super) fn room_for_peer(&mut self, source: Source) {
+        for _ in 0..2 {
             let entries = self.peers.values().map(|(name, source, _, _)| (*name, *source));
-            let mut entries: Vec<(Name, Source)> = entries.collect();
-            entries.sort_unstable();
+            let entries: Vec<(Name, Source)> = entries.collect();
             let (whole, each) = (self.policy.peers_max, self.policy.peers_per_source_max);
-            let Some((gone, _)) = self.goes(&entries, source, whole, each) else { return true };
-            let Some(gone) = gone else { return evicted > 0 };
+            let Some(gone) = self.goes(&entries, source, whole, each) else { break };
             self.peers.retain(|_, (name, _, _, _)| *name != gone);
         }
-        true
     }
 
     /// Forgets answers until there are no more than may be.
     pub(super) fn trim_answers(&mut self) {
-        while self.answers.len() as u64 > self.policy.repairs_max {
-            let most = largest(self.answers.iter().map(|answer| answer.source), None);
-            let is_theirs = |answer: &super::Answer| Some(answer.source.network()) == most;
-            let oldest = self.answers.iter().position(is_theirs).expect("there are some");
-            self.answers.remove(if self.planted == Planted::AnswersByAge { 0 } else { oldest });
+        while self.answers.len() as u64 > self.policy.repairs_max.max(1) {
+            let answers = self.answers.iter().map(|answer| (answer.name, answer.source));
+            let answers: Vec<(Name, Source)> = answers.collect();
+            let gone = match self.planted {
+                Planted::AnswersByAge => answers[0].0,
+                _ => self.oldest_of_most(&answers, None).expect("there are some"),
+            };
+            self.answers.retain(|answer| answer.name != gone);
         }
     }
 
@@ -179,11 +193,11 @@ impl Model {
         let count = |is_theirs: &dyn Fn(&Source) -> bool| {
             of.iter().filter(|source| is_theirs(source)).count() as u64
         };
+        let (whole, each) = (whole.max(1), each.max(1));
         let is_public = !source.is_local() || self.planted == Planted::LocalsBounded;
         let is_half_full = 2 * of.len() as u64 > whole || self.planted == Planted::BoundedAlways;
         let is_bounded = is_public && is_half_full;
-        let is_wide =
-            source.network().only_source().is_none() && self.planted != Planted::SitesUnbounded;
+        let is_wide = source.site().is_some() && self.planted != Planted::SitesUnbounded;
         if is_bounded && count(&|other| *other == source) >= each {
             return Some(TooMany::OfSource);
         }
@@ -194,37 +208,54 @@ impl Model {
         (of.len() as u64 >= whole).then_some(TooMany::Altogether)
     }
 
-    /// Which of these entries, the oldest first, makes room for one more; `None` if there is room.
+    /// Which of these entries makes room for one more; `None` if there is room.
     fn goes(
         &self,
         entries: &[(Name, Source)],
         source: Source,
         whole: u64,
         each: u64,
-    ) -> Option<(Option<Name>, Refusal)> {
+    ) -> Option<Name> {
         let sources: Vec<Source> = entries.iter().map(|(_, source)| *source).collect();
-        let oldest = |is_theirs: &dyn Fn(Source) -> bool| {
-            entries.iter().find(|(_, source)| is_theirs(*source)).map(|(name, _)| *name)
-        };
-        Some(match self.too_many(&sources, source, whole, each)? {
-            TooMany::OfSource => (oldest(&|other| other == source), Refusal::SourceFull),
-            TooMany::InNetwork => {
-                (oldest(&|other| other.network() == source.network()), Refusal::SourceFull)
-            }
-            TooMany::Altogether => {
-                let most = largest(sources.iter().copied(), Some(source));
-                (oldest(&|other| Some(other.network()) == most), Refusal::RepairsFull)
-            }
-        })
+        let network = source.network();
+        match self.too_many(&sources, source, whole, each)? {
+            TooMany::OfSource => oldest(entries, |other| other == source),
+            TooMany::InNetwork => oldest(entries, |other| other.network() == network),
+            TooMany::Altogether => self.oldest_of_most(entries, Some(source)),
+        }
+    }
+
+    /// The oldest entry of those that have the most.
+    fn oldest_of_most(&self, entries: &[(Name, Source)], newcomer: Option<Source>) -> Option<Name> {
+        let sources: Vec<Source> = entries.iter().map(|(_, source)| *source).collect();
+        let most = self.have_most(&sources, newcomer, |_| false);
+        oldest(entries, |source| most.contains(&source.network()))
+    }
+
+    /// The networks that have the most of these, without those that are spared, unless all are;
+    /// only the newcomer's, if it is among them.
+    fn have_most(
+        &self,
+        sources: &[Source],
+        newcomer: Option<Source>,
+        is_spared: impl Fn(&Network) -> bool,
+    ) -> Vec<Network> {
+        let mut counts = BTreeMap::<Network, u64>::new();
+        sources.iter().for_each(|source| *counts.entry(source.network()).or_default() += 1);
+        let most = counts.values().max().copied();
+        counts.retain(|_, count| Some(*count) == most);
+        if !counts.keys().all(&is_spared) {
+            counts.retain(|network, _| !is_spared(network));
+        }
+        let own = newcomer.map(Source::network).filter(|own| counts.contains_key(own));
+        let last = counts.keys().last().filter(|_| self.planted == Planted::TiesByAddress);
+        match own.or(last.copied()) {
+            Some(only) => vec![only],
+            None => counts.into_keys().collect(),
+        }
     }
 }
 
-/// The network that has the most; of equal ones the newcomer's, or else the last in the order of
-/// addresses.
-fn largest(sources: impl Iterator<Item = Source>, newcomer: Option<Source>) -> Option<Network> {
-    let mut counts = BTreeMap::<Network, u64>::new();
-    sources.for_each(|source| *counts.entry(source.network()).or_default() += 1);
-    let is_own = |network: Network| newcomer.is_some_and(|newcomer| newcomer.network() == network);
-    let most = counts.into_iter().max_by_key(|(it, count)| (*count, is_own(*it), *it));
-    most.map(|(network, _)| network)
+fn oldest(entries: &[(Name, Source)], is_theirs: impl Fn(Source) -> bool) -> Option<Name> {
+    entries.iter().filter(|(_, source)| is_theirs(*source)).map(|(name, _)| *name).min()
 }

@@ -238,7 +238,13 @@ impl Told {
         let answer = self.answers.remove(&key);
         let remembered = answer.map(|(partner, _)| partner).filter(|_| !known);
         let told = told(seen.applied, session);
-        if told.iter().any(|told| [lost, remembered].contains(&Some(*told))) {
+        // Another one that waits for the very socket is no partner of before.
+        let waits = |request: &Request| {
+            let covers = |socket| request.stranger && !request.gone && covers(request, socket);
+            request.id.as_ref() == Some(&key.0) && lost.is_some_and(covers)
+        };
+        let same = [lost.filter(|_| !self.requests.iter().any(waits)), remembered];
+        if told.iter().any(|told| same.contains(&Some(*told))) {
             self.answers.extend(answer.map(|answer| (key, answer)));
             return Vec::new(); // a retry
         }

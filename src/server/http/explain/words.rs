@@ -257,9 +257,6 @@ pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
 
 fn of_refusal(why: Refusal) -> &'static str {
     match why {
-        Refusal::ClientsFull => "as many clients as may be are there, and all of them ask",
         Refusal::NotOwner => "one of its sockets belongs to another source address",
-        Refusal::RepairsFull => "no repair id may wait",
-        Refusal::SourceFull => "its source address may have none",
     }
 }
