@@ -30,6 +30,8 @@ pub mod cluster;
 pub mod codec;
 pub mod config;
 pub mod console;
+mod crowd;
+mod descriptors;
 #[cfg(test)]
 mod fuzz;
 pub mod ids;

@@ -60,9 +60,15 @@ pub const UNSENT_BYTES_MAX: usize = 8 * 1024;
 /// registry, so that none can fill the disk.
 pub const SNAPSHOT_BYTES_MAX: u64 = 16 * 1024 * 1024 * 1024;
 
-/// Connections of other instances: three of each member are kept, the rest is room for those that
-/// have not introduced themselves yet.
-pub const RPC_CONNECTIONS_MAX: usize = 256;
+/// Connections of other instances that have introduced themselves: three of each are kept, so this
+/// is enough for 21. It is what the budget of descriptors sets aside for both directions, which is
+/// enough for ten.
+pub const RPC_CONNECTIONS_MAX: usize = 64;
+
+/// Connections at the raft port that have not introduced themselves yet, with those that have made
+/// room and are being closed, for which there is a quarter. An honest one is in that state for some
+/// milliseconds, and strangers make room for each other, so few are enough.
+pub const RPC_STRANGERS_MAX: usize = 32;
 
 /// Chains that have metrics of their own. Clients name chains, so their number has no bound;
 /// Prometheus pays for each label.
@@ -78,8 +84,12 @@ pub const PEER_GUESSES_BURST: u32 = 20;
 
 /// Between two further wrong ids of one source: 43,200 a day, so that in the ten minutes that an
 /// entry lives one source in 3,300 finds it. It is as short as that because those that share a
-/// guesser's address wait behind it, so long for each of its connections.
+/// guesser's address wait behind it, so long for each of its questions that wait.
 pub const PEER_GUESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Questions of one source that may wait at one time because of its wrong ids: the last of them is
+/// answered after half a minute, before most clients give up.
+pub const PEER_GUESSES_WAITING_MAX: usize = 16;
 
 /// Wrong tokens that a source may show to the operators' HTTP at once.
 pub const TOKEN_GUESSES_BURST: u32 = 5;
@@ -88,7 +98,7 @@ pub const TOKEN_GUESSES_BURST: u32 = 5;
 pub const TOKEN_GUESS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Descriptors that connections which must make room may still have when the next newcomer is let
-/// in. Three listeners may go one beyond, which is within what is kept for the instance itself.
+/// in. Each listener may go one beyond, which is within what is kept for the instance itself.
 pub const CLOSING_MAX: usize = 8;
 
 /// Sources of one IPv6 /48 that may do at one time all that a source may: have its connections, be

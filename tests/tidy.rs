@@ -60,11 +60,13 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 14] = [
+    let layers: [(&str, &[&str]); 16] = [
         ("ids", &["limits"]),
         ("limits", &[]),
         ("codec", &[]),
         ("console", &[]),
+        ("crowd", &["ids", "limits"]),
+        ("descriptors", &["limits"]),
         ("registry", &["codec", "ids", "limits"]),
         ("wire", &["ids", "limits", "registry"]),
         ("runtime", &["clock"]),
@@ -76,14 +78,34 @@ fn each_layer_knows_only_those_below_it() {
         (
             "cluster",
             &[
-                "clock", "codec", "ids", "limits", "metrics", "queue", "raft", "registry",
-                "runtime", "secrets", "storage",
+                "clock",
+                "codec",
+                "crowd",
+                "descriptors",
+                "ids",
+                "limits",
+                "metrics",
+                "queue",
+                "raft",
+                "registry",
+                "runtime",
+                "secrets",
+                "storage",
             ],
         ),
         (
             "server",
             &[
-                "clock", "ids", "limits", "metrics", "queue", "registry", "runtime", "sockets",
+                "clock",
+                "crowd",
+                "descriptors",
+                "ids",
+                "limits",
+                "metrics",
+                "queue",
+                "registry",
+                "runtime",
+                "sockets",
                 "wire",
             ],
         ),

@@ -220,7 +220,8 @@ settings! {
         /// `any`: everybody any, so that one client can point others at a stranger.
         @live address_policy: AddressPolicy = Default("auto");
         /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
-        /// of the files that the process may open, if that is less. Beyond it, the oldest of the
+        /// of the files that the process may open, or what the disk, raft and operators leave of
+        /// them (264 are theirs at the most), whichever is least. Beyond it, the oldest of the
         /// address (of the /48) that has the most is closed: one that has no request in hand, or,
         /// for a new request, one that has.
         @live connections_max: Option<usize> = Default("auto");

@@ -18,10 +18,10 @@ use tokio::sync::Notify;
 
 use super::{
     LiveOptions, Rejection,
-    crowd::{Arrival, Crowd},
     line::{Line, Order},
 };
 use crate::{
+    crowd::{Arrival, Crowd},
     ids::{Holder, Source},
     limits::{CLOSING_MAX, SILENT_SHARE},
     metrics::Metrics,

@@ -55,8 +55,7 @@ pub use chains::Looker;
 pub use status::{Chains, Digest, Member, Status};
 
 use self::life::Life;
-use super::{crowd::Crowd, options::Shares};
-use crate::{ids::Source, metrics::Metrics, sockets};
+use crate::{crowd::Crowd, descriptors::Shares, ids::Source, metrics::Metrics, sockets};
 
 /// Where the operators' HTTP is unless it is told otherwise.
 pub const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);

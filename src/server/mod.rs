@@ -15,7 +15,6 @@
 
 mod admission;
 mod chain;
-mod crowd;
 mod doors;
 mod ear;
 mod emnet;
@@ -51,10 +50,10 @@ pub use outbox::Outbox;
 pub use stream::ClientStream;
 
 use listener::Acceptor;
-use options::Shares;
 use reflector::{Limit, Reflector};
 
 use crate::{
+    descriptors::Shares,
     ids::SessionId,
     metrics::Metrics,
     queue::Queued,

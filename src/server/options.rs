@@ -6,6 +6,7 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
+    descriptors::Shares,
     limits::{NETWORK_SHARE, NETWORK_SOURCES},
     wire::AddressPolicy,
 };
@@ -26,8 +27,9 @@ pub struct Addresses {
 /// Limits and deadlines of the edge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// Client connections over all TCP listeners. By default at most four fifths of the descriptors
-    /// that the process may open, so that raft, metrics and the disk keep theirs.
+    /// Client connections over all TCP listeners. By default what the budget of descriptors has
+    /// for them: at most four fifths of what the process may open, and what the disk, raft and the
+    /// operators' HTTP do not need.
     pub connections_max: usize,
     /// Client connections from one IPv4 address or one IPv6 /64; a /48 may have sixteen times as
     /// many, and no more than a quarter of all. Of more, the oldest silent one of the same source
@@ -98,67 +100,5 @@ impl Default for ServerOptions {
             datagrams_per_source_burst: 50,
             datagrams_in_all: 20_000,
         }
-    }
-}
-
-/// Descriptors that neither clients nor operators may take: about 20 for listeners, the log and the
-/// image, and as many for what comes and goes, such as snapshots. A disk that is refused one stops
-/// the instance.
-const OWN_DESCRIPTORS: usize = 40;
-
-/// How many descriptors connections may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Shares {
-    /// Those of clients.
-    pub(super) clients: usize,
-    /// Those of the operators' HTTP.
-    pub(super) operators: usize,
-}
-
-impl Shares {
-    /// What this process may open, shared out.
-    pub(super) fn of_this_process() -> Self {
-        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        Self::of(descriptors_max(&limits).unwrap_or(usize::MAX))
-    }
-
-    fn of(descriptors: usize) -> Self {
-        let operators = (descriptors / 8).clamp(1, 128);
-        let left = descriptors.saturating_sub(OWN_DESCRIPTORS + operators);
-        Self { clients: left.min(descriptors / 5 * 4).clamp(1, 100_000), operators }
-    }
-}
-
-/// The soft limit of open files out of `/proc/self/limits`; `None` if there is none.
-fn descriptors_max(limits: &str) -> Option<usize> {
-    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
-    line.split_whitespace().nth(3)?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_descriptor_limit_is_read_from_proc() {
-        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
-                      Max open files            1024                 524288               files\n";
-        assert_eq!(descriptors_max(limits), Some(1024));
-        assert_eq!(descriptors_max("Max open files  unlimited  unlimited  files"), None);
-        assert!(ServerOptions::default().connections_max > 0);
-    }
-
-    #[test]
-    fn connections_leave_the_disk_its_descriptors() {
-        let of = |descriptors| {
-            let Shares { clients, operators } = Shares::of(descriptors);
-            assert!(descriptors <= 48 || clients + operators + OWN_DESCRIPTORS <= descriptors);
-            (clients, operators)
-        };
-        assert_eq!(of(64), (16, 8));
-        assert_eq!(of(256), (184, 32));
-        assert_eq!(of(1024), (816, 128));
-        assert_eq!(of(usize::MAX), (100_000, 128));
-        assert_eq!(of(20), (1, 2), "too few to live on, but nothing breaks here");
     }
 }

@@ -1,6 +1,6 @@
 //! When connections or descriptors run out.
 
-use std::{net::TcpStream, thread, time::Duration};
+use std::{net::TcpStream, path::Path, process::Command, thread, time::Duration};
 
 use tempfile::TempDir;
 
@@ -8,7 +8,7 @@ use super::{
     honest::{expect_linked, expect_metric, waiting},
     kernel::{Cost, crowd_turn, has_ended},
 };
-use crate::support::{Client, Member, Service, eventually, reconnect, repaired, told};
+use crate::support::{Client, Finish as _, Member, Service, eventually, reconnect, repaired, told};
 
 /// What the process may open in these tests.
 const FILES_MAX: usize = 64;
@@ -87,6 +87,43 @@ fn connections_leave_descriptors_to_the_disk_and_to_operators() {
     assert!(left >= 8, "{left} descriptors are left for the disk");
     assert_eq!(service.metric("emnetchain_accept_pauses_total{listener=\"chain\"}"), 0.0);
     drop(crowds);
+}
+
+/// Proves that all listeners of a member, the raft port among them, leave the disk what a backup
+/// needs, whatever strangers take of the rest.
+#[test]
+fn strangers_at_every_port_of_a_member_leave_descriptors_to_the_disk() {
+    const FILES_MAX: usize = 256;
+    let _turn = crowd_turn();
+    let dir = TempDir::new().unwrap();
+    let raft = crate::support::free_address();
+    let list = format!("1={raft}");
+    let arguments =
+        ["--node-id", "1", "--raft-addr", &raft.to_string(), "--initial-cluster", &list];
+    let service = Service::start_with_files_max(dir.path(), FILES_MAX, &arguments);
+    let _tip = waiting(&service, Member(1));
+    let addresses = [service.chain(), service.repair(), service.address("HTTP"), raft, raft];
+    let crowd: Vec<_> = addresses.iter().flat_map(|address| [address; 256]).collect();
+    let crowd: Vec<_> = crowd.into_iter().map(|it| TcpStream::connect(it).unwrap()).collect();
+    let refused = "emnetchain_raft_refused_total{reason=\"crowded\"}";
+    eventually("strangers make room", || (service.metric(refused) >= 400.0).then_some(()));
+    let left = FILES_MAX - service.descriptors();
+    println!("{left} descriptors of {FILES_MAX} are left");
+    assert!(left >= 12, "{left} descriptors are left for the disk");
+    back_up(&service, &dir.path().join("kept"));
+    for listener in ["chain", "repair", "http"] {
+        let name = format!("emnetchain_accept_pauses_total{{listener=\"{listener}\"}}");
+        assert_eq!(service.metric(&name), 0.0, "{listener}");
+    }
+    drop(crowd);
+}
+
+fn back_up(service: &Service, file: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_EMNetChain"));
+    command.arg("backup").env_clear();
+    command.arg("--http-addr").arg(service.address("HTTP").to_string()).arg(file);
+    let output = command.finish();
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// Proves that the cap on all connections gives the place of the oldest silent one to a newcomer,

@@ -154,8 +154,28 @@ impl Service {
         mut stream: Box<dyn Stream>,
         proven: impl Fn(NodeName) -> bool,
     ) -> Result<(), ServeError> {
-        let heard = self.0.greeter.hear(&mut stream, proven).await;
-        let Guest { peer, lane } = heard.map_err(ServeError::Unwelcome)?;
+        let guest = self.greet(&mut stream, proven).await?;
+        self.attend(stream, guest).await
+    }
+
+    /// The first half of [`Self::serve`]: the two ends introduce themselves.
+    ///
+    /// # Errors
+    /// If the connection fails, or one of the two refuses the other.
+    pub async fn greet(
+        &self,
+        stream: &mut Box<dyn Stream>,
+        proven: impl Fn(NodeName) -> bool,
+    ) -> Result<Guest, ServeError> {
+        self.0.greeter.hear(stream, proven).await.map_err(ServeError::Unwelcome)
+    }
+
+    /// The second half of [`Self::serve`]: answers what the other end asks.
+    ///
+    /// # Errors
+    /// If the connection fails, or what it carries is refused.
+    pub async fn attend(&self, stream: Box<dyn Stream>, guest: Guest) -> Result<(), ServeError> {
+        let Guest { peer, lane } = guest;
         if lane == Lane::Probe {
             return Ok(()); // all was said
         }

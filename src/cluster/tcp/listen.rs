@@ -1,25 +1,34 @@
-//! Takes the connections of other instances: TLS first, then
-//! [`Service::serve`] introduces the two ends to each other.
+//! Takes the connections of other instances: TLS first, then [`Service`] introduces the two ends to
+//! each other. Until then they have a stranger's place.
 
 use std::{
     convert::Infallible,
+    future::pending,
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::{JoinError, JoinSet},
     time::{sleep, timeout},
 };
 
-use super::{HANDSHAKE_MAX, Security, set_options, tls};
+use super::{
+    HANDSHAKE_MAX, Security,
+    places::{Place, Places},
+    set_options, tls,
+};
 use crate::{
     clock,
-    cluster::rpc::{Refusal, ServeError, Service},
-    limits::RPC_CONNECTIONS_MAX,
+    cluster::{
+        greeter::Guest,
+        rpc::{Refusal, ServeError, Service},
+        transport::Stream,
+    },
     metrics::Metrics,
 };
 
@@ -51,6 +60,7 @@ pub enum RpcServerError {
 #[derive(Debug)]
 struct Door {
     security: Security,
+    places: Arc<Places>,
     /// When a refusal was last logged.
     told: Mutex<Option<Instant>>,
     metrics: Metrics,
@@ -59,7 +69,7 @@ struct Door {
 impl RpcServer {
     /// Makes a server. Connections wait until [`RpcServer::run`].
     pub fn new(listener: TcpListener, security: Security, metrics: Metrics) -> Self {
-        let door = Door { security, told: Mutex::default(), metrics };
+        let door = Door { security, places: Places::new(), told: Mutex::default(), metrics };
         Self { listener, door: Arc::new(door) }
     }
 
@@ -80,15 +90,13 @@ impl RpcServer {
             tokio::select! {
                 biased;
                 Some(ended) = connections.join_next() => ended.map_err(RpcServerError::Connection)?,
-                accepted = self.listener.accept() => match accepted {
+                accepted = self.listener.accept(),
+                    if self.door.places.has_room(connections.len()) => match accepted {
                     Ok((stream, address)) => {
                         warned = false;
-                        if connections.len() < RPC_CONNECTIONS_MAX {
-                            let (door, service) = (Arc::clone(&self.door), Arc::clone(&service));
-                            connections.spawn(door.welcome(stream, address, service));
-                        } else {
-                            self.door.refuse(address, Refusal::Crowded.as_str());
-                        }
+                        let (door, service) = (Arc::clone(&self.door), Arc::clone(&service));
+                        let place = door.places.admit(address.ip());
+                        connections.spawn(door.welcome(stream, address, place, service));
                     }
                     // That connection is gone; the next one may be fine.
                     Err(error) if is_of_one(&error) => {}
@@ -138,50 +146,68 @@ impl Door {
         self: Arc<Self>,
         stream: TcpStream,
         address: SocketAddr,
+        mut place: Place,
         service: Arc<Service>,
     ) {
         // A connection that is broken already will fail below.
         let _ = set_options(&stream);
-        let served = match &self.security {
-            Security::Insecure | Security::Loopback => {
-                service.serve(Box::new(stream), |_| true).await
-            }
-            Security::Tls(tls) => {
-                // What is accepted by a CA does not outlive it.
-                let changed = tls.authority_changes();
-                let secured = timeout(HANDSHAKE_MAX, tls.accept(stream)).await;
-                let refusal = match secured {
-                    Ok(Ok((stream, certificate))) => {
-                        let proven = |name| tls::is_of(&certificate, name);
-                        tokio::select! {
-                            served = service.serve(Box::new(stream), proven) => {
-                                return self.ended(address, served);
-                            }
-                            () = changed => {
-                                tracing::info!(%address, "the CA is another; it may connect again");
-                                return;
-                            }
-                        }
-                    }
-                    Ok(Err(error)) => {
-                        self.tell(address, &error);
-                        Refusal::Tls
-                    }
-                    Err(_) => Refusal::Timeout,
-                };
-                return self.refuse(address, refusal.as_str());
-            }
+        // What is accepted by a CA does not outlive it.
+        let changed: BoxFuture<'_, ()> = match &self.security {
+            Security::Insecure | Security::Loopback => Box::pin(pending()),
+            Security::Tls(tls) => Box::pin(tls.authority_changes()),
         };
-        self.ended(address, served);
+        let served = async {
+            let introduced = tokio::select! {
+                biased;
+                introduced = self.introduce(stream, address, &service) => introduced,
+                () = place.needed() => Err(Some(Refusal::Crowded.as_str())),
+            };
+            let (stream, guest) = introduced?;
+            if !place.introduce() {
+                return Err(Some(Refusal::Crowded.as_str()));
+            }
+            let served = service.attend(stream, guest).await;
+            served.map_err(|error| Self::ended(address, &error))
+        };
+        tokio::select! {
+            served = served => {
+                if let Err(Some(reason)) = served {
+                    self.refuse(address, reason);
+                }
+            }
+            () = changed => tracing::info!(%address, "the CA is another; it may connect again"),
+        }
     }
 
-    fn ended(&self, address: SocketAddr, served: Result<(), ServeError>) {
-        if let Err(error) = served {
-            tracing::debug!(%address, %error, "raft connection ended");
-            if let Some(reason) = error.refusal() {
-                self.refuse(address, reason);
-            }
-        }
+    /// Secures a connection and has the two ends introduce themselves, or returns the reason under
+    /// which it is counted as refused.
+    async fn introduce(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        service: &Service,
+    ) -> Result<(Box<dyn Stream>, Guest), Option<&'static str>> {
+        let (mut stream, certificate): (Box<dyn Stream>, _) = match &self.security {
+            Security::Insecure | Security::Loopback => (Box::new(stream), None),
+            Security::Tls(tls) => match timeout(HANDSHAKE_MAX, tls.accept(stream)).await {
+                Ok(Ok((stream, certificate))) => (Box::new(stream), Some(certificate)),
+                Ok(Err(error)) => {
+                    self.tell(address, &error);
+                    return Err(Some(Refusal::Tls.as_str()));
+                }
+                Err(_) => return Err(Some(Refusal::Timeout.as_str())),
+            },
+        };
+        let proven = |name| certificate.as_ref().is_none_or(|it| tls::is_of(it, name));
+        let greeted = service.greet(&mut stream, proven).await;
+        let guest = greeted.map_err(|error| Self::ended(address, &error))?;
+        Ok((stream, guest))
+    }
+
+    /// The reason under which the end of a connection is counted as a refusal, if it is one.
+    fn ended(address: SocketAddr, error: &ServeError) -> Option<&'static str> {
+        tracing::debug!(%address, %error, "raft connection ended");
+        error.refusal()
     }
 }
 

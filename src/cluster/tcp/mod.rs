@@ -13,6 +13,7 @@ pub mod certs;
 mod dates;
 mod dial;
 mod listen;
+mod places;
 mod tls;
 
 #[cfg(test)]

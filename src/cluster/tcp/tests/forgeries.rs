@@ -3,7 +3,7 @@
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
 };
 use tokio_rustls::{TlsConnector, rustls};
 
@@ -15,7 +15,7 @@ use crate::{
         rpc::{FrameReader, Request, frame},
         tcp::certs::forge,
     },
-    limits::RPC_CONNECTIONS_MAX,
+    limits::RPC_STRANGERS_MAX,
     raft::Vote,
 };
 
@@ -244,23 +244,36 @@ async fn an_instance_is_let_in_under_its_own_name_only() {
     victim.unmoved("frame", 2).await;
 }
 
+/// Strangers have few places and make room for each other: a flood from one address keeps no member
+/// out, not even one that is slow to introduce itself, and ends none that has.
 #[tokio::test]
-async fn no_more_connections_are_taken_than_there_is_room_for() {
+async fn a_flood_of_strangers_makes_room_for_itself_and_keeps_no_member_out() {
     let victim = Box::pin(Victim::new()).await;
-    let mut open = Vec::new();
-    for _ in 0..RPC_CONNECTIONS_MAX {
-        open.push(victim.tcp().await);
-    }
-    // Each of these is one too many, and is closed at once; those that say nothing time out later.
-    for count in 1..=3 {
-        assert_eq!(say(victim.tcp().await, b"").await, b"");
-        victim.unmoved("crowded", count).await;
-    }
-    drop(open);
-    until("there is room again", || victim.node.refused("tls") as usize >= RPC_CONNECTIONS_MAX)
-        .await;
-    let mut stream = victim.tls(victim.certificate(2), name(2)).await.unwrap();
-    stream.write_all(&hello(name(2), 1)).await.unwrap();
-    assert!(hello::receive(&mut stream).await.is_ok());
-    victim.unmoved("crowded", 3).await;
+    let flood = async |count: usize| {
+        let mut open = Vec::new();
+        for _ in 0..count {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+            open.push(socket.connect(([127, 0, 0, 1], victim.node.port).into()).await.unwrap());
+        }
+        open
+    };
+    let introduced = async || {
+        let mut stream = victim.tls(victim.certificate(2), name(2)).await.unwrap();
+        stream.write_all(&hello(name(2), 1)).await.unwrap();
+        hello::receive(&mut stream).await.unwrap();
+        stream
+    };
+    let mut early = introduced().await;
+    let slow = victim.tcp().await;
+    let strangers = flood(300).await;
+    let made_room = 300 + 1 - RPC_STRANGERS_MAX as u64;
+    until("room was made", || victim.node.refused("crowded") >= made_room).await;
+    assert_eq!(say(strangers.into_iter().next().unwrap(), b"").await, b"", "the oldest is closed");
+    assert!(slow.try_read(&mut [0]).is_err_and(|it| it.kind() == io::ErrorKind::WouldBlock));
+    let rpc = openraft::raft::VoteRequest::new(Vote::new(0, 2), None);
+    early.write_all(&frame::encode(5, &Request::Vote(rpc)).unwrap()).await.unwrap();
+    let answer = within("an answer", FrameReader::new(early).next()).await.unwrap().unwrap();
+    assert_eq!(answer.id, 5);
+    drop(introduced().await);
 }

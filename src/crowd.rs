@@ -13,7 +13,7 @@ use crate::{
 
 /// The order in which they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Arrival(u64);
+pub(crate) struct Arrival(u64);
 
 /// How readily a holder gives a place up: the one that has the most comes last, and of equals the
 /// one that has had one for the longest time.
@@ -35,7 +35,7 @@ impl Weight {
 
 /// Members, each of a source.
 #[derive(Debug)]
-pub(super) struct Crowd<T> {
+pub(crate) struct Crowd<T> {
     members: BTreeMap<Arrival, (Source, T)>,
     by_holder: BTreeMap<Holder, BTreeSet<Arrival>>,
     by_weight: BTreeSet<(Weight, Holder)>,
@@ -55,22 +55,22 @@ impl<T> Default for Crowd<T> {
 
 impl<T> Crowd<T> {
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
 
     /// How many of a holder there are.
-    pub(super) fn len_of(&self, holder: Holder) -> usize {
+    pub(crate) fn len_of(&self, holder: Holder) -> usize {
         self.by_holder.get(&holder).map_or(0, BTreeSet::len)
     }
 
     /// Whether one is still here.
-    pub(super) fn has(&self, arrival: Arrival) -> bool {
+    pub(crate) fn has(&self, arrival: Arrival) -> bool {
         self.members.contains_key(&arrival)
     }
 
     /// Takes one in, as the latest.
-    pub(super) fn enter(&mut self, source: Source, member: T) -> Arrival {
+    pub(crate) fn enter(&mut self, source: Source, member: T) -> Arrival {
         self.arrivals += 1;
         let arrival = Arrival(self.arrivals);
         self.change(source, |arrivals| arrivals.insert(arrival));
@@ -79,14 +79,14 @@ impl<T> Crowd<T> {
     }
 
     /// Lets one go; `None` if it is gone.
-    pub(super) fn leave(&mut self, arrival: Arrival) -> Option<(Source, T)> {
+    pub(crate) fn leave(&mut self, arrival: Arrival) -> Option<(Source, T)> {
         let (source, member) = self.members.remove(&arrival)?;
         self.change(source, |arrivals| arrivals.remove(&arrival));
         Some((source, member))
     }
 
     /// Lets go those that do not stay.
-    pub(super) fn retain(&mut self, stays: impl Fn(&T) -> bool) {
+    pub(crate) fn retain(&mut self, stays: impl Fn(&T) -> bool) {
         let all = self.members.iter();
         let going: Vec<_> =
             all.filter(|(_, (_, member))| !stays(member)).map(|(it, _)| *it).collect();
@@ -96,12 +96,12 @@ impl<T> Crowd<T> {
     }
 
     /// The oldest of a holder.
-    pub(super) fn oldest(&self, holder: Holder) -> Option<Arrival> {
+    pub(crate) fn oldest(&self, holder: Holder) -> Option<Arrival> {
         self.by_holder.get(&holder)?.first().copied()
     }
 
     /// The oldest of the holder that has the most.
-    pub(super) fn oldest_of_largest(&self) -> Option<Arrival> {
+    pub(crate) fn oldest_of_largest(&self) -> Option<Arrival> {
         let (weight, _) = self.by_weight.last()?;
         Some(weight.oldest.0)
     }
