@@ -147,25 +147,19 @@ impl Admission {
 
     fn close_silent(&self, state: &mut State, arrival: Option<Arrival>) -> bool {
         let left = arrival.and_then(|arrival| state.silent.leave(arrival));
-        self.close(state, left, Rejection::Silent, Order::Stop)
+        self.close(state, left, Rejection::Silent)
     }
 
     fn close_asking(&self, state: &mut State, arrival: Option<Arrival>) -> bool {
         let left = arrival.and_then(|arrival| state.asking.leave(arrival));
-        self.close(state, left, Rejection::Displaced, Order::Yield)
+        self.close(state, left, Rejection::Displaced)
     }
 
-    fn close(
-        &self,
-        state: &mut State,
-        left: Option<(Source, Arc<Line>)>,
-        why: Rejection,
-        order: Order,
-    ) -> bool {
+    fn close(&self, state: &mut State, left: Option<(Source, Arc<Line>)>, why: Rejection) -> bool {
         let Some((_, line)) = left else { return false };
         state.closing += 1;
         why.count(&self.metrics);
-        line.order(order);
+        line.order(Order::Yield);
         true
     }
 
@@ -191,6 +185,13 @@ enum Hold {
 }
 
 impl Hold {
+    fn is_in(self, state: &State) -> bool {
+        match self {
+            Self::Silent(arrival) => state.silent.has(arrival),
+            Self::Asking(arrival) => state.asking.has(arrival),
+        }
+    }
+
     /// Gives the place back, if it is still held.
     fn leave(self, state: &mut State) -> Option<Arc<Line>> {
         let left = match self {
@@ -211,7 +212,7 @@ impl Permit {
             self.hold = Hold::Asking(arrival);
             return true;
         }
-        self.is_held(&state)
+        self.hold.is_in(&state)
     }
 
     /// The request is done with, and another one may follow: back among the silent, as the latest.
@@ -222,11 +223,9 @@ impl Permit {
         }
     }
 
-    fn is_held(&self, state: &State) -> bool {
-        match self.hold {
-            Hold::Silent(arrival) => state.silent.has(arrival),
-            Hold::Asking(arrival) => state.asking.has(arrival),
-        }
+    /// Whether it was not given away.
+    pub(super) fn is_held(&self) -> bool {
+        self.hold.is_in(&self.admission.state())
     }
 }
 

@@ -3,18 +3,20 @@
 //! wait. The registry keeps nothing of such a connection, and hears nothing of its end.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     select,
+    sync::oneshot,
     task::coop::consume_budget,
     time::{sleep, timeout},
 };
 
 use super::{
-    Request, Sender,
+    Rejection, Request, Sender,
     ear::Ear,
     encode,
     line::Order,
@@ -23,8 +25,12 @@ use super::{
 };
 use crate::{
     clock,
-    ids::{PeerId, Source},
-    limits::{PEER_GUESS_INTERVAL, PEER_GUESSES_BURST},
+    crowd::{Arrival, Crowd},
+    ids::{Holder, PeerId, Source},
+    limits::{
+        LOCAL_RATE_FACTOR, NETWORK_SOURCES, PEER_GUESS_INTERVAL, PEER_GUESSES_BURST,
+        PEER_GUESSES_WAITING_MAX,
+    },
     metrics::Metrics,
     queue::Claim,
     registry::{Command, Message, Then},
@@ -53,54 +59,95 @@ pub(super) fn request(object: &Object, sender: Sender) -> Request {
 ///
 /// A client that asks for wrong ids in a row waits, for what it takes if it guesses is another's.
 /// Those behind one address cannot be told apart before the registry is asked, so a right id of a
-/// guesser's neighbour waits as well. It is never failed for that: turns are given in the order in
-/// which they are asked for, one to each connection at a time, so a neighbour waits no longer than
-/// there are connections before it. Turns of those that went away are given back.
+/// guesser's neighbour waits as well. It is not failed for that: turns are given in the order in
+/// which they are asked for, one to each connection at a time, and few wait at one source. Of more
+/// the oldest is closed, so that a crowd of guessers costs a neighbour half a minute and not all
+/// day. Turns of those that went away are given back.
 #[derive(Debug)]
 pub(super) struct Guesses {
-    clocks: Mutex<Clocks>,
+    state: Mutex<State>,
     rate: Rate,
     metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct State {
+    clocks: Clocks,
+    /// Those that wait; dropping the sender has one wait no longer.
+    waiting: Crowd<oneshot::Sender<Infallible>>,
+}
+
+/// How many may wait for their turn at one time.
+fn waiting_max(holder: Holder) -> usize {
+    let local = if holder.is_local() { LOCAL_RATE_FACTOR as usize } else { 1 };
+    match holder {
+        Holder::Source(_) => PEER_GUESSES_WAITING_MAX * local,
+        Holder::Network(_) => PEER_GUESSES_WAITING_MAX * local * NETWORK_SOURCES as usize,
+    }
 }
 
 /// The turn of a connection. When it is dropped it is given back, unless it costs something.
 struct Turn<'a> {
     of: &'a Guesses,
     source: Source,
+    wait: Option<Wait>,
     costs: bool,
+}
+
+/// How long a turn is waited for.
+struct Wait {
+    time: Duration,
+    arrival: Arrival,
+    /// Ready when the place in the queue is needed.
+    needed: oneshot::Receiver<Infallible>,
 }
 
 impl Guesses {
     pub(super) fn new(metrics: Metrics) -> Self {
         let rate = Rate::every(PEER_GUESS_INTERVAL, PEER_GUESSES_BURST);
-        Self { clocks: Mutex::new(Clocks::new(clock::now())), rate, metrics }
+        let state = State { clocks: Clocks::new(clock::now()), waiting: Crowd::default() };
+        Self { state: Mutex::new(state), rate, metrics }
     }
 
-    /// Takes the next turn of a source, and returns how long it is until then.
-    fn reserve(&self, source: Source) -> (Turn<'_>, Duration) {
-        let now = clock::now();
-        let mut clocks = self.clocks();
-        let wait = clocks.wait(source, &(), self.rate, now);
-        clocks.charge(source, &(), self.rate, now);
-        if !wait.is_zero() {
+    /// Takes the next turn of a source.
+    fn reserve(&self, source: Source) -> Turn<'_> {
+        let (now, mut state) = (clock::now(), self.state());
+        let State { clocks, waiting } = &mut *state;
+        let mut wait = None;
+        if !clocks.wait(source, &(), self.rate, now).is_zero() {
             self.count("limited");
+            for holder in source.holders() {
+                while waiting.len_of(holder) >= waiting_max(holder)
+                    && let Some((source, _)) =
+                        waiting.oldest(holder).and_then(|it| waiting.leave(it))
+                {
+                    clocks.refund(source, &(), self.rate);
+                }
+            }
+            let (place, needed) = oneshot::channel();
+            let arrival = waiting.enter(source, place);
+            wait = Some(Wait { time: clocks.wait(source, &(), self.rate, now), arrival, needed });
         }
-        (Turn { of: self, source, costs: false }, wait)
+        clocks.charge(source, &(), self.rate, now);
+        Turn { of: self, source, wait, costs: false }
     }
 
     fn count(&self, outcome: &str) {
         self.metrics.emnet_asks.with_label_values(&[outcome]).inc();
     }
 
-    fn clocks(&self) -> MutexGuard<'_, Clocks> {
-        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Turn<'_> {
-    /// The registry is asked; until it answers, the id counts as wrong.
-    fn ask(&mut self) {
+    /// The registry is asked; until it answers, the id counts as wrong. False if the turn was lost
+    /// to a later one.
+    fn ask(&mut self) -> bool {
         self.costs = true;
+        let wait = self.wait.take();
+        wait.is_none_or(|wait| self.of.state().waiting.leave(wait.arrival).is_some())
     }
 
     /// What the registry said.
@@ -112,8 +159,14 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.costs {
-            self.of.clocks().refund(self.source, &(), self.of.rate);
+        if self.costs {
+            return;
+        }
+        let mut state = self.of.state();
+        // A turn that was lost to a later one was given back then.
+        let is_lost = |wait: &Wait| state.waiting.leave(wait.arrival).is_none();
+        if !self.wait.as_ref().is_some_and(is_lost) {
+            state.clocks.refund(self.source, &(), self.of.rate);
         }
     }
 }
@@ -125,36 +178,41 @@ impl Session {
         let mut deadline = edge.options.borrow().first_message_deadline;
         while let Some(request) = self.hear(&mut ear, deadline).await {
             consume_budget().await; // requests in one packet take turns with other clients'
-            if !self.permit.heard() {
-                return;
-            }
-            deadline = edge.options.borrow().idle_deadline;
             let (mut turn, claim) = (None, Claim::default());
+            let is_asking = matches!(request, Request::Command(_));
             match request {
                 Request::Command(command) => {
+                    if !self.permit.heard() {
+                        break;
+                    }
+                    deadline = edge.options.borrow().idle_deadline;
                     if let Command::AskIp { .. } = command {
-                        let (taken, wait) = edge.guesses.reserve(Source::of(self.peer.ip()));
-                        if !wait.is_zero() && !self.waited(wait).await {
-                            return;
+                        let mut taken = edge.guesses.reserve(Source::of(self.peer.ip()));
+                        if !self.waited(&mut taken).await || !taken.ask() {
+                            break;
                         }
                         turn = Some(taken);
                     }
-                    turn.iter_mut().for_each(Turn::ask);
                     if !self.submit(claim.on(command)).await {
                         return;
                     }
                 }
+                // What asks nothing of the registry is as good as silence.
+                Request::Answer(_) if !self.permit.is_held() => break,
                 Request::Answer(message) => self.say(&message),
             }
             match timeout(deadline, self.answered(turn)).await {
+                Ok(Course::On) if is_asking => self.permit.silent_again(),
                 Ok(Course::On) => {}
                 Ok(Course::Lost | Course::Over) => return,
                 Err(_) => break, // no majority, perhaps: another instance may have one
             }
         }
-        // A client whose place was needed never asked, so there is nothing that a goodbye protects.
-        if self.permit.heard() {
+        // It has its answers. Its own close is not waited for where its place is needed.
+        if self.permit.is_held() {
             self.finish().await;
+        } else {
+            self.part();
         }
     }
 
@@ -164,12 +222,17 @@ impl Session {
     }
 
     /// Waits for a turn; whether the session goes on.
-    async fn waited(&self, wait: Duration) -> bool {
+    async fn waited(&self, turn: &mut Turn<'_>) -> bool {
+        let Some(wait) = &mut turn.wait else { return true };
         select! {
             biased;
-            _ = self.line.next_order() => false, // the instance stops, and nothing was asked
+            _ = self.line.next_order() => false, // it is to end, and nothing was asked
             () = self.line.stream().broken() => false,
-            () = sleep(wait) => true,
+            _ = &mut wait.needed => {
+                self.reject(Rejection::Displaced);
+                false
+            }
+            () = sleep(wait.time) => true,
         }
     }
 
@@ -214,12 +277,13 @@ mod tests {
 
     /// Asks for a wrong id; whether that was possible at once.
     fn guess(guesses: &Guesses, source: Source) -> bool {
-        let (mut turn, wait) = guesses.reserve(source);
-        if wait.is_zero() {
-            turn.ask();
+        let mut turn = guesses.reserve(source);
+        let is_at_once = turn.wait.is_none();
+        if is_at_once {
+            assert!(turn.ask());
             turn.learn(false);
         }
-        wait.is_zero()
+        is_at_once
     }
 
     /// One customer has a /48, and so 65,536 sources.
@@ -232,24 +296,33 @@ mod tests {
         assert!(guess(&guesses, Source::of("2001:db8:8::1".parse().unwrap())), "another site");
     }
 
-    /// However many wait for a turn at one address, one more waits behind them and gets its own.
+    /// However many want a turn at one address, one more gets its own, behind few.
     #[test]
     fn a_neighbour_of_guessers_waits_for_its_turn_and_for_those_that_left_it_does_not() {
         let (guesses, source) = (Guesses::new(Metrics::new()), of_site(1));
         while guess(&guesses, source) {}
-        let waiting: Vec<_> = (0..100).map(|_| guesses.reserve(source)).collect();
+        let mut waiting: Vec<_> = (0..100).map(|_| guesses.reserve(source)).collect();
         let of_turns = |turns: u32| {
-            let (_given_back, wait) = guesses.reserve(source);
+            let wait = guesses.reserve(source).wait.as_ref().map_or(Duration::ZERO, |it| it.time);
             let most = turns * PEER_GUESS_INTERVAL;
             assert!(
-                wait <= most && wait >= most.saturating_sub(Duration::from_secs(60)),
+                wait <= most && wait >= most.saturating_sub(Duration::from_secs(20)),
                 "{turns}: {wait:?}"
             );
         };
-        of_turns(101);
-        of_turns(101);
+        assert!(!waiting[83].ask(), "its turn went to a later one");
+        let is_needed = |turn: &mut Turn<'_>| turn.wait.as_mut().is_some_and(has_ended);
+        assert_eq!(waiting.iter_mut().filter_map(|it| is_needed(it).then_some(())).count(), 83);
+        of_turns(16);
+        of_turns(16);
+        assert!(waiting[99].ask(), "the latest has its turn");
+        waiting[99].learn(true);
         drop(waiting);
         of_turns(1);
+    }
+
+    fn has_ended(wait: &mut Wait) -> bool {
+        wait.needed.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
 
     /// A right id costs its source nothing, but one that is not yet known to be right does.
@@ -257,12 +330,13 @@ mod tests {
     fn right_ids_cost_no_turns() {
         let (guesses, source) = (Guesses::new(Metrics::new()), of_site(1));
         let asked = |is_known: bool| {
-            let (mut turn, wait) = guesses.reserve(source);
-            turn.ask();
+            let mut turn = guesses.reserve(source);
+            let is_at_once = turn.wait.is_none();
+            assert!(turn.ask());
             if is_known {
                 turn.learn(true);
             }
-            wait.is_zero()
+            is_at_once
         };
         assert!((0..1000).all(|_| asked(true)));
         assert!((0..PEER_GUESSES_BURST).all(|_| asked(false)));

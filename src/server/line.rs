@@ -26,10 +26,9 @@ pub(super) enum Order {
     Release,
     /// The client cannot be reached: a write failed, or it leaves too much unread.
     Broken,
-    /// Close, though the registry did not say so: the instance stops, or it has asked nothing and
-    /// its place is needed.
+    /// Close, though the registry did not say so: the instance stops.
     Stop,
-    /// Close, and tell the registry that the client is gone: its place is needed.
+    /// Close at once: its place is needed. If it has asked, the registry is told that it is gone.
     Yield,
 }
 
@@ -109,6 +108,14 @@ impl Line {
     pub(super) fn is_stopping(&self) -> bool {
         let ends = |order: &Order| matches!(order, Order::Stop | Order::Yield);
         self.state().orders.iter().any(ends)
+    }
+
+    /// Waits until the session's place is needed, whatever other orders there are; only the
+    /// session's task waits here.
+    pub(super) async fn needed(&self) {
+        while !self.state().orders.contains(&Order::Yield) {
+            self.wake.notified().await;
+        }
     }
 
     /// Waits until the socket has taken everything.

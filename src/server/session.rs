@@ -231,11 +231,19 @@ impl Session {
         }
     }
 
-    /// Whether the socket has taken all that was told, in time.
+    /// Whether the socket has taken all that was told, in time. A client whose place is needed
+    /// has no more time.
     async fn flushed(&self) -> bool {
         let deadline = self.edge.options.borrow().write_deadline;
-        match timeout(deadline, self.line.flush()).await {
-            Ok(result) => result.is_ok(),
+        let flushing = async {
+            select! {
+                biased;
+                result = self.line.flush() => result.is_ok(),
+                () = self.line.needed() => false,
+            }
+        };
+        match timeout(deadline, flushing).await {
+            Ok(flushed) => flushed,
             Err(_) => {
                 self.reject(Rejection::SlowReader);
                 false
@@ -285,8 +293,24 @@ impl Session {
             }
         };
         let deadline = self.edge.options.borrow().linger_deadline;
-        let _ = timeout(deadline, drain).await;
+        select! {
+            biased;
+            _ = timeout(deadline, drain) => {}
+            () = self.line.needed() => {}
+        }
         Course::Over
+    }
+
+    /// Says goodbye without waiting, for the place is needed: our FIN behind what was told, and
+    /// what has arrived is discarded, so that the close is no reset that destroys an answer.
+    pub(super) fn part(&self) {
+        let _ = self.line.stream().finish();
+        let mut discarded = 0;
+        while discarded <= DISCARDED_BYTES_MAX
+            && let Ok(Received::Bytes(count)) = receive(&self.line, |_| {})
+        {
+            discarded += count;
+        }
     }
 
     /// Hands a command to the proposer, and waits while its queue is full. False if it is gone.

@@ -77,11 +77,25 @@ impl Anywhere {
 
     /// A connection that says nothing.
     async fn silent(&mut self, from: &str) -> TcpStream {
-        let client = connect(self.listener.local_addr().unwrap()).await;
-        let stream = Box::new(self.listener.accept().await.unwrap().0);
-        let from = SocketAddr::new(from.parse().unwrap(), 5000);
-        self.sessions.spawn(self.doors.enter(Protocol::Chain, stream, from));
+        self.enter(Protocol::Chain, from).await
+    }
+
+    async fn enter(&mut self, protocol: Protocol, from: &str) -> TcpStream {
+        let (client, stream) = self.connected().await;
+        self.let_in(protocol, stream, from);
         client
+    }
+
+    /// A connection that waits at the door, and its other end.
+    async fn connected(&self) -> (TcpStream, TcpStream) {
+        let client = connect(self.listener.local_addr().unwrap()).await;
+        (client, self.listener.accept().await.unwrap().0)
+    }
+
+    fn let_in(&mut self, protocol: Protocol, stream: TcpStream, from: &str) {
+        let stream = Box::new(stream);
+        let from = SocketAddr::new(from.parse().unwrap(), 5000);
+        self.sessions.spawn(self.doors.enter(protocol, stream, from));
     }
 
     /// Has a client ask, and waits until it is heard.
@@ -266,6 +280,46 @@ async fn guesses_of_emnet_ids_have_a_rate_per_source() {
     }
 }
 
+/// What was answered, and what asks nothing, is silence: it makes room before any ask does.
+#[tokio::test]
+async fn an_answered_emnet_client_and_one_that_talks_nonsense_are_silent() {
+    let mut anywhere = Anywhere::start(a_hundred()).await;
+    let asks = [anywhere.asking("203.0.113.7").await, anywhere.asking("203.0.113.7").await];
+    let mut idle = Vec::new();
+    for number in 0..8 {
+        let mut client = anywhere.enter(Protocol::Emnet, "203.0.113.7").await;
+        client.write_all(if number < 4 { b"{}" } else { ASK }).await.unwrap();
+        if number >= 4 {
+            let Command::AskIp { session, .. } = anywhere.command().await else { panic!() };
+            anywhere.bench.outbox.dispatch(&[stay(session, Message::PeerFailed)]);
+        }
+        assert_eq!(read(&mut client, FAILED.len()).await, FAILED);
+        idle.push(client);
+    }
+    let mut newcomers = Vec::new();
+    for client in &mut idle {
+        newcomers.push(anywhere.silent("203.0.113.7").await);
+        assert_eq!(rest(client).await, b"", "the oldest makes room");
+    }
+    assert_eq!((anywhere.bench.rejected("silent"), anywhere.bench.rejected("displaced")), (8, 0));
+    assert!(asks.iter().chain(&newcomers).all(is_open));
+}
+
+/// An answer that was written arrives, though the client sent more, and its place is needed.
+#[tokio::test]
+async fn an_answer_arrives_although_the_place_is_needed_at_once() {
+    let options = ServerOptions { connections_per_address_max: 1, ..a_hundred() };
+    let mut anywhere = Anywhere::start(options).await;
+    let mut client = anywhere.enter(Protocol::Emnet, "203.0.113.7").await;
+    client.write_all(ASK).await.unwrap();
+    let Command::AskIp { session, .. } = anywhere.command().await else { panic!() };
+    client.write_all(&b" ".repeat(6000)).await.unwrap(); // it is not read before the answer
+    let (_newcomer, at_the_door) = anywhere.connected().await;
+    anywhere.bench.outbox.dispatch(&[stay(session, Message::PeerFailed)]);
+    anywhere.let_in(Protocol::Chain, at_the_door, "203.0.113.7");
+    assert_eq!(rest(&mut client).await, FAILED);
+}
+
 #[tokio::test]
 async fn limits_may_change_while_clients_wait() {
     let mut bench = Bench::start(ServerOptions::default());
@@ -383,9 +437,11 @@ async fn an_endless_stream_of_junk_is_cut_off() {
 #[tokio::test]
 async fn an_idle_emnet_client_is_closed() {
     let idle_deadline = Duration::from_millis(50);
-    let bench = Bench::start(ServerOptions { idle_deadline, ..ServerOptions::default() });
+    let mut bench = Bench::start(ServerOptions { idle_deadline, ..ServerOptions::default() });
     let mut client = bench.emnet().await;
-    client.write_all(b"{}").await.unwrap();
+    client.write_all(ASK).await.unwrap();
+    let session = bench.asked().await;
+    bench.outbox.dispatch(&[stay(session, Message::PeerFailed)]);
     assert_eq!(rest(&mut client).await, FAILED);
 }
 
