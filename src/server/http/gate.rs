@@ -189,7 +189,7 @@ pub(super) async fn pass(
     let route = parts.get::<MatchedPath>().map_or("", MatchedPath::as_str).to_owned();
     let kind = Kind::of(request.method(), &route, gate.open);
     let mut facts = Facts::of(&request, &token);
-    let guess = gate.guesses.of(caller.0, facts.is_forwarded, forwarded_for(request.headers()));
+    let guess = gate.guesses.of(caller.0, facts.is_forwarded, &forwarded_for(request.headers()));
     if let Some(wait) = guess.take(facts.token) {
         if kind != Kind::Open {
             return too_many(wait);

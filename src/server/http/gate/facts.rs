@@ -74,17 +74,33 @@ fn is_of_a_proxy(name: &HeaderName) -> bool {
     NAMES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-")
 }
 
-/// The address for which the last proxy says that it asks. A client can write these headers too;
-/// what it wrote stands before what the proxy appends, or in a header that the proxy leaves alone.
-pub(super) fn forwarded_for(headers: &HeaderMap) -> Option<IpAddr> {
-    let last = |name: &str| headers.get_all(name).iter().next_back()?.to_str().ok();
-    let said = match last("x-forwarded-for").or_else(|| last("x-real-ip")) {
-        Some(list) => list.rsplit(',').next()?,
+/// The headers in which proxies name the address for which they ask.
+const NAMING: [&str; 6] = [
+    "cf-connecting-ip",
+    "forwarded",
+    "true-client-ip",
+    "x-client-ip",
+    "x-forwarded-for",
+    "x-real-ip",
+];
+
+/// The addresses for which the last proxy may ask: what each header names last. A client can write
+/// these headers too. What it wrote stands before what the proxy appends, or in a header that the
+/// proxy leaves alone, and which one that is cannot be told from here.
+pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<IpAddr> {
+    NAMING.iter().filter_map(|name| named_last(headers, name)).collect()
+}
+
+fn named_last(headers: &HeaderMap, name: &str) -> Option<IpAddr> {
+    let line = headers.get_all(name).iter().next_back()?.to_str().ok()?;
+    let last = line.rsplit(',').next()?;
+    let said = match name {
         // RFC 7239 section 4: `for=192.0.2.7;proto=https`, and quotes around what has colons.
-        None => last("forwarded")?.rsplit(',').next()?.split(';').find_map(|pair| {
+        "forwarded" => last.split(';').find_map(|pair| {
             let (name, value) = pair.split_once('=')?;
             name.trim().eq_ignore_ascii_case("for").then_some(value)
         })?,
+        _ => last,
     };
     let said = said.trim().trim_matches('"');
     let bare = said.trim_matches(['[', ']']);

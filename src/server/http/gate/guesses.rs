@@ -5,10 +5,16 @@
 //!
 //! What comes through a proxy of the operators', on this machine or a private network, counts for
 //! the address that the proxy says it asks for, so a stranger locks out neither an operator at the
-//! machine nor one behind the same proxy. All of a proxy's addresses together have a rate as well,
-//! 400 times that of one: a proxy that lets clients choose the address makes no guesser fast.
+//! machine nor one behind the same proxy. A stranger may add a header of its own that names another
+//! address, and which header is the proxy's cannot be told. So a request that names several counts
+//! for all of them, and that apart from requests that name one: the stranger's own address is among
+//! them and has its rate, and an operator, for whom the proxy alone speaks, shares none of it.
+//!
+//! All of a proxy's addresses together have a rate as well, 400 times that of one: a proxy that
+//! lets clients choose the address makes no guesser fast.
 
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -46,8 +52,8 @@ pub(in crate::server::http) struct Guess {
     of: Guesses,
     source: Source,
     is_forwarded: bool,
-    /// What a proxy of the operators' asks for.
-    client: Option<Source>,
+    /// What a proxy of the operators' may ask for, each once.
+    clients: Vec<Source>,
 }
 
 impl Guesses {
@@ -55,12 +61,13 @@ impl Guesses {
         Self { clocks: Arc::new(Mutex::new(Clocks::new(clock::now()))), metrics }
     }
 
-    /// Those of a source; `client` is what a proxy says it asks for.
-    pub(super) fn of(&self, caller: IpAddr, is_forwarded: bool, client: Option<IpAddr>) -> Guess {
+    /// Those of a source; `named` is what its headers say it asks for.
+    pub(super) fn of(&self, caller: IpAddr, is_forwarded: bool, named: &[IpAddr]) -> Guess {
         // A stranger that asks us directly may say what it likes.
-        let client = client.filter(|_| is_local(caller));
-        let (source, client) = (Source::of(caller), client.map(Source::of));
-        Guess { of: self.clone(), source, is_forwarded, client }
+        let named = named.iter().filter(|_| is_local(caller));
+        let clients: BTreeSet<_> = named.map(|address| Source::of(*address)).collect();
+        let (source, clients) = (Source::of(caller), clients.into_iter().collect());
+        Guess { of: self.clone(), source, is_forwarded, clients }
     }
 
     fn clocks(&self) -> MutexGuard<'_, Clocks> {
@@ -87,20 +94,24 @@ impl Guess {
     }
 
     fn count(&self, is_cookie: bool, is_right: bool) -> Option<Duration> {
-        let (source, now) = (self.client.unwrap_or(self.source), clock::now());
+        let now = clock::now();
         // All that a proxy asks for; it is of the operators' networks, and has their rate besides.
-        let proxy = self.client.map(|_| self.source);
-        let what = (proxy, self.is_forwarded, is_cookie);
+        let proxy = (!self.clients.is_empty()).then_some(self.source);
+        let sources = if proxy.is_some() { &self.clients[..] } else { &[self.source] };
+        let what = (proxy, self.is_forwarded, is_cookie, sources.len() > 1);
         let mut clocks = self.of.clocks();
         let of_proxy = proxy.map(|it| clocks.wait(it, &is_cookie, public().of_proxy(), now));
-        let wait = clocks.wait(source, &what, public(), now).max(of_proxy.unwrap_or_default());
+        let of_each = sources.iter().map(|source| clocks.wait(*source, &what, public(), now));
+        let wait = of_each.max().max(of_proxy).unwrap_or_default();
         let refused = &self.of.metrics.http_tokens_refused;
         if !wait.is_zero() {
             refused.with_label_values(&["rate"]).inc();
             return Some(wait);
         }
         if !is_right {
-            clocks.charge(source, &what, public(), now);
+            for source in sources {
+                clocks.charge(*source, &what, public(), now);
+            }
             if let Some(proxy) = proxy {
                 clocks.charge(proxy, &is_cookie, public().of_proxy(), now);
             }
@@ -131,13 +142,36 @@ mod tests {
     fn all_addresses_of_a_proxy_have_a_rate_together() {
         let guesses = Guesses::new(Metrics::new());
         let proxy = IpAddr::from([127, 0, 0, 1]);
-        let client = |n: u32| Some(IpAddr::from((0xc633_0000 + n).to_be_bytes()));
-        let guess = |n| guesses.of(proxy, true, client(n)).take(Token::Wrong);
+        let client = |n: u32| [IpAddr::from((0xc633_0000 + n).to_be_bytes())];
+        let guess = |n| guesses.of(proxy, true, &client(n)).take(Token::Wrong);
         let taken = (0..10_000).filter(|n| guess(*n).is_none()).count();
         assert!((1_000..9_000).contains(&taken), "{taken} of 10,000");
         // The machine itself is another source, and so is what asks from elsewhere.
-        assert_eq!(guesses.of(proxy, false, None).take(Token::InHeader), None);
-        assert_eq!(guesses.of([10, 0, 0, 1].into(), true, client(1)).take(Token::InHeader), None);
+        assert_eq!(guesses.of(proxy, false, &[]).take(Token::InHeader), None);
+        assert_eq!(guesses.of([10, 0, 0, 1].into(), true, &client(1)).take(Token::InHeader), None);
+    }
+
+    /// Which of several headers the proxy set cannot be told: a stranger that adds one has its own
+    /// rate all the same, and takes none of an operator's.
+    #[test]
+    fn a_forged_header_makes_no_guesser_faster_and_locks_out_no_operator() {
+        let proxy = IpAddr::from([127, 0, 0, 1]);
+        let [stranger, operator] = [[203, 0, 113, 66], [198, 51, 100, 1]].map(IpAddr::from);
+        for is_last in [false, true] {
+            let guesses = Guesses::new(Metrics::new());
+            let shown = |forged: IpAddr, token| {
+                let named = if is_last { [stranger, forged] } else { [forged, stranger] };
+                guesses.of(proxy, true, &named).take(token)
+            };
+            let as_operator = (0..20).filter(|_| shown(operator, Token::Wrong).is_none()).count();
+            assert_eq!(as_operator, 5);
+            let other = |n: u32| IpAddr::from((0x0a00_0000 + n).to_be_bytes());
+            let looked_at = (0..600).filter(|n| shown(other(*n), Token::Wrong).is_none()).count();
+            assert!(looked_at <= 1, "{looked_at} more");
+            for named in [&[operator][..], &[operator, operator]] {
+                assert_eq!(guesses.of(proxy, true, named).take(Token::InHeader), None);
+            }
+        }
     }
 
     /// A stranger that reaches us says what it likes, and is one source all the same.
@@ -145,8 +179,8 @@ mod tests {
     fn a_public_caller_is_no_proxy_of_ours() {
         let guesses = Guesses::new(Metrics::new());
         let guess = |n: u8| {
-            let client = Some(IpAddr::from([192, 0, 2, n]));
-            guesses.of([198, 51, 100, 1].into(), true, client).take(Token::Wrong)
+            let client = [IpAddr::from([192, 0, 2, n])];
+            guesses.of([198, 51, 100, 1].into(), true, &client).take(Token::Wrong)
         };
         assert!((0..100).filter(|n| guess(*n).is_none()).count() < 10);
     }
@@ -155,7 +189,7 @@ mod tests {
     #[test]
     fn one_ipv6_site_guesses_as_sixteen_sources_do() {
         let guesses = Guesses::new(Metrics::new());
-        let of = |address: &str| guesses.of(address.parse().unwrap(), false, None);
+        let of = |address: &str| guesses.of(address.parse().unwrap(), false, &[]);
         let shown = |address: &str, token| of(address).take(token);
         let guess = |n: u32| shown(&format!("2001:db8:7:{n:x}::1"), Token::Wrong);
         let began = clock::now();
