@@ -42,13 +42,22 @@ fn crowds_for_which_room_is_made() {
     hold("crowds_for_which_room_is_made", CROWD, 2_000);
 }
 
-/// The sequences notice each mistake about room, and without one they notice nothing.
 #[test]
 fn mistakes_about_room_are_found() {
-    let finds = |planted| (0..400).find(|seed| run::finds(*seed, CROWD, planted));
-    let found = Planted::ALL.map(|planted| (planted, finds(planted)));
+    assert_found(CROWD, &Planted::OF_ROOM);
+}
+
+#[test]
+fn mistakes_about_doubt_are_found() {
+    assert_found(RUNS, &Planted::OF_DOUBT);
+}
+
+/// The sequences notice each mistake, and without one they notice nothing.
+fn assert_found(weights: Weights, mistakes: &[Planted]) {
+    let finds = |planted| (0..400).find(|seed| run::finds(*seed, weights, planted));
+    let found: Vec<_> = mistakes.iter().map(|planted| (planted, finds(*planted))).collect();
     assert!(found.iter().all(|(_, seed)| seed.is_some()), "not found: {found:?}");
-    assert!((0..20).all(|seed| !run::finds(seed, CROWD, Planted::Nothing)));
+    assert!((0..20).all(|seed| !run::finds(seed, weights, Planted::Nothing)));
 }
 
 #[test]

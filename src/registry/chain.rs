@@ -137,8 +137,8 @@ impl Registry {
         self.note(Note { about, session, what });
     }
 
-    /// Ends the link or the pair of a client's socket on both sides: the client reports its partner,
-    /// or is gone itself. `session` is the connection whose request is the cause.
+    /// Ends the link or the pair of a client's socket on both sides: the client reports its
+    /// partner, or is gone itself. `session` is the connection whose request is the cause.
     pub(super) fn part(
         &mut self,
         serial: Serial,

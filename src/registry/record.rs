@@ -372,13 +372,7 @@ impl Client {
     /// two hostile neighbours can report one that is alive, so it is remembered as long as a
     /// neighbour may wait for it to notice.
     pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
-        let reported = self.sides().into_iter().filter_map(|side| match side {
-            Side::Open(Past::Reported { since, .. }) => Some(*since),
-            Side::Open(Past::New | Past::Lost | Past::Left { .. })
-            | Side::Asking(_)
-            | Side::Linked { .. }
-            | Side::Paired { .. } => None,
-        });
+        let reported = self.sides().into_iter().filter_map(Side::reported_at);
         match reported.max().filter(|_| self.is_idle()) {
             Some(since) => Some(since.plus_ms(policy.lost_retention_ms())),
             None if policy.client_retention_ms == 0 => None,
@@ -398,7 +392,18 @@ impl Side {
 
     /// Whether it is open because the partner said that this client is gone.
     pub fn is_reported(&self) -> bool {
-        matches!(self, Self::Open(Past::Reported { .. }))
+        self.reported_at().is_some()
+    }
+
+    /// When the partner said that this client is gone, if it is open because of that.
+    pub(super) fn reported_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Open(Past::Reported { since, .. }) => Some(*since),
+            Self::Open(Past::New | Past::Lost | Past::Left { .. })
+            | Self::Asking(_)
+            | Self::Linked { .. }
+            | Self::Paired { .. } => None,
+        }
     }
 
     /// Whether it is linked with its neighbour.

@@ -85,7 +85,8 @@ impl Registry {
         let Some((owner, _)) = owner else { return false };
         let is_reported = |part| {
             let side = self.client(owner).map(|client| client.side(part));
-            matches!(side, Some(Side::Open(Past::Reported { since, .. })) if since >= partners_since)
+            let reported = side.and_then(Side::reported_at);
+            reported.is_some_and(|since| since >= *partners_since)
         };
         let is_cut = self.cut_of(owner).is_some_and(|cut| cut.since >= *partners_since);
         is_cut || is_reported(Part::Tail) || is_reported(Part::Head)

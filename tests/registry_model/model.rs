@@ -2,11 +2,12 @@
 //! as can be: runs are lists of clients, asks are one list, and every question is answered by
 //! looking at all of them. Numbers in comments are the page's rules.
 
+mod planted;
 mod room;
 mod rules;
 mod view;
 
-pub(crate) use room::Planted;
+pub(crate) use planted::Planted;
 pub(crate) use view::view_of;
 
 use std::collections::BTreeMap;
@@ -423,7 +424,8 @@ impl Model {
         let client = self.client(name);
         let ends = client.since[at(part)].plus_ms(self.policy.retention_ms);
         let is_linked = matches!(client.partners[at(part)], Partner::Linked(..));
-        is_linked && client.again[at(part)] && self.now < ends
+        let again = client.again[at(part)] || self.planted == Planted::DoubtsFromTheFirst;
+        is_linked && again && self.now < ends
     }
 
     fn wait_as_stranger(

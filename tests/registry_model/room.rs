@@ -7,63 +7,7 @@ use emnetchain::{
     registry::Why,
 };
 
-use super::{Ask, By, Client, Model, Name, Partner, Past};
-
-/// A mistake about room, or about how long what is lost is remembered, that is built into the
-/// model, to show that the sequences find it: the registry must then seem wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Planted {
-    /// None: this is the page.
-    #[default]
-    Nothing,
-    /// Of all answers the oldest makes room, whichever source has the most.
-    AnswersByAge,
-    /// Clients that ask make room as readily as silent ones.
-    AskingGo,
-    /// Clients that ask make no room for those of other sources.
-    AskingStay,
-    /// Sources are bounded in a table that is less than half full.
-    BoundedAlways,
-    /// Clients that are cut off make room before others.
-    CutOffGo,
-    /// A newcomer is refused when the registry is full.
-    FullRefuses,
-    /// The operator's own networks are bounded like others.
-    LocalsBounded,
-    /// Clients whose partners went count as lone.
-    LosersLone,
-    /// The oldest client of a source makes room.
-    OldestGoes,
-    /// Clients that others reported make room before those of a source that has more.
-    ReportedGo,
-    /// Clients that were reported are forgotten after the retention.
-    ReportedSoonForgotten,
-    /// The sources of one IPv6 /48 are bounded one by one only.
-    SitesUnbounded,
-    /// Of equal sources the one with the highest address makes room.
-    TiesByAddress,
-    /// Of equal sources also that of the tip makes room.
-    TipsGo,
-}
-
-impl Planted {
-    pub(crate) const ALL: [Self; 14] = [
-        Self::AnswersByAge,
-        Self::AskingGo,
-        Self::AskingStay,
-        Self::BoundedAlways,
-        Self::CutOffGo,
-        Self::FullRefuses,
-        Self::LocalsBounded,
-        Self::LosersLone,
-        Self::OldestGoes,
-        Self::ReportedGo,
-        Self::ReportedSoonForgotten,
-        Self::SitesUnbounded,
-        Self::TiesByAddress,
-        Self::TipsGo,
-    ];
-}
+use super::{Ask, By, Client, Model, Name, Partner, Past, Planted};
 
 /// A newcomer is too many.
 enum TooMany {

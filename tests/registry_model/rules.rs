@@ -7,7 +7,7 @@ use emnetchain::{
     registry::Why,
 };
 
-use super::{Ask, By, Due, Model, Name, Past, Run, at, order, owns_any, same};
+use super::{Ask, By, Due, Model, Name, Past, Planted, Run, at, order, owns_any, same};
 
 /// An asking head and the next asking socket after it in its run, if that is a tail.
 struct Gap {
@@ -89,7 +89,8 @@ impl Model {
                         if end.1 == Part::Head { Part::Tail } else { Part::Head },
                     )
             };
-            ends.iter().all(asks) && ends.iter().any(doubts) && ends.iter().all(says)
+            let alone = self.planted == Planted::DoubtsCutAlone;
+            ends.iter().all(asks) && ends.iter().any(doubts) && (alone || ends.iter().all(says))
         });
         let between = found.map(|stretch| stretch[1..stretch.len() - 1].to_vec());
         between.is_some_and(|between| self.cut_off(&between))
@@ -100,7 +101,8 @@ impl Model {
         let ask = self.ask_of(name, part)?;
         let until = ask.since.plus_ms(self.policy.gather_ms);
         let Past::Left(neighbour, true) = self.client(name).pasts[at(part)] else { return None };
-        (until > self.now).then_some((neighbour, until))
+        let doubts = until > self.now && self.planted != Planted::DoubtsNever;
+        doubts.then_some((neighbour, until))
     }
 
     /// Until when two neighbours that ask are not linked, for one doubts the other.
