@@ -38,7 +38,7 @@ impl Registry {
         let history: BTreeSet<Serial> = holders.into_iter().flatten().collect();
         // What it replaces makes room for it.
         if history.is_empty() {
-            self.room_for_client(source, session, &chain);
+            self.room_for_client(source, session, chain);
         }
         for holder in history {
             self.forget_client(holder, Cause::Replaced, Some(session));
