@@ -13,13 +13,13 @@ use crate::ids::{Holder, Source};
 /// reported or is new, else a silent one, else any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spare {
-    /// Whatever is no client: the oldest goes, and of clients the newest.
+    /// Whatever is no client. Its oldest goes; of clients it is the newest.
     Aging,
     /// A client that asks, most likely over a connection that lives.
     Asks,
     /// A client that is silent.
     Silent,
-    /// A client that is silent and has no partner: at least one reported it to be gone.
+    /// A client that is silent, and whose partners, one or two, reported it to be gone.
     Reported,
     /// A client that is silent and never had a partner.
     New,

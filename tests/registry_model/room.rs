@@ -42,17 +42,9 @@ impl Model {
 
     /// This client makes room when the registry is full.
     fn makes_room(&self, source: Source, tip: Option<Name>) -> Option<Name> {
-        let of_most = |counts: &dyn Fn(&Client) -> bool, goes: &dyn Fn(Network) -> Option<Name>| {
-            let sources = self.clients.iter().filter(|client| counts(client));
-            let sources: Vec<Source> = sources.map(|client| client.source).collect();
-            let is_tip = |network: &Network| tip.is_some() && goes(*network) == tip;
-            let spares_tip = |network: &Network| self.planted != Planted::TipsGo && is_tip(network);
-            let most = self.have_most(&sources, Some(source), spares_tip);
-            most.into_iter().filter_map(goes).max()
-        };
-        let is_new = |client: &Client| match self.planted {
-            Planted::ReportedGo => self.is_lone(client),
-            _ => self.is_lone(client) && client.pasts == [Past::New; 2],
+        let had_none = |client: &Client| client.pasts == [Past::New; 2];
+        let is_new = |client: &Client| {
+            self.is_lone(client) && (had_none(client) || self.planted == Planted::ReportedGo)
         };
         let newest = |network| self.newest(|client| client.source.network() == network);
         let newest_new = |network| {
@@ -60,14 +52,31 @@ impl Model {
             theirs.filter(|client| is_new(client)).map(|client| client.name).max()
         };
         if self.planted == Planted::AskingStay {
-            return of_most(&|client| self.is_silent(client.name), &newest);
+            return self.of_most(source, tip, |client| self.is_silent(client.name), newest);
         }
-        let is_cut_off = |client: &&Client| self.run(client.name).cut.is_some();
-        let mut cut_off =
-            self.clients.iter().filter(is_cut_off).map(|client| client.name).collect::<Vec<_>>();
-        cut_off.retain(|name| self.is_silent(*name) && self.planted == Planted::CutOffGo);
-        let cut_off = cut_off.into_iter().max();
-        cut_off.or_else(|| of_most(&is_new, &newest_new)).or_else(|| of_most(&|_| true, &newest))
+        let is_cut_off =
+            |client: &&Client| self.is_silent(client.name) && self.run(client.name).cut.is_some();
+        let cut_off = self.clients.iter().filter(is_cut_off).map(|client| client.name).max();
+        cut_off
+            .filter(|_| self.planted == Planted::CutOffGo)
+            .or_else(|| self.of_most(source, None, is_new, newest_new))
+            .or_else(|| self.of_most(source, tip, |_| true, newest))
+    }
+
+    /// What goes of those that have the most of what counts; not the tip, if that can be.
+    fn of_most(
+        &self,
+        source: Source,
+        tip: Option<Name>,
+        counts: impl Fn(&Client) -> bool,
+        goes: impl Fn(Network) -> Option<Name>,
+    ) -> Option<Name> {
+        let sources = self.clients.iter().filter(|client| counts(client));
+        let sources: Vec<Source> = sources.map(|client| client.source).collect();
+        let is_tip = |network: &Network| tip.is_some() && goes(*network) == tip;
+        let spares_tip = |network: &Network| self.planted != Planted::TipsGo && is_tip(network);
+        let most = self.have_most(&sources, Some(source), spares_tip);
+        most.into_iter().filter_map(&goes).max()
     }
 
     /// The newest one: of those that are lone, else of those that are silent, else of all.
@@ -124,10 +133,8 @@ impl Model {
         while self.answers.len() as u64 > self.policy.repairs_max.max(1) {
             let answers = self.answers.iter().map(|answer| (answer.name, answer.source));
             let answers: Vec<(Name, Source)> = answers.collect();
-            let gone = match self.planted {
-                Planted::AnswersByAge => answers[0].0,
-                _ => self.oldest_of_most(&answers, None).expect("there are some"),
-            };
+            let gone = self.oldest_of_most(&answers, None).expect("there are some");
+            let gone = if self.planted == Planted::AnswersByAge { answers[0].0 } else { gone };
             self.answers.retain(|answer| answer.name != gone);
         }
     }
