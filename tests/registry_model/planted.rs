@@ -1,5 +1,5 @@
-//! Mistakes that show that the sequences find what they are for: with one in the model, the registry
-//! must seem wrong.
+//! Mistakes that show that the sequences find what they are for: with one in the model, the
+//! registry must seem wrong.
 
 /// A mistake that is built into the model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -68,8 +68,8 @@ impl Places {
     pub(super) fn admit(self: &Arc<Self>, from: IpAddr) -> Place {
         let (place, needed) = oneshot::channel();
         let mut state = self.state();
-        // What made room has a descriptor until its task has run; a quarter is left to those, so that
-        // a quick flood does not make the listener wait for each of them.
+        // What made room has a descriptor until its task has run; a quarter is left to those, so
+        // that a quick flood does not make the listener wait for each of them.
         let kept = self.strangers_max - self.strangers_max / 4;
         while state.strangers.len() >= kept
             && let Some(oldest) = state.strangers.oldest_of_largest()
