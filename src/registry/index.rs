@@ -147,6 +147,7 @@ impl Index {
             Key::Member(chain) | Key::Section(chain) => Some(chain),
             Key::Socket(..)
             | Key::Ask(..)
+            | Key::Doubt(..)
             | Key::Loose(_)
             | Key::Marked(_)
             | Key::First(..)
@@ -230,6 +231,7 @@ impl Index {
             // What cuts and joins runs says which places it concerns.
             Key::Section(_) | Key::First(..) | Key::Last(..) | Key::Next(..) => {}
             Key::Socket(..)
+            | Key::Doubt(..)
             | Key::Session(..)
             | Key::Caller(..)
             | Key::Owner(..)
@@ -253,6 +255,7 @@ impl Index {
                 });
                 self.asks += 1;
             }
+            Key::Doubt(chain, _) => self.chain_mut(chain).doubts += 1,
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.insert(serial));
             }
@@ -309,6 +312,7 @@ impl Index {
                 });
                 self.asks -= 1;
             }
+            Key::Doubt(chain, _) => self.chain_mut(chain).doubts -= 1,
             Key::Loose(chain) => {
                 self.change_chain(chain, serial, |chain| chain.loose.remove(serial));
             }

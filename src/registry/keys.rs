@@ -1,8 +1,8 @@
 //! What the index holds on behalf of one record: a function of the record alone.
 
 use super::{
-    Answer, Ask, AskRef, Caller, Client, Line, Peer, Policy, Record, Request, Section, Serial,
-    index::Timer, sections::SectionId, shares::Spare,
+    Answer, Ask, AskRef, Caller, Client, Line, Past, Peer, Policy, Record, Request, Section,
+    Serial, index::Timer, sections::SectionId, shares::Spare,
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Source, Timestamp};
 
@@ -12,6 +12,7 @@ pub(super) enum Key {
     Socket(Endpoint, Part),
     Member(ChainName),
     Ask(ChainName, Part),
+    Doubt(ChainName, Part),
     Loose(ChainName),
     Marked(ChainName),
     Section(ChainName),
@@ -68,6 +69,9 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
         if let Some(ask) = client.side(part).ask() {
             asks = true;
             keys.push(Key::Ask(client.chain.clone(), part));
+            if let Past::Left { again: true, .. } = ask.past {
+                keys.push(Key::Doubt(client.chain.clone(), part));
+            }
             push_ask_keys(&mut keys, AskRef::Side(serial, part), ask, Some(&client.chain));
         }
     }

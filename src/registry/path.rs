@@ -21,6 +21,9 @@ pub(super) struct Chain {
     pub(super) asking: Counted,
     /// The clients whose heads are not linked; the last one of a run is always among them.
     pub(super) loose: Counted,
+    /// How many of the asking sockets doubt, or have doubted, their neighbours. Where none does,
+    /// which is nearly always, none need be looked for.
+    pub(super) doubts: u64,
     /// The clients that count as first.
     pub(super) marked: Counted,
     pub(super) sections: Sections,

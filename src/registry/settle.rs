@@ -199,7 +199,7 @@ impl Registry {
     /// Rule 8: cuts off the neighbour that a socket doubts, or it and the one behind it, if the
     /// client beyond says the same. What they ask does not count: it is what kept the two apart.
     fn cut_doubted(&mut self, chain: &ChainName, (here, part): (Serial, Part)) -> bool {
-        let Some(known) = self.chain(chain) else { return false };
+        let Some(known) = self.chain(chain).filter(|known| known.doubts > 0) else { return false };
         let Some(near) = known.neighbour(here, part) else { return false };
         let beyond = [Some(near), known.neighbour(near, part)];
         let far = beyond.into_iter().flatten().find(|far| {
