@@ -112,7 +112,7 @@ pub const LOCAL_PLACES: usize = 8;
 /// One IPv6 /48 may have all connections divided by this.
 pub const NETWORK_SHARE: usize = 4;
 
-/// Of every so many connections one is kept for those that have no request in hand yet: a newcomer
+/// One in this number of connections is kept for those that have no request in hand yet: a newcomer
 /// needs a round trip to ask, and is not to lose its place in that time.
 pub const SILENT_SHARE: usize = 8;
 

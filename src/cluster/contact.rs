@@ -54,7 +54,7 @@ impl Contact {
         self.leader_heard().map(|at| clock::now().duration_since(at))
     }
 
-    /// Waits until the leader was heard less than so long ago.
+    /// Waits until less than `within` has passed since the leader was heard.
     pub async fn heard_within(&self, within: Duration) {
         loop {
             let next = self.0.leader.notified();

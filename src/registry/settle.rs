@@ -156,11 +156,8 @@ impl Registry {
         if self.is_engaged(a) || self.is_engaged(b) {
             return None;
         }
-        let is_reported = |serial: Serial, part| {
-            self.client(serial).is_some_and(|client| client.side(part).is_reported())
-        };
-        let is_sure = is_reported(inner, Part::Tail)
-            && is_reported(last, Part::Head)
+        let is_sure = self.is_reported(inner, Part::Tail)
+            && self.is_reported(last, Part::Head)
             && (inner == last || next == Some(last));
         if is_sure {
             self.cut(chain, inner, last, Cause::Lost);
@@ -188,6 +185,10 @@ impl Registry {
         );
     }
 
+    fn is_reported(&self, serial: Serial, part: Part) -> bool {
+        self.client(serial).is_some_and(|client| client.side(part).is_reported())
+    }
+
     /// Rule 7: until when an asking socket doubts its neighbour, if it does.
     pub(super) fn doubted_until(&self, serial: Serial, part: Part) -> Option<Timestamp> {
         let ask = self.ask(AskRef::Side(serial, part))?;
@@ -206,12 +207,9 @@ impl Registry {
             let Some(there) = known.neighbour(*far, part) else { return false };
             let ends = [(here, part, near), (there, part.opposite(), *far)];
             let doubts = ends.map(|(end, part, _)| self.doubted_until(end, part).is_some());
-            let is_sure = |(end, part, of): (Serial, Part, Serial)| {
-                let is_reported = self.client(of).map(|of| of.side(part.opposite()).is_reported());
-                self.doubted_until(end, part).is_some() || is_reported == Some(true)
-            };
+            let reports = ends.map(|(_, part, of)| self.is_reported(of, part.opposite()));
             doubts.contains(&true)
-                && ends.into_iter().all(is_sure)
+                && doubts.iter().zip(reports).all(|(doubts, reports)| *doubts || reports)
                 && ends.iter().all(|(end, part, _)| !self.is_engaged(AskRef::Side(*end, *part)))
         });
         let Some(far) = far else { return false };

@@ -64,7 +64,7 @@ struct Caps {
 }
 
 impl Caps {
-    /// How many of so many connections may have a request in hand.
+    /// Returns how many of `cap` connections may have a request in hand.
     fn asking(&self, cap: usize) -> usize {
         (cap - cap.div_ceil(SILENT_SHARE).min(self.silent)).max(1)
     }

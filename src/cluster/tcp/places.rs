@@ -58,7 +58,7 @@ impl Places {
         Arc::new(Self { strangers_max, state: Mutex::default() })
     }
 
-    /// Tells whether one more may be accepted, of which there are so many with those that had to
+    /// Returns whether one more may be accepted beside `connections`, among them those that had to
     /// make room and still have a descriptor.
     pub(super) fn has_room(&self, connections: usize) -> bool {
         connections.saturating_sub(self.state().introduced) <= self.strangers_max

@@ -122,7 +122,7 @@ impl Anywhere {
         client
     }
 
-    /// Makes sure that so many clients that asked made room, and that the registry hears of it.
+    /// Makes sure that `count` clients that asked made room, and that the registry hears of it.
     async fn assert_displaced(&mut self, count: usize) {
         assert_eq!(self.bench.rejected("displaced"), count as u64);
         while self.gone < count {

@@ -8,7 +8,7 @@
 //! machine nor one behind the same proxy. A stranger may add a header of its own that names another
 //! address, and which header is the proxy's cannot be told. So a request that names several counts
 //! for all of them, and that apart from requests that name one: the stranger's own address is among
-//! them and has its rate, and an operator, for whom the proxy alone speaks, shares none of it.
+//! them and has its rate, and an operator's request, which names one, shares none of it.
 //!
 //! All of a proxy's addresses together have a rate as well, 400 times that of one: a proxy that
 //! lets clients choose the address makes no guesser fast.
