@@ -166,6 +166,36 @@ fn listeners_are_opened_in_one_place() {
 }
 
 #[test]
+fn the_top_level_holds_what_it_must_and_no_more() {
+    let known = [
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "SECURITY.md",
+        "benches",
+        "clippy.toml",
+        "deny.toml",
+        "deploy",
+        "emnetchain-data",
+        "proto-docs",
+        "rustfmt.toml",
+        "src",
+        "target",
+        "tests",
+    ];
+    let names = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    let others: Vec<_> =
+        names.filter(|name| !name.starts_with('.') && !known.contains(&name.as_str())).collect();
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
 fn lines_fit_and_nothing_is_left_for_later() {
     let mut all = files("src", &[".rs"]);
     all.extend(files("tests", &[".rs"]));

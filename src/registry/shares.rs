@@ -25,17 +25,26 @@ pub(super) enum Spare {
     New,
 }
 
+/// Networks by how much they have, and by the age of what they would give: each is found by the
+/// entry that would go. An address decides nothing, so none is made up to have others go.
+type Ranking = BTreeSet<(u32, Serial)>;
+
+/// Where a network stands in the two rankings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Ranks {
+    most: Option<(u32, Serial)>,
+    most_new: Option<(u32, Serial)>,
+}
+
 /// How many entries a holder has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
     all: u32,
     /// Those of clients that are silent and never had a partner.
     new: u32,
+    /// Where it stands now, if it is a network: every change of an entry would look that up again.
+    ranks: Ranks,
 }
-
-/// Networks by how much they have, and by the age of what they would give: each is found by the
-/// entry that would go. An address decides nothing, so none is made up to have others go.
-type Ranking = BTreeSet<(u32, Serial)>;
 
 /// The entries of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,48 +65,60 @@ impl Shares {
 
     pub(super) fn insert(&mut self, source: Source, spare: Spare, serial: Serial) {
         self.len += 1;
-        self.change(source, |shares, holder| {
-            shares.entries.insert((holder, spare, serial));
-            let held = shares.held.entry(holder).or_default();
+        for holder in source.holders() {
+            self.entries.insert((holder, spare, serial));
+            let held = self.held.entry(holder).or_default();
             held.all += 1;
             held.new += u32::from(spare == Spare::New);
-        });
+        }
+        self.rank(network_of(source));
     }
 
     pub(super) fn remove(&mut self, source: Source, spare: Spare, serial: Serial) {
         self.len -= 1;
-        self.change(source, |shares, holder| {
-            shares.entries.remove(&(holder, spare, serial));
-            let held = shares.held.entry(holder).or_default();
+        for holder in source.holders() {
+            self.entries.remove(&(holder, spare, serial));
+            let held = self.held.entry(holder).or_default();
             held.all -= 1;
             held.new -= u32::from(spare == Spare::New);
-            if held.all == 0 {
-                shares.held.remove(&holder);
+        }
+        self.rank(network_of(source));
+        for holder in source.holders() {
+            if self.of(holder) == 0 {
+                self.held.remove(&holder);
             }
-        });
+        }
     }
 
-    /// Changes what each holder of a source has, and ranks its network once more.
-    fn change(&mut self, source: Source, change: impl Fn(&mut Self, Holder)) {
-        let network = network_of(source);
-        let ranks = |shares: &Self| (shares.rank(network), shares.rank_new(network));
-        let (rank, rank_new) = ranks(self);
-        rank.inspect(|rank| _ = self.most.remove(rank));
-        rank_new.inspect(|rank| _ = self.most_new.remove(rank));
-        source.holders().for_each(|holder| change(self, holder));
-        let (rank, rank_new) = ranks(self);
-        self.most.extend(rank);
-        self.most_new.extend(rank_new);
+    /// Ranks a network by what it has now.
+    fn rank(&mut self, network: Holder) {
+        let last = self.last(network);
+        let spare = last.and_then(|last| self.spare_or(network, last));
+        let held = self.held.entry(network).or_default();
+        let now = Ranks {
+            most: spare.map(|spare| (held.all, spare)),
+            most_new: last.filter(|_| held.new > 0).map(|(_, newest)| (held.new, newest)),
+        };
+        let before = std::mem::replace(&mut held.ranks, now);
+        for (ranking, before, now) in [
+            (&mut self.most, before.most, now.most),
+            (&mut self.most_new, before.most_new, now.most_new),
+        ] {
+            if before != now {
+                before.inspect(|rank| _ = ranking.remove(rank));
+                ranking.extend(now);
+            }
+        }
     }
 
-    fn rank(&self, network: Holder) -> Option<(u32, Serial)> {
-        Some((self.held.get(&network)?.all, self.spare(network)?))
+    fn ranks(&self, source: Source) -> Ranks {
+        self.held.get(&network_of(source)).map(|held| held.ranks).unwrap_or_default()
     }
 
-    fn rank_new(&self, network: Holder) -> Option<(u32, Serial)> {
-        let new = self.held.get(&network)?.new;
-        let newest = || self.entries.range(range_of(network)).next_back();
-        if new == 0 { None } else { newest().map(|(_, _, serial)| (new, *serial)) }
+    /// The last entry of a holder.
+    fn last(&self, holder: Holder) -> Option<(Spare, Serial)> {
+        let (_, spare, serial) = self.entries.range(range_of(holder)).next_back()?;
+        Some((*spare, *serial))
     }
 
     /// How many entries a holder has.
@@ -108,7 +129,10 @@ impl Shares {
     /// The entry of a holder that makes room: the newest of its clients that make it the most
     /// readily, or, in a table without clients, its oldest.
     pub(super) fn spare(&self, holder: Holder) -> Option<Serial> {
-        let (_, spare, last) = self.entries.range(range_of(holder)).next_back().copied()?;
+        self.spare_or(holder, self.last(holder)?)
+    }
+
+    fn spare_or(&self, holder: Holder, (spare, last): (Spare, Serial)) -> Option<Serial> {
         match spare {
             Spare::Aging => self.entries.range(range_of(holder)).next().map(|first| first.2),
             Spare::Asks | Spare::Silent | Spare::Reported => Some(last),
@@ -125,7 +149,7 @@ impl Shares {
     /// newcomer, or else of the one whose client is the newest. The `tip` that the newcomer comes
     /// behind is passed over as long as another one has as many.
     pub(super) fn newest_of_most(&self, newcomer: Source, tip: Option<Serial>) -> Option<Serial> {
-        let own = self.rank(network_of(newcomer));
+        let own = self.ranks(newcomer).most;
         let (most, last) = self.most.last()?;
         let is_other = |(_, spare): &(u32, Serial)| Some(*spare) != tip;
         let mut newest = self.most.range((*most, Serial(0))..).rev();
@@ -136,14 +160,14 @@ impl Shares {
     /// such ones; of equal ones of that of the newcomer, or else of the one whose client is the
     /// newest.
     pub(super) fn newest_of_most_new(&self, newcomer: Source) -> Option<Serial> {
-        pick(&self.most_new, self.rank_new(network_of(newcomer)), self.most_new.last())
+        pick(&self.most_new, self.ranks(newcomer).most_new, self.most_new.last())
     }
 
     /// The entry that makes room in a table without clients: the oldest of the network that has
     /// the most; of equal ones of that of the newcomer, if there is one, or else the oldest of all
     /// of theirs.
     pub(super) fn oldest_of_most(&self, newcomer: Option<Source>) -> Option<Serial> {
-        let own = newcomer.and_then(|newcomer| self.rank(network_of(newcomer)));
+        let own = newcomer.and_then(|newcomer| self.ranks(newcomer).most);
         let (most, _) = self.most.last()?;
         pick(&self.most, own, self.most.range((*most, Serial(0))..).next())
     }
