@@ -59,7 +59,7 @@ fn timed(mut work: impl FnMut()) -> String {
     whole(median((0..ROUNDS).map(once).collect()))
 }
 
-/// As `instance/gauges.rs` does it.
+/// As `ops/gauges.rs` does it.
 fn show_chains(metrics: &Metrics, census: &Census) {
     for gauges in [
         &metrics.chain_clients,

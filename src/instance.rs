@@ -2,12 +2,9 @@
 //! If any listener, task, thread or file fails, the instance ends with an exit code that says
 //! which kind of failure it was; it never lives on as half a service.
 
-mod gauges;
 mod life;
 mod listeners;
-mod observe;
 pub mod offline;
-mod operator;
 mod reload;
 mod signals;
 
@@ -45,11 +42,13 @@ use crate::{
     limits::PROPOSER_QUEUE_MAX,
     logging::LogHandle,
     metrics::Metrics,
-    registry::Applied,
-    server::{
-        Outbox, Phase, ServerError,
-        http::{HttpServer, HttpSources, Readiness},
+    ops::{
+        Readiness, Running, events, gauges,
+        http::{HttpServer, HttpSources},
+        readiness::Watching,
     },
+    registry::Applied,
+    server::{Outbox, Phase, ServerError},
     storage::{ImageProgress, Stores, fault},
 };
 
@@ -127,7 +126,7 @@ struct Instance {
 impl Instance {
     async fn start(config: &Config, live: Live) -> Result<Self, Exit> {
         let metrics = Metrics::new();
-        observe::tell_build(&metrics);
+        events::tell_build(&metrics);
         let listeners = listeners::bind(config, live.options).await?;
         let (reporter, faults) = fault::channel();
         let (applied, effects) = mpsc::channel(APPLIED_QUEUE_MAX);
@@ -164,10 +163,20 @@ impl Instance {
         let alone = matches!(founding, Founding::Alone(_)) && cluster.status().members.len() <= 1;
         let Listeners { servers, http, raft } = listeners;
         keep(&mut background, &cluster, raft_server(raft, security.clone(), &metrics), service);
-        let watching = observe::Watching::new(&cluster, &watch_phase, watch_progress);
+        let watching = Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
-        let powers = operator::Powers::new(&cluster, &phase, &metrics, live.token);
-        let sources = observe::http_sources(&cluster, &image, &metrics, readiness.clone(), powers);
+        let backend = Arc::new(Running {
+            cluster: cluster.clone(),
+            image: image.clone(),
+            metrics: metrics.clone(),
+            phase: phase.clone(),
+        });
+        let sources = HttpSources {
+            metrics: metrics.clone(),
+            readiness: readiness.clone(),
+            backend,
+            token: live.token,
+        };
         serve_http(&mut background, http, sources);
         let (commands, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);
@@ -497,7 +506,7 @@ async fn dispatch(
     metrics: Metrics,
 ) -> String {
     while let Some(applied) = effects.recv().await {
-        observe::count(&applied.notes, &metrics);
+        events::count(&applied.notes, &metrics);
         outbox.dispatch(&applied.effects);
     }
     "the state machine ended".to_owned()

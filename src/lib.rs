@@ -14,6 +14,7 @@
 //! - [`storage`]: the raft log and the registry's image on disk.
 //! - [`cluster`]: replication by raft.
 //! - [`server`]: the listeners that clients talk to.
+//! - [`ops`]: the listener that operators talk to, and what it shows.
 //! - [`instance`]: one running process, made of all of these from a [`config`] that [`cli`]
 //!   reads; it speaks to its operator by [`logging`].
 
@@ -39,8 +40,10 @@ pub mod instance;
 pub mod limits;
 pub mod logging;
 pub mod metrics;
+pub mod ops;
 pub mod queue;
 pub mod raft;
+mod ratelimit;
 pub mod registry;
 pub mod runtime;
 pub mod secrets;

@@ -1,7 +1,7 @@
 //! The words shared with openraft: what its log carries, and names for its types in our use of
 //! them. Nothing outside `cluster` and `storage` needs this module.
 
-use std::fmt;
+use std::{fmt, net::SocketAddr, str::FromStr};
 
 use openraft::vote::RaftLeaderId;
 use serde::{Deserialize, Serialize};
@@ -91,6 +91,45 @@ impl Member {
     pub fn at(raft_addr: impl Into<String>) -> Self {
         Self { raft_addr: raft_addr.into(), store: None }
     }
+}
+
+/// Why a text is not the address of a member.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemberError {
+    /// It is no `HOST:PORT`.
+    #[error("{0:?} is not the address of an instance; write HOST:PORT, such as 10.0.0.1:7000")]
+    NoAddress(String),
+    /// It is where an instance may listen, and no place to connect to.
+    #[error("no instance can connect to {0}; write HOST:PORT as the others reach this one")]
+    Unspecified(SocketAddr),
+}
+
+/// Reads `HOST:PORT`. Of all spellings of an address it keeps one: names in small letters, ports
+/// and IPv6 addresses in their shortest form.
+impl FromStr for Member {
+    type Err = MemberError;
+
+    fn from_str(text: &str) -> Result<Self, MemberError> {
+        let wrong = || MemberError::NoAddress(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_unspecified() => Err(MemberError::Unspecified(address)),
+            Ok(address) => Ok(Self::at(address.to_string())),
+            Err(_) if is_name(host) => {
+                Ok(Self::at(format!("{}:{port}", host.to_ascii_lowercase())))
+            }
+            Err(_) => Err(wrong()),
+        }
+    }
+}
+
+/// Whether this may be the name of a host. One that ends in digits alone would be an IPv4 address
+/// to some, in an odd spelling, and none to others.
+fn is_name(host: &str) -> bool {
+    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    host.len() <= 253 && host.chars().all(is_of_a_name) && last.chars().any(|c| !c.is_ascii_digit())
 }
 
 impl fmt::Display for Proposal {

@@ -60,7 +60,7 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 16] = [
+    let layers: [(&str, &[&str]); 18] = [
         ("ids", &["limits"]),
         ("limits", &[]),
         ("codec", &[]),
@@ -73,6 +73,7 @@ fn each_layer_knows_only_those_below_it() {
         ("secrets", &[]),
         ("sockets", &[]),
         ("queue", &["registry"]),
+        ("ratelimit", &["clock", "ids", "limits"]),
         ("raft", &["ids", "registry", "runtime"]),
         ("storage", &["clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
         (
@@ -103,10 +104,31 @@ fn each_layer_knows_only_those_below_it() {
                 "limits",
                 "metrics",
                 "queue",
+                "ratelimit",
                 "registry",
                 "runtime",
                 "sockets",
                 "wire",
+            ],
+        ),
+        (
+            "ops",
+            &[
+                "clock",
+                "cluster",
+                "crowd",
+                "descriptors",
+                "ids",
+                "limits",
+                "logging",
+                "metrics",
+                "raft",
+                "ratelimit",
+                "registry",
+                "secrets",
+                "server",
+                "sockets",
+                "storage",
             ],
         ),
     ];

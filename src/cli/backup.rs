@@ -9,7 +9,7 @@ use super::call::Instance;
 use crate::{
     config::Sources,
     console::{Exit, complain, say},
-    server::http::backup::PREPARATION_MAX,
+    ops::http::backup::PREPARATION_MAX,
     storage::{BackupDraft, StorageError},
 };
 

@@ -19,7 +19,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     config::{Faults, Sources, Value},
-    server::http::{DEFAULT_ADDR, gate::COMMAND},
+    ops::http::{DEFAULT_ADDR, gate::COMMAND},
 };
 
 /// How long an answer may take: longer than the service lets a change of the cluster take.

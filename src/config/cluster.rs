@@ -9,7 +9,7 @@ use crate::{
         tcp::{TlsFiles, Unprotected},
     },
     ids::InstanceId,
-    raft::Member,
+    raft::{Member, MemberError},
     storage::ClusterId,
 };
 
@@ -53,37 +53,19 @@ impl Value for InitialCluster {
     }
 }
 
-/// Whether this may be the name of a host. One that ends in digits alone would be an IPv4 address
-/// to some, in an odd spelling, and none to others.
-fn is_name(host: &str) -> bool {
-    let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-    host.len() <= 253 && host.chars().all(is_of_a_name) && last.chars().any(|c| !c.is_ascii_digit())
-}
-
-/// Reads `ID=HOST:PORT`. Of all spellings of an address it keeps one: names in small letters, ports
-/// and IPv6 addresses in their shortest form.
+/// Reads `ID=HOST:PORT`.
 ///
 /// # Errors
-/// What the text is not, and what to write instead.
+/// Says what the text is not, and what to write instead.
 pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     let wrong = || format!("{text:?} is not a member; write ID=HOST:PORT, such as 1=10.0.0.1:7000");
-    let (id, raft_addr) = text.split_once('=').ok_or_else(wrong)?;
+    let (id, address) = text.split_once('=').ok_or_else(wrong)?;
     let id: u64 = id.trim().parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?;
-    let (host, port) = raft_addr.rsplit_once(':').ok_or_else(wrong)?;
-    let port = port.parse::<u16>().ok().filter(|port| *port > 0).ok_or_else(wrong)?;
-    let raft_addr = match raft_addr.parse::<SocketAddr>() {
-        Ok(address) => address.to_string(),
-        Err(_) if is_name(host) => format!("{}:{port}", host.to_ascii_lowercase()),
-        Err(_) => return Err(wrong()),
-    };
-    if raft_addr.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified()) {
-        return Err(format!(
-            "no instance can connect to {raft_addr}; write how the others reach instance {id}: \
-             {id}=HOST:{port}"
-        ));
-    }
-    Ok((InstanceId(id), Member::at(raft_addr)))
+    let member = address.parse::<Member>().map_err(|error| match error {
+        MemberError::NoAddress(_) => wrong(),
+        MemberError::Unspecified(_) => error.to_string(),
+    })?;
+    Ok((InstanceId(id), member))
 }
 
 impl Config {

@@ -27,8 +27,8 @@ pub use value::{Addrs, UdpAddrs, Value};
 use crate::{
     ids::InstanceId,
     logging::{LogFormat, LogLevel, OtlpEndpoint},
+    ops::http::{HttpAddr, gate::Open},
     registry::Policy,
-    server::http::{HttpAddr, gate::Open},
     storage::ClusterId,
     wire::AddressPolicy,
 };

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, path::PathBuf
 use crate::{
     ids::InstanceId,
     logging::{LogFormat, LogLevel, OtlpEndpoint},
-    server::http::{HttpAddr, gate::Open},
+    ops::http::{HttpAddr, gate::Open},
     storage::ClusterId,
     wire::AddressPolicy,
 };

@@ -10,10 +10,8 @@ use crate::{
     config::Config,
     console::Exit,
     logging::LogHandle,
-    server::{
-        Addresses, LiveOptions, ServerError, ServerOptions, Servers,
-        http::{HttpOptions, HttpServer},
-    },
+    ops::http::{HttpOptions, HttpServer},
+    server::{Addresses, LiveOptions, ServerError, ServerOptions, Servers},
     sockets,
 };
 

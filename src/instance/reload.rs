@@ -4,14 +4,15 @@
 
 use tokio::sync::watch;
 
-use super::{listeners::server_options, operator::read_secret};
+use super::listeners::server_options;
 use crate::{
     cluster::{Cluster, found::Founding, tcp::Security},
     config::{Changes, Config, Sources},
     logging::LogHandle,
     metrics::Metrics,
+    ops::http::gate::AdminToken,
     registry::Policy,
-    server::{LiveOptions, ServerOptions, http::gate::AdminToken},
+    server::{LiveOptions, ServerOptions},
 };
 
 /// Reads again what can be read again.
@@ -42,7 +43,7 @@ impl Reload {
         sources: Sources,
         logs: LogHandle,
     ) -> Result<(Self, Live), String> {
-        let token = read_secret(config.admin_token_file.as_deref())?;
+        let token = AdminToken::read(config.admin_token_file.as_deref())?;
         let (options, live_options) = watch::channel(server_options(&config));
         let (policy, live_policy) = watch::channel(config.policy());
         let (token, live_token) = watch::channel(token);
@@ -92,7 +93,7 @@ impl Reload {
 
     fn read(&mut self) -> Result<Changes, String> {
         let new = self.sources.read().map_err(|faults| faults.to_string())?;
-        let token = read_secret(new.admin_token_file.as_deref())?;
+        let token = AdminToken::read(new.admin_token_file.as_deref())?;
         let mut changes = self.config.adopt(new);
         // The file is where it was, and what is in it is another.
         let name = "admin_token_file";

@@ -20,7 +20,6 @@ use super::{
     ear::Ear,
     encode,
     line::Order,
-    ratelimit::{Clocks, Rate},
     session::{Course, Session},
 };
 use crate::{
@@ -33,6 +32,7 @@ use crate::{
     },
     metrics::Metrics,
     queue::Claim,
+    ratelimit::{Clocks, Rate},
     registry::{Command, Message, Then},
     runtime,
     wire::{Object, emnet},

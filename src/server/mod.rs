@@ -7,8 +7,7 @@
 //!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes;
 //!   `outq` asks the kernel whether a client can still read.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
-//! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
-//! - [`http`] is for operators.
+//! - `reflector` is EMUDP and STUN.
 //!
 //! What this module deliberately lacks: a decision about chains, a clock for clients' asks (the
 //! registry's log time decides), and any memory of a client beyond its connection.
@@ -18,13 +17,11 @@ mod chain;
 mod doors;
 mod ear;
 mod emnet;
-pub mod http;
 mod line;
 mod listener;
 mod options;
 mod outbox;
 mod outq;
-mod ratelimit;
 mod reflector;
 mod repair;
 mod session;

@@ -6,8 +6,10 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::sync::watch;
 
 use crate::{
+    clock,
     descriptors::Shares,
     limits::{NETWORK_SHARE, NETWORK_SOURCES},
+    ratelimit::{Rate, RateLimit},
     wire::AddressPolicy,
 };
 
@@ -69,6 +71,13 @@ pub struct ServerOptions {
 }
 
 impl ServerOptions {
+    /// The limit of datagrams, with no turn taken yet.
+    pub(super) fn datagram_limit(&self) -> RateLimit {
+        let per_source =
+            Rate::per_second(self.datagrams_per_source, self.datagrams_per_source_burst);
+        RateLimit::new(per_source, self.datagrams_in_all, clock::now())
+    }
+
     /// Client connections from one IPv6 /48.
     pub(super) fn connections_per_network_max(&self) -> usize {
         let of_sources = self.connections_per_address_max.saturating_mul(NETWORK_SOURCES as usize);

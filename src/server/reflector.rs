@@ -7,11 +7,12 @@ use std::{
 
 use tokio::{select, sync::watch, time::sleep};
 
-use super::{LiveOptions, Phase, listener::reached, ratelimit::RateLimit};
+use super::{LiveOptions, Phase, listener::reached};
 use crate::{
     clock,
     ids::Endpoint,
     metrics::Metrics,
+    ratelimit::RateLimit,
     sockets::{Datagrams, Ends, Received},
     wire::reflector::answer,
 };
@@ -28,7 +29,7 @@ pub(super) struct Limit(Arc<Mutex<RateLimit>>);
 
 impl Limit {
     pub(super) fn new(options: &LiveOptions) -> Self {
-        Self(Arc::new(Mutex::new(RateLimit::new(&options.borrow(), clock::now()))))
+        Self(Arc::new(Mutex::new(options.borrow().datagram_limit())))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut RateLimit) -> T) -> T {
@@ -65,7 +66,7 @@ impl Reflector {
                 Ok(()) = self.options.changed() => {
                     // Each socket does so, and the last one is right as well.
                     let now = self.options.borrow_and_update();
-                    self.limit.with(|limit| *limit = RateLimit::new(&now, clock::now()));
+                    self.limit.with(|limit| *limit = now.datagram_limit());
                 }
                 ends = self.datagrams.receive(&mut received) => match ends {
                     Ok(ends) => received.payloads().for_each(|it| self.reflect(it, ends)),

@@ -13,7 +13,7 @@ const SOURCES: [&str; 9] = [
     "src/cluster/turned.rs",
     "src/cluster/waiting.rs",
     "src/cluster/watchdog.rs",
-    "src/instance/observe.rs",
+    "src/ops/readiness.rs",
 ];
 
 /// The sources of which every sentence is one of these; the others say more.

@@ -9,16 +9,16 @@ use axum::{
     response::Response,
     routing::get,
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{
     HttpSources,
     chains::{answer, socket},
-    client::{Ask, Client},
     gate::Reader,
 };
 use crate::{
     ids::{Endpoint, Part, Socket},
+    ops::api::{Ask, Client, Explanation, Remembered, Told},
     registry::{Event, Look, What},
 };
 
@@ -33,36 +33,6 @@ pub(super) fn routes() -> Router<HttpSources> {
 #[serde(deny_unknown_fields)]
 struct Question {
     address: String,
-}
-
-/// All that is known of a socket.
-#[derive(Debug, Serialize)]
-struct Explanation {
-    address: String,
-    part: Option<&'static str>,
-    client: Option<Client>,
-    /// Its waits by RECONNECT, if no chain knows it.
-    waits: Vec<Ask>,
-    says: Vec<String>,
-    events: Vec<Told>,
-    history: Remembered,
-}
-
-/// One thing that happened.
-#[derive(Debug, Serialize)]
-struct Told {
-    ago_ms: u64,
-    entry: u64,
-    request: Option<String>,
-    text: String,
-}
-
-/// How far this instance remembers.
-#[derive(Debug, Serialize)]
-struct Remembered {
-    events: usize,
-    capacity: usize,
-    since_ms: Option<u64>,
 }
 
 async fn explain(
@@ -97,7 +67,7 @@ impl Explanation {
         let (remembered, capacity) = look.history.room();
         Self {
             address: socket.to_string(),
-            part: found.map(|(_, part)| part.as_str()),
+            part: found.map(|(_, part)| part.as_str().into()),
             client,
             waits: callers.iter().map(|caller| Ask::of(look.now, &caller.ask, reader)).collect(),
             says,

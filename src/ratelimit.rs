@@ -21,7 +21,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::ServerOptions;
 use crate::{
     ids::{Holder, Source},
     limits::{LOCAL_RATE_FACTOR, NETWORK_SOURCES},
@@ -45,7 +44,7 @@ struct Slot {
 
 /// How often a turn may be taken.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     /// Between two turns at the full rate.
     interval_ns: u64,
     /// How far ahead of its rate a holder may be.
@@ -53,12 +52,13 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    fn per_second(turns: u32, burst: u32) -> Self {
+    /// So many turns a second, and `burst` at once after a quiet time.
+    pub(crate) fn per_second(turns: u32, burst: u32) -> Self {
         Self::every(Duration::from_secs(1) / turns.max(1), burst)
     }
 
     /// One turn in each `interval`, and `burst` at once after a quiet time.
-    pub(super) fn every(interval: Duration, burst: u32) -> Self {
+    pub(crate) fn every(interval: Duration, burst: u32) -> Self {
         let interval_ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX / 2).max(1);
         Self { interval_ns, tolerance_ns: interval_ns * u64::from(burst.saturating_sub(1)) }
     }
@@ -72,7 +72,7 @@ impl Rate {
     }
 
     /// The rate of a proxy of the operators', which asks for many sources.
-    pub(super) fn of_proxy(self) -> Self {
+    pub(crate) fn of_proxy(self) -> Self {
         self.times(LOCAL_RATE_FACTOR)
     }
 
@@ -97,14 +97,14 @@ impl Rate {
 /// The virtual clocks of all sources and sites. `what` tells several rates of one source apart, and
 /// a rate is that of public sources.
 #[derive(Debug)]
-pub(super) struct Clocks {
+pub(crate) struct Clocks {
     began: Instant,
     keys: RandomState,
     sets: Box<[[Slot; SLOTS]]>,
 }
 
 impl Clocks {
-    pub(super) fn new(began: Instant) -> Self {
+    pub(crate) fn new(began: Instant) -> Self {
         Self { began, keys: RandomState::new(), sets: vec![Default::default(); SETS].into() }
     }
 
@@ -123,7 +123,7 @@ impl Clocks {
     }
 
     /// Returns how long a source must wait for its next turn.
-    pub(super) fn wait(
+    pub(crate) fn wait(
         &mut self,
         source: Source,
         what: &impl Hash,
@@ -141,7 +141,7 @@ impl Clocks {
     }
 
     /// Counts a turn.
-    pub(super) fn charge(&mut self, source: Source, what: &impl Hash, rate: Rate, now: Instant) {
+    pub(crate) fn charge(&mut self, source: Source, what: &impl Hash, rate: Rate, now: Instant) {
         let now = self.clock(now);
         for holder in source.holders() {
             let key = self.keys.hash_one((holder, what));
@@ -154,7 +154,7 @@ impl Clocks {
     }
 
     /// Takes back a turn that was counted.
-    pub(super) fn refund(&mut self, source: Source, what: &impl Hash, rate: Rate) {
+    pub(crate) fn refund(&mut self, source: Source, what: &impl Hash, rate: Rate) {
         for holder in source.holders() {
             let key = self.keys.hash_one((holder, what));
             let slot = self.slot(key);
@@ -167,7 +167,7 @@ impl Clocks {
 
 /// Decides which datagrams may be answered.
 #[derive(Debug)]
-pub(super) struct RateLimit {
+pub(crate) struct RateLimit {
     per_source: Rate,
     in_all: Rate,
     clocks: Clocks,
@@ -175,11 +175,10 @@ pub(super) struct RateLimit {
 }
 
 impl RateLimit {
-    pub(super) fn new(options: &ServerOptions, began: Instant) -> Self {
-        let in_all = options.datagrams_in_all;
-        let burst = options.datagrams_per_source_burst;
+    /// Begins with no turn taken.
+    pub(crate) fn new(per_source: Rate, in_all: u32, began: Instant) -> Self {
         Self {
-            per_source: Rate::per_second(options.datagrams_per_source, burst),
+            per_source,
             in_all: Rate::per_second(in_all, in_all / 10),
             clocks: Clocks::new(began),
             all: Clock::default(),
@@ -187,7 +186,7 @@ impl RateLimit {
     }
 
     /// Whether a datagram from `source` may be answered now; if so, it is charged for.
-    pub(super) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
+    pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let (source, time) = (Source::of(source), self.clocks.clock(now));
         let waits = !self.in_all.wait(self.all, time).is_zero()
             || !self.clocks.wait(source, &(), self.per_source, now).is_zero();
@@ -205,9 +204,8 @@ mod tests {
     use crate::clock;
 
     fn limit(in_all: u32) -> (RateLimit, Instant) {
-        let options = ServerOptions { datagrams_in_all: in_all, ..ServerOptions::default() };
         let now = clock::now();
-        (RateLimit::new(&options, now), now)
+        (RateLimit::new(Rate::per_second(10, 50), in_all, now), now)
     }
 
     fn allowed(limit: &mut RateLimit, source: &str, now: Instant, tries: usize) -> usize {

@@ -25,7 +25,7 @@ const DEFAULT_CHAIN: &str = "default";
 const OTHER_CHAINS: &str = "_other";
 
 /// Sets the gauges that follow from the registry and from raft.
-pub(super) fn refresh(cluster: &Cluster, image: &ImageProgress, metrics: &Metrics) {
+pub fn refresh(cluster: &Cluster, image: &ImageProgress, metrics: &Metrics) {
     let look = |registry: &crate::registry::Registry| {
         (registry.totals(), registry.census(CHAIN_LABELS_MAX))
     };
@@ -88,7 +88,7 @@ fn show_members(status: &ClusterStatus, metrics: &Metrics) {
 }
 
 /// Keeps telling how much of the disk is free.
-pub(super) async fn watch_disk(data_dir: impl AsRef<Path>, metrics: Metrics) -> String {
+pub async fn watch_disk(data_dir: impl AsRef<Path>, metrics: Metrics) -> String {
     loop {
         let dir = data_dir.as_ref().to_owned();
         let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(dir));

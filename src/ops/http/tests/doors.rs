@@ -1,5 +1,7 @@
 //! Requests that come through a proxy, from a web page or by another name, over connections.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::ids::Holder;
 

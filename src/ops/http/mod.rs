@@ -18,7 +18,6 @@ mod errors;
 mod explain;
 mod life;
 mod page;
-mod status;
 #[cfg(test)]
 mod tests;
 
@@ -51,10 +50,8 @@ use tokio::{
 };
 use tracing::warn;
 
-pub use chains::Looker;
-pub use status::{Chains, Digest, Member, Status};
-
 use self::life::Life;
+use super::{Backend, Readiness, api::Status};
 use crate::{crowd::Crowd, descriptors::Shares, ids::Source, metrics::Metrics, sockets};
 
 /// Where the operators' HTTP is unless it is told otherwise.
@@ -107,20 +104,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct HttpSources {
     /// The figures.
     pub metrics: Metrics,
-    /// Brings up to date what is counted only when they are read; it must not block.
-    pub refresh: Arc<dyn Fn() + Send + Sync>,
     /// Whether clients can be answered now.
     pub readiness: watch::Receiver<Readiness>,
-    /// Makes the status; it must not block.
-    pub status: Arc<dyn Fn() -> Status + Send + Sync>,
-    /// Makes a digest of the registry; it may take seconds, and runs where that does no harm.
-    pub digest: Arc<dyn Fn() -> Digest + Send + Sync>,
-    /// Shows the registry.
-    pub look: Looker,
-    /// Does what operators want done.
-    pub actor: admin::Actor,
-    /// Makes backups.
-    pub backup: backup::Source,
+    /// The instance.
+    pub backend: Arc<dyn Backend>,
     /// What they show to have it done.
     pub token: watch::Receiver<gate::AdminToken>,
 }
@@ -129,15 +116,6 @@ impl std::fmt::Debug for HttpSources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpSources").field("readiness", &self.readiness).finish_non_exhaustive()
     }
-}
-
-/// Whether the instance can answer clients now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    /// Not now, and this is why: half a sentence.
-    NotReady(String),
-    /// Yes.
-    Ready,
 }
 
 /// The bound listener, not serving yet.
@@ -310,7 +288,7 @@ async fn livez() -> Response {
 }
 
 async fn metrics(State(sources): State<HttpSources>) -> Response {
-    (sources.refresh)();
+    sources.backend.refresh();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     fresh((kind, sources.metrics.render()))
 }
@@ -330,7 +308,8 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
     let registry = match query.as_deref() {
         Some("digest") => {
             let _turn = DIGESTING.acquire().await;
-            spawn_blocking(move || (sources.digest)()).await.ok()
+            let backend = Arc::clone(&sources.backend);
+            spawn_blocking(move || backend.digest()).await.ok()
         }
         Some(_) | None => None,
     };
@@ -338,7 +317,7 @@ async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -
         Readiness::NotReady(why) => Some(why.clone()),
         Readiness::Ready => None,
     };
-    fresh(Json(Status { registry, trouble, ..(sources.status)() }))
+    fresh(Json(Status { registry, trouble, ..sources.backend.status() }))
 }
 
 async fn nothing() -> Response {

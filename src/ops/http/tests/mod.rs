@@ -2,19 +2,14 @@
 
 mod backups;
 mod doors;
+mod fake;
 mod fuzz;
 mod views;
 
-use std::collections::BTreeMap;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{
-    admin::{Action, Denied},
-    gate::AdminToken,
-    *,
-};
-use crate::ids::InstanceId;
+use super::{gate::AdminToken, *};
+use fake::Fake;
 
 /// A server on a free port, and what makes it ready.
 struct Bench {
@@ -30,7 +25,7 @@ impl Bench {
         let free = HttpAddr::At((Ipv4Addr::LOCALHOST, 0).into());
         let server = HttpServer::bind(free, options).unwrap().unwrap();
         let (address, metrics) = (server.address(), Metrics::new());
-        let (sources, readiness, secret) = sources(metrics.clone());
+        let (sources, readiness, secret) = sources(metrics.clone(), Arc::new(Fake::new()));
         let mut task = JoinSet::new();
         task.spawn(server.serve(sources));
         Self { address, metrics, readiness, secret, _task: task }
@@ -59,57 +54,13 @@ impl Bench {
 }
 
 /// What a server shows, and what changes whether it is ready and its token.
-fn sources(metrics: Metrics) -> (HttpSources, watch::Sender<Readiness>, watch::Sender<AdminToken>) {
+fn sources(
+    metrics: Metrics,
+    backend: Arc<dyn Backend>,
+) -> (HttpSources, watch::Sender<Readiness>, watch::Sender<AdminToken>) {
     let (readiness, receiver) = watch::channel(Readiness::NotReady("no leader".into()));
-    let status = Arc::new(|| Status {
-        version: "1.2.3",
-        cluster: "c1".to_owned(),
-        node: InstanceId(2),
-        role: "follower",
-        leader: None,
-        term: 7,
-        last_log_index: 9,
-        applied_index: 8,
-        trouble: None,
-        rules: 2,
-        newest_rules: 3,
-        members: vec![Member {
-            node: InstanceId(2),
-            address: String::new(),
-            voter: true,
-            lag: None,
-            silent_ms: None,
-            newest_rules: None,
-        }],
-        chains: Chains { count: 1, clients: 3, asks: 2, links: 2, ..Chains::default() },
-        connections: BTreeMap::from([("chain", 3)]),
-        registry: None,
-    });
-    let digest = Arc::new(|| Digest { applied: 8, digest: "00ff".to_owned() });
     let (secret, token) = watch::channel(AdminToken(Some("secret".into())));
-    let sources = HttpSources {
-        metrics,
-        refresh: Arc::new(|| {}),
-        readiness: receiver,
-        status,
-        digest,
-        look: views::looker(),
-        actor: Arc::new(|action| {
-            Box::pin(async move {
-                match &action {
-                    Action::Drain => Ok("drained".to_owned()),
-                    Action::Remove(_) => Err(Denied::Refused("no such member".to_owned())),
-                    Action::Add { .. }
-                    | Action::Promote(_)
-                    | Action::TransferLeader(_)
-                    | Action::Upgrade => Err(Denied::Unavailable(format!("{action:?}"))),
-                }
-            })
-        }),
-        backup: backups::source(),
-        token,
-    };
-    (sources, readiness, secret)
+    (HttpSources { metrics, readiness: receiver, backend, token }, readiness, secret)
 }
 
 /// Everything until the server closes, which it must do within a bound.

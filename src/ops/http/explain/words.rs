@@ -3,11 +3,11 @@
 use super::Own;
 use crate::{
     ids::{Age, Endpoint, Part, RepairId, Socket, Timestamp},
+    ops::http::{chains::quoted, client::of_cause, gate::Reader},
     registry::{
         Ask, Asked, Caller, Client, Cut, Ended, Forgotten, Line, LinkedBy, Look, Note, Past,
         Refusal, Request, Serial, Side, What,
     },
-    server::http::{chains::quoted, client::of_cause, gate::Reader},
 };
 
 /// A client that a chain knows.

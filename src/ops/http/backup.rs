@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures_util::{Stream, future::BoxFuture, stream};
+use futures_util::{Stream, stream};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
@@ -25,11 +25,14 @@ use tokio::{
 
 use super::{
     HttpSources,
-    admin::{Denied, Nothing, Wish, answer, deny},
+    admin::{Wish, answer},
     fresh,
     life::{Kept, Life},
 };
-use crate::clock;
+use crate::{
+    clock,
+    ops::{Backup, api::Nothing},
+};
 
 /// How long it may take until the first byte. The instance gives up before that.
 pub const PREPARATION_MAX: Duration = Duration::from_secs(330);
@@ -42,30 +45,6 @@ const ENTRY: HeaderName = HeaderName::from_static("emnetchain-entry");
 
 /// The records that it holds.
 const RECORDS: HeaderName = HeaderName::from_static("emnetchain-records");
-
-/// A file that can be handed out.
-pub struct Backup {
-    /// Its length.
-    pub bytes: u64,
-    /// The last entry that it covers.
-    pub entry: u64,
-    /// How many records it holds.
-    pub records: u64,
-    /// Fills a buffer from a place in the file; it may block.
-    pub read_at: ReadAt,
-}
-
-/// Fills a buffer from a place in a file.
-pub type ReadAt = Arc<dyn Fn(&mut [u8], u64) -> io::Result<()> + Send + Sync>;
-
-impl std::fmt::Debug for Backup {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Backup").field("bytes", &self.bytes).finish_non_exhaustive()
-    }
-}
-
-/// Makes a backup of everything that was answered before it was asked.
-pub type Source = Arc<dyn Fn() -> BoxFuture<'static, Result<Backup, Denied>> + Send + Sync>;
 
 /// One backup at a time.
 #[derive(Clone)]
@@ -85,15 +64,15 @@ async fn hand_out(
 ) -> Response {
     let Ok(turn) = turn.try_acquire_owned() else {
         let why = "this instance is handing out another backup; ask again when that is done";
-        return deny(Denied::Unavailable(why.to_owned()));
+        return answer(StatusCode::SERVICE_UNAVAILABLE, Err(why.to_owned()));
     };
     let life = life.keep();
     life.renew_for(PREPARATION_MAX);
-    let backup = match (sources.backup)().await {
+    let backup = match sources.backend.backup().await {
         Ok(backup) => backup,
         Err(why) => {
-            tracing::warn!(?why, "an operator is denied a backup");
-            return deny(why);
+            tracing::warn!(%why, "an operator is denied a backup");
+            return answer(StatusCode::SERVICE_UNAVAILABLE, Err(why.to_string()));
         }
     };
     let Backup { bytes, entry, records, .. } = backup;

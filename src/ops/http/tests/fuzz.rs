@@ -2,7 +2,6 @@
 
 use std::{
     pin::Pin,
-    sync::atomic::{AtomicUsize, Ordering},
     task::{Context, Poll},
 };
 
@@ -51,15 +50,9 @@ impl AsyncWrite for Answer {
 #[test]
 fn http() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let acted = Arc::new(AtomicUsize::new(0));
-    let (sources, _readiness, _secret) = sources(Metrics::new());
-    let actor = Arc::clone(&sources.actor);
-    let count = Arc::clone(&acted);
-    let counted: admin::Actor = Arc::new(move |action| {
-        count.fetch_add(1, Ordering::Relaxed);
-        actor(action)
-    });
-    let router = router(HttpSources { actor: counted, ..sources }, gate::Open::default());
+    let fake = Arc::new(Fake::new());
+    let (sources, _readiness, _secret) = sources(Metrics::new(), Arc::clone(&fake) as _);
+    let router = router(sources, gate::Open::default());
     let (life, routes) = (Life::new(Duration::from_secs(3600)), TowerToHyperService::new(router));
     let target = Target::new("http", 512 * 1024).inputs_below(2048);
     target.run(2000, |input, chance| {
@@ -79,7 +72,7 @@ fn http() {
             .serve_connection(TokioIo::new(stream), service);
         drop(runtime.block_on(connection));
         let Answer(answer) = answer;
-        let before = acted.swap(0, Ordering::Relaxed);
+        let before = fake.changes();
         let knows = has(input, SECRET);
         assert!(knows || before == 0, "a change without the token");
         let shown = String::from_utf8_lossy(&answer);

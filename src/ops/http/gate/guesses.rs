@@ -31,7 +31,7 @@ use crate::{
     ids::{Source, is_local},
     limits::{TOKEN_GUESS_INTERVAL, TOKEN_GUESSES_BURST},
     metrics::Metrics,
-    server::ratelimit::{Clocks, Rate},
+    ratelimit::{Clocks, Rate},
 };
 
 /// The rate of a public source.
@@ -41,14 +41,14 @@ fn public() -> Rate {
 
 /// The guesses of all sources.
 #[derive(Clone, Debug)]
-pub(in crate::server::http) struct Guesses {
+pub(in crate::ops::http) struct Guesses {
     clocks: Arc<Mutex<Clocks>>,
     metrics: Metrics,
 }
 
 /// What one source may still show.
 #[derive(Clone, Debug)]
-pub(in crate::server::http) struct Guess {
+pub(in crate::ops::http) struct Guess {
     of: Guesses,
     source: Source,
     is_forwarded: bool,
@@ -57,7 +57,7 @@ pub(in crate::server::http) struct Guess {
 }
 
 impl Guesses {
-    pub(in crate::server::http) fn new(metrics: Metrics) -> Self {
+    pub(in crate::ops::http) fn new(metrics: Metrics) -> Self {
         Self { clocks: Arc::new(Mutex::new(Clocks::new(clock::now()))), metrics }
     }
 
@@ -89,7 +89,7 @@ impl Guess {
     }
 
     /// Counts a token in a form, as [`Self::take`] does.
-    pub(in crate::server::http) fn take_form(&self, is_right: bool) -> Option<Duration> {
+    pub(in crate::ops::http) fn take_form(&self, is_right: bool) -> Option<Duration> {
         self.count(false, is_right)
     }
 
@@ -122,7 +122,7 @@ impl Guess {
 }
 
 /// Says when to try again (RFC 6585 section 4).
-pub(in crate::server::http) fn too_many(wait: Duration) -> Response {
+pub(in crate::ops::http) fn too_many(wait: Duration) -> Response {
     let seconds = wait.as_secs() + 1;
     let why = format!(
         "too many wrong tokens came from this address, or through this proxy, so none is looked \

@@ -16,7 +16,7 @@ mod refusal;
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
 use axum::{
     Extension,
@@ -37,6 +37,7 @@ use self::{
     refusal::{Asker, Refusal},
 };
 use super::{admin, page};
+use crate::secrets::read_token;
 
 /// The secret of the operators; without one, there are fewer ways in.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -49,6 +50,16 @@ impl std::fmt::Debug for AdminToken {
 }
 
 impl AdminToken {
+    /// Reads it from its file, if there is one.
+    ///
+    /// # Errors
+    /// Says what is wrong with the file, and what to do.
+    pub fn read(path: Option<&Path>) -> Result<Self, String> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let token = read_token(path).map_err(|why| format!("--admin-token-file {why}"))?;
+        Ok(Self(Some(token.into())))
+    }
+
     /// Tells whether this is the token, in a time that does not tell how much of it is right.
     pub(super) fn is(&self, carried: &str) -> bool {
         let Some(token) = &self.0 else { return false };

@@ -1,8 +1,6 @@
 //! Chains for people and scripts: `/api/v1/chains` lists some of them, `/api/v1/chain` shows a
 //! window over one. Each instance answers from its own replica.
 
-use std::sync::Arc;
-
 use axum::{
     Extension, Json, Router,
     extract::{Query, State, rejection::QueryRejection},
@@ -12,15 +10,13 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{HttpSources, client::Client, client::of_cause, fresh, gate::Reader};
+use super::{HttpSources, client::of_cause, fresh, gate::Reader};
 use crate::{
     ids::{ChainName, Socket},
     limits::VIEW_ITEMS_MAX,
+    ops::api::{Chain, Client, List, Run, Totals, Window},
     registry::{ChainTotals, CutOff, Look, Order, Place, Serial},
 };
-
-/// Shows the registry and its history to the function that is passed; it must not block for long.
-pub type Looker = Arc<dyn Fn(&mut dyn FnMut(Look<'_>)) + Send + Sync>;
 
 /// Why there is no answer: the code, and a sentence that says what to do.
 pub(super) type Complaint = (StatusCode, String);
@@ -35,7 +31,7 @@ pub(super) fn routes() -> Router<HttpSources> {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct List {
+struct Listing {
     #[serde(default)]
     order: By,
     prefix: Option<String>,
@@ -51,31 +47,6 @@ enum By {
     Size,
 }
 
-/// Some chains.
-#[derive(Serialize)]
-struct Chains {
-    applied: u64,
-    total: u64,
-    more: bool,
-    chains: Vec<Chain>,
-}
-
-#[derive(Serialize)]
-struct Chain {
-    name: String,
-    #[serde(flatten)]
-    totals: Totals,
-}
-
-#[derive(Serialize)]
-struct Totals {
-    clients: u64,
-    cut_off: u64,
-    asks: u64,
-    links: u64,
-    broken_links: u64,
-}
-
 impl From<ChainTotals> for Totals {
     fn from(totals: ChainTotals) -> Self {
         let ChainTotals { clients, cut_off, asks, links, broken_links } = totals;
@@ -85,13 +56,13 @@ impl From<ChainTotals> for Totals {
 
 async fn chains(
     State(sources): State<HttpSources>,
-    query: Result<Query<List>, QueryRejection>,
+    query: Result<Query<Listing>, QueryRejection>,
 ) -> Response {
-    answer(query, |list: List| list.carry_out(&sources))
+    answer(query, |listing: Listing| listing.carry_out(&sources))
 }
 
-impl List {
-    fn carry_out(self, sources: &HttpSources) -> Result<Chains, Complaint> {
+impl Listing {
+    fn carry_out(self, sources: &HttpSources) -> Result<List, Complaint> {
         let limit = limit(self.limit, CHAINS)?;
         let prefix = self.prefix.as_deref().unwrap_or_default();
         if self.order != By::Name && !prefix.is_empty() {
@@ -110,7 +81,7 @@ impl List {
             let chains = named
                 .map(|(name, totals)| Chain { name: name.0.to_string(), totals: totals.into() });
             let total = look.registry.totals().chains;
-            Chains { applied: look.entry, total, more, chains: chains.collect() }
+            List { applied: look.entry, total, more, chains: chains.collect() }
         }))
     }
 }
@@ -127,34 +98,6 @@ struct Show {
     limit: Option<usize>,
 }
 
-/// A window over one chain.
-#[derive(Serialize)]
-struct Window {
-    name: String,
-    applied: u64,
-    #[serde(flatten)]
-    totals: Totals,
-    first: Option<u64>,
-    last: Option<u64>,
-    gaps: Vec<u64>,
-    more_gaps: bool,
-    runs_cut_off: Vec<Run>,
-    earlier: bool,
-    later: bool,
-    found: Option<u64>,
-    window: Vec<Client>,
-}
-
-/// A run that is cut off.
-#[derive(Serialize)]
-struct Run {
-    first: u64,
-    last: u64,
-    clients: u64,
-    since_ms: u64,
-    why: &'static str,
-}
-
 impl Run {
     fn of(look: Look<'_>, run: &CutOff) -> Self {
         Self {
@@ -162,7 +105,7 @@ impl Run {
             last: run.last.0,
             clients: run.clients,
             since_ms: look.now.ms_since(run.cut.since),
-            why: of_cause(run.cut.cause),
+            why: of_cause(run.cut.cause).into(),
         }
     }
 }
@@ -285,7 +228,7 @@ impl HttpSources {
     /// What a reader sees now.
     pub(super) fn see<T>(&self, what: impl FnOnce(Look<'_>) -> T) -> T {
         let (mut what, mut seen) = (Some(what), None);
-        (self.look)(&mut |look| seen = what.take().map(|what| what(look)));
+        self.backend.look(&mut |look| seen = what.take().map(|what| what(look)));
         seen.expect("a reader is shown the registry once")
     }
 }

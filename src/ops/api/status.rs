@@ -1,22 +1,23 @@
-//! The shape of `/status`. Scripts read it: keys are added, never renamed or taken away.
+//! The shape of `/status`.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::Word;
 use crate::ids::InstanceId;
 
 /// The instance as `/status` tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The version of the program.
-    pub version: &'static str,
+    pub version: Word,
     /// The cluster, in 32 hexadecimal digits.
     pub cluster: String,
     /// This instance.
     pub node: InstanceId,
     /// What it is in its cluster: leader, follower, candidate, learner or shutdown.
-    pub role: &'static str,
+    pub role: Word,
     /// The leader, if this instance hears one.
     pub leader: Option<InstanceId>,
     /// The raft term.
@@ -36,7 +37,7 @@ pub struct Status {
     /// The chains, in figures.
     pub chains: Chains,
     /// Open client connections of this instance, by listener.
-    pub connections: BTreeMap<&'static str, u64>,
+    pub connections: BTreeMap<Word, u64>,
     /// What the registry comes to; only in `/status?digest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<Digest>,
@@ -44,7 +45,7 @@ pub struct Status {
 
 /// What the registry comes to after an entry. All instances that tell the same entry must tell the
 /// same digest; if they do not, they have told clients different things.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
     /// The entry.
     pub applied: u64,
@@ -53,7 +54,7 @@ pub struct Digest {
 }
 
 /// A member of the cluster as the asked instance knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Its number.
     pub node: InstanceId,
@@ -72,7 +73,7 @@ pub struct Member {
 }
 
 /// The chains, in figures; those of the whole cluster.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chains {
     /// Chains with at least one client.
     pub count: u64,

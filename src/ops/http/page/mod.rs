@@ -38,11 +38,11 @@ const STYLE: &str = "text/css; charset=utf-8";
 /// any path that a proxy gives it.
 pub(super) fn routes() -> Router<HttpSources> {
     Router::new()
-        .route("/", get(async || part(HTML, include_str!("page/index.html"))))
-        .route("/page/main.js", get(async || part(SCRIPT, include_str!("page/main.js"))))
-        .route("/page/draw.js", get(async || part(SCRIPT, include_str!("page/draw.js"))))
-        .route("/page/words.js", get(async || part(SCRIPT, include_str!("page/words.js"))))
-        .route("/page/style.css", get(async || part(STYLE, include_str!("page/style.css"))))
+        .route("/", get(async || part(HTML, include_str!("index.html"))))
+        .route("/page/main.js", get(async || part(SCRIPT, include_str!("main.js"))))
+        .route("/page/draw.js", get(async || part(SCRIPT, include_str!("draw.js"))))
+        .route("/page/words.js", get(async || part(SCRIPT, include_str!("words.js"))))
+        .route("/page/style.css", get(async || part(STYLE, include_str!("style.css"))))
         .route("/sign-in", get(form).post(sign_in).layer(DefaultBodyLimit::max(FORM_BYTES_MAX)))
 }
 
@@ -91,7 +91,7 @@ async fn sign_in(
 
 /// The form for the token, and why it is needed. Without a token there is nothing to fill in.
 pub(super) fn sign_in_form(status: StatusCode, why: &str, has_token: bool) -> Response {
-    let form = if has_token { include_str!("page/sign-in.html") } else { "" };
+    let form = if has_token { include_str!("sign-in.html") } else { "" };
     let text = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>EMNetChain</title>\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\

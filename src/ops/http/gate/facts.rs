@@ -168,7 +168,7 @@ fn carried(headers: &HeaderMap, token: &AdminToken) -> Token {
 
 /// The cookie that a browser shall keep until it is closed. It has no path of its own: so it goes
 /// with the path that a proxy has the page below.
-pub(in crate::server::http) fn cookie(token: &str, headers: &HeaderMap) -> String {
+pub(in crate::ops::http) fn cookie(token: &str, headers: &HeaderMap) -> String {
     let secure = if is(headers, "x-forwarded-proto", "https") { "; Secure" } else { "" };
     format!("{COOKIE}={}; HttpOnly; SameSite=Strict{secure}", escaped(token))
 }

@@ -1,93 +1,11 @@
-//! How a client and what its two sockets do are told as JSON. Ages are in milliseconds of log
-//! time. Scripts read it: keys are added, never renamed or taken away.
-
-use serde::Serialize;
+//! Shows a client and its two sockets as the registry has them.
 
 use super::gate::Reader;
 use crate::{
-    ids::{InstanceId, Part, SessionId, Timestamp},
+    ids::{Part, SessionId, Timestamp},
+    ops::api::{Ask, Client, Side},
     registry::{self, Cause, Line, Look, Past, Request, Serial},
 };
-
-/// A client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Client {
-    /// The number under which it joined; as long as no run was cut off, clients are in this order.
-    pub serial: u64,
-    /// The name of its chain; empty for the default chain.
-    pub chain: String,
-    /// The socket that faces the later neighbour.
-    pub head: String,
-    /// The socket that faces the earlier neighbour.
-    pub tail: String,
-    /// The source address that owns it.
-    pub source: String,
-    /// `member` of the path; `counts as first`: a member before which no client asks; or `cut off`.
-    pub standing: &'static str,
-    /// The instance that it asked last.
-    pub instance: InstanceId,
-    /// The id of that request.
-    pub request: String,
-    /// Since when it has its place.
-    pub joined_ms: u64,
-    /// Since when it was not heard of.
-    pub refreshed_ms: u64,
-    /// What its head does.
-    pub head_side: Side,
-    /// What its tail does.
-    pub tail_side: Side,
-}
-
-/// What one socket of a client does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "state", rename_all = "lowercase")]
-pub(super) enum Side {
-    /// It waits to be told its partner.
-    Asking(Ask),
-    /// It is linked with its neighbour.
-    Linked {
-        /// The neighbour's socket.
-        partner: String,
-        /// Since when.
-        since_ms: u64,
-        /// What brought them together: `join`, `repair` or `gather`.
-        by: &'static str,
-    },
-    /// It has no partner and does not ask.
-    Open,
-    /// It was paired by a repair id with a socket that is not its neighbour.
-    Paired {
-        /// That socket.
-        partner: String,
-        /// Since when.
-        since_ms: u64,
-    },
-    /// Its partner said that this client is gone; it has not asked since.
-    Reported {
-        /// Since when.
-        since_ms: u64,
-    },
-}
-
-/// A socket that waits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Ask {
-    /// Since when.
-    pub since_ms: u64,
-    /// How long it goes on, unless it finds its partner.
-    pub left_ms: u64,
-    /// The instance whose connection it is.
-    pub instance: InstanceId,
-    /// The id of the request.
-    pub request: String,
-    /// `CONNECT` or `RECONNECT`.
-    pub by: &'static str,
-    /// The repair id of a RECONNECT, for a reader with the token.
-    pub id: Option<String>,
-    /// What is known of the connection: `open`, `half-closed`, `offered` (the partner's address is
-    /// on the way to it) or `detached` (its instance is gone, and it may come back).
-    pub line: &'static str,
-}
 
 impl Client {
     /// The client with this serial, if there is one.
@@ -104,7 +22,8 @@ impl Client {
                 (true, false) => "member",
                 (true, true) => "counts as first",
                 (false, _) => "cut off",
-            },
+            }
+            .into(),
             instance: client.session.instance,
             request: client.session.to_string(),
             joined_ms: look.now.ms_since(client.joined),
@@ -129,7 +48,7 @@ impl Side {
         match side {
             registry::Side::Asking(ask) => Self::Asking(Ask::of(look.now, ask, reader)),
             registry::Side::Linked { since: at, by } => {
-                Self::Linked { partner: partner(), since_ms: since(*at), by: by.as_str() }
+                Self::Linked { partner: partner(), since_ms: since(*at), by: by.as_str().into() }
             }
             registry::Side::Open(Past::Reported { since: at, .. }) => {
                 Self::Reported { since_ms: since(*at) }
@@ -154,14 +73,15 @@ impl Ask {
             left_ms: ask.until.ms_since(now),
             instance,
             request: ask.session.to_string(),
-            by,
+            by: by.into(),
             id,
             line: match ask.line {
                 Line::Open => "open",
                 Line::HalfClosed => "half-closed",
                 Line::Offered(_) => "offered",
                 Line::Detached => "detached",
-            },
+            }
+            .into(),
         }
     }
 }

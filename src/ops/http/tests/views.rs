@@ -5,18 +5,18 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     ids::{
-        ChainName, HeadAddr, Incarnation, OrphanAddr, RepairId, SessionId, Socket, Source,
-        TailAddr, Timestamp,
+        ChainName, HeadAddr, Incarnation, InstanceId, OrphanAddr, RepairId, SessionId, Socket,
+        Source, TailAddr, Timestamp,
     },
-    registry::{Command, History, Look, Proposal, Registry},
+    registry::{Command, History, Proposal, Registry},
 };
 
 /// Commands one second apart, and what they brought about.
 #[derive(Default)]
-struct Story {
-    registry: Registry,
-    history: Option<History>,
-    entry: u64,
+pub(super) struct Story {
+    pub(super) registry: Registry,
+    pub(super) history: Option<History>,
+    pub(super) entry: u64,
 }
 
 fn socket(text: &str) -> Socket {
@@ -60,7 +60,7 @@ impl Story {
 
 /// Five clients in the default chain, of which the second has lost the third; a pair named blue,
 /// and one named blush.
-fn story() -> Story {
+pub(super) fn story() -> Story {
     let mut story = Story::default();
     for client in 1..=5 {
         story.connect("", client);
@@ -71,17 +71,6 @@ fn story() -> Story {
     story.reconnect("10.0.0.2:1", "<b>");
     story.reconnect("10.0.0.77:1", "x");
     story
-}
-
-/// A server that shows the story half a second after its end.
-pub(super) fn looker() -> Looker {
-    let story = std::sync::Mutex::new(story());
-    Arc::new(move |show| {
-        let story = story.lock().unwrap();
-        let now = story.registry.now().plus_ms(500);
-        let history = story.history.as_ref().unwrap();
-        show(Look { registry: &story.registry, history, entry: story.entry, now });
-    })
 }
 
 async fn get(bench: &Bench, path: &str) -> (String, Value) {
