@@ -322,7 +322,9 @@ impl Instance {
             self.image.ended().await;
         };
         if timeout_at(deadline, closing).await.is_err() {
-            tracing::warn!("not finished within the shutdown deadline; what was told is on disk");
+            tracing::warn!(
+                "not finished within the shutdown deadline; every answer that was sent is on disk"
+            );
         }
         match self.faults.current() {
             Some(fault) => leave(&fault),

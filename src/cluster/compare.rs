@@ -242,7 +242,7 @@ impl Cluster {
         self.metrics.replicas_differ.set(i64::from(now.trouble().is_some()));
         match (before.trouble(), now.trouble()) {
             (_, Some(why)) => tracing::error!("leaving service: {why}"),
-            (Some(_), None) => tracing::info!("the registry is that of the others: in service"),
+            (Some(_), None) => tracing::info!("the registry agrees with the others: in service"),
             (None, None) => {}
         }
     }

@@ -203,7 +203,10 @@ impl Cluster {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             for (instance, last) in self.lost(&mut watch) {
-                tracing::warn!(instance = instance.0, "not heard from; its clients may come back");
+                tracing::warn!(
+                    instance = instance.0,
+                    "an instance is silent; its clients may come back"
+                );
                 let start = Command::Start { instance, incarnation: last.next() };
                 match self.local.write(None, vec![start]).await {
                     Ok(_) => self.metrics.lives_ended.inc(),

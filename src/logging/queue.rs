@@ -90,7 +90,10 @@ fn write_all(
         if outcome.is_ok() && left == 0 && now > told {
             let lines = now - told;
             told = now;
-            tracing::warn!(lines, "log lines were dropped, for standard error did not take them");
+            tracing::warn!(
+                lines,
+                "log lines were dropped because standard error did not take them"
+            );
         }
     }
 }

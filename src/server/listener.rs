@@ -108,7 +108,7 @@ impl Acceptor {
         let name = self.protocol.as_str();
         self.doors.edge.metrics.accept_pauses.with_label_values(&[name]).inc();
         if shortage.is_worth_a_line() {
-            tracing::warn!(server = name, %error, "cannot accept connections for the moment");
+            tracing::warn!(server = name, %error, "cannot accept connections at the moment");
         }
         sleep(shortage.next_pause()).await;
     }

@@ -168,8 +168,8 @@ impl Servers {
             tracing::warn!(
                 allowed,
                 room = clients,
-                "more connections are allowed than there are descriptors for; if clients take \
-                 those of the disk, the instance stops"
+                "connections_max is higher than the descriptors allow; if clients take those of \
+                 the disk, the instance stops"
             );
         }
     }

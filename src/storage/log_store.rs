@@ -162,7 +162,7 @@ impl LogStore {
 
     /// Reports what contradicts an applied entry; the instance ends.
     fn refuse(&self, fault: DataFault) -> io::Error {
-        tracing::error!(%fault, "the raft log refuses what it is told to do");
+        tracing::error!(%fault, "the raft log refuses an operation");
         self.reader.faults.report(fault)
     }
 

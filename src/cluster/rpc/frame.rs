@@ -55,7 +55,7 @@ pub enum FrameError {
     #[error("a frame of {0} bytes; at most {RPC_FRAME_BYTES_MAX} are taken")]
     Length(usize),
     /// The body does not decode, or is not what may come here.
-    #[error("the body of a frame is not understood")]
+    #[error("the body of a frame cannot be decoded")]
     Malformed,
     /// The body is of a rules version that this binary does not know.
     #[error("the body of a frame was {0}")]

@@ -99,7 +99,7 @@ impl<S> Proven<S> {
             self.changed.as_mut().is_none_or(|changed| changed.poll_unpin(context).is_ready());
         if is_over {
             self.changed = None;
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the CA is another"));
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the CA has changed"));
         }
         Ok(())
     }

@@ -159,7 +159,7 @@ impl Tls {
         let now = dates::now();
         let (stage, _) = self.look_at_dates(now);
         if let Err(error) = check_dates(&self.files) {
-            tracing::error!("no other instance will be reached: {error}");
+            tracing::error!("this instance cannot connect to others: {error}");
         } else if stage != Stage::Good {
             tracing::warn!("{stage}");
         } else {

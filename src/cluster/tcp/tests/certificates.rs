@@ -118,7 +118,7 @@ async fn another_ca_ends_what_was_opened_under_the_old_one() {
     tokio::task::yield_now().await;
     assert!(tls.reload().unwrap(), "they are others");
     let ended = within("it is ended", reading).await.unwrap();
-    assert!(ended.unwrap_err().to_string().contains("the CA is another"));
+    assert!(ended.unwrap_err().to_string().contains("the CA has changed"));
     assert!(connect().await.is_ok(), "it is opened again");
 }
 
