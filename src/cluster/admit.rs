@@ -17,7 +17,7 @@ use crate::{
     raft::Member,
 };
 
-/// How long an instance may take to say which store answers at an address.
+/// Longest time in which an instance says which store answers at an address.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
 impl Leading<'_> {

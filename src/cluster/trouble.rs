@@ -13,7 +13,7 @@ use crate::ids::InstanceId;
 /// for so long, cannot answer clients now: the longest time until an election, and a half more.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
-/// What is written at the start of an instance takes less than that, unless something is wrong.
+/// Writes at the start of an instance take less than that, unless something is wrong.
 const UNWRITTEN_AFTER: Duration = Duration::from_secs(3);
 
 impl Cluster {

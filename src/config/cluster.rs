@@ -1,4 +1,4 @@
-//! What an operator says of the cluster: its first members, and whether the keys fit together.
+//! The cluster in the configuration: its first members, and whether the keys fit together.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
@@ -65,7 +65,7 @@ fn is_name(host: &str) -> bool {
 /// and IPv6 addresses in their shortest form.
 ///
 /// # Errors
-/// What the text is not, and what to write instead.
+/// The fault of the text, and the form to write instead.
 pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     let wrong = || format!("{text:?} is not a member; write ID=HOST:PORT, such as 1=10.0.0.1:7000");
     let (id, raft_addr) = text.split_once('=').ok_or_else(wrong)?;

@@ -17,7 +17,7 @@ use crate::{
     server::{Outbox, Phase},
 };
 
-/// What lives.
+/// The parts that a life needs.
 pub(super) struct Living {
     pub(super) cluster: Cluster,
     pub(super) outbox: Arc<Outbox>,

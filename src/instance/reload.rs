@@ -1,4 +1,4 @@
-//! What a running instance reads again when it gets SIGHUP: its configuration, as far as it can
+//! The reload at SIGHUP: the configuration, as far as a running instance can
 //! take new values, its certificates and the operators' secret. Whatever is at fault is said, and
 //! leaves everything as it was.
 
@@ -18,7 +18,7 @@ use crate::{
 pub(super) struct Reload {
     sources: Sources,
     logs: LogHandle,
-    /// What is in force.
+    /// The configuration in force.
     config: Config,
     options: watch::Sender<ServerOptions>,
     policy: watch::Sender<Policy>,
@@ -33,7 +33,7 @@ pub(super) struct Live {
 }
 
 impl Reload {
-    /// What this configuration puts into force.
+    /// Puts this configuration into force.
     ///
     /// # Errors
     /// If the operators' secret cannot be used: one line that says why.

@@ -20,7 +20,7 @@ use crate::clock;
 /// Bytes of lines that wait to be written.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
-/// How often [`Queue::finish`] looks.
+/// Interval between looks of [`Queue::finish`].
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Takes lines and never waits.
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written, once it may be.
+    /// The bytes written, once they may be.
     #[derive(Clone, Default)]
     struct Pipe(Arc<Mutex<Vec<u8>>>);
 

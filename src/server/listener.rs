@@ -135,7 +135,7 @@ fn check(ended: Result<(), JoinError>) -> Result<(), ServerError> {
     ended.map_err(|source| ServerError::Session { source })
 }
 
-/// What a failed accept means.
+/// The meaning of a failed accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// That connection is gone; the next one may be fine.

@@ -10,7 +10,7 @@
 //! - `reflector` is EMUDP and STUN, `ratelimit` its limits.
 //! - [`http`] is for operators.
 //!
-//! What this module deliberately lacks: a decision about chains, a clock for clients' asks (the
+//! The module deliberately lacks a decision about chains, a clock for clients' asks (the
 //! registry's log time decides), and any memory of a client beyond its connection.
 
 mod admission;
@@ -62,7 +62,7 @@ use crate::{
     wire::{self, Dialect, Ignored, WireError},
 };
 
-/// How far an instance is on its way to its end. It never goes back.
+/// The progress of an instance towards its end. It never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Nothing can be answered yet; connections wait in the kernel. Datagrams are answered.
@@ -228,7 +228,7 @@ impl Protocol {
         }
     }
 
-    /// How its clients write JSON.
+    /// Returns the JSON dialect of its clients.
     fn dialect(self) -> Dialect {
         match self {
             Self::Chain | Self::Repair => Dialect::Seed,

@@ -138,7 +138,7 @@ impl LogStore {
         self.wal.store
     }
 
-    /// What the thread that writes the log is doing.
+    /// Returns the pulse of the thread that writes the log.
     pub fn pulse(&self) -> Pulse {
         self.wal.pulse.clone()
     }

@@ -46,7 +46,7 @@ pub(super) struct Restored {
 /// Everything that may serve as a source.
 struct Sources {
     image: Option<Intact>,
-    /// What is wrong with the image, if it is there and not whole.
+    /// The fault of the image, if it is there and not whole.
     image_fault: Option<String>,
     snapshot: Option<SnapshotFile>,
     snapshot_faults: Vec<(PathBuf, String)>,

@@ -56,7 +56,7 @@ pub enum RpcServerError {
     Connection(#[source] JoinError),
 }
 
-/// What a connection must get through before it is served.
+/// The checks that a connection must pass before it is served.
 #[derive(Debug)]
 struct Door {
     security: Security,

@@ -1,4 +1,4 @@
-//! What an instance says of the cluster and of itself, in figures and in sentences, while members
+//! The figures and sentences of an instance about the cluster and itself, while members
 //! are lost and come back.
 
 use super::*;

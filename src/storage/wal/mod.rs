@@ -83,7 +83,7 @@ pub enum LogError {
         path: PathBuf,
         /// Where in it.
         offset: u64,
-        /// What is wrong there.
+        /// The fault.
         what: String,
     },
     /// The disk did not do what it was asked.
@@ -112,7 +112,7 @@ pub struct LogOptions {
     pub faults: FaultReporter,
 }
 
-/// What an intact log holds.
+/// The contents of an intact log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSummary {
     /// The vote given last.
@@ -200,7 +200,7 @@ pub(super) struct Wal {
     pub(super) shared: Arc<Shared>,
     /// Drawn at random when the log was made.
     pub(super) store: StoreId,
-    /// What the writer is doing.
+    /// The pulse of the writer.
     pub(super) pulse: Pulse,
     queue: Option<Queue<Job>>,
     running: Running,

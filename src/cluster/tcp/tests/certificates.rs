@@ -1,4 +1,4 @@
-//! What protects a connection, and how it is renewed.
+//! The protection of a connection, and its renewal.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -122,7 +122,7 @@ async fn another_ca_ends_what_was_opened_under_the_old_one() {
     assert!(connect().await.is_ok(), "it is opened again");
 }
 
-/// What an instance says while its certificates come to their end, each thing once.
+/// An instance announces the end of its certificates, each stage once.
 #[test]
 fn the_end_of_certificates_is_told_in_time() {
     let world = World::new(1);
