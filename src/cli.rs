@@ -28,7 +28,7 @@ use crate::{
     ids::InstanceId,
 };
 
-/// What is left to do when the command line is read.
+/// The task that is left when the command line is read.
 #[derive(Debug)]
 pub enum Task {
     /// Write the registry of a stopped instance into a new file.
@@ -143,7 +143,7 @@ fn carry_out(matches: &ArgMatches, is_bare: bool) -> Result<Task, String> {
 /// The commands that ask a running instance, by their first words.
 const ASKING: [&str; 4] = ["backup", "chain", "cluster", "explain"];
 
-/// How a command ends that a running instance answers.
+/// Returns the end of a command that a running instance answers.
 fn answered(answer: Result<(), Failure>) -> Result<Task, String> {
     Ok(Task::Nothing(match answer {
         Ok(()) => Exit::Clean,

@@ -67,7 +67,7 @@ pub enum Undecodable {
     #[error(transparent)]
     Newer(#[from] Newer),
     /// No version writes such bytes.
-    #[error("the bytes are not understood")]
+    #[error("the bytes cannot be decoded")]
     Malformed,
 }
 

@@ -1,4 +1,4 @@
-//! What a process says to the person or script that started it: lines on standard output and
+//! The output of a process for the person or script that started it: lines on standard output and
 //! standard error, where there are no logs, and the exit code.
 
 mod output;
@@ -8,7 +8,7 @@ use std::{
     process::ExitCode,
 };
 
-/// How the process ends.
+/// The exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Stopped as asked.

@@ -15,8 +15,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arrival(u64);
 
-/// How readily a holder gives a place up: the one that has the most comes last, and of equals the
-/// one that has had one for the longest time.
+/// The rank of a holder in giving a place up: the one that has the most comes last, and of equals
+/// the one that has had one for the longest time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Weight {
     places: usize,
@@ -54,12 +54,12 @@ impl<T> Default for Crowd<T> {
 }
 
 impl<T> Crowd<T> {
-    /// How many there are.
+    /// Returns the number of places taken.
     pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// How many of a holder there are.
+    /// Returns the number of places of a holder.
     pub(crate) fn len_of(&self, holder: Holder) -> usize {
         self.by_holder.get(&holder).map_or(0, BTreeSet::len)
     }

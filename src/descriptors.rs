@@ -8,7 +8,7 @@ use crate::limits::{RPC_CONNECTIONS_MAX, RPC_STRANGERS_MAX};
 /// many for what comes and goes, such as snapshots and connections that are being closed.
 const OWN: usize = 40;
 
-/// How many descriptors connections may take.
+/// The number of descriptors that connections may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shares {
     /// Those of clients.
@@ -22,7 +22,7 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
-    /// What this process may open, shared out.
+    /// Shares out the descriptors that this process may open.
     pub(crate) fn of_this_process() -> Self {
         let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
         Self::of(descriptors_max(&limits).unwrap_or(usize::MAX))

@@ -81,7 +81,7 @@ impl Timestamp {
         Self(self.0.saturating_add(ms))
     }
 
-    /// How many milliseconds have passed since `earlier`; zero if it lies ahead.
+    /// Returns the milliseconds since `earlier`; zero if it lies ahead.
     pub fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
@@ -222,7 +222,7 @@ pub struct RepairId(pub Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u32);
 
-/// What counts as one source of requests: an IPv4 address, or an IPv6 /64, which is what one
+/// A source of requests: an IPv4 address, or an IPv6 /64, which is what one
 /// customer gets. Every bound per source and the ownership of clients go by it; a wider one goes by
 /// its [`Network`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -255,7 +255,7 @@ impl Source {
     }
 }
 
-/// What many sources may have in common: an IPv6 /48, which is what a site gets, and what one
+/// A network that many sources may share: an IPv6 /48, which is what a site gets, and what one
 /// customer can get hold of as 65,536 sources. An IPv4 address is a network of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Network(IpAddr);
@@ -270,7 +270,7 @@ impl Source {
     }
 }
 
-/// What places and turns are counted for. A bound for sources alone is none for an IPv6 site.
+/// A holder of places and turns. A bound for sources alone is none for an IPv6 site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Holder {
     /// One source.

@@ -55,10 +55,10 @@ use crate::{
 /// Entries whose effects wait for the dispatcher; it never waits for a client.
 const APPLIED_QUEUE_MAX: usize = 1024;
 
-/// How long it may take to close all sockets when the instance fails.
+/// Longest time for closing all sockets when the instance fails.
 const HANG_UP_MAX: Duration = Duration::from_millis(500);
 
-/// What is kept of the shutdown deadline for writing out and closing.
+/// The part of the shutdown deadline that is kept for writing out and closing: one in this number.
 const CLOSING_SHARE: u32 = 4;
 
 /// Runs an instance until it is told to stop, or fails.
@@ -117,7 +117,7 @@ struct Instance {
     /// Everything else; none of it ends by itself.
     background: JoinSet<String>,
     readiness: watch::Receiver<Readiness>,
-    /// What is still to be announced.
+    /// The announcement that is still to be made.
     banner: Option<Banner>,
     /// Whether it needs no other instance.
     alone: bool,
@@ -331,7 +331,9 @@ impl Instance {
             self.image.ended().await;
         };
         if timeout_at(deadline, closing).await.is_err() {
-            tracing::warn!("not finished within the shutdown deadline; what was told is on disk");
+            tracing::warn!(
+                "not finished within the shutdown deadline; every answer that was sent is on disk"
+            );
         }
         match self.faults.current() {
             Some(fault) => leave(&fault),
@@ -415,7 +417,7 @@ fn serve_http(background: &mut JoinSet<String>, http: Option<HttpServer>, source
     }
 }
 
-/// What answers other instances, if they can reach this one.
+/// Returns the server that answers other instances, if they can reach this one.
 fn raft_server(
     listener: Option<TcpListener>,
     security: Option<Security>,
@@ -425,7 +427,7 @@ fn raft_server(
     Some(RpcServer::new(listener, security, metrics.clone()))
 }
 
-/// How this instance reaches others.
+/// Returns the transport to other instances.
 fn transport(me: NodeName, security: Option<&Security>, metrics: &Metrics) -> Arc<dyn Transport> {
     metrics.raft_insecure.set(i64::from(matches!(security, Some(Security::Insecure))));
     match security {
@@ -474,8 +476,8 @@ fn look_into_certificates(config: &Config) -> Result<(), Exit> {
     files.map_or(Ok(()), |files| look_into(&files)).map_err(|error| misused(&error))
 }
 
-/// What protects connections with other instances, if there may be any; the log will say in time
-/// that its certificates come to their end.
+/// Returns the protection of connections with other instances, if there may be any; the log will
+/// say in time that its certificates come to their end.
 fn secure(
     config: &Config,
     address: Option<SocketAddr>,

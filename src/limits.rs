@@ -7,7 +7,7 @@ use std::time::Duration;
 /// A message of a client, in bytes: four times what the seed's chain server reads.
 pub const MESSAGE_BYTES_MAX: usize = 4096;
 
-/// How deep arrays and objects may nest in a message; the protocols need one level.
+/// The deepest nesting of arrays and objects in a message; the protocols need one level.
 pub const MESSAGE_DEPTH_MAX: usize = 32;
 
 /// The text of a socket: `[` + 45 characters of IPv6 + `]:65535` is 53.
@@ -29,7 +29,7 @@ pub const PROPOSALS_IN_FLIGHT_MAX: usize = 8;
 /// Commands waiting for the proposer; beyond it, connections wait their turn.
 pub const PROPOSER_QUEUE_MAX: usize = 8192;
 
-/// How long one operation on the disk may take before the instance ends. The kernel gives up on a
+/// Longest time for one operation on the disk before the instance ends. The kernel gives up on a
 /// device after 30 s as well; a machine that is only slow has answered long before.
 pub const DISK_WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -46,11 +46,12 @@ pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 256 * 1024 * 1024;
 /// Raft entries kept behind a snapshot, for members that lag a little.
 pub const LOG_ENTRIES_KEPT: u64 = 10_000;
 
-/// What a client may send without a request in it before it is cut off: room for mistakes, not for
-/// keeping us busy.
+/// The most bytes that a client may send without a request in them before it is cut off: room for
+/// mistakes, not for keeping us busy.
 pub const JUNK_BYTES_MAX: usize = 64 * 1024;
 
-/// What is read and discarded behind a client's request; beyond it the client's kernel keeps it.
+/// The most bytes that are read and discarded behind a client's request; beyond it the client's
+/// kernel keeps them.
 pub const DISCARDED_BYTES_MAX: usize = 1024 * 1024;
 
 /// Bytes told to a slow reader that may wait beyond what its socket takes; an answer is below 400.
@@ -74,8 +75,8 @@ pub const RPC_STRANGERS_MAX: usize = 32;
 /// Prometheus pays for each label.
 pub const CHAIN_LABELS_MAX: usize = 50;
 
-/// How much more than a public source one of the operator's own networks may do in a second, where
-/// there is a rate: one such address often stands for many clients.
+/// The factor by which a source in the operator's own networks may exceed the rate of a public one,
+/// where there is a rate: one such address often stands for many clients.
 pub const LOCAL_RATE_FACTOR: u32 = 20;
 
 /// Wrong ids that a source may ask EMNet for at once. People that mistype need a few; of 5,000 ids

@@ -22,7 +22,7 @@ use tracing_subscriber::{
 use self::queue::Queue;
 use crate::ids::InstanceId;
 
-/// How long the last lines may take at the end of the process.
+/// Longest time for the last lines at the end of the process.
 const LAST_LINES_MAX: Duration = Duration::from_millis(500);
 
 /// Lines that standard error did not take.
@@ -31,7 +31,8 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Lines that standard output did not take.
 static UNSAID: AtomicU64 = AtomicU64::new(0);
 
-/// How many log lines were dropped since the process began, for standard error did not take them.
+/// Returns the number of log lines dropped since the process began because standard error did not
+/// take them.
 pub fn lines_dropped() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
@@ -39,7 +40,7 @@ pub fn lines_dropped() -> u64 {
 /// The levels, from silence to everything.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-/// How logs are written.
+/// The format of logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One JSON object per line.
@@ -48,7 +49,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// What is logged: a level, or levels of parts as in `info,emnetchain::cluster=debug`.
+/// The filter of logs: a level, or levels of parts as in `info,emnetchain::cluster=debug`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogLevel {
     directives: String,
@@ -60,7 +61,7 @@ impl LogLevel {
     /// raft's only for errors, as it warns ten times a second of an instance that is gone.
     ///
     /// # Errors
-    /// What the text is not, and what to write instead.
+    /// The fault of the text, and the form to write instead.
     pub fn new(text: &str) -> Result<Self, String> {
         let is_good = |directive: &str| match directive.split_once('=') {
             None => LEVELS.contains(&directive),

@@ -10,7 +10,7 @@ use emnetchain::{
     logging,
 };
 
-/// How long a failed instance takes at most to drop what it holds; a thread of it may hang.
+/// Longest time in which a failed instance drops what it holds; a thread of it may hang.
 const DROP_MAX: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {

@@ -12,7 +12,7 @@ use prometheus::{
     core::{Atomic, Collector, GenericGaugeVec},
 };
 
-/// What the documentation says of one metric.
+/// The documentation of one metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Declaration {
     /// Its name.
@@ -65,7 +65,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Always 1; the labels tell what runs.
+    /// Always 1; the labels name the running version.
     build_info: IntGaugeVec = "emnetchain_build_info" ["version", "profile", "platform"];
     /// 1 while this instance can answer clients, as /readyz says.
     ready: IntGauge = "emnetchain_ready";
@@ -73,73 +73,72 @@ metrics! {
     clients: IntGauge = "emnetchain_clients";
     /// Chains with at least one client.
     chains: IntGauge = "emnetchain_chains";
-    /// Sockets that wait to be told their partner.
+    /// Sockets that wait for a partner.
     asks: IntGauge = "emnetchain_asks";
     /// Links between neighbours in the paths of chains.
     links_now: IntGauge = "emnetchain_links";
-    /// Neighbours in paths that are not linked, and should be.
+    /// Pairs of neighbours in paths that should be linked and are not.
     broken_links: IntGauge = "emnetchain_broken_links";
     /// Clients that are cut off from the paths of their chains.
     cut_off: IntGauge = "emnetchain_cut_off";
-    /// Sockets that wait for their partner by RECONNECT.
+    /// Sockets that wait for a partner by RECONNECT.
     repairs_pending: IntGauge = "emnetchain_repairs_pending";
     /// EMNet entries kept.
     peers: IntGauge = "emnetchain_peers";
-    /// Clients of a chain, including those that are cut off. The largest chains have their names as
-    /// labels, the seed's clients are in `default`, and all others together in `_other`.
+    /// Clients of a chain, including those that are cut off. The largest chains are labelled by
+    /// name, the unnamed chain is `default`, and `_other` is the sum of the rest.
     chain_clients: IntGaugeVec = "emnetchain_chain_clients" ["chain"];
     /// Clients of a chain that are cut off from its path.
     chain_cut_off: IntGaugeVec = "emnetchain_chain_cut_off" ["chain"];
-    /// Sockets of a chain that wait to be told their partner.
+    /// Sockets of a chain that wait for a partner.
     chain_waiting: IntGaugeVec = "emnetchain_chain_waiting" ["chain"];
     /// Links between neighbours in the path of a chain.
     chain_links: IntGaugeVec = "emnetchain_chain_links" ["chain"];
-    /// Neighbours in paths that are not linked, and should be.
+    /// Pairs of neighbours in the path of a chain that should be linked and are not.
     chain_broken_links: IntGaugeVec = "emnetchain_chain_broken_links" ["chain"];
-    /// Links made, by what brought the two together: again, gather, join or repair.
+    /// Links made, by cause: again, gather, join or repair.
     links: IntCounterVec = "emnetchain_links_total" ["by"];
-    /// Seconds that the earlier socket of a new link had waited, in log time.
+    /// Seconds that the earlier socket of a new link waited, in log time.
     link_seconds: Histogram = "emnetchain_link_seconds";
     /// Repairs by outcome: linked, paired (by id alone), expired.
     repairs: IntCounterVec = "emnetchain_repairs_total" ["outcome"];
-    /// Seconds that the first caller of a finished repair had waited, in log time.
+    /// Seconds that the first caller of a finished repair waited, in log time.
     repair_seconds: Histogram = "emnetchain_repair_seconds";
-    /// Clients that left their chains: not heard of for the retention time, or replaced.
+    /// Clients that left their chains: silent for the retention time, or replaced.
     taken_out: IntCounter = "emnetchain_clients_taken_out_total";
-    /// Clients cut off from their runs, for those beside them reported them or they kept silent.
+    /// Clients cut off from their runs, because a neighbour reported them or they stayed silent.
     clients_cut_off: IntCounter = "emnetchain_clients_cut_off_total";
-    /// Clients that were cut off and are in the path again.
+    /// Clients that were cut off and have returned to the path.
     clients_returned: IntCounter = "emnetchain_clients_returned_total";
-    /// What reached the end of its time: ask (by CONNECT), repair (by RECONNECT), answer (kept for
-    /// a caller that would ask again), client, peer (EMNet).
+    /// Entries that reached the end of their time: ask (by CONNECT), repair (by RECONNECT), answer
+    /// (kept for a caller that asks again), client, peer (EMNet).
     expired: IntCounterVec = "emnetchain_expired_total" ["what"];
-    /// What made room for something newer, because a table was full or its source had as much of
-    /// it as it may: client, wait (for a repair id), answer (kept for a caller that would ask
-    /// again), peer (EMNet).
+    /// Entries evicted for a newer one, because a table was full or its source had its share:
+    /// client, wait (for a repair id), answer (kept for a caller that asks again), peer (EMNet).
     made_room: IntCounterVec = "emnetchain_made_room_total" ["what"];
     /// Requests and connections turned away, by reason.
     rejected: IntCounterVec = "emnetchain_rejected_total" ["reason"];
-    /// Ids that EMNet was asked for: found, missed (there is no such id); and limited: those that
-    /// waited for their turn before, for their source or its /48 had asked for too many wrong ones.
+    /// Ids that clients asked EMNet for, by outcome: found, missed (no such id); limited counts
+    /// those that first had to wait, after too many wrong ids from their source or its /48.
     emnet_asks: IntCounterVec = "emnetchain_emnet_asks_total" ["outcome"];
-    /// Requests to the operators' HTTP with a token that was not taken: wrong, or rate (the source
-    /// or its /48 had shown too many wrong ones, and this one was not looked at).
+    /// Requests to the operators' HTTP that were refused for their token: wrong, or rate (after
+    /// too many wrong ones from the source or its /48, this one was not checked).
     http_tokens_refused: IntCounterVec = "emnetchain_http_tokens_refused_total" ["reason"];
     /// Open client connections by listener: chain, repair, emnet, http.
     connections: IntGaugeVec = "emnetchain_connections" ["listener"];
     /// Connections accepted, by listener.
     accepted: IntCounterVec = "emnetchain_accepted_total" ["listener"];
-    /// Waiting clients that closed their sending side, by listener; some of them have ended.
+    /// Waiting clients that closed their sending side, by listener; some of them have exited.
     half_closed: IntCounterVec = "emnetchain_half_closed_total" ["listener"];
-    /// Times that the accept loop had to pause, by listener: out of descriptors or of memory.
+    /// Pauses of the accept loop, by listener: out of descriptors or memory.
     accept_pauses: IntCounterVec = "emnetchain_accept_pauses_total" ["listener"];
-    /// Seconds from proposing a batch of requests to its commit on a majority's disks.
+    /// Seconds from proposing a batch of requests to its commit on the disks of a majority.
     commit_seconds: Histogram = "emnetchain_commit_seconds";
     /// Datagrams answered, by kind: text or stun.
     udp_answered: IntCounterVec = "emnetchain_udp_answered_total" ["kind"];
     /// Datagrams dropped, by reason.
     udp_dropped: IntCounterVec = "emnetchain_udp_dropped_total" ["reason"];
-    /// 1 while a leader is known and heard; for the leader, while it reaches a majority.
+    /// 1 while this instance hears a leader; on the leader, while it reaches a majority.
     raft_has_leader: IntGauge = "emnetchain_raft_has_leader";
     /// 1 while this instance leads.
     raft_is_leader: IntGauge = "emnetchain_raft_is_leader";
@@ -149,48 +148,48 @@ metrics! {
     raft_leader_changes: IntCounter = "emnetchain_raft_leader_changes_total";
     /// Index of the last raft entry in the log.
     raft_last_index: IntGauge = "emnetchain_raft_last_log_index";
-    /// Index of the last raft entry that is known to be on the disks of a majority.
+    /// Index of the last raft entry known to be on the disks of a majority.
     raft_committed_index: IntGauge = "emnetchain_raft_committed_index";
     /// Index of the last raft entry applied to the registry.
     raft_applied_index: IntGauge = "emnetchain_raft_applied_index";
     /// Members of the cluster by kind: voter, learner.
     raft_members: IntGaugeVec = "emnetchain_raft_members" ["kind"];
-    /// Voters that may fail from now on with a majority left; only the leader tells it.
+    /// Voters that may still fail without losing the majority; only the leader reports it.
     raft_failure_tolerance: IntGaugeVec = "emnetchain_raft_failure_tolerance" [];
-    /// Raft entries that a member lags behind, by its node id; only the leader tells it.
+    /// Raft entries that a member lags behind, by its node id; only the leader reports it.
     raft_peer_lag: IntGaugeVec = "emnetchain_raft_peer_lag_entries" ["peer"];
-    /// Seconds since this instance heard another one, by its node id: the leader tells it of all
-    /// other members, a follower of the leader.
+    /// Seconds since this instance heard another one, by its node id: the leader reports all other
+    /// members, a follower the leader.
     raft_peer_silence: GaugeVec = "emnetchain_raft_peer_silence_seconds" ["peer"];
-    /// Lives that this instance began: one at its start, one more each time that the others had
-    /// given it up or that a snapshot brought it up to date. Its clients have to come again.
+    /// Lives that this instance began: one at its start, and one each time that the others had
+    /// given it up or a snapshot brought it up to date. Its clients then have to reconnect.
     lives: IntCounter = "emnetchain_lives_total";
-    /// 1 while this instance has left service because its registry differs from those of others.
+    /// 1 while this instance is out of service because its registry differs from the others'.
     replicas_differ: IntGauge = "emnetchain_replicas_differ";
-    /// Lives of other instances that this one ended as their leader, for it did not hear them.
+    /// Lives of other instances that this one ended as the leader, because they were silent.
     lives_ended: IntCounter = "emnetchain_lives_ended_total";
-    /// 1 if other machines are reached without TLS (insecure_cluster).
+    /// 1 if raft connects to other machines without TLS (insecure_cluster).
     raft_insecure: IntGauge = "emnetchain_raft_insecure";
-    /// Raft entries proposed by this instance and not yet committed.
+    /// Raft entries that this instance proposed and that are not yet committed.
     raft_proposals_pending: IntGauge = "emnetchain_raft_proposals_pending";
-    /// Seconds since the oldest raft entry was proposed by this instance that is not yet committed;
-    /// 0 if there is none. Clients wait for it.
+    /// Age in seconds of the oldest raft entry that this instance proposed and that is not yet
+    /// committed; 0 if there is none. Clients wait for it.
     oldest_proposal: Gauge = "emnetchain_oldest_proposal_seconds";
-    /// Raft entries committed that this instance proposed.
+    /// Committed raft entries that this instance proposed.
     raft_proposals_committed: IntCounter = "emnetchain_raft_proposals_committed_total";
-    /// Proposals that had to be made again: no leader, or leadership lost on the way.
+    /// Proposals that were retried: no leader, or leadership lost on the way.
     raft_proposals_retried: IntCounter = "emnetchain_raft_proposals_retried_total";
-    /// Requests that were not proposed, for their clients hung up while no leader was heard.
+    /// Requests dropped before they were proposed: the client hung up while there was no leader.
     requests_taken_back: IntCounter = "emnetchain_requests_taken_back_total";
     /// Batches that arrived twice and were applied once.
     raft_duplicates: IntCounter = "emnetchain_raft_duplicate_batches_total";
-    /// Connections of other instances that were refused or cut off, by reason: cluster, crowded,
+    /// Connections from other instances that were refused or closed, by reason: cluster, crowded,
     /// forged, frame, history, identity, preamble, removed, rolled-back, store, target, timeout,
     /// tls, version.
     raft_refused: IntCounterVec = "emnetchain_raft_refused_total" ["reason"];
-    /// Open connections of other instances by kind: append, calls, snapshot.
+    /// Open connections from other instances, by kind: append, calls, snapshot.
     raft_connections: IntGaugeVec = "emnetchain_raft_connections" ["kind"];
-    /// Connections to other instances that were tried, by outcome: open, failed.
+    /// Attempts to connect to other instances, by outcome: open, failed.
     raft_connects: IntCounterVec = "emnetchain_raft_connects_total" ["outcome"];
     /// Seconds of each sync of the raft log to the disk.
     log_sync_seconds: Histogram = "emnetchain_raft_log_fsync_seconds";
@@ -198,12 +197,12 @@ metrics! {
     log_sync_entries: Histogram = "emnetchain_raft_log_fsync_entries";
     /// Bytes of the raft log on disk.
     log_bytes: IntGauge = "emnetchain_raft_log_bytes";
-    /// Bytes of interrupted writes, never acknowledged, cut off the raft log at the start.
+    /// Bytes of interrupted, never acknowledged writes that the start cut off the raft log.
     log_torn_bytes: IntCounter = "emnetchain_raft_log_torn_bytes_total";
     /// Raft entries applied in memory and not yet in the image on disk.
     image_lag: IntGauge = "emnetchain_image_lag_entries";
-    /// Times that the image was given up because its writer did not keep up, as when its disk
-    /// hangs; it is written again once the writer works.
+    /// Times that the image was given up because its writer fell behind, as on a disk that hangs;
+    /// it is rewritten once the writer works.
     image_given_up: IntCounter = "emnetchain_image_given_up_total";
     /// Seconds of each sync of the image to the disk.
     image_sync_seconds: Histogram = "emnetchain_image_fsync_seconds";
@@ -217,21 +216,21 @@ metrics! {
     snapshots: IntCounterVec = "emnetchain_snapshots_total" ["origin"];
     /// Seconds that building a snapshot took.
     snapshot_seconds: Histogram = "emnetchain_snapshot_seconds";
-    /// Unix time at which an operator last had a whole backup of this instance on a disk, by
-    /// `EMNetChain backup`; 0 if that was not since its start.
+    /// Unix time of the last complete `EMNetChain backup` of this instance; 0 if there was none
+    /// since its start.
     backup_timestamp: IntGauge = "emnetchain_backup_timestamp_seconds";
-    /// Bytes that are free for this process where the data directory lies.
+    /// Bytes that this process may still write on the disk of the data directory.
     disk_free: IntGauge = "emnetchain_disk_free_bytes";
-    /// Bytes of the whole disk or volume where the data directory lies.
+    /// Size in bytes of the disk or volume of the data directory.
     disk_size: IntGauge = "emnetchain_disk_size_bytes";
-    /// Seconds since the oldest operation on the disk began that has not ended, by what is written:
-    /// image, log, snapshot; 0 if there is none. Beyond 30 the instance ends.
+    /// Age in seconds of the oldest disk operation that has not finished, by target: image, log,
+    /// snapshot; 0 if there is none. Beyond 30 the instance exits.
     disk_pending: GaugeVec = "emnetchain_disk_pending_seconds" ["what"];
-    /// Unix time at which the first of this instance's certificate and its CA expires; 0 without
-    /// TLS.
+    /// Unix time at which this instance's certificate or its CA expires, whichever is first; 0
+    /// without TLS.
     raft_certificate: IntGauge = "emnetchain_raft_certificate_expiry_timestamp_seconds";
-    /// Log lines dropped, for standard error was not read or could not be written; the service does
-    /// not wait for it.
+    /// Log lines dropped because standard error was not read or could not be written; the service
+    /// does not wait for it.
     log_lines_dropped: IntCounter = "emnetchain_log_lines_dropped_total";
     /// 1 while the instance drains before it stops.
     draining: IntGauge = "emnetchain_draining";

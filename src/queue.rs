@@ -1,4 +1,4 @@
-//! What waits in the queue between the sessions of an instance and its proposer. A request waits
+//! The queue between the sessions of an instance and its proposer. A request waits
 //! only for as long as its client does: while no leader is heard that can be seconds, and carried
 //! out then, it could undo what another instance has told the client meanwhile.
 
@@ -15,8 +15,8 @@ pub struct Queued {
     claim: Option<Weak<()>>,
 }
 
-/// What a session keeps while its client waits for what comes of a request. Dropping it takes the
-/// request back, unless it has gone to a leader by then.
+/// The handle of a session while its client waits for the result of a request. Dropping it takes
+/// the request back, unless it has gone to a leader by then.
 #[derive(Debug, Default)]
 pub struct Claim(Arc<()>);
 

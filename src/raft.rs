@@ -31,7 +31,7 @@ pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// The members of the cluster and the entry that made them so.
 pub type Membership = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;
-/// What a snapshot covers.
+/// The entries that a snapshot covers.
 pub type SnapshotMeta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
 
 /// A leader, or a candidate: its term, then its number. openraft lets a term have several leaders,
@@ -76,7 +76,7 @@ impl fmt::Display for LeaderId {
     }
 }
 
-/// How the members of the cluster reach each other.
+/// The address and the store of a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// `host:port` of its raft listener; the host is resolved at each connect.

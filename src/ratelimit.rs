@@ -7,9 +7,9 @@
 //!
 //! The clocks are in a table of sets, by a keyed hash. Where a set is full, the one that lags most
 //! gives its slot to a newcomer, whose clock begins at once: no holder waits for another's turns.
-//! What is forgotten so is next to nothing: mostly a clock that had run out. In a flood from forged
-//! sources, which have one turn each, the clock of a source that has used its turns up is ahead of
-//! theirs and stays. For datagrams, the limit on the whole bounds what such a flood gets.
+//! Little is lost with what is forgotten so: mostly a clock that had run out. In a flood from
+//! forged sources, which have one turn each, the clock of a source that has used its turns up is
+//! ahead of theirs and stays. For datagrams, the limit on the whole bounds what such a flood gets.
 //!
 //! The operator's own networks have a higher rate, for one address of theirs often stands for many
 //! clients: a proxy, a network of containers. They have one all the same: a service that answers
@@ -42,12 +42,12 @@ struct Slot {
     clock: Clock,
 }
 
-/// How often a turn may be taken.
+/// A rate of turns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     /// Between two turns at the full rate.
     interval_ns: u64,
-    /// How far ahead of its rate a holder may be.
+    /// The lead that a holder may have on its rate.
     tolerance_ns: u64,
 }
 

@@ -18,13 +18,13 @@ use rand::{Rng as _, SeedableRng as _, rngs::SmallRng};
 
 pub use process::{Process, Task, spawn};
 
-/// What openraft is told that a request for a vote may take. It makes one setting of this and of
+/// The time limit of a request for a vote as openraft knows it. It makes one setting of this and of
 /// the least election timeout, which bounds the lease from below, so a longer one would delay every
 /// failover. No other limit in openraft is as long.
 pub const VOTE_TTL: Duration = Duration::from_millis(601);
 
-/// How long a request for a vote may really take. The voter syncs its disk before it answers, and a
-/// late answer does no harm: the candidate drops it if it stands in another term by then.
+/// The real time limit of a request for a vote. The voter syncs its disk before it answers, and
+/// a late answer does no harm: the candidate drops it if it stands in another term by then.
 pub const VOTE_MAX: Duration = Duration::from_secs(10);
 
 thread_local! {

@@ -23,7 +23,7 @@ pub fn exposure(file: &Metadata) -> Option<u32> {
 /// Reads the operators' token from its file.
 ///
 /// # Errors
-/// What is wrong with the file, and what to do.
+/// The fault of the file, and the way out.
 pub fn read_token(path: &Path) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
     let wrong = |why: String| format!("{}: {why}", path.display());

@@ -115,7 +115,7 @@ impl Datagrams {
     /// Waits for datagrams. A future that is dropped loses none.
     ///
     /// # Errors
-    /// What the system says; the next call may do better.
+    /// The system's error; the next call may succeed.
     pub async fn receive(&self, into: &mut Received) -> io::Result<Ends> {
         let mut meta = RecvMeta::default();
         let receive = || {
@@ -134,7 +134,7 @@ impl Datagrams {
     /// one that the kernel chooses.
     ///
     /// # Errors
-    /// What the system says.
+    /// The system's error.
     pub fn answer(&self, ends: Ends, contents: &[u8]) -> io::Result<()> {
         let send = |src_ip| {
             let destination = ends.from;

@@ -246,9 +246,9 @@ fn a_bad_command_line_is_refused_with_one_line() {
              --features otlp`",
         );
     }
-    assert_refused(&["frobnicate"], "unknown command frobnicate; EMNetChain --help shows all");
+    assert_refused(&["frobnicate"], "unknown command frobnicate; see EMNetChain --help");
     assert_refused(&["config"], "config needs a command: `config check` or `config print`");
-    assert_refused(&["id", "extra"], "unknown argument extra; EMNetChain --help shows all");
+    assert_refused(&["id", "extra"], "unknown argument extra; see EMNetChain --help");
     assert_refused(
         &["-chain-addr", "127.0.0.1:7", "-dis-addr", "127.0.0.1:7"],
         "--dis-addr: 127.0.0.1:7 is the address of --chain-addr as well; give one of the two \

@@ -226,7 +226,7 @@ fn a_hangup_signal_reads_the_configuration_again() {
     junk();
     assert_eq!(times("DEBUG"), 0);
     fs::write(&config, "log_level = \"debug\"\n").unwrap();
-    hang_up_until("the configuration was read again changed=\"log_level\"");
+    hang_up_until("the configuration was reloaded changed=\"log_level\"");
     junk();
     eventually("more is logged", || (times("DEBUG") > 0).then_some(()));
 
@@ -235,7 +235,7 @@ fn a_hangup_signal_reads_the_configuration_again() {
     let text =
         "ask_max = \"77s\"\nfirst_message_deadline = \"150ms\"\nshutdown_deadline = \"1s\"\n";
     fs::write(&config, text).unwrap();
-    hang_up_until("these were changed as well, and need a restart keys=\"shutdown_deadline\"");
+    hang_up_until("these keys have changed too, and need a restart keys=\"shutdown_deadline\"");
     assert_eq!(times("changed=\"log_level first_message_deadline ask_max\""), 1);
     let overdue = Client::connect(service.chain());
     expect_figures(&service, &[("rejected_total{reason=\"overdue\"}", 1.0)]);
@@ -262,15 +262,15 @@ fn a_hangup_signal_reads_the_configuration_again() {
     };
     set_token("hunter-one");
     fs::write(&config, format!("{text}admin_token_file = {token:?}\n")).unwrap();
-    hang_up_until("the configuration was read again changed=\"admin_token_file\"");
+    hang_up_until("the configuration was reloaded changed=\"admin_token_file\"");
     set_token("hunter-two");
-    hang_up_until("the configuration was read again changed=\"admin_token_file\"");
-    hang_up_until("the configuration was read again; nothing in force is another");
+    hang_up_until("the configuration was reloaded changed=\"admin_token_file\"");
+    hang_up_until("the configuration was reloaded; nothing has changed");
     assert_eq!(times("hunter"), 0, "no token is told");
 
     // A slip in the file changes nothing and ends nothing.
     fs::write(&config, "log_level = \"loud\"\n").unwrap();
-    hang_up_until("the configuration stays as it is");
+    hang_up_until("the configuration was not reloaded");
     assert_eq!(service.get("/readyz").0, 200);
 }
 

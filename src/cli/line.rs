@@ -13,26 +13,28 @@ use crate::config::{Config, Key, Preset};
 
 /// The whole command line, made from the keys of the configuration.
 pub(super) fn command() -> Command {
-    let check = Command::new("check").about("Says whether a configuration is good, or all faults");
-    let print = Command::new("print").about("Writes the commented configuration file");
+    let check = Command::new("check").about("Checks the configuration and lists every fault in it");
+    let print =
+        Command::new("print").about("Prints a configuration file in which every key is explained");
     let config = Command::new("config")
         .about("Checks or prints the configuration")
         .subcommand_required(true)
         .subcommand(with_settings(check))
         .subcommand(with_settings(print));
-    let serve = Command::new("serve").about("Serves until it is told to stop (the default)");
+    let serve = Command::new("serve")
+        .about("Runs the service until SIGTERM or SIGINT (the default command)");
     let check = Command::new("check").about("Checks the data directory of a stopped instance");
     let backup = Command::new("backup")
-        .about("Writes the registry of an instance, running or stopped, into a new file")
+        .about("Saves the registry of an instance, running or stopped, to a new file")
         .long_about(BACKUP)
-        .arg(operand_arg("FILE", true, "The file to write; one that is there is not overwritten"));
+        .arg(operand_arg("FILE", true, "The file to write; an existing file is never overwritten"));
     let restore = Command::new("restore")
-        .about("Begins a new cluster with the registry of a backup, in a new data directory")
-        .arg(operand_arg("FILE", true, "The backup, or a .snap file of a data directory"));
+        .about("Creates a data directory for a new cluster from a backup")
+        .arg(operand_arg("FILE", true, "The backup, or a .snap file from a data directory"));
     let explain = Command::new("explain")
-        .about("Says what a socket is linked to, since when, why, and what it waits for")
-        .arg(operand_arg("IP:PORT", true, "The head or the tail of a client"));
-    let id = Command::new("id").about("Makes a repair id that no other client has");
+        .about("Explains a socket: what it is linked to, since when and why, or what it waits for")
+        .arg(operand_arg("IP:PORT", true, "The head or the tail socket of a client"));
+    let id = Command::new("id").about("Prints a new, unique repair id");
     with_settings(Command::new("EMNetChain"))
         .bin_name("EMNetChain")
         .version(env!("CARGO_PKG_VERSION"))
@@ -57,28 +59,36 @@ fn chain() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).value_parser(value_parser!(OsString)).help(help)
     };
-    let list = Command::new("list").about("Lists chains, the largest first");
+    let list = Command::new("list").about("Lists the chains, largest first");
     let broken = Arg::new("broken")
         .long("broken")
         .action(ArgAction::SetTrue)
-        .help("Only chains in which neighbours are not linked, the most of them first");
-    let show = Command::new("show").about("Shows the clients of a chain, the oldest first");
-    let name = operand_arg("NAME", false, "Which chain [default: the one without a name]");
+        .help("Only chains with broken links, most broken first");
+    let show = Command::new("show").about("Lists the clients of a chain, oldest first");
+    let name = operand_arg("NAME", false, "The chain's name [default: the unnamed chain]");
     Command::new("chain")
-        .about("Shows chains as a running instance knows them")
+        .about("Shows the chains in a running cluster")
         .subcommand_required(true)
         .subcommand(
             with_keys(list, &AT)
                 .arg(broken)
-                .arg(option("limit", "COUNT", "How many at the most [default: 100]"))
+                .arg(option("limit", "COUNT", "The most chains to list [default: 100]"))
                 .arg(json()),
         )
         .subcommand(
             with_keys(show, &AT)
                 .arg(name)
-                .arg(option("at", "IP:PORT", "Around the client that owns this socket"))
-                .arg(option("from", "SERIAL", "From this client on [default: the oldest]"))
-                .arg(option("limit", "COUNT", "How many at the most [default: 50]"))
+                .arg(option(
+                    "at",
+                    "IP:PORT",
+                    "The part of the chain around the client with this socket",
+                ))
+                .arg(option(
+                    "from",
+                    "SERIAL",
+                    "The serial number of the first client to list [default: the oldest]",
+                ))
+                .arg(option("limit", "COUNT", "The most clients to list [default: 50]"))
                 .arg(json()),
         )
 }
@@ -89,22 +99,30 @@ fn cluster() -> Command {
     let with = |command, required, placeholder, help| {
         with_keys(command, &AT).arg(operand_arg(placeholder, required, help))
     };
-    let add = named("add", "Takes an instance in as a learner, or changes where it is reached");
-    let promote = named("promote", "Lets a learner vote, once it has caught up");
-    let remove = named("remove", "Takes an instance out; its number is never used again");
-    let transfer = named("transfer-leader", "Has another instance lead");
-    let drain = named("drain", "Has this instance leave service, before it is stopped");
-    let upgrade = named("upgrade", "Raises the rules to the newest that every instance knows");
-    let certs = named("certs", "Makes a certificate authority and certificates for instances");
-    let reached = "Its number, and where others reach its raft listener";
-    let leader = "The instance that shall lead [default: the one that has caught up furthest]";
+    let add = named("add", "Adds an instance as a learner, or changes a member's address");
+    let promote = named("promote", "Makes a learner a voter, once it has caught up");
+    let remove = named("remove", "Removes a member for good; its number is never used again");
+    let transfer = named("transfer-leader", "Hands the leadership to another voter");
+    let drain = named("drain", "Takes one instance out of service before it is stopped");
+    let upgrade =
+        named("upgrade", "Raises the rules version to the newest that every member knows");
+    let certs =
+        named("certs", "Creates a certificate authority and a certificate for each instance");
+    let reached = "The instance's number, and the address of its raft listener";
+    let leader = "The new leader [default: the voter that has caught up furthest]";
     Command::new("cluster")
-        .about("Shows and changes the cluster of a running instance")
+        .about("Shows or changes a running cluster")
         .subcommand_required(true)
         .subcommand(
-            with_keys(named("status", "Shows the cluster as an instance sees it"), &AT).arg(json()),
+            with_keys(
+                named("status", "Shows the state of the cluster as one instance sees it"),
+                &AT,
+            )
+            .arg(json()),
         )
-        .subcommand(with_keys(named("members", "Lists the members"), &AT).arg(json()))
+        .subcommand(
+            with_keys(named("members", "Lists the members of the cluster"), &AT).arg(json()),
+        )
         .subcommand(with(add, true, "ID=HOST:PORT", reached))
         .subcommand(with(promote, true, "ID", "The learner"))
         .subcommand(with(remove, true, "ID", "The instance"))
@@ -114,7 +132,7 @@ fn cluster() -> Command {
         .subcommand(with_keys(certs, &["initial_cluster", "cluster_id"]).arg(operand_arg(
             "DIR",
             true,
-            "Where the files are, and are to be",
+            "The directory for the files; a ca.pem and ca.key in it are used again",
         )))
 }
 
@@ -124,23 +142,23 @@ const JSON: &str = "json";
 /// Arguments that are no keys of the configuration.
 pub(super) const OWN: [&str; 6] = [OPERAND, JSON, "at", "broken", "from", "limit"];
 
-/// What a command is about, if it was said.
+/// Returns the operand of the command, if it has one.
 pub(super) fn operand(matches: &ArgMatches) -> Option<OsString> {
     innermost(matches).try_get_one::<OsString>(OPERAND).ok().flatten().cloned()
 }
 
-/// Whether the answer shall be JSON.
+/// Returns whether the answer is to be JSON.
 pub(super) fn wants_json(matches: &ArgMatches) -> bool {
     is_set(matches, JSON)
 }
 
-/// The value of an option that is no key.
+/// Returns the value of an option that is not a configuration key.
 pub(super) fn option(matches: &ArgMatches, name: &str) -> Option<String> {
     let value = innermost(matches).try_get_one::<OsString>(name).ok().flatten();
     value.map(|value| value.to_string_lossy().into_owned())
 }
 
-/// Whether a switch that is no key was given.
+/// Returns whether a switch that is not a configuration key was given.
 pub(super) fn is_set(matches: &ArgMatches, name: &str) -> bool {
     innermost(matches).try_get_one::<bool>(name).ok().flatten().copied().unwrap_or(false)
 }
@@ -162,50 +180,50 @@ fn operand_arg(placeholder: &'static str, required: bool, help: &'static str) ->
 }
 
 fn json() -> Arg {
-    Arg::new(JSON).long("json").action(ArgAction::SetTrue).help("Answers in JSON, for scripts")
+    Arg::new(JSON).long("json").action(ArgAction::SetTrue).help("Prints JSON, for scripts")
 }
 
 const ABOUT: &str = "\
-EMNetChain tells programs across the internet their neighbours in a chain, mends the chain when
-one of them leaves, and forgets nothing when it stops.";
+EMNetChain links programs on the internet into chains: it tells each program the sockets of its
+two neighbours, repairs the chain when one leaves, and keeps every link across restarts.";
 
 const BACKUP: &str = "\
-Writes the registry into a new file. Asks the running instance at --http-addr, which goes on
-serving; with --data-dir on the command line, reads that directory of a stopped instance instead
-(the environment and the file do not count for that)";
+Saves the registry to a new file. The running instance at --http-addr sends it and keeps serving.
+With --data-dir on the command line, the data directory of a stopped instance is read instead;
+the environment variable and the configuration file do not choose this.";
 
 const AFTER_HELP: &str = "\
-Every flag may have one dash or two and its value after a space or `=`, in any order. It is also
-an environment variable (--chain-addr is EMNETCHAIN_CHAIN_ADDR) and a key of the TOML file
-(chain_addr); a flag wins over the environment, and that over the file. A TIME is a whole number
-with ms, s, min, h or d. Without any argument, the two addresses are asked for.
+A flag takes one dash or two, and its value follows a space or `=`. Every flag is also an
+environment variable (--chain-addr is EMNETCHAIN_CHAIN_ADDR) and a key of the TOML file
+(chain_addr). Flags win over the environment, the environment wins over the file. A TIME is a
+whole number with ms, s, min, h or d. Without arguments, EMNetChain prompts for the two addresses.
 
 Examples:
   EMNetChain -dis-addr 127.0.0.1:8080 -chain-addr 127.0.0.1:8081
-      One instance; nothing else to install. Its data is in ./emnetchain-data.
+      Runs one instance. Its data is kept in ./emnetchain-data.
   EMNetChain -dis-addr 0.0.0.0:8080 -chain-addr 0.0.0.0:8081 -udp-addr 0.0.0.0:3478
-      The same for everybody, and clients can ask for the public addresses of their sockets.
+      Serves the internet, and tells clients the public addresses of their UDP sockets.
   EMNetChain config print -dis-addr [::]:8080 -chain-addr [::]:8081 > emnetchain.toml
   EMNetChain config check --config emnetchain.toml
   EMNetChain --config emnetchain.toml
-      The same from a file, checked before it is used.
+      Writes a configuration file, checks it and runs with it.
   EMNetChain cluster status
-      How it is doing; `curl http://127.0.0.1:9180/status` for scripts.
+      Shows members, leader and lag; scripts read http://127.0.0.1:9180/status.
   EMNetChain chain show
   EMNetChain explain 203.0.113.7:4000
-      What a socket is linked to, and why not.
+      Show a chain, and why a socket is linked or not.
   EMNetChain backup chain.backup
   EMNetChain restore chain.backup --data-dir ./restored
-      The registry of the running instance as one file, and a new instance that begins with it.
+      Save the registry of the running instance, and make a new data directory from it.
 
 Exit codes:
-   0  stopped as asked
-   2  the command line or configuration is at fault
-  69  no running instance answers a command, or it refuses
-  70  a fault inside
-  71  the system does not give what is needed yet: an address, a port; start it again
-  74  the disk failed or is full, or the answer cannot be written
-  78  the data directory is refused: damaged, or another instance's";
+   0  stopped on request, or the command succeeded
+   2  the command line or the configuration is wrong
+  69  no running instance answers, or it refuses the command
+  70  internal error
+  71  an address or a port is not available yet; start again
+  74  the disk failed or is full, or the output cannot be written
+  78  the data directory is damaged or belongs to another instance";
 
 fn with_settings(command: Command) -> Command {
     let all: Vec<&str> = Config::KEYS.iter().map(|key| key.name).collect();
@@ -229,7 +247,7 @@ fn flag(key: &'static Key) -> Arg {
     let meaning: Vec<&str> = key.meaning().collect();
     let preset = match key.preset {
         Preset::Default(text) => format!("[default: {text}]"),
-        Preset::Required(text) => format!("It must be given. [example: {text}]"),
+        Preset::Required(text) => format!("Required. [example: {text}]"),
     };
     let arg = Arg::new(key.name);
     let arg = if key.is_switch {
@@ -271,7 +289,7 @@ pub(super) fn fault(error: &clap::Error) -> String {
     let meant = told(ContextKind::SuggestedArg).or_else(|| told(ContextKind::SuggestedSubcommand));
     let hint = match meant {
         Some(name) => format!("did you mean {name}?"),
-        None => "EMNetChain --help shows all".to_owned(),
+        None => "see EMNetChain --help".to_owned(),
     };
     let kind = error.kind();
     if kind == ErrorKind::UnknownArgument {

@@ -29,34 +29,34 @@ use crate::{
     storage::{RegistryView, StateMachine},
 };
 
-/// How long a change may take at the leader.
+/// Longest time for a change at the leader.
 const CHANGE_MAX: Duration = Duration::from_secs(10);
 
-/// How long to wait for the answer of a leader elsewhere; it gives up before that.
+/// Longest wait for the answer of a leader elsewhere; it gives up before that.
 const PASSED_ON_MAX: Duration = Duration::from_secs(12);
 
-/// How long to wait for a leader.
+/// Longest wait for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(3);
 
-/// How long to wait while another change is being made.
+/// Pause while another change is being made.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a leader that is new, and has heard no other yet, listens before it says which are
-/// away: many heartbeats.
+/// Time for which a leader that is new, and has heard no other yet, listens before it says which
+/// are away: many heartbeats.
 const LISTEN_MAX: Duration = Duration::from_secs(1);
 
-/// How long a new leader may take to appear.
+/// Longest wait for a new leader to appear.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
 
 /// A voter that has answered no heartbeat for so long is not counted on, neither to lead nor to be
 /// one of a majority; there are ten a second.
 const FRESH: Duration = Duration::from_millis(500);
 
-/// What the answer to an addition says when the instance has no data yet.
+/// The advice in the answer to an addition when the instance has no data yet.
 pub const START_EMPTY: &str = "start it with an empty data directory";
 
-/// How many entries a learner may lag behind and still be promoted, and a voter and still be given
-/// the leadership.
+/// The most entries that a learner may lag behind and still be promoted, and a voter and still be
+/// given the leadership.
 pub const PROMOTE_LAG_MAX: u64 = 1000;
 
 /// A change of the cluster.
@@ -66,7 +66,7 @@ pub enum Change {
     Add {
         /// Its number, which no instance ever had.
         instance: InstanceId,
-        /// How the others reach it.
+        /// Its address and store.
         member: Member,
     },
     /// Let this learner vote.
@@ -186,7 +186,7 @@ impl Cluster {
     }
 }
 
-/// What it takes to make a change where the leader is.
+/// The tools for a change where the leader is.
 pub(super) struct Leading<'a> {
     pub(super) raft: &'a Raft<TypeConfig, StateMachine>,
     pub(super) view: &'a RegistryView,
@@ -322,7 +322,7 @@ async fn remove(
     Ok(format!("instance {id} is no member any more; stop it, and never use its number again"))
 }
 
-/// How many entries a member lags behind; `None` if it has acknowledged none yet.
+/// Returns the number of entries that a member lags behind; `None` if it has acknowledged none yet.
 pub(super) fn lag(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<u64> {
     let states = raft.metrics();
     let now = states.borrow_watched();

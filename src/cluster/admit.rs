@@ -17,7 +17,7 @@ use crate::{
     raft::Member,
 };
 
-/// How long an instance may take to say which store answers at an address.
+/// Longest time in which an instance says which store answers at an address.
 const LOOK_MAX: Duration = Duration::from_secs(2);
 
 impl Leading<'_> {
@@ -32,7 +32,7 @@ impl Leading<'_> {
         let me = *self.raft.node_id();
         if node(self.raft, me).is_some_and(|own| own.raft_addr.is_empty()) && id != me {
             return Err(ChangeError::Refused(format!(
-                "no instance reaches instance {me}, for it has no --raft-addr: start it again with \
+                "no instance reaches instance {me}, because it has no --raft-addr: start it again with \
                  one, and repeat this"
             )));
         }

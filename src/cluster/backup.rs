@@ -9,13 +9,13 @@ use tokio::time::timeout;
 use super::{Cluster, ClusterError};
 use crate::{raft::TypeConfig, storage::SnapshotFile};
 
-/// How long to wait for a leader, and until what it has committed is applied here.
+/// Longest wait for a leader, and until its committed entries are applied here.
 const CATCH_UP_MAX: Duration = Duration::from_secs(10);
 
-/// How long writing the file may take.
+/// Longest time for writing the file.
 const WRITE_MAX: Duration = Duration::from_secs(300);
 
-/// How long to wait before raft is asked again; it does not hear while it makes a snapshot.
+/// Pause before raft is asked again; it does not hear while it makes a snapshot.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// Why there is no backup.

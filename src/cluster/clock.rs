@@ -14,7 +14,7 @@ use std::{
 
 use crate::{clock, ids::Timestamp};
 
-/// How often the clock is looked at. A leader whose other tasks keep this one from running for
+/// Interval between looks at the clock. A leader whose other tasks keep this one from running for
 /// longer lets log time go more slowly, which does no harm.
 pub const LOOK_EVERY: Duration = Duration::from_millis(100);
 

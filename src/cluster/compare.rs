@@ -25,24 +25,24 @@ use tokio::{sync::watch, time::sleep};
 use super::{Cluster, proposer::WriteError, rpc::AskDigests};
 use crate::{ids::InstanceId, raft::Member, storage::Digests};
 
-/// How often a replica compares itself.
+/// Interval between comparisons.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How soon it looks again when digests contradict each other and the answers of the others may
-/// just have been on their way.
+/// Interval between comparisons when digests contradict each other and the answers of the others
+/// may just have been on their way.
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// How long a voter may take to answer.
+/// Longest wait for the answer of a voter.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// How often a replica tries to find a majority to compare itself with before it begins a life
+/// The most attempts of a replica to find a majority to compare itself with before it begins a life
 /// without: the others may run a program whose digests are of another kind.
 const PROOFS_MAX: u32 = 5;
 
 /// Why a life is over whose replica has left service.
 pub const UNFIT: &str = "the registry of this instance differs from that of others";
 
-/// How the registry of this instance stands to those of the others.
+/// The agreement of this instance's registry with those of the others.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accord {
     /// Nothing speaks against it.
@@ -86,7 +86,7 @@ impl Accord {
         }
     }
 
-    /// What is the case after another comparison.
+    /// Returns the state after another comparison.
     fn after(self, verdict: Verdict) -> Self {
         match (self, verdict) {
             (Self::Differs { .. }, _) => self,
@@ -107,7 +107,7 @@ pub(super) struct Standing(Arc<watch::Sender<Accord>>);
 /// The digests of one replica, by entry.
 type Known = BTreeMap<u64, u64>;
 
-/// What follows for a replica from the digests of some.
+/// The verdict on a replica from the digests of some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// They have too little in common.
@@ -168,7 +168,8 @@ fn judge(
 }
 
 impl Cluster {
-    /// How the registry of this instance stands to those of the others; it can be watched.
+    /// Returns the agreement of this instance's registry with those of the others; it can be
+    /// watched.
     pub fn accord(&self) -> watch::Receiver<Accord> {
         self.standing.0.subscribe()
     }
@@ -242,7 +243,7 @@ impl Cluster {
         self.metrics.replicas_differ.set(i64::from(now.trouble().is_some()));
         match (before.trouble(), now.trouble()) {
             (_, Some(why)) => tracing::error!("leaving service: {why}"),
-            (Some(_), None) => tracing::info!("the registry is that of the others: in service"),
+            (Some(_), None) => tracing::info!("the registry agrees with the others: in service"),
             (None, None) => {}
         }
     }

@@ -46,16 +46,16 @@ const SHARE_RANGE: Duration = Duration::from_millis(250);
 /// The range of the share of time, at most.
 const SHARE_RANGE_MAX: Duration = Duration::from_secs(4);
 
-/// How long a campaign takes on a disk that takes no time: a few round trips.
+/// Duration of a campaign on a disk that takes no time: a few round trips.
 const CAMPAIGN: Duration = Duration::from_millis(150);
 
 /// The slowest sync that is waited for. [`VOTE_MAX`] has room for several of them.
 const SYNC_MAX: Duration = Duration::from_secs(2);
 
-/// How often to look whether this instance may stand, while it may not.
+/// Interval between checks of whether this instance may stand, while it may not.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long the only voter waits for its own election before it asks for it again.
+/// Time after which the only voter asks again for its own election.
 const ALONE_MAX: Duration = Duration::from_secs(5);
 
 const _: () = assert!(VOTE_TTL.as_millis() < LEASE.as_millis());
@@ -64,7 +64,7 @@ const _: () = assert!(VOTE_MAX.as_millis() > 4 * SYNC_MAX.as_millis());
 /// A task that wakes up so much later than asked for was stopped itself, and has not listened.
 const OVERSLEPT: Duration = Duration::from_millis(500);
 
-/// What is remembered of the campaigns since there was a leader.
+/// The record of the campaigns since there was a leader.
 struct Campaigns {
     /// This task has listened since then.
     listens_since: Instant,
@@ -104,7 +104,7 @@ impl Campaigns {
     }
 }
 
-/// What this instance can do about a leader.
+/// The next step of this instance towards a leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     /// Nothing: it leads, does not vote, or may not stand.
@@ -175,7 +175,7 @@ impl Cluster {
         campaigns.free_from(leader, candidate, self.sync_time())
     }
 
-    /// How long a sync of the vote takes here: as long as slow ones did, or the one under way.
+    /// Returns the time of a sync of the vote here: that of slow ones, or of the one under way.
     fn sync_time(&self) -> Duration {
         let log = &self.pulses.log;
         log.slowest().max(log.pending().unwrap_or_default()).min(SYNC_MAX)

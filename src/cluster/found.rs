@@ -1,4 +1,4 @@
-//! How an instance with an empty log gets into a cluster: it founds one with the others, or it
+//! The way of an instance with an empty log into a cluster: it founds one with the others, or it
 //! joins one that exists.
 //!
 //! # Founding
@@ -60,13 +60,13 @@ use crate::{
     storage::StateMachine,
 };
 
-/// How often the others are asked.
+/// Interval between questions to the others.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long an answer may take, and how long all greetings of a start may take together.
+/// Longest wait for an answer, and for all greetings of a start together.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How one instance stands to the cluster, as it tells another that wants to get in.
+/// The standing of an instance in the cluster, as it tells another that wants to get in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// Its log is empty.
@@ -80,7 +80,7 @@ pub enum Standing {
     Founded {
         /// Its store.
         store: StoreId,
-        /// What it knows of the number of the one that asks.
+        /// Its knowledge of the number of the one that asks.
         known: Known,
         /// The founding entry, while no later entry has changed the membership.
         first: Option<BTreeMap<InstanceId, Member>>,
@@ -88,7 +88,7 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// How this instance stands, as it tells `peer`.
+    /// Returns the standing of this instance, as it tells `peer`.
     ///
     /// # Errors
     /// If it cannot say so yet.
@@ -143,7 +143,7 @@ pub(super) fn addresses(members: &BTreeMap<InstanceId, Member>) -> BTreeMap<Inst
     members.iter().map(|(id, member)| (*id, member.raft_addr.clone())).collect()
 }
 
-/// What the others answered.
+/// The answers of the others.
 pub(super) type Answers = BTreeMap<InstanceId, Result<Standing, String>>;
 
 impl Cluster {

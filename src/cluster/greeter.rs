@@ -1,4 +1,5 @@
-//! How two instances make sure of each other, over whatever transport, before raft hears a word.
+//! The greeting, by which two instances make sure of each other, over any transport, before raft
+//! hears a word.
 //!
 //! Each side holds what the other says of itself ([`Facts`]) against what it knows, and refuses a
 //! peer that
@@ -48,7 +49,7 @@ use crate::{
     storage::RegistryView,
 };
 
-/// How long the introduction of a connection may take, on either side.
+/// Longest time for the introduction of a connection, on either side.
 pub(super) const GREETING_MAX: Duration = Duration::from_secs(2);
 
 /// The members as they are in this instance's own log.
@@ -89,7 +90,7 @@ impl std::fmt::Debug for Greeter {
 pub struct Guest {
     /// The instance at the other end.
     pub peer: InstanceId,
-    /// What it is for.
+    /// The purpose of the connection.
     pub lane: Lane,
 }
 
@@ -131,7 +132,7 @@ impl Greeter {
         }))
     }
 
-    /// What is known of the others.
+    /// Returns the table of the others.
     pub fn peers(&self) -> &Peers {
         &self.0.peers
     }
@@ -146,7 +147,7 @@ impl Greeter {
         &self.0.gate
     }
 
-    /// What this instance vouches for.
+    /// Returns the progress that this instance vouches for.
     pub fn acknowledged(&self) -> &Acknowledged {
         &self.0.acknowledged
     }
@@ -192,7 +193,7 @@ impl Greeter {
         *self.0.list.lock().unwrap_or_else(PoisonError::into_inner) = Some(list);
     }
 
-    /// What this instance has learnt of itself from others.
+    /// Returns the facts that this instance has learnt about itself from others.
     pub fn learnt(&self) -> watch::Receiver<Learnt> {
         self.0.learnt.subscribe()
     }
@@ -202,7 +203,7 @@ impl Greeter {
         self.0.acknowledged.now().last.is_none() && self.0.roster.borrow().is_empty()
     }
 
-    /// What this instance knows of a number.
+    /// Returns this instance's knowledge of a number.
     pub fn known(&self, peer: InstanceId) -> Known {
         let named = self.0.roster.borrow().get(&peer).cloned();
         self.0.view.read(|registry| {
@@ -222,7 +223,7 @@ impl Greeter {
         })
     }
 
-    /// What this instance says to a peer, whose store may be known.
+    /// Returns the facts for a peer, whose store may be known.
     fn facts(&self, peer: InstanceId, store: Option<StoreId>) -> Facts {
         Facts {
             history: self.0.view.read(Registry::history),
@@ -321,7 +322,7 @@ impl Greeter {
         });
     }
 
-    /// What this instance says to a peer that it has met.
+    /// Returns the facts for a peer that it has met.
     pub fn facts_for(&self, peer: InstanceId) -> Facts {
         self.facts(peer, self.0.peers.store(peer))
     }

@@ -1,4 +1,4 @@
-//! What has to happen without a client: deadlines that pass, and a log that is kept short.
+//! Housekeeping without a client: deadlines that pass, and a log that is kept short.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use crate::{
     storage::StateMachine,
 };
 
-/// How often a leader looks again when a tick could not be written.
+/// Pause of a leader after a tick could not be written.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How often the length of the log is looked at.
+/// Interval between looks at the length of the log.
 const LOG_CHECK: Duration = Duration::from_secs(1);
 
-/// How long the log grows, in entries.
+/// The bounds of the log's length, in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogBounds {
     /// A snapshot is made after so many.

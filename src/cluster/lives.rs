@@ -44,10 +44,10 @@ pub const GIVEN_UP: &str = "the others had given this instance up";
 /// Why a life is over of an instance that is no member any more: it could never answer its clients.
 pub const REMOVED: &str = "this instance was removed from the cluster";
 
-/// How often the leader looks.
+/// Interval between the leader's checks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How long to wait before a write is tried again.
+/// Pause before a write is tried again.
 const RETRY: Duration = Duration::from_millis(20);
 
 /// One life of this instance.
@@ -55,7 +55,7 @@ const RETRY: Duration = Duration::from_millis(20);
 pub struct Life {
     /// Its number.
     pub incarnation: Incarnation,
-    /// How many snapshots had been installed when it began.
+    /// The number of snapshots installed when it began.
     installed: u64,
 }
 
@@ -174,7 +174,7 @@ impl Cluster {
         }
     }
 
-    /// What this instance has learnt of itself from others; it can be watched.
+    /// Returns the facts that this instance has learnt about itself; they can be watched.
     pub fn learnt(&self) -> watch::Receiver<Learnt> {
         self.greeter.learnt()
     }
@@ -203,7 +203,10 @@ impl Cluster {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             for (instance, last) in self.lost(&mut watch) {
-                tracing::warn!(instance = instance.0, "not heard from; its clients may come back");
+                tracing::warn!(
+                    instance = instance.0,
+                    "an instance is silent; its clients may come back"
+                );
                 let start = Command::Start { instance, incarnation: last.next() };
                 match self.local.write(None, vec![start]).await {
                     Ok(_) => self.metrics.lives_ended.inc(),

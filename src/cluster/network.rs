@@ -41,7 +41,7 @@ use crate::{
     storage::SnapshotFile,
 };
 
-/// How long entries may wait for their answer. openraft's own limit is that of a heartbeat, but the
+/// Longest wait of entries for their answer. openraft's own limit is that of a heartbeat, but the
 /// other end syncs its disk first.
 const APPEND_WAIT_MAX: Duration = Duration::from_secs(3);
 
@@ -352,7 +352,7 @@ fn spelled_alike(one: &str, other: &str) -> bool {
     bare(one) == bare(other)
 }
 
-/// How openraft wants to be told, after how long a wait it tries again.
+/// Converts an error to openraft's form, which decides after how long it tries again.
 pub(super) fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
     match error {
         CallError::Failed(_) | CallError::Lost | CallError::Late(_) => {

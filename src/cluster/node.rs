@@ -38,13 +38,13 @@ use crate::{
     },
 };
 
-/// How often an instance tells the others what it vouches for.
+/// Interval at which an instance tells the others what it vouches for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long they may take to answer.
+/// Longest wait for their answers.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
-/// What an instance needs to be a member.
+/// The parts that an instance needs to be a member.
 pub struct ClusterOptions {
     /// The cluster.
     pub cluster: ClusterId,
@@ -52,15 +52,15 @@ pub struct ClusterOptions {
     pub instance: InstanceId,
     /// The store in its data directory.
     pub store: StoreId,
-    /// How it reaches the others.
+    /// The way to the others.
     pub transport: Arc<dyn Transport>,
     /// Checks what leaders send against what was applied here.
     pub guard: LogGuard,
     /// Where snapshots are received.
     pub inbox: SnapshotInbox,
-    /// How long the log grows.
+    /// The bounds of the log's length.
     pub log_bounds: LogBounds,
-    /// What the threads that work with the disk are doing.
+    /// The pulses of the threads that work with the disk.
     pub pulses: Pulses,
     /// Which rules it knows.
     pub rules: RulesOptions,
@@ -144,7 +144,7 @@ pub struct Cluster {
     view: RegistryView,
     log_bounds: LogBounds,
     pub(super) pulses: Pulses,
-    /// What this instance's clients wait for.
+    /// The proposals that this instance's clients wait for.
     pub(super) proposals: Pulse,
     pub(super) metrics: Metrics,
 }
@@ -421,7 +421,7 @@ fn config(bounds: LogBounds, quiet_turn: Option<Duration>) -> Result<Config, Clu
 mod tests {
     use super::*;
 
-    /// What the service relies on, beyond what openraft does by itself.
+    /// Checks what the service relies on, beyond what openraft does by itself.
     #[test]
     fn raft_is_set_up_as_the_rest_of_the_service_expects_it() {
         let bounds = |entries_kept| LogBounds { snapshot_after_entries: 99, entries_kept };

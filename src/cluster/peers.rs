@@ -1,5 +1,5 @@
-//! What this instance knows of each other one: whether it is reached and if not why, which store
-//! answers under its number, what that store has acknowledged, and which rules it can apply.
+//! The knowledge of this instance about each other one: whether it is reached and if not why, which
+//! store answers under its number, what that store has acknowledged, and which rules it can apply.
 //!
 //! All of it is in memory only. The state of a peer is told in one log line when it changes; why a
 //! peer is not reached goes into the sentences of `trouble.rs`.
@@ -21,11 +21,11 @@ use crate::{
 /// Reasons that are kept of one outage.
 const REASONS_MAX: usize = 8;
 
-/// What is known of all peers; clones share it.
+/// The table of all peers; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Peers(Arc<Mutex<BTreeMap<InstanceId, Peer>>>);
 
-/// What is known of one.
+/// An entry of the table.
 #[derive(Debug, Default)]
 struct Peer {
     /// The store that introduced itself last.
@@ -33,7 +33,7 @@ struct Peer {
     /// The run of its process that was not refused last.
     run: Option<u64>,
     rules: Option<Rules>,
-    /// What each store under this number has acknowledged.
+    /// The progress that each store under this number has acknowledged.
     acknowledged: BTreeMap<StoreId, Progress>,
     reach: Reach,
     /// Why it was not reached since it last was, as far as that was logged.
@@ -145,7 +145,7 @@ impl Peers {
         self.guard().get(&id)?.run
     }
 
-    /// What a store has acknowledged, as far as this instance knows.
+    /// Returns the progress that a store has acknowledged, as far as this instance knows.
     pub fn remembered(&self, id: InstanceId, store: StoreId) -> Option<Progress> {
         self.guard().get(&id)?.acknowledged.get(&store).copied()
     }

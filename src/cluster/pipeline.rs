@@ -45,7 +45,7 @@ pub(super) struct Pipeline {
     note: Box<dyn Fn(Progress) + Send>,
 }
 
-/// What is kept of a request until it is answered.
+/// A request until it is answered.
 struct Sent {
     entries: usize,
     vote: Vote,

@@ -18,7 +18,7 @@ use std::{
 
 use crate::clock;
 
-/// How long members have to call an instance that has started, before it says that none does.
+/// Time that members have to call an instance that has started, before it says that none does.
 const CALLED_WITHIN: Duration = Duration::from_secs(4);
 
 /// Where this instance is; clones share it.

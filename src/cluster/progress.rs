@@ -1,4 +1,4 @@
-//! How far the raft log and the vote of a store have come, so that a store that went back is
+//! The progress of the raft log and the vote of a store, by which a store that went back is
 //! noticed: an older copy of a data directory has forgotten votes and entries that it acknowledged.
 //!
 //! # The order
@@ -14,7 +14,7 @@
 //!
 //! Only what a store has *acknowledged* may be remembered against it, for only that is known to be
 //! on its disk: entries that its leader sent and it reported as durable, and votes that it granted.
-//! What a member says of itself when it introduces itself may contain more (the tail of its log may
+//! The facts of a member that introduces itself may contain more (the tail of its log may
 //! be about to be cut off), so of that only the vote is remembered. A member says the highest of
 //! what its log held when it started and of what it has acknowledged since ([`Acknowledged`]). That
 //! is never less than what others remember of it, unless its disk went back.
@@ -93,7 +93,7 @@ impl fmt::Display for Progress {
     }
 }
 
-/// What this instance has vouched for; clones share it.
+/// The progress that this instance has vouched for; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Acknowledged(Arc<Mutex<State>>);
 

@@ -50,7 +50,7 @@ pub trait Writer: Send + Sync + 'static {
 pub struct Written {
     /// Its place in the log.
     pub index: u64,
-    /// What became of its commands.
+    /// The outcome of its commands.
     pub verdict: Verdict,
 }
 
@@ -85,7 +85,7 @@ pub struct Proposer<W> {
     pulse: Pulse,
     /// Batches that are not known to be applied, the oldest first.
     unacknowledged: VecDeque<(BatchId, Arc<[Queued]>, Beat)>,
-    /// What became of them, in the same order, and how many commands were left out of each.
+    /// Their outcomes, in the same order, and how many commands were left out of each.
     in_flight: FuturesOrdered<BoxFuture<'static, (Result<Written, WriteError>, usize)>>,
     last_number: u64,
     failures: u32,

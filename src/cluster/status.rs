@@ -1,4 +1,4 @@
-//! What an instance can say of its cluster at a glance.
+//! The state of the cluster at a glance, as an instance knows it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     storage::ClusterId,
 };
 
-/// What can be said of the cluster at a glance.
+/// The state of the cluster at a glance.
 #[derive(Clone, Debug)]
 pub struct ClusterStatus {
     /// The cluster.
@@ -40,11 +40,11 @@ pub struct ClusterStatus {
 /// A member as this instance knows it.
 #[derive(Clone, Debug)]
 pub struct ClusterMember {
-    /// How the others reach it.
+    /// Its address and store.
     pub member: Member,
     /// Whether it votes.
     pub voter: bool,
-    /// How many entries it lags behind the leader; only the leader knows.
+    /// The entries that it lags behind the leader; only the leader knows.
     pub lag: Option<u64>,
     /// For how long it was not heard: the leader knows it of all, a follower of its leader.
     pub silence: Option<Duration>,
@@ -53,8 +53,8 @@ pub struct ClusterMember {
 }
 
 impl ClusterStatus {
-    /// How many voters may fail from now on with a majority left, counting those that are not heard
-    /// as failed already; `None` if this instance does not lead.
+    /// Returns the number of voters that may fail from now on with a majority left, counting those
+    /// that are not heard as failed already; `None` if this instance does not lead.
     pub fn failure_tolerance(&self) -> Option<i64> {
         if self.leader != Some(self.node) || self.role != "leader" {
             return None;
@@ -69,7 +69,7 @@ impl ClusterStatus {
 }
 
 impl Cluster {
-    /// What can be said at a glance.
+    /// Returns the state at a glance.
     pub fn status(&self) -> ClusterStatus {
         let states = self.raft.metrics();
         let now = states.borrow_watched();

@@ -1,4 +1,4 @@
-//! How instances reach each other: a transport opens connections, and a connection is bytes both
+//! The transport between instances. It opens connections, and a connection is bytes both
 //! ways between two instances that know each other. What travels over it is the matter of
 //! [`rpc`](super::rpc), the same over whatever transport; [`tcp`](super::tcp) is the service's own.
 
@@ -26,8 +26,8 @@ impl NodeName {
     }
 }
 
-/// What a connection is for. Each kind has one of its own, so that a snapshot or a crowd of entries
-/// delays neither a heartbeat nor a vote.
+/// The purpose of a connection. Each kind has one of its own, so that a snapshot or a crowd of
+/// entries delays neither a heartbeat nor a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// Entries, one request after another without waiting, answered in order.

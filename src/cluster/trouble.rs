@@ -13,7 +13,7 @@ use crate::ids::InstanceId;
 /// for so long, cannot answer clients now: the longest time until an election, and a half more.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
-/// What is written at the start of an instance takes less than that, unless something is wrong.
+/// Writes at the start of an instance take less than that, unless something is wrong.
 const UNWRITTEN_AFTER: Duration = Duration::from_secs(3);
 
 impl Cluster {
@@ -124,7 +124,7 @@ impl Cluster {
         }
         if !self.has_majority(voters) {
             return format!(
-                "the cluster has no leader, for no majority of its {} voters is reached{}",
+                "the cluster has no leader, because no majority of its {} voters is reached{}",
                 voters.len(),
                 self.unreached(voters)
             );
@@ -187,7 +187,7 @@ fn plain(why: &str) -> String {
         ("Connection refused", "nothing listens there (connection refused)"),
         ("certificate expired", "its certificate has expired"),
         ("CertificateExpired", "it does not accept this instance's certificate: it has expired"),
-        ("certificate not valid yet", "its certificate is not valid yet (look at the clocks)"),
+        ("certificate not valid yet", "its certificate is not valid yet (check the clocks)"),
         ("UnknownIssuer", "its certificate is of another CA"),
         // The CAs of two clusters may have one name, and then it is the signature that is wrong.
         ("BadSignature", "its certificate is of another CA"),

@@ -1,5 +1,5 @@
-//! What an instance learns of itself from others: that its votes are lost and it cannot go on with
-//! its data directory, or that it was removed.
+//! The facts that an instance learns about itself from others: that its votes are lost and it cannot go on
+//! with its data directory, or that it was removed.
 
 use super::progress::Progress;
 use crate::ids::{HistoryId, InstanceId, StoreId};
@@ -41,9 +41,9 @@ pub enum Turned {
         by: InstanceId,
         /// The store.
         store: StoreId,
-        /// What the store holds.
+        /// The progress of the store.
         held: Progress,
-        /// What it acknowledged.
+        /// The progress that it acknowledged.
         remembered: Progress,
     },
     /// A member has another history.
@@ -62,7 +62,7 @@ pub enum Turned {
     },
 }
 
-/// What this instance has learnt of itself from others.
+/// The facts that this instance has learnt about itself from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learnt {
     /// Why it cannot go on.

@@ -33,13 +33,13 @@ use crate::{
     storage::{RegistryView, StateMachine},
 };
 
-/// How often the leader hears which rules the members know.
+/// Interval at which the leader hears which rules the members know.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long a member may take to answer.
+/// Longest wait for the answer of a member.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// How long all members must have known newer rules before the leader raises them by itself.
+/// Time for which all members must have known newer rules before the leader raises them by itself.
 pub const RAISE_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// Which rules an instance knows, and when it raises them.
@@ -47,7 +47,8 @@ pub const RAISE_AFTER: Duration = Duration::from_secs(60 * 60);
 pub struct RulesOptions {
     /// The newest rules that it can apply.
     pub newest: Rules,
-    /// How long all members must have known newer rules before the leader raises them by itself.
+    /// Time for which all members must have known newer rules before the leader raises them by
+    /// itself.
     pub raise_after: Duration,
 }
 
@@ -76,7 +77,7 @@ impl std::fmt::Debug for Upgrades {
     }
 }
 
-/// What the members said.
+/// The answers of the members.
 #[derive(Debug)]
 struct Survey {
     in_force: Rules,
@@ -84,7 +85,7 @@ struct Survey {
     members: Vec<(InstanceId, Member, Option<Rules>)>,
 }
 
-/// What follows from it.
+/// The conclusion from them.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     /// Every member knows these, which are newer.

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::registry::{Command, Mark, Registry, Rules};
 
-/// How often each instance says so.
+/// Interval between marks.
 const MARK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long the leader may take.
+/// Longest wait for the leader.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 impl Cluster {

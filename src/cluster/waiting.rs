@@ -1,4 +1,4 @@
-//! What an instance with an empty log waits for, in a sentence for operators.
+//! The reason for which an instance with an empty log waits, in a sentence for operators.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{ids::InstanceId, raft::Member};
 
-/// What an instance with an empty log waits for.
+/// The reason for which an instance with an empty log waits.
 pub(super) struct Waiting<'a> {
     pub(super) me: InstanceId,
     pub(super) members: &'a BTreeMap<InstanceId, Member>,

@@ -18,10 +18,10 @@ use crate::{
     storage::{Pulse, Pulses},
 };
 
-/// How often to look.
+/// Interval between looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long handing the leadership over may take before it is tried again.
+/// Longest time for handing the leadership over before it is tried again.
 const STEP_DOWN_MAX: Duration = Duration::from_secs(1);
 
 impl Cluster {

@@ -26,13 +26,13 @@ use crate::{
 /// A leader that was not heard for so long, three heartbeats, is waited for.
 const HEARD_WITHIN: Duration = Duration::from_millis(300);
 
-/// How long a write waits for a leader.
+/// Longest wait of a write for a leader.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How long a write that failed at the leader waits for another leader before it says so.
+/// Longest wait of a write that failed at the leader for another leader, before it says so.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long the leader may take for a write that was passed on to it; it gives up before that.
+/// Longest wait for the leader with a write that was passed on to it; it gives up before that.
 const PASSED_ON_MAX: Duration = Duration::from_secs(6);
 
 /// Writes entries to raft, stamped with log time, if this instance leads.

@@ -1,4 +1,4 @@
-//! What an operator says of the cluster: its first members, and whether the keys fit together.
+//! The cluster in the configuration: its first members, and whether the keys fit together.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
@@ -56,7 +56,7 @@ impl Value for InitialCluster {
 /// Reads `ID=HOST:PORT`.
 ///
 /// # Errors
-/// Says what the text is not, and what to write instead.
+/// Says what is wrong with the text, and the form to write instead.
 pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     let wrong = || format!("{text:?} is not a member; write ID=HOST:PORT, such as 1=10.0.0.1:7000");
     let (id, address) = text.split_once('=').ok_or_else(wrong)?;

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration, said so that the reader knows what to do.
+//! The faults of a configuration, each with what to do.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf};
 
@@ -12,7 +12,7 @@ pub enum Fault {
     BadValue {
         /// Where the value stands.
         place: Place,
-        /// What it is and what it must be.
+        /// The fault, and what the value must be.
         why: String,
     },
     /// A key without a default was given nowhere.
@@ -31,7 +31,7 @@ pub enum Fault {
         path: PathBuf,
         /// The line, from 1.
         line: usize,
-        /// What the parser says.
+        /// The parser's message.
         why: String,
     },
     /// Two listeners cannot have the same address.

@@ -1,4 +1,5 @@
-//! What the sources give, key by key, each with its place, and every fault that is found in it.
+//! The values from the sources, key by key, each with its place, and every fault that is found in
+//! it.
 
 use std::{
     collections::BTreeMap,
@@ -77,7 +78,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What is given for each key, and the faults found on the way.
+/// The value given for each key, and the faults found on the way.
 #[derive(Debug, Default)]
 pub(super) struct Given {
     values: BTreeMap<&'static str, (Place, String)>,

@@ -1,10 +1,10 @@
-//! What an operator may decide. Each key is declared once, on this page: its doc comment is also
-//! the text of `--help` and the comment in the configuration file, and its default is written the
-//! way an operator would write it.
+//! The configuration. Each key is declared once, on this page: its doc comment is also the text of
+//! `--help` and the comment in the configuration file, and its default is written the way an
+//! operator would write it.
 //!
 //! A key `shutdown_deadline` is the flag `--shutdown-deadline`, the environment variable
 //! `EMNETCHAIN_SHUTDOWN_DEADLINE` and the TOML key `shutdown_deadline`, and the first of them that
-//! is given decides. Every value is text of the same form in all three places, so one parser
+//! is given wins. Every value is text of the same form in all three places, so one parser
 //! serves them all, and every fault is found before anything starts ([`Faults`]).
 
 mod cluster;
@@ -35,7 +35,7 @@ use crate::{
 use given::Given;
 use value::{days, hours, seconds, within};
 
-/// What holds when nothing is set.
+/// The value of a key that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     /// This value.
@@ -44,49 +44,49 @@ pub enum Preset {
     Required(&'static str),
 }
 
-/// One key of the configuration, as a person sees it.
+/// A key of the configuration, as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// The name in the configuration file.
     pub name: &'static str,
-    /// The heading under which it stands.
+    /// Its heading in `--help` and in the configuration file.
     pub section: &'static str,
-    /// What it means: whole sentences, one per line of its declaration.
+    /// Its meaning in whole sentences, one line per line of its declaration.
     pub help: &'static str,
-    /// What a value looks like, in one word.
+    /// The form of a value, in one word.
     pub placeholder: &'static str,
-    /// Whether the flag alone, without a value, says `true`.
+    /// Whether the flag without a value means `true`.
     pub is_switch: bool,
-    /// Whether the flag may be given again, for one value more.
+    /// Whether the flag may be repeated, for another value.
     pub is_list: bool,
-    /// Whether a running instance takes a new value when it gets SIGHUP.
+    /// Whether SIGHUP makes a running instance take a new value.
     pub is_live: bool,
-    /// What holds when it is not given.
+    /// Its value when it is not given.
     pub preset: Preset,
 }
 
-/// The keys whose values a new configuration changes.
+/// The keys whose values differ in a new configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Those that hold from now on.
+    /// The keys that took effect.
     pub adopted: Vec<&'static str>,
-    /// Those that need a restart.
+    /// The keys that need a restart.
     pub postponed: Vec<&'static str>,
 }
 
 impl Key {
-    /// Its meaning, line by line, for people.
+    /// Returns its meaning, line by line.
     pub fn meaning(&self) -> impl Iterator<Item = &'static str> {
-        let live = self.is_live.then_some("SIGHUP reads it again.");
+        let live = self.is_live.then_some("SIGHUP reloads it.");
         self.help.lines().map(str::trim).chain(live)
     }
 
-    /// The long flag, without its dashes.
+    /// Returns its flag, without the dashes.
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
     }
 
-    /// The environment variable.
+    /// Returns its environment variable.
     pub fn env(&self) -> String {
         format!("EMNETCHAIN_{}", self.name.to_uppercase())
     }
@@ -119,7 +119,7 @@ macro_rules! settings {
                 preset: $preset,
             },)+)+];
 
-            /// Reads every key, so that all faults are found at once; they are left in `given`.
+            /// Reads every key, so that all faults are found at once; `given` keeps the faults.
             fn read(given: &mut Given) -> Option<Self> {
                 $($(let $name: Option<$type> = given.read(stringify!($name), |text| {
                     let value = <$type>::parse(text)?;
@@ -129,7 +129,7 @@ macro_rules! settings {
                 Some(Self { $($($name: $name?,)+)+ })
             }
 
-            /// Takes over what a running instance can, and tells what differs.
+            /// Takes over the keys that may change while running; returns the keys that differ.
             pub fn adopt(&mut self, new: Self) -> Changes {
                 let mut changes = Changes::default();
                 $($(if self.$name != new.$name {
@@ -151,145 +151,146 @@ use Preset::{Default, Required};
 
 settings! {
     "Listeners" {
-        /// Where the chain server listens: clients come here with CONNECT.
-        /// An address is `ip:port` or `[ip]:port`; port 0 picks a free one.
-        /// Several addresses are separated by commas, or given by one flag each.
+        /// Address of the chain server. Clients connect to it and send CONNECT.
+        /// An address is `ip:port` or `[ip]:port`; port 0 picks a free port.
+        /// For several addresses, separate them by commas or repeat the flag.
         chain_addr: Addrs = Required("127.0.0.1:8081");
-        /// Where the repair server (EMDisi) listens: clients come here with RECONNECT.
+        /// Address of the repair server (EMDisi). Clients connect to it and send RECONNECT.
         dis_addr: SocketAddr = Required("127.0.0.1:8080");
-        /// Where EMUDP and STUN answer datagrams with their sender's address; `off` for nowhere.
-        /// Several addresses are separated by commas, or given by one flag each.
+        /// UDP address of EMUDP and STUN, which tell a client its public address; `off` for none.
+        /// For several addresses, separate them by commas or repeat the flag.
         udp_addr: UdpAddrs = Default("off");
-        /// Where EMNet listens (ADD_PEER, ASK_IP); `off` for nowhere.
+        /// Address of EMNet (ADD_PEER, ASK_IP); `off` for none.
         emnet_addr: Option<SocketAddr> = Default("off");
-        /// Where /metrics, /livez, /readyz and /status are served; `off` for nowhere.
-        /// `auto` is 127.0.0.1:9180, or a free port beside it if another program has that one.
+        /// HTTP address for operators: the status page, /metrics, /livez, /readyz, /status and
+        /// /api; `off` for none. `auto` is 127.0.0.1:9180, or another free port if that is taken.
         http_addr: HttpAddr = Default("auto");
-        /// What every reader may have by HTTP: some of livez, readyz, metrics and views (the status
-        /// page and what it shows), or `none`.
+        /// HTTP pages that any machine may read without a token: a list of livez, readyz, metrics
+        /// and views (the status page, /status and /api), or `none`.
         http_open: Open = Default("livez,readyz,metrics");
-        /// A file with the operators' secret, readable by its owner only. It is needed to change
-        /// the cluster or take a backup by HTTP, and from other machines and through proxies to
-        /// look at what http_open does not name. `none`: this machine alone may do these things.
+        /// File with the admin token, readable by its owner only. HTTP requests that change the
+        /// cluster or download a backup must present it, and so must requests from other machines
+        /// or through proxies for pages that http_open does not name. `none`: only direct requests
+        /// from this machine may do these things.
         @live admin_token_file: Option<PathBuf> = Default("none");
     }
     "Data" {
-        /// The directory that holds everything the instance must not forget.
-        /// It is made if it does not exist, and belongs to one running instance at a time.
+        /// Directory for the raft log, the registry and the identity of this instance. It is
+        /// created if it does not exist. One running instance uses it at a time.
         data_dir: PathBuf = Default("./emnetchain-data");
-        /// The number of this instance in its cluster. The data directory remembers it.
+        /// Number of this instance in its cluster. The data directory records it.
         node_id: InstanceId = Default("1");
     }
     "Cluster" {
-        /// Where other instances reach this one; `off` for an instance that stays alone.
-        /// An address that is not loopback needs the three raft_tls keys, or insecure_cluster.
+        /// Raft address, on which other instances connect to this one; `off` for a cluster of one.
+        /// An address other than loopback needs the three raft_tls keys, or insecure_cluster.
         raft_addr: Option<SocketAddr> = Default("off");
-        /// The first members of the cluster, as the others reach them: `1=HOST:PORT,2=HOST:PORT`.
-        /// The same on all of them. Only an empty data directory is founded by it; an instance
-        /// that is not on the list looks for a cluster there, and waits to be taken in.
+        /// Numbers and raft addresses of the first members: `1=HOST:PORT,2=HOST:PORT`. All members
+        /// need the same list. It matters only while the data directory is empty: the members on
+        /// the list found the cluster, and any other instance asks them to join and waits for
+        /// `cluster add`.
         initial_cluster: InitialCluster = Default("none");
-        /// The cluster to get into, as `EMNetChain cluster status` tells it. `auto` is the one that
-        /// follows from initial_cluster. The data directory remembers it.
+        /// Id of the cluster to join, as `EMNetChain cluster status` shows it. `auto` derives it
+        /// from initial_cluster. The data directory records it.
         cluster_id: Option<ClusterId> = Default("auto");
-        /// The certificate of this instance (PEM); `EMNetChain cluster certs` makes all of them.
+        /// Certificate of this instance (PEM). `EMNetChain cluster certs` creates the three files.
         raft_tls_cert: Option<PathBuf> = Default("none");
-        /// The key of that certificate (PEM), readable by its owner only.
+        /// Private key of that certificate (PEM), readable by its owner only.
         raft_tls_key: Option<PathBuf> = Default("none");
-        /// The certificate authority of the cluster (PEM): an instance with a certificate of it is
-        /// let in.
+        /// Certificate authority of the cluster (PEM). Instances need a certificate from it.
         raft_tls_ca: Option<PathBuf> = Default("none");
-        /// Whether other machines may be reached without TLS, because the network is safe.
+        /// Allows raft connections to other machines without TLS, on a network that is safe.
         insecure_cluster: bool = Default("false");
     }
     "Running" {
-        /// What is logged: error, warn, info, debug or trace, for the service itself.
-        /// Parts can be told apart: `info,emnetchain::cluster=debug`.
+        /// Log level of the service: error, warn, info, debug or trace.
+        /// Modules can have their own: `info,emnetchain::cluster=debug`.
         @live log_level: LogLevel = Default("info");
-        /// How it is logged, on standard error: `text` for people, `json` for machines.
+        /// Format of the log on standard error: `text` for people, `json` for machines.
         log_format: LogFormat = Default("text");
-        /// Where the spans of requests are sent, by OTLP over HTTP: `http://HOST:PORT`.
-        /// It takes a build with the feature `otlp`, and work for each request.
+        /// Collector for traces, by OTLP over HTTP: `http://HOST:PORT`. Needs a build with the
+        /// feature `otlp`, and costs some work per request.
         otlp_endpoint: Option<OtlpEndpoint> = Default("none");
-        /// How long a stop may take (SIGTERM, SIGINT); what is not finished then is cut off.
-        /// A second signal stops at once.
+        /// Longest time for a stop after SIGTERM or SIGINT. Connections that are still open then
+        /// are closed. A second signal stops at once.
         shutdown_deadline: Duration = Default("10s"), Duration::ZERO..=hours(1);
     }
     "Clients" {
-        /// Which addresses a client may announce. `auto`: a public client its own only, clients
-        /// on loopback and private networks any. `source-ip`: everybody their own only.
-        /// `any`: everybody any, so that one client can point others at a stranger.
+        /// IP addresses that a client may announce. `auto`: a public client only its own, a client
+        /// on loopback or a private network any. `source-ip`: each client only its own.
+        /// `any`: each client any, so that one client can point others at a stranger.
         @live address_policy: AddressPolicy = Default("auto");
-        /// Client connections at one time, over all listeners. `auto` is 100,000, or four fifths
-        /// of the files that the process may open, or what the disk, raft and operators leave of
-        /// them (264 are theirs at the most), whichever is least. Beyond it, the oldest of the
-        /// address (of the /48) that has the most is closed: one that has no request in hand, or,
-        /// for a new request, one that has.
+        /// Most client connections at one time, over all listeners. `auto` is the least of
+        /// 100,000, four fifths of the files that the process may open, and what the disk, raft
+        /// and operators leave of them (they have at most 264). Beyond it, the address (or /48)
+        /// with the most connections loses its oldest one: one without a request in hand, or, for
+        /// a new request, one with a request.
         @live connections_max: Option<usize> = Default("auto");
-        /// Client connections at one time from one public address (IPv6: from one /64; a /48 has
-        /// sixteen times as many, and at most a quarter of all). Beyond it, its oldest is closed:
-        /// one that has no request in hand, or, for a new request, one that has.
+        /// Most client connections at one time from one public address (IPv6: from one /64; a /48
+        /// may have sixteen times as many, and at most a quarter of all). Beyond it, the address
+        /// loses its oldest one: one without a request in hand, or, for a new request, one with a
+        /// request.
         @live connections_per_address_max: usize = Default("256"), 1..=10_000_000;
-        /// Connections that have no request in hand; beyond it, the oldest of the source (of the
-        /// /48) that has the most is closed.
+        /// Most connections at one time without a request in hand. Beyond it, the source (or /48)
+        /// with the most of them loses its oldest one.
         @live silent_connections_max: usize = Default("4096"), 1..=10_000_000;
-        /// How long a new connection may take until its first request is complete.
+        /// Longest time until the first request of a new connection is complete.
         @live first_message_deadline: Duration =
             Default("60s"), Duration::from_millis(100)..=hours(1);
-        /// How long an EMNet connection may be idle between two requests.
+        /// Longest time that an EMNet connection may be idle between two requests.
         @live idle_deadline: Duration = Default("10min"), seconds(1)..=days(1);
-        /// How long a client may take to accept an answer before its connection is closed.
-        /// The answer is kept: a client that comes back is told again.
+        /// Longest time that a client may take to read an answer; then its connection is closed.
+        /// The answer is kept: a client that comes back gets it again.
         @live write_deadline: Duration = Default("5s"), Duration::from_millis(100)..=hours(1);
     }
     "Datagrams" {
-        /// Datagrams answered in a second, over all senders; more are dropped in silence.
+        /// Most datagrams answered per second, over all senders; the rest are dropped.
         @live udp_answers_max: u32 = Default("20000"), 1..=10_000_000;
-        /// Datagrams answered in a second to one sender (IPv6: to one /64; a /48 gets sixteen times
-        /// as many). Loopback and private senders get twenty times as many, at once as well.
+        /// Most datagrams answered per second to one sender (IPv6: to one /64; a /48 gets sixteen
+        /// times as many). Loopback and private senders get twenty times this rate and burst.
         @live udp_answers_per_address_max: u32 = Default("10"), 1..=10_000_000;
-        /// Datagrams that a sender which kept quiet may send at once.
+        /// Most datagrams answered at once to a sender that was quiet before.
         @live udp_burst_per_address_max: u32 = Default("50"), 1..=10_000_000;
     }
     "Registry" {
-        /// How long the places of clients are kept open for them when their instance died.
+        /// Time that clients of a dead instance have to return to their places in the chain.
         @live resume_grace: Duration = Default("10s"), Duration::ZERO..=hours(24);
-        /// How long silent clients between two that ask for each other have to speak up.
+        /// Time that silent clients between two that ask for each other have to ask too.
         @live gather: Duration = Default("5s"), Duration::ZERO..=hours(24);
-        /// The longest that a client may wait for a neighbour.
+        /// Longest time that a client may wait for a neighbour.
         @live ask_max: Duration = Default("24h"), seconds(1)..=days(3650);
-        /// How long finished repair ids and EMNet entries are remembered. Lost clients, which
-        /// were reported and have no partner, are for the longer of this and ask_max, but no
-        /// longer than client_retention.
+        /// Time that finished repair ids and EMNet entries are kept. A lost client, one that was
+        /// reported and has no partner, is kept for the longer of this and ask_max, but no longer
+        /// than client_retention.
         @live retention: Duration = Default("10min"), seconds(1)..=days(3650);
-        /// How long a client that is not refreshed is remembered; 0 for ever.
+        /// Time that a client is kept after its last request; 0 keeps it for ever.
         @live client_retention: Duration = Default("30d"), Duration::ZERO..=days(3650);
-        /// Clients remembered, over all chains. When there are as many, one makes room for the
-        /// next.
+        /// Most clients kept, over all chains. At this number, each new client replaces one.
         @live clients_max: u64 = Default("2000000"), 1..=1_000_000_000;
-        /// Clients remembered of one public source address (IPv6: of one /64; four times as many
-        /// of one /48) while there are more than half of clients_max; its newest makes room. No
-        /// more than an eighth of clients_max.
+        /// Most clients kept of one public source address (IPv6: of one /64; four times as many of
+        /// one /48), while the table is more than half full. Its newest client makes room. At
+        /// most an eighth of clients_max.
         @live clients_per_source_max: u64 = Default("4096"), 1..=1_000_000_000;
-        /// Repair ids of sockets that no chain knows that wait; as many are remembered as finished.
+        /// Most repair ids that wait, of sockets that no chain knows; as many finished are kept.
         @live repairs_max: u64 = Default("200000"), 1..=1_000_000_000;
-        /// Repair ids that one public source address may have waiting while there are more than
-        /// half of repairs_max; its oldest makes room. No more than an eighth of repairs_max.
+        /// Most repair ids that wait of one public source address, while the table is more than
+        /// half full. Its oldest makes room. At most an eighth of repairs_max.
         @live repairs_per_source_max: u64 = Default("256"), 1..=1_000_000_000;
-        /// EMNet entries kept; there are a million ids, and a free one must be found quickly.
+        /// Most EMNet entries kept. There are a million ids, and a free one must be found quickly.
         @live peers_max: u64 = Default("200000"), 1..=900_000;
-        /// EMNet entries of one public source address while there are more than half of peers_max;
-        /// its oldest makes room. No more than an eighth of peers_max.
+        /// Most EMNet entries of one public source address, while the table is more than half
+        /// full. Its oldest makes room. At most an eighth of peers_max.
         @live peers_per_source_max: u64 = Default("2048"), 1..=900_000;
     }
 }
 
 impl Config {
-    /// The key of that name, if there is one.
+    /// Returns the key with that name, if there is one.
     pub fn key(name: &str) -> Option<&'static Key> {
         Self::KEYS.iter().find(|key| key.name == name)
     }
 
-    /// What replicas must agree on; it goes through the log.
+    /// Returns the settings that replicas must agree on; they go through the log.
     pub fn policy(&self) -> Policy {
         let ms = |time: Duration| {
             u64::try_from(time.as_millis()).expect("no key allows more than ten years")

@@ -40,7 +40,7 @@ fn line(key: &Key, given: &Given) -> String {
         (Some(text), _) => format!("{} = {}\n", key.name, quoted(text.trim())),
         (None, Preset::Default(text)) => format!("#{} = {}\n", key.name, quoted(text)),
         (None, Preset::Required(text)) => {
-            format!("# It must be given; for example:\n#{} = {}\n", key.name, quoted(text))
+            format!("# Required, for example:\n#{} = {}\n", key.name, quoted(text))
         }
     }
 }

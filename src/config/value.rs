@@ -12,7 +12,7 @@ use crate::{
 
 /// Something that a key can hold.
 pub trait Value: Sized {
-    /// What the text looks like, in one word for `--help`.
+    /// The form of the text, in one word for `--help`.
     const PLACEHOLDER: &'static str;
 
     /// Whether a flag of this kind may stand without a value, which says `true`.
@@ -24,7 +24,7 @@ pub trait Value: Sized {
     /// Reads the text, without white space around it.
     ///
     /// # Errors
-    /// What the text is not, and what to write instead.
+    /// The fault of the text, and the form to write instead.
     fn parse(text: &str) -> Result<Self, String>;
 }
 
@@ -40,7 +40,7 @@ where
     Err(format!("{value} is out of range; write {least} to {most}"))
 }
 
-/// How a value is shown in a message about its range.
+/// The form of a value in a message about its range.
 pub(super) trait Shown {
     /// The text, as an operator would write it.
     fn shown(&self) -> String;

@@ -17,7 +17,7 @@ use crate::{
     server::{Outbox, Phase},
 };
 
-/// What lives.
+/// The parts that a life needs.
 pub(super) struct Living {
     pub(super) cluster: Cluster,
     pub(super) outbox: Arc<Outbox>,
@@ -77,7 +77,7 @@ impl Living {
                 },
                 why = self.cluster.life_over(life) => why,
             };
-            tracing::warn!("{why}; its clients are asked to come again");
+            tracing::warn!("{why}; its clients have to reconnect");
             // Until the next life begins, a session would belong to this one and hear nothing.
             self.progress.send_replace(match self.cluster.is_removed() {
                 true => String::new(), // the cluster says what is to be done

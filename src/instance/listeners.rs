@@ -22,7 +22,7 @@ pub(super) struct Listeners {
     pub(super) raft: Option<TcpListener>,
 }
 
-/// How long an address is waited for: at boot the network may be late, and the last process may
+/// Longest wait for an address: at boot the network may be late, and the last process may
 /// still hold a port. A supervisor that starts the instance again waits longer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,7 @@ impl Unbound {
         matches!(self.kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
     }
 
-    /// What is not the system's matter is the operator's.
+    /// Returns the exit code: every fault that is not the system's is the operator's.
     fn exit(&self) -> Exit {
         if self.may_pass() { Exit::Lacking } else { Exit::Usage }
     }

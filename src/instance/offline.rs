@@ -1,4 +1,4 @@
-//! What is done to the data of an instance that does not run: one line on standard output says
+//! Work on the data of an instance that does not run: one line on standard output says
 //! what was found or made, and one on standard error what is at fault, for there are no logs here.
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What a running instance reads again when it gets SIGHUP: its configuration, as far as it can
+//! The reload at SIGHUP: the configuration, as far as a running instance can
 //! take new values, its certificates and the operators' secret. Whatever is at fault is said, and
 //! leaves everything as it was.
 
@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct Reload {
     sources: Sources,
     logs: LogHandle,
-    /// What is in force.
+    /// The configuration in force.
     config: Config,
     options: watch::Sender<ServerOptions>,
     policy: watch::Sender<Policy>,
@@ -34,7 +34,7 @@ pub(super) struct Live {
 }
 
 impl Reload {
-    /// What this configuration puts into force.
+    /// Puts this configuration into force.
     ///
     /// # Errors
     /// If the operators' secret cannot be used: one line that says why.
@@ -66,27 +66,27 @@ impl Reload {
         match self.read() {
             Ok(Changes { adopted, postponed }) => {
                 if adopted.is_empty() {
-                    tracing::info!("the configuration was read again; nothing in force is another");
+                    tracing::info!("the configuration was reloaded; nothing has changed");
                 } else {
                     let changed = adopted.join(" ");
-                    tracing::info!(changed, "the configuration was read again");
+                    tracing::info!(changed, "the configuration was reloaded");
                 }
                 if !postponed.is_empty() {
                     let keys = postponed.join(" ");
-                    tracing::warn!(keys, "these were changed as well, and need a restart");
+                    tracing::warn!(keys, "these keys have changed too, and need a restart");
                 }
             }
-            Err(why) => tracing::error!("the configuration stays as it is: {why}"),
+            Err(why) => tracing::error!("the configuration was not reloaded: {why}"),
         }
         if let Some(Security::Tls(tls)) = security {
             match tls.reload() {
                 Ok(are_others) => {
-                    let told = if are_others { "they are others" } else { "they are the same" };
-                    tracing::info!("the certificates were read again; {told}");
+                    let told = if are_others { "they have changed" } else { "they are the same" };
+                    tracing::info!("the certificates were reloaded; {told}");
                     metrics.raft_certificate.set(tls.good_until());
                     tls.tell_dates();
                 }
-                Err(error) => tracing::error!("the certificates stay as they are: {error}"),
+                Err(error) => tracing::error!("the certificates were not reloaded: {error}"),
             }
         }
     }

@@ -1,8 +1,8 @@
-//! What an operator can tell a running instance by signals.
+//! The signals from an operator to a running instance.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal asks for.
+/// The request of a signal.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
     Reload,

@@ -16,7 +16,7 @@ use tracing_subscriber::{Layer, filter::Targets, registry::LookupSpan};
 use super::OtlpEndpoint;
 use crate::ids::InstanceId;
 
-/// How long the collector may take for a batch, and for the last ones at the end.
+/// Longest wait for the collector with a batch, and with the last ones at the end.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The spans of this process on their way to the collector.

@@ -20,7 +20,7 @@ use crate::clock;
 /// Bytes of lines that wait to be written.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
-/// How often [`Queue::finish`] looks.
+/// Interval between looks of [`Queue::finish`].
 const LOOK: Duration = Duration::from_millis(2);
 
 /// Takes lines and never waits.
@@ -90,7 +90,10 @@ fn write_all(
         if outcome.is_ok() && left == 0 && now > told {
             let lines = now - told;
             told = now;
-            tracing::warn!(lines, "log lines were dropped, for standard error did not take them");
+            tracing::warn!(
+                lines,
+                "log lines were dropped because standard error did not take them"
+            );
         }
     }
 }
@@ -120,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// What was written, once it may be.
+    /// The bytes written, once they may be.
     #[derive(Clone, Default)]
     struct Pipe(Arc<Mutex<Vec<u8>>>);
 

@@ -97,7 +97,7 @@ pub async fn watch_disk(data_dir: impl AsRef<Path>, metrics: Metrics) -> String 
                 metrics.disk_free.set(signed(disk.f_bavail.saturating_mul(disk.f_frsize)));
                 metrics.disk_size.set(signed(disk.f_blocks.saturating_mul(disk.f_frsize)));
             }
-            Ok(Err(error)) => tracing::debug!(%error, "the disk does not tell its size"),
+            Ok(Err(error)) => tracing::debug!(%error, "the size of the disk is unknown"),
             Err(panic) => return panic.to_string(),
         }
         sleep(DISK_EVERY).await;

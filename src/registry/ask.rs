@@ -91,8 +91,8 @@ impl Registry {
         }
     }
 
-    /// What an ask was offered may have been read: before anything else becomes of it, the two are
-    /// partners.
+    /// Makes partners of an ask and the one that it was offered, before anything else happens to
+    /// it: it may have read the offer.
     pub(super) fn conclude_offer(&mut self, to: AskRef) {
         if let Some(Line::Offered(partner)) = self.ask(to).map(|ask| ask.line.clone()) {
             self.conclude(to, partner, Some(to), LinkedBy::Repair);

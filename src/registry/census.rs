@@ -13,7 +13,7 @@ pub struct Census {
     pub others: Option<ChainTotals>,
 }
 
-/// How much there is in a chain.
+/// The contents of a chain, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainTotals {
     /// Clients, including those that are cut off.
@@ -35,7 +35,7 @@ pub enum Order<'a> {
     Gaps,
     /// Those whose names begin like this, by name.
     Name {
-        /// How the names begin.
+        /// The beginning of the names.
         prefix: &'a str,
     },
     /// The largest first.
@@ -43,7 +43,7 @@ pub enum Order<'a> {
 }
 
 impl ChainTotals {
-    /// What two have together.
+    /// Returns the sum of two.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
@@ -55,7 +55,7 @@ impl ChainTotals {
         }
     }
 
-    /// What is left without a part of it.
+    /// Returns the rest without `part`.
     fn minus(self, part: Self) -> Self {
         Self {
             clients: self.clients - part.clients,

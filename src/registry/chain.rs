@@ -177,8 +177,8 @@ impl Registry {
         }
     }
 
-    /// What the socket of a client that reports its partner remembers of that, and the partner's
-    /// (rule 7).
+    /// Returns the memories of a report (rule 7): of the socket that reports its partner, and of
+    /// the partner's.
     fn pasts_of_report(&self, side: &Side, partner: Option<(Serial, Part)>) -> [Past; 2] {
         let now = self.now();
         let retention_ms = self.policy().retention_ms;

@@ -1,4 +1,4 @@
-//! What the raft log carries into the registry.
+//! The commands that the raft log carries into the registry.
 
 use serde::{Deserialize, Serialize};
 

@@ -65,8 +65,8 @@ impl Counted {
         }
     }
 
-    /// How many are in `first..end`. Looks at no more than two blocks' worth of each level, and at
-    /// all blocks of the highest one.
+    /// Returns the number in `first..end`. Looks at no more than two blocks' worth of each level,
+    /// and at all blocks of the highest one.
     pub(super) fn count(&self, first: Serial, end: Serial) -> u64 {
         let (mut first, mut end, mut sum) = (first.0, end.0, 0);
         for level in 0..LEVELS {

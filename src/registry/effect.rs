@@ -1,22 +1,22 @@
-//! What the registry wants done. It never does anything itself: every replica computes the same
+//! The effects of the registry. It never does anything itself: every replica computes the same
 //! effects, and the instance that holds a session carries its effects out, in this order.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Endpoint, Part, PeerId, RepairId, SessionId, Socket};
 
-/// What applying one proposal brought about.
+/// The result of applying one proposal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// What became of the proposal.
+    /// The outcome of the proposal.
     pub verdict: Verdict,
-    /// What sessions must be told, in order.
+    /// The effects for sessions, in order.
     pub effects: Vec<Effect>,
-    /// What happened, for metrics and for the history.
+    /// The events, for metrics and for the history.
     pub notes: Vec<Note>,
 }
 
-/// What became of a proposal.
+/// The outcome of a proposal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// Its commands took effect.
@@ -39,7 +39,7 @@ pub enum Effect {
         session: SessionId,
         /// What.
         message: Message,
-        /// What becomes of the connection afterwards.
+        /// The next step for the connection afterwards.
         then: Then,
     },
     /// Close without a further byte: nothing more will come over this connection.
@@ -69,7 +69,7 @@ impl Effect {
     }
 }
 
-/// What a session is told.
+/// A message to a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
     /// Chain server: your `part` connects to `ip`.
@@ -98,7 +98,7 @@ pub enum Message {
     PeerFailed,
 }
 
-/// What becomes of the connection once a message is written.
+/// The next step for the connection once a message is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Then {
     /// Everything this session asked for is answered: close it.
@@ -131,7 +131,7 @@ pub enum Refusal {
     NotOwner,
 }
 
-/// What happened, for metrics and for the history.
+/// An event, for metrics and for the history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// The sockets that it is about: the head and the tail of one client, the two that became
@@ -139,11 +139,11 @@ pub struct Note {
     pub about: [Option<Endpoint>; 2],
     /// The connection whose request brought it about, or whose ask it ended.
     pub session: Option<SessionId>,
-    /// What happened.
+    /// The kind of event.
     pub what: What,
 }
 
-/// What can happen.
+/// The kinds of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     /// A socket lost its partner, and asks for another one with this id.
@@ -161,7 +161,7 @@ pub enum What {
     /// Clients were cut off from their run; the note is about the tail of the first and the head
     /// of the last.
     CutOff {
-        /// How many.
+        /// The number of clients.
         clients: u64,
         /// Why.
         cause: Cause,
@@ -172,16 +172,16 @@ pub enum What {
     MadeRoom(Forgotten),
     /// Two neighbours were linked.
     Linked {
-        /// What brought them together.
+        /// The cause.
         by: LinkedBy,
-        /// How long the earlier of the two asks had waited, in milliseconds of log time.
+        /// Wait of the earlier of the two asks, in milliseconds of log time.
         waited_ms: u64,
     },
     /// Two partners are so no more.
     Parted,
     /// Two sockets that are not neighbours in any chain were paired by their common id.
     Paired {
-        /// How long the first of the two had waited, in milliseconds of log time.
+        /// Wait of the first of the two, in milliseconds of log time.
         waited_ms: u64,
     },
     /// A request changed nothing.
@@ -189,7 +189,7 @@ pub enum What {
     /// Clients that were cut off are behind the tip of their chain; the note is about the tail of
     /// the first and the head of the last.
     Returned {
-        /// How many.
+        /// The number of clients.
         clients: u64,
     },
     /// A client was taken out of its chain.
@@ -220,7 +220,7 @@ impl From<Ended> for Why {
     }
 }
 
-/// How a socket asked, without the particulars.
+/// The kind of an ask, without the particulars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asked {
     /// By CONNECT.
@@ -229,7 +229,7 @@ pub enum Asked {
     Reconnect,
 }
 
-/// What was kept for a time, and is kept no longer.
+/// An entry that was kept for a time, and is kept no longer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Forgotten {
     /// An answer that was kept for a caller that would ask again.
@@ -255,7 +255,7 @@ pub enum Cause {
     Silent,
 }
 
-/// What brought two neighbours together.
+/// The cause of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LinkedBy {
     /// The clients between two asking sockets kept silent for the gather window.

@@ -1,5 +1,5 @@
-//! What happened lately, for people that ask why. It is no part of the registry: each instance
-//! remembers what the entries that it applied brought about, as much as there is room for.
+//! The recent events, for operators that ask for causes. They are no part of the registry: each
+//! instance remembers what the entries that it applied brought about, as much as there is room for.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ pub struct History {
 pub struct Look<'a> {
     /// The registry.
     pub registry: &'a Registry,
-    /// What happened lately.
+    /// The recent events.
     pub history: &'a History,
     /// The entry that both are as of.
     pub entry: u64,
@@ -33,7 +33,7 @@ pub struct Event {
     pub at: Timestamp,
     /// The entry that brought it about.
     pub entry: u64,
-    /// What it was.
+    /// The event.
     pub note: Note,
 }
 
@@ -64,7 +64,7 @@ impl History {
         events
     }
 
-    /// How many events are remembered, and how many there is room for.
+    /// Returns the number of events that are kept, and the number that there is room for.
     pub fn room(&self) -> (usize, usize) {
         (self.events.len(), self.capacity)
     }

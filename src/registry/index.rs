@@ -15,7 +15,7 @@ use super::{
 };
 use crate::ids::{ChainName, Endpoint, Part, PeerId, RepairId, SessionId, Source, Timestamp};
 
-/// What a deadline is about.
+/// The subject of a deadline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     /// An ask is given up.
@@ -31,7 +31,7 @@ pub(super) enum Timer {
     Free(AskRef),
 }
 
-/// What a chain counts for in rankings and in totals.
+/// The weight of a chain in rankings and in totals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Ranks {
     clients: u64,
@@ -186,7 +186,7 @@ impl Index {
         }
     }
 
-    /// How much a chain counts in each ranking and in the totals; nothing if it is not there.
+    /// Returns the weight of a chain in each ranking and in the totals; nothing if it is not there.
     fn ranks(&self, name: &ChainName) -> Ranks {
         let chain = self.chains.get(name);
         let ranks = |chain: &Chain| Ranks {
@@ -399,7 +399,7 @@ impl Index {
         waiting.take_while(move |(of, _)| *of == of_id).map(|(_, ask)| *ask)
     }
 
-    /// How many clients there are, over all chains.
+    /// Returns the number of clients, over all chains.
     pub(super) fn clients(&self) -> u64 {
         self.client_shares.len()
     }

@@ -1,4 +1,4 @@
-//! What the index holds on behalf of one record: a function of the record alone.
+//! The entries of the index for one record: a function of the record alone.
 
 use super::{
     Answer, Ask, AskRef, Caller, Client, Line, Past, Peer, Policy, Record, Request, Section,

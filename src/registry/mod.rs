@@ -103,7 +103,7 @@ impl PartialEq for Registry {
 
 impl Eq for Registry {}
 
-/// How much of everything there is.
+/// The contents of the registry, in numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Clients, including those that are cut off.
@@ -198,7 +198,7 @@ impl Registry {
         self.index.timers.first().map(|(at, _)| *at)
     }
 
-    /// How much of everything there is, in constant time.
+    /// Returns the contents in numbers, in constant time.
     pub fn totals(&self) -> Totals {
         let chains = self.index.chains.len() as u64;
         Totals {
@@ -289,7 +289,7 @@ impl Registry {
         }
     }
 
-    /// What is known of an instance; `None` if no entry ever named its number.
+    /// Returns the record of an instance; `None` if no entry ever named its number.
     pub fn instance(&self, instance: InstanceId) -> Option<&Instance> {
         self.image.meta.instances.get(&instance)
     }

@@ -21,7 +21,7 @@ pub(super) struct Chain {
     pub(super) asking: Counted,
     /// The clients whose heads are not linked; the last one of a run is always among them.
     pub(super) loose: Counted,
-    /// How many of the asking sockets doubt, or have doubted, their neighbours. Where none does,
+    /// Asking sockets that doubt, or have doubted, their neighbours. Where none does,
     /// which is nearly always, none need be looked for.
     pub(super) doubts: u64,
     /// The clients that count as first.
@@ -32,7 +32,7 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    /// How many clients there are, cut off or not.
+    /// Returns the number of clients, cut off or not.
     pub(super) fn len(&self) -> u64 {
         self.clients.len()
     }

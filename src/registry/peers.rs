@@ -3,7 +3,7 @@
 use super::{Message, Peer, Record, Registry, Then};
 use crate::ids::{PeerId, SessionId, Source};
 
-/// How many ids there are, as in the seed.
+/// The number of ids, as in the seed.
 const PEER_IDS: u32 = 1_000_000;
 
 impl Registry {

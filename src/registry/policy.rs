@@ -7,15 +7,15 @@ use serde::{Deserialize, Serialize};
 /// at least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// How long the asks of a dead instance's sessions wait for their clients to come back.
+    /// Time for which the asks of a dead instance's sessions wait for their clients to return.
     pub resume_grace_ms: u64,
-    /// How long silent clients between two asking sockets have to speak up.
+    /// Time that silent clients between two asking sockets have to ask too.
     pub gather_ms: u64,
     /// The longest that any ask may wait.
     pub ask_ms_max: u64,
-    /// How long finished repair ids and EMNet entries are remembered.
+    /// Time for which finished repair ids and EMNet entries are kept.
     pub retention_ms: u64,
-    /// How long a client without asks is remembered when it is not refreshed; 0 for ever.
+    /// Time for which a client without asks is kept when it is not refreshed; 0 for ever.
     pub client_retention_ms: u64,
     /// Clients in the registry, over all chains.
     pub clients_max: u64,
@@ -41,8 +41,8 @@ pub struct Policy {
 pub(super) const NETWORK_SHARES: u64 = 4;
 
 impl Policy {
-    /// How long a client that was reported and has no partner is remembered, since it was last
-    /// reported.
+    /// Returns the time for which a client that was reported and has no partner is kept, since it
+    /// was last reported.
     pub(super) fn lost_retention_ms(&self) -> u64 {
         let longest = match self.client_retention_ms {
             0 => u64::MAX,

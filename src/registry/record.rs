@@ -1,4 +1,4 @@
-//! What the registry keeps, one record for each thing that it knows. Records are the whole truth:
+//! The records of the registry, one for each thing that it knows. Records are the whole truth:
 //! every index is rebuilt from them.
 
 use std::collections::BTreeMap;
@@ -47,13 +47,13 @@ pub struct Client {
     pub session: SessionId,
     /// Whether it counts as first: nothing is known of those before it.
     pub is_marked: bool,
-    /// What its head is doing.
+    /// The state of its head.
     pub head_side: Side,
-    /// What its tail is doing.
+    /// The state of its tail.
     pub tail_side: Side,
 }
 
-/// What one socket of a client is doing.
+/// The state of one socket of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
     /// It has no partner and does not ask for one.
@@ -64,7 +64,7 @@ pub enum Side {
     Linked {
         /// Since when.
         since: Timestamp,
-        /// What brought them together.
+        /// The cause of the link.
         by: LinkedBy,
     },
     /// It was paired by a repair id with a socket that is not its neighbour.
@@ -76,7 +76,7 @@ pub enum Side {
     },
 }
 
-/// What became of the partner of a socket that has none.
+/// The memory of a socket without a partner: how it lost the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Past {
     /// It never had one.
@@ -110,11 +110,11 @@ pub struct Ask {
     pub since: Timestamp,
     /// When it is given up.
     pub until: Timestamp,
-    /// How it asked, which decides how it is told.
+    /// The request, which decides the form of the answer.
     pub request: Request,
-    /// What is known of the connection.
+    /// The state of the connection.
     pub line: Line,
-    /// What the socket remembers of its last partner.
+    /// The last partner that the socket had.
     pub past: Past,
 }
 
@@ -127,7 +127,7 @@ pub enum AskRef {
     Caller(Serial),
 }
 
-/// How a socket asked.
+/// The request of a socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// By CONNECT.
@@ -136,7 +136,7 @@ pub enum Request {
     Reconnect(RepairId),
 }
 
-/// What is known of the connection that holds an ask.
+/// The state of the connection that holds an ask.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Line {
     /// Both directions are open.
@@ -170,7 +170,7 @@ pub struct Answer {
     pub socket: Endpoint,
     /// The source address that may ask again.
     pub source: Source,
-    /// What it was told.
+    /// The partner in the answer.
     pub partner: Socket,
     /// When it is forgotten.
     pub until: Timestamp,
@@ -228,19 +228,19 @@ pub struct Meta {
     pub next_serial: Serial,
     /// The settings in force.
     pub policy: Policy,
-    /// What is known of each instance.
+    /// The record of each instance.
     pub instances: BTreeMap<InstanceId, Instance>,
     /// The history; `None` until the first leader has drawn it.
     pub history: Option<HistoryId>,
     /// The rules version by which entries are applied.
     pub rules: Rules,
-    /// What the made-up version 3 counts.
+    /// Counters of the made-up version 3.
     #[cfg(feature = "rules-3")]
     #[serde(with = "codec::Since::<3>")]
     pub marks: super::Marks,
 }
 
-/// What the registry knows of an instance.
+/// The record of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// Its present life.
@@ -303,7 +303,7 @@ impl Record {
 }
 
 impl Client {
-    /// What the given socket is doing.
+    /// Returns the state of the given socket.
     pub fn side(&self, part: Part) -> &Side {
         match part {
             Part::Head => &self.head_side,
@@ -311,7 +311,7 @@ impl Client {
         }
     }
 
-    /// What the given socket is doing, for changing.
+    /// Returns the state of the given socket, for changing.
     pub(super) fn side_mut(&mut self, part: Part) -> &mut Side {
         match part {
             Part::Head => &mut self.head_side,
@@ -352,8 +352,8 @@ impl Client {
         self.sides().iter().any(|side| side.is_reported())
     }
 
-    /// How readily it makes room for another one. One whose partner went goes as any silent one:
-    /// any number of clients lose theirs when one hand has its own make room.
+    /// Returns its rank in making room for another one. One whose partner went goes as any silent
+    /// one: any number of clients lose theirs when one hand has its own make room.
     pub(super) fn spare(&self) -> Spare {
         let is_lone = |side: &&Side| matches!(side, Side::Open(Past::New | Past::Reported { .. }));
         if !self.is_silent() {

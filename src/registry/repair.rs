@@ -50,7 +50,7 @@ impl Registry {
         })
     }
 
-    /// What this caller was told under this id, if that still holds.
+    /// Returns the earlier answer to this caller under this id, if it still holds.
     fn answer_again(
         &mut self,
         source: Source,

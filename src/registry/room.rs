@@ -2,8 +2,8 @@
 //! (rule 19 of `proto-docs/chains.md`). A bound keeps no client out for good: what one hand has
 //! made too much of goes, and the newcomer comes in.
 //!
-//! What goes is found in O(log n): an index holds the entries of each source and network in the
-//! order in which they go, and the networks by what they could give.
+//! The entry to go is found in O(log n): an index holds the entries of each source and network in
+//! the order in which they go, and the networks by what they could give.
 
 use super::{
     AskRef, Cause, Ended, Forgotten, Note, Record, Registry, Serial, What, policy::NETWORK_SHARES,
@@ -11,12 +11,12 @@ use super::{
 };
 use crate::ids::{ChainName, Holder, SessionId, Source};
 
-/// How many entries give way to one newcomer at most: one in the common case, and two if a table
+/// The most entries that give way to one newcomer: one in the common case, and two if a table
 /// holds more than it may, as after a change of settings, so that it comes down to its bound in the
 /// end.
 const EVICTIONS_MAX: usize = 2;
 
-/// What a newcomer would be too many for.
+/// The bound that a newcomer would exceed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Over {
     /// The share of one source or network.
@@ -25,8 +25,9 @@ enum Over {
     Whole,
 }
 
-/// What one more entry from `source` is too many for, in a table of `whole` entries of which each
-/// source may have `each`. While the table is no more than half full, no source is bounded.
+/// Returns the bound that one more entry from `source` exceeds, in a table of `whole` entries of
+/// which each source may have `each`. While the table is no more than half full, no source is
+/// bounded.
 ///
 /// A bound is one at least, so what is over it holds something that can go.
 fn over(shares: &Shares, source: Source, whole: u64, each: u64) -> Option<Over> {
@@ -139,7 +140,7 @@ impl Registry {
     }
 }
 
-/// What gives way in a table without clients.
+/// Returns the entry that gives way in a table without clients.
 fn oldest(shares: &Shares, over: Over, newcomer: Source) -> Option<Serial> {
     match over {
         Over::Share(holder) => shares.spare(holder),

@@ -17,7 +17,7 @@ use super::Serial;
 /// The serial of a section's record.
 pub(super) type SectionId = Serial;
 
-/// What is summed up over sections.
+/// The sums over sections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sums {
     /// Clients.
@@ -35,7 +35,7 @@ impl Sums {
         self.with(other, |one, other| one + other)
     }
 
-    /// What is left without `other`, which is a part of it.
+    /// Returns the rest without `other`, which is a part of it.
     pub(super) fn minus(self, other: Self) -> Self {
         self.with(other, |one, other| one - other)
     }

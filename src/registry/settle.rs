@@ -1,4 +1,4 @@
-//! What follows when asks, clients or runs have changed: the rules 5, 6 and 8 to 12 of
+//! The consequences of changed asks, clients and runs: the rules 5, 6 and 8 to 12 of
 //! `proto-docs/chains.md`, each looked at around the places that changed, until nothing is left to
 //! do. So every rule about partners stands in one place, whatever brought the two together.
 

@@ -9,7 +9,7 @@ use std::{
 use super::Serial;
 use crate::ids::{Holder, Source};
 
-/// How readily an entry makes room for another one: of those of one holder, a client that was
+/// The rank of an entry in making room for another one: of those of one holder, a client that was
 /// reported or is new, else a silent one, else any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spare {
@@ -36,7 +36,7 @@ struct Ranks {
     most_new: Option<(u32, Serial)>,
 }
 
-/// How many entries a holder has.
+/// The number of entries of a holder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
     all: u32,
@@ -121,7 +121,7 @@ impl Shares {
         Some((*spare, *serial))
     }
 
-    /// How many entries a holder has.
+    /// Returns the number of entries of a holder.
     pub(super) fn of(&self, holder: Holder) -> u64 {
         self.held.get(&holder).map(|held| held.all.into()).unwrap_or_default()
     }
@@ -173,8 +173,8 @@ impl Shares {
     }
 }
 
-/// What the newcomer's own network would give, if that is among those that have the most, or else
-/// what this other one would.
+/// Returns the offer of the newcomer's own network, if that is among those that have the most, or
+/// else the offer of this other one.
 fn pick(
     ranking: &Ranking,
     own: Option<(u32, Serial)>,

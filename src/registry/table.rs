@@ -37,7 +37,7 @@ impl<V: PartialEq> PartialEq for Table<V> {
 impl<V: Eq> Eq for Table<V> {}
 
 impl<V> Table<V> {
-    /// How many values it holds.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.len
     }

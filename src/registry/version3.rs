@@ -20,9 +20,9 @@ pub struct Mark {
 /// New values beside the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marks {
-    /// How many marks were made.
+    /// The number of marks made.
     pub marks: u64,
-    /// How many ADD_PEERs came while the new rules were in force.
+    /// The number of ADD_PEERs applied under the new rules.
     pub peers: u64,
 }
 

@@ -7,10 +7,10 @@ use super::{
 };
 use crate::ids::{ChainName, Endpoint, Part, Timestamp};
 
-/// How many gaps, and how many runs that are cut off, a window tells of.
+/// The most gaps, and the most runs that are cut off, in a window.
 const GAPS_MAX: usize = 200;
 
-/// How many clients without a link at their heads are looked at for gaps.
+/// The most clients without a link at their heads that are checked for gaps.
 const LOOSE_MAX: usize = 10 * GAPS_MAX;
 
 /// Where a window is.
@@ -31,7 +31,7 @@ pub enum Place {
 /// A part of one chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// How much there is in the whole chain.
+    /// The contents of the whole chain, in numbers.
     pub totals: ChainTotals,
     /// The first and the last client of the run that is shown, if there is any.
     pub ends: Option<(Serial, Serial)>,
@@ -53,7 +53,7 @@ pub struct CutOff {
     pub first: Serial,
     /// Its last client.
     pub last: Serial,
-    /// How many clients it has.
+    /// The number of clients.
     pub clients: u64,
     /// Since when, and why.
     pub cut: Cut,

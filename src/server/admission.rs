@@ -55,7 +55,7 @@ impl State {
     }
 }
 
-/// How many connections there may be.
+/// The bounds on connections.
 struct Caps {
     all: usize,
     silent: usize,

@@ -7,7 +7,7 @@ use crate::{
     wire::{AddressPolicy, Object, chain::ConnectRequest},
 };
 
-/// What a message to the chain server asks of the registry.
+/// Translates a message to the chain server into a command for the registry.
 pub(super) fn command(
     object: &Object,
     sender: Sender,

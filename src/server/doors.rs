@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{metrics::Metrics, queue::Queued};
 
-/// What the servers of one instance share.
+/// The parts that the servers of one instance share.
 #[derive(Debug)]
 pub struct Doors {
     pub(super) edge: Arc<Edge>,

@@ -1,4 +1,5 @@
-//! How a session hears: bytes are read and decoded until a request is complete, within a deadline.
+//! The hearing of a session: bytes are read and decoded until a request is complete, within a
+//! deadline.
 
 use std::{future::poll_fn, io, time::Duration};
 
@@ -65,7 +66,7 @@ impl Session {
     }
 }
 
-/// What a session keeps while it hears: the message so far, and bytes behind it.
+/// The state of a session that hears: the message so far, and bytes behind it.
 pub(super) struct Ear {
     decoder: Decoder,
     unread: Vec<u8>,
@@ -88,7 +89,7 @@ impl Ear {
     }
 }
 
-/// What one read brought.
+/// The result of one read.
 pub(super) enum Received {
     Bytes(usize),
     /// Nothing yet.

@@ -41,7 +41,8 @@ use crate::{
 /// Ids are below this, as in the seed.
 const PEER_IDS: u32 = 1_000_000;
 
-/// What a message to EMNet asks of the registry, or the answer to one that asks nothing of it.
+/// Translates a message to EMNet into a command for the registry, or answers one that asks nothing
+/// of it.
 pub(super) fn request(object: &Object, sender: Sender) -> Request {
     let session = sender.session;
     match emnet::Request::parse(object) {
@@ -77,7 +78,7 @@ struct State {
     waiting: Crowd<oneshot::Sender<Infallible>>,
 }
 
-/// How many may wait for their turn at one time.
+/// Returns the most questions that may wait for their turn at one time.
 fn waiting_max(holder: Holder) -> usize {
     let local = if holder.is_local() { LOCAL_RATE_FACTOR as usize } else { 1 };
     match holder {
@@ -94,7 +95,7 @@ struct Turn<'a> {
     costs: bool,
 }
 
-/// How long a turn is waited for.
+/// A wait for a turn.
 struct Wait {
     time: Duration,
     arrival: Arrival,
@@ -150,7 +151,7 @@ impl Turn<'_> {
         wait.is_none_or(|wait| self.of.state().waiting.leave(wait.arrival).is_some())
     }
 
-    /// What the registry said.
+    /// Learns the registry's answer.
     fn learn(&mut self, was_found: bool) {
         self.costs = !was_found;
         self.of.count(if was_found { "found" } else { "missed" });

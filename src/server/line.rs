@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::stream::ClientStream;
 use crate::{limits::UNSENT_BYTES_MAX, registry::Then};
 
-/// What a session is to do next.
+/// The next order for a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     /// A message was written, or waits in the line's queue: send the rest, then go on like this.
@@ -140,7 +140,7 @@ impl Line {
     }
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Taken,

@@ -108,7 +108,7 @@ impl Acceptor {
         let name = self.protocol.as_str();
         self.doors.edge.metrics.accept_pauses.with_label_values(&[name]).inc();
         if shortage.is_worth_a_line() {
-            tracing::warn!(server = name, %error, "cannot accept connections for the moment");
+            tracing::warn!(server = name, %error, "cannot accept connections at the moment");
         }
         sleep(shortage.next_pause()).await;
     }
@@ -135,7 +135,7 @@ fn check(ended: Result<(), JoinError>) -> Result<(), ServerError> {
     ended.map_err(|source| ServerError::Session { source })
 }
 
-/// What a failed accept means.
+/// The meaning of a failed accept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// That connection is gone; the next one may be fine.

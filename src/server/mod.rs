@@ -9,7 +9,7 @@
 //! - `chain`, `repair` and `emnet` turn requests into commands.
 //! - `reflector` is EMUDP and STUN.
 //!
-//! What this module deliberately lacks: a decision about chains, a clock for clients' asks (the
+//! The module deliberately lacks a decision about chains, a clock for clients' asks (the
 //! registry's log time decides), and any memory of a client beyond its connection.
 
 mod admission;
@@ -59,7 +59,7 @@ use crate::{
     wire::{self, Dialect, Ignored, WireError},
 };
 
-/// How far an instance is on its way to its end. It never goes back.
+/// The progress of an instance towards its end. It never goes back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Nothing can be answered yet; connections wait in the kernel. Datagrams are answered.
@@ -165,8 +165,8 @@ impl Servers {
             tracing::warn!(
                 allowed,
                 room = clients,
-                "more connections are allowed than there are descriptors for; if clients take \
-                 those of the disk, the instance stops"
+                "connections_max is higher than the descriptors allow; if clients take those of \
+                 the disk, the instance stops"
             );
         }
     }
@@ -225,7 +225,7 @@ impl Protocol {
         }
     }
 
-    /// How its clients write JSON.
+    /// Returns the JSON dialect of its clients.
     fn dialect(self) -> Dialect {
         match self {
             Self::Chain | Self::Repair => Dialect::Seed,

@@ -1,4 +1,4 @@
-//! What an operator may set about the edge, with defaults that run. The configuration maps its
+//! The operator's settings of the edge, with defaults that run. The configuration maps its
 //! keys onto these two structs.
 
 use std::{net::SocketAddr, time::Duration};
@@ -45,9 +45,9 @@ pub struct ServerOptions {
     pub silent_max: usize,
     /// From accept to the end of the first request.
     pub first_message_deadline: Duration,
-    /// How long an EMNet connection may be idle between two requests.
+    /// Longest time that an EMNet connection may be idle between two requests.
     pub idle_deadline: Duration,
-    /// How long a client may leave an answer in our socket buffer.
+    /// Longest time that a client may leave an answer in our socket buffer.
     pub write_deadline: Duration,
     /// After our FIN: how long to wait for the client's, so that no RST overtakes the answer.
     pub linger_deadline: Duration,
@@ -57,7 +57,7 @@ pub struct ServerOptions {
     pub keepalive_idle: Duration,
     /// Between two keepalive probes; the third without an answer ends the connection.
     pub keepalive_interval: Duration,
-    /// How long sent bytes may stay unacknowledged before the connection counts as dead.
+    /// Longest time that sent bytes may stay unacknowledged before the connection counts as dead.
     pub user_timeout: Duration,
     /// Which sockets a client may announce.
     pub address_policy: AddressPolicy,

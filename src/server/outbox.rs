@@ -72,7 +72,7 @@ impl Outbox {
         }
     }
 
-    /// How many sessions there are.
+    /// Returns the number of sessions.
     pub fn sessions(&self) -> usize {
         self.lock().lines.len()
     }

@@ -20,10 +20,10 @@ use crate::{
 /// Bytes of a datagram that are looked at; a longer one is no STUN message and no address.
 const DATAGRAM_BYTES: usize = 2048;
 
-/// How long to leave the socket alone after it failed to receive.
+/// Pause of the socket after it failed to receive.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What may be answered, over all sockets of the instance: a sender gets no more by asking at two.
+/// The rate of answers, over all sockets of the instance: a sender gets no more by asking at two.
 #[derive(Clone, Debug)]
 pub(super) struct Limit(Arc<Mutex<RateLimit>>);
 

@@ -7,7 +7,7 @@ use crate::{
     wire::{AddressPolicy, Object, repair::ReconnectRequest},
 };
 
-/// What a message to the repair server asks of the registry.
+/// Translates a message to the repair server into a command for the registry.
 pub(super) fn command(
     object: &Object,
     sender: Sender,

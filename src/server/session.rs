@@ -6,7 +6,7 @@
 //! closing is a FIN and never an RST that destroys the answer. Orders come by way of the
 //! [`Line`]. At the end it sends its FIN, and waits a moment for the client's.
 //!
-//! How it hears is in `ear`; EMNet's conversations, which differ, are in `emnet`.
+//! The reading is in `ear`; EMNet's conversations, which differ, are in `emnet`.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ use crate::{
 /// The first and the longest wait between two looks at unacknowledged bytes.
 const CONFIRM_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 
-/// What all sessions share.
+/// The parts that all sessions share.
 #[derive(Debug)]
 pub(super) struct Edge {
     pub(super) commands: mpsc::Sender<Queued>,
@@ -74,7 +74,7 @@ impl Drop for Counted {
     }
 }
 
-/// What is still read of a client that waits.
+/// The part of a waiting client's bytes that is still read.
 #[derive(Clone, Copy, Debug)]
 enum Reading {
     /// Everything, to be discarded; so much it was.
@@ -85,7 +85,7 @@ enum Reading {
     Ended,
 }
 
-/// What a waiting client did.
+/// An act of a waiting client.
 enum Act {
     /// It closed its sending side.
     HalfClosed,
@@ -93,7 +93,7 @@ enum Act {
     Gone,
 }
 
-/// How a wait ended.
+/// The end of a wait.
 enum Waited {
     /// The request changed nothing, and the client may send another one.
     Refused,
@@ -101,7 +101,7 @@ enum Waited {
     Over,
 }
 
-/// How the session goes on after an order.
+/// The course of the session after an order.
 pub(super) enum Course {
     /// As before.
     On,

@@ -35,14 +35,14 @@ use crate::{
     registry::{Record, Registry, Rules, Totals},
 };
 
-/// What a backup holds. [`fmt::Display`] prints it on one line.
+/// The contents of a backup. [`fmt::Display`] prints them on one line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backup {
     /// The last entry that it covers.
     pub applied: Option<u64>,
-    /// How many clients it holds, including those that are cut off.
+    /// The number of clients, including those that are cut off.
     pub clients: u64,
-    /// How many links.
+    /// The number of links.
     pub links: u64,
     /// The checksum over all of it.
     pub check: u32,

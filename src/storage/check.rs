@@ -21,7 +21,7 @@ use crate::{
     runtime,
 };
 
-/// What a data directory holds. [`fmt::Display`] prints a line for each part.
+/// The contents of a data directory. [`fmt::Display`] prints a line for each part.
 #[derive(Debug)]
 pub struct CheckReport {
     /// Whose it is.
@@ -36,7 +36,7 @@ pub struct CheckReport {
     log_store: Option<StoreId>,
 }
 
-/// What was found in one place.
+/// The result of a check in one place.
 #[derive(Debug)]
 pub enum Finding {
     /// Nothing.
@@ -45,16 +45,16 @@ pub enum Finding {
     Intact {
         /// The file or directory.
         path: PathBuf,
-        /// What it covers.
+        /// The entries that it covers.
         at: SnapshotMeta,
-        /// How many records it holds.
+        /// The number of records.
         records: u64,
     },
     /// Something that is not.
     Damaged {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
     },
 }
@@ -68,13 +68,13 @@ impl CheckReport {
         self.log.is_err() || damaged(&self.image) || damaged(&self.snapshot) || apart
     }
 
-    /// What is wrong with the raft log, if identity, image or snapshot know of another store.
+    /// Returns the fault of the raft log, if identity, image or snapshot know of another store.
     fn foreign_log(&self) -> Option<String> {
         let known = [&self.image, &self.snapshot].into_iter().filter_map(Finding::at);
         other_store(self.identity, known, self.log_store)
     }
 
-    /// What is wrong with the last vote, if it is older than an entry that is here.
+    /// Returns the fault of the last vote, if it is older than an entry that is here.
     fn older_vote(&self) -> Option<String> {
         if self.foreign_log().is_some() {
             return None; // it says nothing of this instance
@@ -102,8 +102,8 @@ impl CheckReport {
 }
 
 impl Finding {
-    /// What is of another history than the log is of no use. A log of another instance says
-    /// nothing of it.
+    /// Refuses a part of another history than the log. A log of another instance proves nothing
+    /// about it.
     fn against(self, identity: Identity, log: Option<&OfflineLog>) -> Self {
         let (Self::Intact { path, at, .. }, Some(log)) = (&self, log) else { return self };
         if other_store(identity, [at], Some(log.store())).is_some() {
@@ -116,7 +116,7 @@ impl Finding {
         }
     }
 
-    /// What it covers, if it is whole.
+    /// Returns the entries that it covers, if it is whole.
     fn at(&self) -> Option<&SnapshotMeta> {
         match self {
             Self::Intact { at, .. } => Some(at),
@@ -239,7 +239,7 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
 
 /// A copy of the image, opened; it is gone when this is dropped.
 pub(super) struct ImageCopy {
-    /// What it was found to be. Before the directory, for sled must let go of its files first.
+    /// The result of the check. Before the directory, for sled must let go of its files first.
     pub(super) found: Found,
     _scratch: Scratch,
 }

@@ -40,9 +40,9 @@ pub enum StorageError {
     Damaged {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         what: String,
-        /// What the operator can do.
+        /// The way out for the operator.
         way_out: &'static str,
     },
     /// It is of a rules version that this binary does not know.
@@ -56,7 +56,7 @@ pub enum StorageError {
     /// A file or directory that was named cannot serve for what it was named for.
     #[error("{}: {what}", path.display())]
     Unfit {
-        /// What was named.
+        /// The path that was named.
         path: PathBuf,
         /// Why it cannot serve, and what can.
         what: &'static str,

@@ -1,4 +1,4 @@
-//! What ends an instance: a disk that fails (exit code 74), or data that contradict each other
+//! The ends of an instance: a disk that fails (exit code 74), or data that contradict each other
 //! (exit code 78). The thread that sees it first reports it here once. Nothing is retried on a
 //! file whose sync failed, for the kernel may have dropped the very pages that it could not write;
 //! and with two histories at hand nothing may be written at all.
@@ -11,11 +11,11 @@ use tokio::sync::watch;
 #[derive(Debug, thiserror::Error)]
 #[error("{operation} {}: {source}", path.display())]
 pub struct DiskFault {
-    /// What was tried, as a verb: "write", "sync", "create".
+    /// The operation, as a verb: "write", "sync", "create".
     pub operation: &'static str,
     /// The file or directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 

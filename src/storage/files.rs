@@ -47,7 +47,7 @@ pub(super) fn create_new(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFil
 
 /// The refusal of a name that is taken.
 pub(super) fn is_there(path: &Path) -> StorageError {
-    let what = "is there already, and nothing is overwritten; name another file";
+    let what = "exists already, and nothing is overwritten; name another file";
     StorageError::Unfit { path: path.to_path_buf(), what }
 }
 

@@ -18,7 +18,7 @@ use crate::{
     raft::{Entry, LogId, SnapshotMeta, Vote},
 };
 
-/// What an operator can do about two histories.
+/// The operator's way out of two histories.
 const WAY_OUT: &str = "two histories were mixed, or a disk came back older than it was. Nothing \
                        was changed here. Keep the data directories of all instances, and compare \
                        them with `EMNetChain check` before any of them starts again";

@@ -41,12 +41,12 @@ const FORMAT: u32 = 2;
 /// The layout of version 0.2.0, which no later version reads.
 const FORMAT_OF_0_2: u32 = 1;
 
-/// What an operator can do with a directory of version 0.2.0.
+/// The operator's way out with a directory of version 0.2.0.
 const CARRY_OVER: &str = "its clients are carried over by a backup: run `EMNetChain backup \
                           --data-dir DIR FILE` of version 0.2.0, then `EMNetChain restore FILE \
                           --data-dir NEW` of this version";
 
-/// What an operator can do with a directory of a later version.
+/// The operator's way out with a directory of a later version.
 const NEWER: &str = "install a newer EMNetChain";
 
 const LOCK_FILE: &str = "LOCK";
@@ -55,7 +55,7 @@ const RAFT_DIR: &str = "raft";
 const REGISTRY_DIR: &str = "registry";
 const SNAPSHOT_DIR: &str = "snapshot";
 
-/// What an operator can do when a directory cannot be trusted any more.
+/// The operator's way out when a directory cannot be trusted any more.
 pub(super) const WAY_OUT: &str = "restore a backup into a new data directory, or start with \
                                   an empty one (in a cluster: join it under a new node id)";
 
@@ -89,20 +89,20 @@ impl fmt::Display for ClusterId {
 pub struct Identity {
     /// The cluster.
     pub cluster: ClusterId,
-    /// What raft log and image carry, so that neither can be another directory's: the cluster that
+    /// The seal of raft log and image, so that neither can be another directory's: the cluster that
     /// the directory was made for.
     pub seal: ClusterId,
     /// The node.
     pub node: InstanceId,
     /// Whether log and image have been opened once.
     pub initialised: bool,
-    /// What the raft log made of the directory when it was initialised, so that the log of another
-    /// directory is refused; `None` before that.
+    /// The store that the raft log made of the directory when it was initialised, so that the log
+    /// of another directory is refused; `None` before that.
     pub store: Option<StoreId>,
 }
 
 impl Identity {
-    /// What the raft log carries.
+    /// Returns the id that the raft log carries.
     pub(super) fn log_id(&self) -> [u8; 16] {
         self.seal.0.to_be_bytes()
     }
@@ -181,7 +181,7 @@ impl DataDir {
         &self.disk
     }
 
-    /// What the threads that work in the directory are doing.
+    /// Returns the pulses of the threads that work in the directory.
     pub fn pulses(&self) -> &Pulses {
         &self.pulses
     }
@@ -211,7 +211,7 @@ impl DataDir {
         self.identity.cluster
     }
 
-    /// What raft log and image carry; see [`Identity::seal`].
+    /// Returns the seal of raft log and image; see [`Identity::seal`].
     pub(super) fn seal(&self) -> ClusterId {
         self.identity.seal
     }

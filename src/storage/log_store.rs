@@ -138,7 +138,7 @@ impl LogStore {
         self.wal.store
     }
 
-    /// What the thread that writes the log is doing.
+    /// Returns the pulse of the thread that writes the log.
     pub fn pulse(&self) -> Pulse {
         self.wal.pulse.clone()
     }
@@ -162,7 +162,7 @@ impl LogStore {
 
     /// Reports what contradicts an applied entry; the instance ends.
     fn refuse(&self, fault: DataFault) -> io::Error {
-        tracing::error!(%fault, "the raft log refuses what it is told to do");
+        tracing::error!(%fault, "the raft log refuses an operation");
         self.reader.faults.report(fault)
     }
 

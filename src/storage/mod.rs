@@ -1,4 +1,4 @@
-//! What an instance keeps on disk, and how it comes back from it.
+//! The data that an instance keeps on disk, and its way back from them.
 //!
 //! ```text
 //! LOCK             held by the process that works here
@@ -92,9 +92,9 @@ pub struct Stores {
     pub machine: StateMachine,
     /// The registry as others see it.
     pub view: RegistryView,
-    /// How far the image on disk is.
+    /// The progress of the image on disk.
     pub image: ImageProgress,
-    /// What the threads that work with the disk are doing.
+    /// The pulses of the threads that work with the disk.
     pub pulses: Pulses,
     /// The cluster that the directory belongs to.
     pub cluster: ClusterId,

@@ -18,20 +18,20 @@ const EVERY: u64 = 64;
 /// So many of these are kept: 8,192 entries, more than a replica that keeps up is ever behind.
 const KEPT: usize = 128;
 
-/// How records are encoded and hashed. Digests of two kinds say nothing about each other, so that a
+/// The encoding and hash of records. Digests of two kinds say nothing about each other, so that a
 /// program whose records have another encoding is not taken for one with other records.
 const KIND: u32 = 1;
 
-/// What a replica's registry came to at some entries.
+/// The digests of a replica's registry at some entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digests {
-    /// How they were made; only those of one kind can be compared.
+    /// Their kind; only those of one kind can be compared.
     pub kind: u32,
     /// The digests, by rising entry; the last one is that of the last entry applied.
     pub points: Vec<Point>,
 }
 
-/// What a registry came to at one entry.
+/// The digest of a registry at one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {
     /// The index of the entry.

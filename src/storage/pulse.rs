@@ -68,8 +68,8 @@ impl Pulse {
         state.slowest = state.slowest.max(time);
     }
 
-    /// How long the slowest of the last operations took. An idle thread keeps its last figure: the
-    /// disk has not become faster by that.
+    /// Returns the time of the slowest of the last operations. An idle thread keeps its last
+    /// figure: the disk has not become faster by that.
     pub fn slowest(&self) -> Duration {
         let state = self.state();
         state.slowest.max(state.slowest_before)

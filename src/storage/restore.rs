@@ -30,14 +30,14 @@ use crate::{
     registry::{Command, Image, Proposal, Registry},
 };
 
-/// What has been restored, and where. [`fmt::Display`] prints it on one line.
+/// The result of a restore. [`fmt::Display`] prints it on one line.
 #[derive(Clone, Debug)]
 pub struct Restoration {
     /// The new data directory.
     pub data_dir: PathBuf,
     /// Whose it is.
     pub identity: Identity,
-    /// What the backup held.
+    /// The contents of the backup.
     pub backup: Backup,
 }
 

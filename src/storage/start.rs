@@ -46,7 +46,7 @@ pub(super) struct Restored {
 /// Everything that may serve as a source.
 struct Sources {
     image: Option<Intact>,
-    /// What is wrong with the image, if it is there and not whole.
+    /// The fault of the image, if it is there and not whole.
     image_fault: Option<String>,
     snapshot: Option<SnapshotFile>,
     snapshot_faults: Vec<(PathBuf, String)>,
@@ -196,7 +196,7 @@ fn choose(
     if let Some((fault, images)) = image_fault.zip(images) {
         let aside = images.set_aside()?;
         tracing::warn!(path = %registry.display(), %fault, moved_to = %aside.display(),
-            "the image is damaged; it is rebuilt");
+            "the image is damaged and is rebuilt");
     } else if image_at.is_some() {
         tracing::info!("the image is behind the snapshot; it is rebuilt");
     } else if !dir.is_new() {

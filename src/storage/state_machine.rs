@@ -45,7 +45,7 @@ use crate::{
     runtime::spawn_blocking,
 };
 
-/// What a state machine works with.
+/// The parts that a state machine works with.
 #[derive(Clone, Debug)]
 pub struct StateMachineOptions {
     /// Takes what each entry brought about, in order. A task must receive from the moment openraft
@@ -96,7 +96,8 @@ pub struct StateMachine {
     deadline: watch::Sender<Option<Timestamp>>,
     applied: Arc<AtomicU64>,
     installed: Arc<AtomicU64>,
-    /// What was in the log at the start was counted by the process before, or by another instance.
+    /// The last entry that was in the log at the start: the process before, or another instance,
+    /// counted it.
     counted_through: Option<u64>,
     options: StateMachineOptions,
 }
@@ -178,8 +179,8 @@ impl RegistryView {
         lock(&self.replica).points.disown();
     }
 
-    /// How many snapshots have taken the place of the registry. What the entries that they stand
-    /// for brought about was never sent as effects.
+    /// Returns the number of snapshots that have taken the place of the registry. The effects of
+    /// the entries that they stand for were never sent.
     pub fn installed(&self) -> u64 {
         self.installed.load(Ordering::Acquire)
     }

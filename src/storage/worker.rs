@@ -1,6 +1,6 @@
-//! How the writers of the log and of the image are driven: in the service each by a thread of its
-//! own, which may block; where chance follows a seed ([`crate::runtime`]) each by a task, for all
-//! of a simulation happens on one thread, in the order that the seed says.
+//! The drivers of the two writers, of the log and of the image. In the service each is a thread,
+//! which may block. Where chance follows a seed ([`crate::runtime`]) each is a task, because all of
+//! a simulation runs on one thread, in the order of the seed.
 //!
 //! Both take jobs from the same queue and carry them out by the same function. A task waits first
 //! for as long as the simulated disk wants to be waited for.
@@ -24,7 +24,7 @@ use crate::{clock, runtime};
 
 /// Carries out jobs. It is dropped when the last sender of its queue is gone.
 pub(super) trait Worker: Send + 'static {
-    /// What it is asked to do.
+    /// The kind of its jobs.
     type Job: Send + 'static;
 
     /// The name of its thread.
@@ -48,7 +48,7 @@ pub(super) trait Worker: Send + 'static {
     /// Where it marks what it is doing. On a thread it does so itself.
     fn pulse(&self) -> &Pulse;
 
-    /// What a simulated disk wants to be awaited before anything is written.
+    /// Returns the pause that a simulated disk wants before anything is written.
     fn pause(&self) -> Option<BoxFuture<'static, ()>>;
 }
 

@@ -204,7 +204,8 @@ impl fmt::Display for AddressPolicy {
 mod tests {
     use super::*;
 
-    /// What a policy says to an announced socket, from an outside source and from an inside one.
+    /// Returns the verdict of a policy on an announced socket, from an outside source and from an
+    /// inside one.
     fn verdicts(policy: AddressPolicy, announced: &str) -> [&'static str; 2] {
         let announced = Socket::parse(announced).expect(announced).endpoint();
         ["203.0.113.7", "192.168.1.7"].map(|source| {

@@ -1,7 +1,7 @@
 //! Splits a connection's bytes into messages, however the network cut them.
 //!
 //! The decoder is told every byte once and gives each message as soon as its last byte is there.
-//! What it gives depends on the bytes alone, never on how they were split into packets. It keeps
+//! The results depend on the bytes alone, never on how they were split into packets. It keeps
 //! at most one message, and nothing at all between messages.
 
 use super::{
@@ -46,7 +46,7 @@ enum State {
     Within(Scanner),
 }
 
-/// How much of an HTTP request line was seen.
+/// The part of an HTTP request line that was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Http {
     /// Part of a method, or all of it.

@@ -13,7 +13,7 @@ use crate::{ids::PeerId, limits::PEER_TEXT_BYTES_MAX};
 /// Ids lie below this number, as in the seed.
 const IDS: u32 = 1_000_000;
 
-/// What a client of EMNet asks for.
+/// A request of a client of EMNet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Keep this text and name a number for it.
@@ -49,7 +49,7 @@ impl Request {
     }
 }
 
-/// What EMNet answers.
+/// An answer of EMNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     /// The address is kept under this number.

@@ -46,7 +46,7 @@ fn depth(json: &serde_json::Value) -> usize {
     1 + deepest.unwrap_or(0)
 }
 
-/// What is one JSON object, as another parser reads it, is one message with the same fields.
+/// Checks that one JSON object, as another parser reads it, is one message with the same fields.
 fn is_as_json_says(input: &[u8], found: &[Found]) {
     let text = input.trim_ascii();
     let json = serde_json::from_slice::<serde_json::Value>(text).ok();

@@ -9,7 +9,7 @@ use super::{
     scanner::{Scanner, Step},
 };
 
-/// How a message that is not JSON is read.
+/// The way in which a message that is not JSON is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Not at all, as EMNet does.
@@ -113,7 +113,7 @@ fn lenient_key(text: &str) -> String {
     unquoted(text).map_or_else(|| text.trim_matches('"').to_owned(), Cow::into_owned)
 }
 
-/// What stands between the quotes of a string: decoded if it is a JSON string, else literally.
+/// Returns the text between the quotes of a string: decoded if it is a JSON string, else literally.
 fn unquoted(text: &str) -> Option<Cow<'_, str>> {
     let inner = text.strip_prefix('"')?.strip_suffix('"')?;
     Some(serde_json::from_str(text).map_or(Cow::Borrowed(inner), Cow::Owned))

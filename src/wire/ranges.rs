@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::{AddressPolicy, Forbidden, allow};
 use crate::ids::Endpoint;
 
-/// What a range is for.
+/// The use of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Public,

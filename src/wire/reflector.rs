@@ -12,7 +12,7 @@ use crate::{ids::Endpoint, limits::SOCKET_TEXT_BYTES_MAX};
 /// Ports below this one belong to services (echo, chargen, DNS, NTP and so on), not to clients.
 const CLIENT_PORT_MIN: u16 = 1024;
 
-/// What to send back.
+/// The answer to a datagram.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A STUN response.

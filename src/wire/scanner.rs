@@ -7,7 +7,7 @@
 
 use crate::limits::MESSAGE_DEPTH_MAX;
 
-/// What one byte of a message means for its structure.
+/// The meaning of one byte of a message for its structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Behind a key of the outermost object.
@@ -45,7 +45,7 @@ pub(super) struct Scanner {
     in_key: bool,
     /// One bit for each open bracket, the innermost lowest: 1 for an object, 0 for an array.
     open: u32,
-    /// How many brackets are open.
+    /// The number of open brackets.
     depth: usize,
 }
 

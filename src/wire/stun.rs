@@ -30,7 +30,7 @@ const MESSAGE_INTEGRITY_SHA256: u16 = 0x001c;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const FINGERPRINT: u16 = 0x8028;
 
-/// What of the attributes that must be understood is understood, if only as "of no use here":
+/// The attributes that must be understood and are, if only as "of no use here":
 /// the attributes of RFC 8489 itself (MAPPED-ADDRESS, USERNAME, and so on).
 const KNOWN: [u16; 11] = [
     MAPPED_ADDRESS,

@@ -264,7 +264,7 @@ pub(crate) fn certificates(section: &Section) {
     assert_ne!(fs::read(certs.join("node-2.pem")).unwrap(), before);
     section.run("kill -HUP PID", &words);
     eventually("it has read them", || {
-        cluster.at(2).log().contains("the certificates were read again").then_some(())
+        cluster.at(2).log().contains("the certificates were reloaded").then_some(())
     });
     // A new connection is shown the new one.
     cluster.kill(3);

@@ -101,7 +101,7 @@ impl Witness {
         }
     }
 
-    /// A life is over: its clients are asked to come again, here or elsewhere.
+    /// A life is over: its clients have to reconnect, here or elsewhere.
     pub(crate) fn close(&self) {
         self.open(None);
         if self.planted != Planted::SessionsOutliveLives {

@@ -21,13 +21,13 @@ use crate::{
 /// Length, checksum and id.
 const HEADER_BYTES: usize = 16;
 
-/// What the length counts beside the body.
+/// The bytes that the length counts beside the body.
 const ID_BYTES: usize = 8;
 
 /// Where the bytes begin that length and checksum cover.
 const COVERED_FROM: usize = HEADER_BYTES - ID_BYTES;
 
-/// How much is asked of the connection at once.
+/// The bytes that one read of the connection asks for.
 const READ_BYTES: usize = 64 * 1024;
 
 /// A buffer that has grown beyond this is given back once it is empty.
@@ -38,7 +38,7 @@ const BUFFER_BYTES_KEPT: usize = 1024 * 1024;
 pub struct Frame {
     /// Which request this is, or which one it answers.
     pub id: u64,
-    /// What it says.
+    /// The contents.
     pub body: Vec<u8>,
 }
 
@@ -55,7 +55,7 @@ pub enum FrameError {
     #[error("a frame of {0} bytes; at most {RPC_FRAME_BYTES_MAX} are taken")]
     Length(usize),
     /// The body does not decode, or is not what may come here.
-    #[error("the body of a frame is not understood")]
+    #[error("the body of a frame cannot be decoded")]
     Malformed,
     /// The body is of a rules version that this binary does not know.
     #[error("the body of a frame was {0}")]
@@ -118,7 +118,7 @@ pub(in crate::cluster) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, 
 pub struct FrameReader<R> {
     input: R,
     buffer: Vec<u8>,
-    /// What comes before was given out.
+    /// The start of the bytes that are not yet given out.
     from: usize,
 }
 

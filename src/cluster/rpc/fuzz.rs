@@ -63,7 +63,7 @@ fn hello_of_a_stranger() {
     });
 }
 
-/// What decodes has one encoding of its own, which decodes to the same.
+/// Checks that a decoded body has one encoding of its own, which decodes to the same.
 fn decodes<T: Serialize + DeserializeOwned>(body: &[u8]) -> Option<T> {
     let message: T = frame::decode(body).ok()?;
     let encoded = codec::encode(&message);

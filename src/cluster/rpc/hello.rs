@@ -12,8 +12,8 @@
 //! both go on with. A refusal of 0 is none; after another one nothing follows. A body may end in
 //! fields that its reader does not know, so later versions can add some.
 //!
-//! What is checked here is what a hello says by itself;
-//! [`Greeter`](crate::cluster::greeter::Greeter) holds it against what this instance knows.
+//! Only the hello itself is checked here; [`Greeter`](crate::cluster::greeter::Greeter) holds it
+//! against what this instance knows.
 
 use std::io;
 
@@ -107,7 +107,7 @@ impl Refusal {
         }
     }
 
-    /// What is wrong with the one that is refused, as the end of a sentence about it.
+    /// Returns the fault of the one that is refused, as the end of a sentence about it.
     pub fn words(self) -> &'static str {
         match self {
             Self::Cluster => "it belongs to another cluster",
@@ -148,7 +148,7 @@ impl Refusal {
     }
 }
 
-/// What an instance knows of the number of another one.
+/// The knowledge of an instance about the number of another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Known {
     /// No entry ever named it.
@@ -165,7 +165,7 @@ pub enum Known {
     Removed(u64),
 }
 
-/// What an instance says of itself and of the one that it speaks to.
+/// The statements of an instance about itself and the one that it speaks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// The history that it has; `None` if it knows of none yet.
@@ -174,29 +174,29 @@ pub struct Facts {
     pub store: StoreId,
     /// The run of its process: drawn at random when it starts.
     pub run: u64,
-    /// What it vouches for: the highest of what its log held at its start and of what it has
-    /// acknowledged since.
+    /// The progress that it vouches for: the highest of what its log held at its start and of what
+    /// it has acknowledged since.
     pub progress: Progress,
-    /// What it has acknowledged since its start.
+    /// The progress that it has acknowledged since its start.
     pub acknowledged: Option<Progress>,
     /// The newest rules that it can apply.
     pub rules: Rules,
-    /// What it knows of the number of the other one.
+    /// Its knowledge of the number of the other one.
     pub known: Known,
-    /// What it remembers that the other one's store has acknowledged.
+    /// The progress that, as it remembers, the other one's store has acknowledged.
     pub remembered: Option<Progress>,
 }
 
 /// The instance that connects, the one that it wants, and what for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// What the connection is for.
+    /// The purpose of the connection.
     pub lane: Lane,
     /// The instance that connects.
     pub from: NodeName,
     /// Which instance it wants.
     pub to: InstanceId,
-    /// What it says of both.
+    /// The statements about both.
     pub facts: Facts,
 }
 
@@ -214,7 +214,7 @@ impl Hello {
     /// Whether `me` may go on with it, as far as the hello says.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// Its fault.
     pub fn check(&self, me: NodeName) -> Result<(), Refusal> {
         if self.from.cluster != me.cluster {
             Err(Refusal::Cluster)

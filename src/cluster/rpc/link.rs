@@ -33,7 +33,7 @@ use crate::{
 /// Requests that wait to be written; beyond it, a caller waits.
 const QUEUE_MAX: usize = 64;
 
-/// What is gathered before it is written.
+/// The bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 256 * 1024;
 
 /// The first and the longest pause before a member that could not be reached is tried again.
@@ -42,7 +42,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 /// A connection on which nothing moves for so long, though something should, is given up.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
-/// How often silence is looked for until it is believed.
+/// The number of checks until silence is believed.
 const SILENCE_CHECKS: u32 = 4;
 
 /// Why a request has no answer. Whether it was carried out is unknown unless it is said here.

@@ -1,4 +1,4 @@
-//! What instances ask of each other.
+//! The requests between instances.
 
 use openraft::{
     raft::{
@@ -17,7 +17,7 @@ use crate::{
     storage::Digests,
 };
 
-/// What one instance asks of another. New kinds are added at the end: the encoding counts them.
+/// A request to another instance. New kinds are added at the end: the encoding counts them.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Raft: entries, or a heartbeat.
@@ -48,7 +48,7 @@ pub enum Request {
     Change(Change),
     /// This is the case with me now, beside what I said when we were introduced.
     Announce(Facts),
-    /// What has your registry come to? See [`crate::cluster::compare`].
+    /// Asks for the digests of the registry. See [`crate::cluster::compare`].
     Digests,
     /// The made-up version 3: I know it too. For the leader.
     #[cfg(feature = "rules-3")]

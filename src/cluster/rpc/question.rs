@@ -10,7 +10,7 @@ use crate::{
 
 /// A request with one kind of answer.
 pub trait Question: Sized {
-    /// What comes back.
+    /// The answer.
     type Answer;
 
     /// The request.
@@ -78,7 +78,7 @@ impl Question for Change {
     }
 }
 
-/// What another registry has come to.
+/// A question for the digests of another registry.
 #[derive(Clone, Copy, Debug)]
 pub struct AskDigests;
 

@@ -52,14 +52,14 @@ use crate::{
 /// Requests of one connection that are worked on; beyond it, no more are read.
 const IN_WORK_MAX: usize = 64;
 
-/// What is gathered before it is written.
+/// The bytes that are gathered before they are written.
 const WRITE_BYTES: usize = 64 * 1024;
 
-/// How long a proposal may take. Without a majority none would ever end, and at last no vote would
+/// Longest time for a proposal. Without a majority none would ever end, and at last no vote would
 /// be read behind them.
 const PROPOSE_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// What a service works with.
+/// The parts that a service works with.
 pub struct ServiceOptions {
     /// Answers openraft's requests.
     pub raft: Raft<TypeConfig, StateMachine>,
@@ -363,7 +363,7 @@ trait Work: Send {
     /// Takes a request into work.
     fn begin(&mut self, id: u64, request: Request) -> Result<(), ServeError>;
 
-    /// How many are in work.
+    /// Returns the number of requests in work.
     fn len(&self) -> usize;
 
     /// The next answer, or answers. May be dropped and called again at any time.

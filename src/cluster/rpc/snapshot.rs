@@ -39,13 +39,13 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// The most that is taken in one frame.
 const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
-/// How long the sender may let the receiver wait for the next frame.
+/// Longest wait of the receiver for the next frame.
 const CHUNK_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// How long checking and installing may take before the sender begins again.
+/// Longest time for checking and installing before the sender begins again.
 const INSTALL_WAIT_MAX: Duration = Duration::from_secs(300);
 
-/// How long a snapshot waits for entries in the log to be applied: many heartbeats.
+/// Longest wait of a snapshot for entries in the log to be applied: many heartbeats.
 const CATCH_UP_MAX: Duration = Duration::from_secs(2);
 
 /// Sends a snapshot over a connection of its own, and waits until it is installed. Dropping the

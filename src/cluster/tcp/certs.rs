@@ -39,7 +39,7 @@ pub enum CertsError {
     #[error("a certificate cannot be made: {0}")]
     Build(#[from] rcgen::Error),
     /// A file that would be written is there already.
-    #[error("{}: it is there already; nothing was written", .0.display())]
+    #[error("{}: it exists already; nothing was written", .0.display())]
     Exists(PathBuf),
     /// The CA in the directory is another.
     #[error("{}: it is not a CA that was made here for this cluster", .0.display())]
@@ -49,7 +49,7 @@ pub enum CertsError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }

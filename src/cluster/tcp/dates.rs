@@ -43,7 +43,7 @@ impl Dates {
         Some(Self { from, until: moment(kind, until)? })
     }
 
-    /// What is good only while both are.
+    /// Returns the time in which both are good.
     pub(super) fn and(self, other: Self) -> Self {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
@@ -60,7 +60,7 @@ impl Dates {
         })
     }
 
-    /// What there is to say at a moment.
+    /// Returns the news at a moment.
     pub(super) fn stage(self, now: i64) -> Stage {
         match self.days_left(now) {
             _ if now > self.until => Stage::Expired,
@@ -76,7 +76,7 @@ impl Dates {
     }
 }
 
-/// What there is to say of the time that is left.
+/// The news about the time that is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// Nothing.

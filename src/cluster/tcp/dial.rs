@@ -23,10 +23,10 @@ use crate::{
     raft::Member,
 };
 
-/// How long a name may take to be resolved.
+/// Longest time for the resolution of a name.
 const RESOLVE_MAX: Duration = Duration::from_secs(2);
 
-/// How long one address may take to connect, before the next one is tried.
+/// Longest time for one address to connect, before the next one is tried.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// Connects by TCP. Names are resolved at every connect, and all addresses tried.
@@ -99,7 +99,7 @@ impl<S> Proven<S> {
             self.changed.as_mut().is_none_or(|changed| changed.poll_unpin(context).is_ready());
         if is_over {
             self.changed = None;
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the CA is another"));
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the CA has changed"));
         }
         Ok(())
     }

@@ -56,7 +56,7 @@ pub enum RpcServerError {
     Connection(#[source] JoinError),
 }
 
-/// What a connection must get through before it is served.
+/// The checks that a connection must pass before it is served.
 #[derive(Debug)]
 struct Door {
     security: Security,
@@ -105,7 +105,7 @@ impl RpcServer {
                     }
                     Err(error) => {
                         if !std::mem::replace(&mut warned, true) {
-                            tracing::warn!(%error, "cannot accept raft connections for now");
+                            tracing::warn!(%error, "cannot accept raft connections at the moment");
                         }
                         sleep(PAUSE).await;
                     }
@@ -137,7 +137,7 @@ impl Door {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| now - told >= QUIET) {
             *told = Some(now);
-            tracing::warn!(%address, %error, "a raft connection is refused, for want of TLS");
+            tracing::warn!(%address, %error, "a raft connection was refused: it has no TLS that both ends accept");
         }
     }
 
@@ -175,7 +175,7 @@ impl Door {
                     self.refuse(address, reason);
                 }
             }
-            () = changed => tracing::info!(%address, "the CA is another; it may connect again"),
+            () = changed => tracing::info!(%address, "the CA has changed; the instance may reconnect"),
         }
     }
 

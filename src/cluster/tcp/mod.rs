@@ -29,7 +29,7 @@ pub use dial::TcpTransport;
 pub use listen::{RpcServer, RpcServerError};
 pub use tls::{Tls, TlsError, TlsFiles, check_files, look_into};
 
-/// How long the TLS handshake of a connection may take, on either side.
+/// Longest time for the TLS handshake of a connection, on either side.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(2);
 
 /// An idle connection whose other end is gone is noticed within idle + 3 intervals; one that sends,
@@ -38,7 +38,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
 
-/// What protects connections between instances.
+/// The protection of connections between instances.
 #[derive(Clone, Debug)]
 pub enum Security {
     /// Nothing; the operator says that the network is safe.
@@ -59,8 +59,8 @@ pub enum Security {
 pub struct Unprotected(pub SocketAddr);
 
 impl Security {
-    /// What protects an instance that listens on `address` for others: TLS if there is one;
-    /// nothing if nothing from elsewhere gets there, or `insecure` says that this is wanted.
+    /// Returns the protection of an instance that listens on `address` for others: TLS if there is
+    /// one; nothing if nothing from elsewhere gets there, or `insecure` says that this is wanted.
     ///
     /// # Errors
     /// If there should be TLS.

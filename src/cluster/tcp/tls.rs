@@ -70,7 +70,7 @@ pub enum TlsError {
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault.
         why: String,
     },
 }
@@ -82,11 +82,11 @@ pub struct Tls {
     current: Mutex<Arc<Loaded>>,
     /// Told when the CA is another one.
     authorities: watch::Sender<()>,
-    /// What was said last of the time that is left.
+    /// The last news of the time that is left.
     told: Mutex<Stage>,
 }
 
-/// How often the dates are looked at while an instance runs: they can be told by the hour.
+/// Interval between looks at the dates while an instance runs: they can be told by the hour.
 const DATES_EVERY: Duration = Duration::from_secs(60);
 
 impl std::fmt::Debug for Tls {
@@ -159,7 +159,7 @@ impl Tls {
         let now = dates::now();
         let (stage, _) = self.look_at_dates(now);
         if let Err(error) = check_dates(&self.files) {
-            tracing::error!("no other instance will be reached: {error}");
+            tracing::error!("this instance cannot connect to others: {error}");
         } else if stage != Stage::Good {
             tracing::warn!("{stage}");
         } else {
@@ -181,13 +181,13 @@ impl Tls {
         }
     }
 
-    /// What is to be said at a moment of the time that is left, if that was not said yet.
+    /// Returns the news of a moment about the time that is left, if that was not said yet.
     pub(super) fn due(&self, now: i64) -> Option<Stage> {
         let (stage, is_new) = self.look_at_dates(now);
         (is_new && stage != Stage::Good).then_some(stage)
     }
 
-    /// How much time is left at a moment, and whether that is news.
+    /// Returns the time that is left at a moment, and whether that is news.
     fn look_at_dates(&self, now: i64) -> (Stage, bool) {
         let stage = self.current().dates.map_or(Stage::Good, |dates| dates.stage(now));
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

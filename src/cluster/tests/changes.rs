@@ -221,7 +221,7 @@ async fn a_leader_that_no_other_could_reach_takes_none_in() {
         &alone,
         add(2, "host-2:7000"),
         false,
-        &["no instance reaches instance 1, for it has no --raft-addr"],
+        &["no instance reaches instance 1, because it has no --raft-addr"],
     )
     .await;
     expect(&alone, add(1, "host-1:7000"), true, &["instance 1 is now reached at host-1:7000"])

@@ -1,4 +1,4 @@
-//! How instances get into a cluster, come back to it, and are kept out.
+//! The ways of instances into a cluster, back to it, and out of it.
 
 use openraft::async_runtime::WatchReceiver as _;
 

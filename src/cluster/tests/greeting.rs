@@ -1,4 +1,4 @@
-//! What an instance makes of what another one says of itself, and of it.
+//! The conclusions of an instance from the statements of another one, about itself and about it.
 
 use openraft::{async_runtime::WatchReceiver as _, vote::RaftLeaderIdExt as _};
 use tokio::io::AsyncReadExt as _;
@@ -250,7 +250,7 @@ async fn one_that_does_not_introduce_itself_in_time_or_at_all_is_let_go() {
     );
 }
 
-/// What takes connections and says nothing.
+/// A listener that takes connections and says nothing.
 struct Silent;
 
 impl Transport for Silent {

@@ -52,7 +52,7 @@ const CLUSTER: ClusterId = ClusterId(0x7e57);
 /// The longest that anything may take, in the time of the test.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the instances are started with, and what it differs in from what the registry begins with.
+/// Returns the policy of the instances, which differs from the one that the registry begins with.
 fn policy() -> Policy {
     Policy { resume_grace_ms: 4321, retention_ms: 20_000, ..Policy::default() }
 }
@@ -149,7 +149,7 @@ impl Wires {
         self.set_cut(b, a, cut);
     }
 
-    /// What listens at an address, and whether the way from an instance to it is cut.
+    /// Finds the listener at an address, and whether the way from an instance to it is cut.
     fn find(&self, from: InstanceId, address: &str) -> (Option<Listening>, bool) {
         let wired = self.0.lock().unwrap();
         let found = wired.listeners.get(address).cloned();
@@ -171,7 +171,7 @@ impl Wires {
     }
 }
 
-/// How one instance reaches the others.
+/// The way of one instance to the others.
 struct Wire(Wires, InstanceId);
 
 impl Transport for Wire {
@@ -200,12 +200,12 @@ impl Transport for Wire {
     }
 }
 
-/// What an instance is started with.
+/// The parts that an instance is started with.
 struct Given {
     id: u64,
     founding: Founding,
     address: String,
-    /// What it says of where it listens.
+    /// The address on which it says that it listens.
     listens: Option<SocketAddr>,
     disk: SimDisk,
     rules: RulesOptions,
@@ -240,7 +240,7 @@ struct Instance {
     id: InstanceId,
     cluster: Cluster,
     disk: SimDisk,
-    /// What it says while it gets into the cluster.
+    /// Its sentences while it gets into the cluster.
     progress: watch::Receiver<String>,
     /// Its present life, and why its last one was over.
     life: watch::Receiver<(Option<Incarnation>, &'static str)>,
@@ -317,7 +317,7 @@ impl Instance {
         }
     }
 
-    /// How many addresses are kept here.
+    /// Returns the number of addresses kept here.
     fn peers(&self) -> u64 {
         self.view().read(|registry| registry.totals().peers)
     }

@@ -75,7 +75,7 @@ async fn a_file_is_sent_in_frames_of_a_quarter_of_a_mebibyte_and_the_answer_is_h
     }
 }
 
-/// What a sender may do wrong.
+/// A sender that makes mistakes is refused.
 #[tokio::test(start_paused = true)]
 async fn what_is_no_snapshot_is_refused_at_its_first_wrong_byte() {
     runtime::follow_seed(62);

@@ -1,4 +1,4 @@
-//! What an instance says of the cluster and of itself, in figures and in sentences, while members
+//! The figures and sentences of an instance about the cluster and itself, while members
 //! are lost and come back.
 
 use super::*;
@@ -83,7 +83,7 @@ async fn those_that_are_not_reached_are_named_with_the_reason_and_the_way_out() 
     assert_says(
         &text,
         &[
-            "the cluster has no leader, for no majority of its 3 voters is reached: 1 \
+            "the cluster has no leader, because no majority of its 3 voters is reached: 1 \
              (host-1:7000): \
              no answer from there, ",
             gone,
@@ -165,7 +165,7 @@ async fn a_follower_tells_a_leader_that_is_away_from_one_that_says_nothing() {
     // A majority that is gone counts for more.
     wires.set_apart(2, 4, true);
     let no_majority =
-        "the cluster has no leader, for no majority of its 3 voters is reached: 1 (host";
+        "the cluster has no leader, because no majority of its 3 voters is reached: 1 (host";
     until("it says so", || says(&learner).starts_with(no_majority)).await;
 }
 

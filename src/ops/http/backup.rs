@@ -76,7 +76,7 @@ async fn hand_out(
         }
     };
     let Backup { bytes, entry, records, .. } = backup;
-    tracing::info!(bytes, entry, records, "a backup is handed out");
+    tracing::info!(bytes, entry, records, "a backup is sent");
     let headers = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_LENGTH, bytes.to_string()),

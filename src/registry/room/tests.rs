@@ -34,7 +34,7 @@ struct Crowd {
     clients: u32,
     sessions: u64,
     refused: u64,
-    /// What each client's sockets were told, by its number.
+    /// The answers to each client's sockets, by its number.
     told: BTreeMap<(SessionId, Part), Socket>,
 }
 

@@ -1,4 +1,4 @@
-//! What a client cannot do to the others.
+//! The limits on the harm that a client can do to others.
 
 use super::*;
 use crate::wire::AddressPolicy;
@@ -59,7 +59,7 @@ struct Anywhere {
     doors: Doors,
     listener: TcpListener,
     commands: mpsc::Receiver<Queued>,
-    /// How many of them are gone, as far as the commands say.
+    /// The number of them that are gone, as far as the commands say.
     gone: usize,
     sessions: JoinSet<()>,
     _options: watch::Sender<ServerOptions>,
@@ -280,7 +280,8 @@ async fn guesses_of_emnet_ids_have_a_rate_per_source() {
     }
 }
 
-/// What was answered, and what asks nothing, is silence: it makes room before any ask does.
+/// A client that was answered, and one that asks nothing, are silent: they make room before any ask
+/// does.
 #[tokio::test]
 async fn an_answered_emnet_client_and_one_that_talks_nonsense_are_silent() {
     let mut anywhere = Anywhere::start(a_hundred()).await;

@@ -1,4 +1,4 @@
-//! What a client sees, and what the registry hears of it.
+//! Sessions from both sides: the bytes for a client, and the commands for the registry.
 
 use std::{
     io::{Read, Write},
@@ -284,7 +284,7 @@ async fn emnet_answers_one_request_after_the_other() {
     assert!(bench.commands.is_empty(), "nothing else is said of EMNet's clients");
 }
 
-/// What waits in the queue, then, is carried out for none.
+/// A request that waits in the queue then is carried out for none.
 #[tokio::test]
 async fn a_client_that_hangs_up_takes_its_request_back() {
     let deadline = Duration::from_millis(50);

@@ -75,15 +75,15 @@ const CACHE_BYTES: u64 = 256 * 1024 * 1024;
 const RECORD_PREFIX: u8 = b'R';
 const STAMP_PREFIX: u8 = b'S';
 
-/// How the data file is synced; tests put another function in its place to see that it is called.
+/// Syncs the data file; tests put another function in its place to see that it is called.
 pub(super) type SyncFn = Arc<dyn Fn(&File) -> io::Result<()> + Send + Sync>;
 
-/// What tests do otherwise than the service.
+/// Options that tests change.
 #[derive(Clone)]
 pub(super) struct Options {
-    /// How long `open` may take; 5 million records take some 30 seconds on a slow disk.
+    /// The longest time for `open`; 5 million records take some 30 seconds on a slow disk.
     pub(super) open_deadline: Duration,
-    /// How the data file is synced.
+    /// The function that syncs the data file.
     pub(super) sync: SyncFn,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Debug for Options {
     }
 }
 
-/// What a batch says of all the records in the tree.
+/// The summary in a batch of all the records in the tree.
 #[derive(Debug, Serialize, Deserialize)]
 struct Stamp {
     cluster: ClusterId,
@@ -182,7 +182,7 @@ struct DiskImage {
     tally: Tally,
     /// No serial from here on is in the tree, so that new records need no look-up.
     next_serial: Serial,
-    /// How many pieces the stamp in the tree has.
+    /// The number of pieces of the stamp in the tree.
     stamp_pieces: u16,
 }
 

@@ -219,7 +219,7 @@ fn unusable(error: sled::Error) -> Unusable {
     }
 }
 
-/// What a panic said.
+/// Returns the text of a panic.
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,

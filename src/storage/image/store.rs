@@ -73,7 +73,7 @@ impl fmt::Debug for dyn OpenImage {
     }
 }
 
-/// What is where an image should be.
+/// The state of the place of an image.
 #[derive(Debug)]
 pub enum Found {
     /// Nothing.

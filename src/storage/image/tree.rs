@@ -1,4 +1,4 @@
-//! What is done with the directories that sled works in. sled opens its files itself, so these
+//! Work on the directories of sled. sled opens its files itself, so these
 //! are always on the machine's own disk.
 
 use std::{

@@ -42,14 +42,14 @@ const BATCH_RECORDS: usize = 64;
 /// Changed records that may wait for the thread: half a second of its work, some 25 MB.
 const QUEUE_RECORDS_MAX: u32 = 65_536;
 
-/// How long an entry waits for the writer of the image before it goes on without it. Clients wait
-/// meanwhile, and the image is a convenience.
+/// The longest time that an entry waits for the writer of the image before it goes on without it.
+/// Clients wait meanwhile, and the image is a convenience.
 const ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How long a change may be in memory only.
+/// The longest time that a change is in memory only.
 const FLUSH_EVERY: Duration = Duration::from_millis(150);
 
-/// What the writer is told to do.
+/// A job of the writer.
 #[derive(Debug)]
 pub(in crate::storage) enum Work {
     /// An entry was applied.
@@ -63,7 +63,7 @@ pub(in crate::storage) enum Work {
     },
 }
 
-/// What one entry changed.
+/// The changes of one entry.
 #[derive(Debug)]
 pub(in crate::storage) struct Step {
     /// The entry.
@@ -77,7 +77,7 @@ pub(in crate::storage) struct Step {
 }
 
 impl Work {
-    /// How many places in the queue it takes.
+    /// Returns the number of places that it takes in the queue.
     fn weight(&self) -> u32 {
         match self {
             Self::Step(step) => u32::try_from(step.changes.len())
@@ -167,7 +167,7 @@ impl ImageQueue {
     }
 }
 
-/// How far the image on disk has come.
+/// The progress of the image on disk.
 #[derive(Clone, Debug)]
 pub struct ImageProgress(watch::Receiver<Option<LogId>>);
 
@@ -189,7 +189,7 @@ impl ImageProgress {
     }
 }
 
-/// What the writer starts from.
+/// The state that the writer starts from.
 #[derive(Debug)]
 pub(in crate::storage) struct Start {
     /// Where the image is.
@@ -250,7 +250,7 @@ struct Writer {
     room: Arc<Semaphore>,
     at: SnapshotMeta,
     meta: Meta,
-    /// What changed since the last batch.
+    /// The changes since the last batch.
     pending: BTreeMap<Serial, Option<Record>>,
     /// When the first change came that is not yet durable.
     dirty_since: Option<Instant>,

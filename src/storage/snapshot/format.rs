@@ -38,7 +38,7 @@ const HEADER: u8 = b'H';
 const RECORDS: u8 = b'R';
 const END: u8 = b'E';
 
-/// What a snapshot says of itself.
+/// The header of a snapshot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::storage) struct Header {
     /// The cluster.
@@ -91,12 +91,12 @@ fn write_frame(out: &mut impl Write, kind: u8, body: &[u8]) -> io::Result<()> {
     out.write_all(body)
 }
 
-/// What a snapshot that is whole holds, beside its records.
+/// The contents of a whole snapshot, beside its records.
 #[derive(Debug)]
 pub(in crate::storage) struct Contents {
-    /// What it says of itself.
+    /// The header.
     pub(in crate::storage) header: Header,
-    /// How many records it holds.
+    /// The number of records.
     pub(in crate::storage) records: u64,
     /// The checksum over all of it.
     pub(in crate::storage) check: u32,

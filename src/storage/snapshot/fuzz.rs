@@ -52,7 +52,7 @@ fn sealed(input: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What decodes has one encoding of its own, which decodes to the same.
+/// Checks that decoded bytes have one encoding of their own, which decodes to the same.
 fn decodes<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> bool {
     let Ok(value) = codec::decode::<T>(bytes) else { return false };
     let encoded = codec::encode(&value);

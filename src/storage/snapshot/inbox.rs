@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What to do about a snapshot that was sent and is damaged.
+/// The way out of a damaged snapshot from a sender.
 pub(super) const SENT_AGAIN: &str = "it is of no use; the sender will try again";
 
 /// The place where snapshots of other instances arrive.

@@ -93,12 +93,12 @@ impl SnapshotFile {
         self.file.modified().unwrap_or(0)
     }
 
-    /// What it covers.
+    /// Returns the entries that it covers.
     pub fn meta(&self) -> &SnapshotMeta {
         &self.meta
     }
 
-    /// How many records it holds.
+    /// Returns the number of records.
     pub fn records(&self) -> u64 {
         self.records
     }
@@ -163,7 +163,7 @@ pub(super) fn path_of(directory: &Path, at: &SnapshotMeta) -> PathBuf {
     directory.join(format!("{index:020}.snap"))
 }
 
-/// What the snapshot directory was found to hold.
+/// The contents of the snapshot directory.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     /// The newest snapshot that is whole.

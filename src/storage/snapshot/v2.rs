@@ -24,7 +24,7 @@ use crate::{
 /// The number in the head of the file.
 pub(super) const FORMAT: u32 = 2;
 
-/// How a member was reached.
+/// The address of a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Member {
     raft_addr: String,

@@ -7,7 +7,7 @@ use crate::storage::{RealDisk, SnapshotFile, files};
 const ENTRIES: u64 = 250;
 const COVERED: u64 = 120;
 
-/// How a file is damaged.
+/// A kind of damage to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Harm {
     CutTail,
@@ -112,7 +112,7 @@ async fn a_deleted_image_is_healed_and_a_damaged_one_is_kept_aside() {
     model.assert_was(&restored, "from the snapshot");
 }
 
-/// What sled may do to us: a record lost, one that is older than it was, one that came back, and
+/// The faults of sled: a record lost, one that is older than it was, one that came back, and
 /// a stamp that is older than the records. None of it is damage in sled's own eyes.
 #[tokio::test]
 async fn a_tree_that_does_not_agree_with_its_stamp_is_no_image() {

@@ -1,4 +1,4 @@
-//! What released versions left on disk is read for ever: `tests/fixtures/`. The files of version
+//! Files of released versions are read for ever: `tests/fixtures/`. The files of version
 //! 0.2.0 were made by its own program; those of the first rules version with a number by
 //! `EMNETCHAIN_REWRITE_BYTES_THAT_USERS_HAVE_ON_DISK=yes`, before it was released.
 

@@ -1,4 +1,4 @@
-//! What was applied is never revoked, never overwritten and never applied as something else, and a
+//! Applied entries are never revoked, never overwritten and never applied as something else, and a
 //! leader that says otherwise ends the instance.
 
 use openraft::{
@@ -73,8 +73,7 @@ impl Opened {
         self.stores.machine.apply(futures_util::stream::iter(entries)).await
     }
 
-    /// What was refused must be told as the end of the instance, name both entries, and leave
-    /// the disk as it was.
+    /// Checks that a refusal ends the instance, names both entries, and leaves the disk as it was.
     #[track_caller]
     fn assert_refused(&self, operations: u64, named: [LogId; 2]) {
         let fault = self.faults.current().expect("it is reported");

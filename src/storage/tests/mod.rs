@@ -1,4 +1,4 @@
-//! What the storage promises, tried with hand-made records: each test keeps the registry as it
+//! The promises of the storage, tried with hand-made records: each test keeps the registry as it
 //! was after every entry, and whatever comes back from disk must be one of these.
 
 mod backup;
@@ -244,7 +244,7 @@ impl Writing {
     }
 }
 
-/// What is waited for must come; a minute is for ever here, even on a busy machine.
+/// Waits for what must come; a minute is for ever here, even on a busy machine.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     let bound = std::time::Duration::from_secs(60);
     tokio::time::timeout(bound, what).await.expect("it came within a minute")

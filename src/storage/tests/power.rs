@@ -198,7 +198,7 @@ async fn an_image_of_another_history_is_refused() {
     assert!(text.contains("T1-N1.9") && text.contains("T2-N1.9"), "{text}");
 }
 
-/// What one run of [`script`] had acknowledged.
+/// The acknowledgements of one run of [`script`].
 #[derive(Debug, Default, PartialEq)]
 struct Acknowledged {
     vote: Option<Vote>,

@@ -1,4 +1,4 @@
-//! What is written comes back.
+//! Written data come back.
 
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 

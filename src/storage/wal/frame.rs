@@ -52,7 +52,7 @@ impl Seal {
     }
 }
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     pub(super) cluster: Id,
@@ -102,7 +102,7 @@ impl SegmentHeader {
     }
 }
 
-/// What a frame says of itself.
+/// The header of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FrameHeader {
     pub(super) body_bytes: u32,

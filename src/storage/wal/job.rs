@@ -1,4 +1,4 @@
-//! What the writing thread is asked to do, how it answers, and what it shares with its callers.
+//! The jobs of the writing thread, its answers, and the state that it shares with its callers.
 
 use std::{
     fmt, io,
@@ -17,7 +17,7 @@ use crate::raft::{LogId, TypeConfig, Vote};
 /// Tells the caller once the job is durable, or why it will never be.
 pub(in crate::storage) type Done = oneshot::Sender<io::Result<()>>;
 
-/// What the thread is asked to do.
+/// A job of the thread.
 #[derive(Debug)]
 pub(in crate::storage) enum Job {
     /// Write entries that memory has already.
@@ -74,7 +74,7 @@ pub(in crate::storage) fn thread_ended() -> io::Error {
     io::Error::other("the thread that writes the raft log has ended")
 }
 
-/// What readers, the appender and the writing thread share.
+/// The state that readers, the appender and the writing thread share.
 #[derive(Debug)]
 pub(in crate::storage) struct Shared {
     log: Mutex<Log>,

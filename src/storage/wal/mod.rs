@@ -72,7 +72,7 @@ use crate::{
 pub enum LogError {
     /// Something that was acknowledged is gone or changed, or the files are not this instance's.
     #[error(
-        "{} at byte {offset}: {what}. The raft log is left untouched, for opening it could take \
+        "{} at byte {offset}: {what}. The raft log is left untouched, because opening it could take \
          back what clients and other instances were told. If a file was moved or replaced, put it \
          back. Otherwise move the data directory aside and join the cluster again under a new \
          node id; a single instance is restored from its backup",
@@ -83,7 +83,7 @@ pub enum LogError {
         path: PathBuf,
         /// Where in it.
         offset: u64,
-        /// What is wrong there.
+        /// The fault.
         what: String,
     },
     /// The disk did not do what it was asked.
@@ -112,7 +112,7 @@ pub struct LogOptions {
     pub faults: FaultReporter,
 }
 
-/// What an intact log holds.
+/// The contents of an intact log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogSummary {
     /// The vote given last.
@@ -200,7 +200,7 @@ pub(super) struct Wal {
     pub(super) shared: Arc<Shared>,
     /// Drawn at random when the log was made.
     pub(super) store: StoreId,
-    /// What the writer is doing.
+    /// The pulse of the writer.
     pub(super) pulse: Pulse,
     queue: Option<Queue<Job>>,
     running: Running,

@@ -45,7 +45,7 @@ impl OfflineLog {
         StoreId(u128::from_be_bytes(self.recovered.state.store))
     }
 
-    /// What it holds.
+    /// Returns its contents.
     pub(in crate::storage) fn summary(&self) -> LogSummary {
         let Recovered { log, repairs, .. } = &self.recovered;
         LogSummary {

@@ -13,7 +13,7 @@ use crate::{
     storage::{disk::DiskFile, fault::DiskFault},
 };
 
-/// What to read where.
+/// A place to read from.
 #[derive(Debug)]
 pub(in crate::storage) struct Plan {
     pub(super) extents: Vec<Extent>,

@@ -26,7 +26,7 @@ pub(super) struct Recovered {
     pub(super) repairs: Repairs,
 }
 
-/// What a crash has left behind; put right before the first write.
+/// The remains of a crash; put right before the first write.
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
     /// Bytes behind the last intact frame, of a write that was never acknowledged.

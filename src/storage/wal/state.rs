@@ -53,11 +53,11 @@ const SLOT_HEADER_BYTES: usize = 16;
 const WATERMARK_AT: u64 = 2 * SLOT_BYTES as u64;
 const WATERMARK_BYTES: usize = 20;
 
-/// How long after the last new state the second copy is made. A campaign writes several states in
+/// The delay of the second copy after the last new state. A campaign writes several states in
 /// a row, and a vote that waits behind a copy may come too late.
 const COPY_AFTER: Duration = Duration::from_secs(2);
 
-/// How long the second copy may be behind at most.
+/// The longest time that the second copy may be behind.
 const COPY_WITHIN: Duration = Duration::from_secs(10);
 
 /// Everything that is not an entry.
@@ -77,7 +77,7 @@ pub(super) struct State {
     pub(super) segments: Vec<u64>,
     /// First index of each segment that is no longer part of the log and may still exist.
     pub(super) dropped: Vec<u64>,
-    /// How much of the last segment was durable when this was written, in bytes.
+    /// The durable part of the last segment when this was written, in bytes.
     pub(super) durable: u64,
 }
 
@@ -101,7 +101,7 @@ struct OneCopy {
     written: Instant,
 }
 
-/// What [`StateFile::open`] found.
+/// The result of [`StateFile::open`].
 #[derive(Debug)]
 pub(super) struct OpenedState {
     pub(super) file: StateFile,
@@ -238,7 +238,7 @@ fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, LogError
     }
 }
 
-/// What the watermark says.
+/// The contents of the watermark.
 #[derive(Clone, Copy, Debug)]
 struct Noted {
     generation: u64,

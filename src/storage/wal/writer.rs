@@ -418,7 +418,7 @@ impl Writer {
         self.state.dropped.retain(|first| {
             let removed = self.disk.remove(&segment_path(&self.dir, *first));
             if let Err(fault) = &removed {
-                tracing::warn!(error = %fault, "an old segment of the raft log stays");
+                tracing::warn!(error = %fault, "an old segment of the raft log could not be removed");
             }
             removed.is_err()
         });

@@ -1,4 +1,4 @@
-//! What protects a connection, and how it is renewed.
+//! The protection of a connection, and its renewal.
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
@@ -118,11 +118,11 @@ async fn another_ca_ends_what_was_opened_under_the_old_one() {
     tokio::task::yield_now().await;
     assert!(tls.reload().unwrap(), "they are others");
     let ended = within("it is ended", reading).await.unwrap();
-    assert!(ended.unwrap_err().to_string().contains("the CA is another"));
+    assert!(ended.unwrap_err().to_string().contains("the CA has changed"));
     assert!(connect().await.is_ok(), "it is opened again");
 }
 
-/// What an instance says while its certificates come to their end, each thing once.
+/// An instance announces the end of its certificates, each stage once.
 #[test]
 fn the_end_of_certificates_is_told_in_time() {
     let world = World::new(1);

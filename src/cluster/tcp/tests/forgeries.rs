@@ -1,4 +1,4 @@
-//! What is no instance of this cluster gets nowhere: each attempt is closed and counted by its
+//! A stranger to this cluster gets nowhere: each attempt is closed and counted by its
 //! reason, and raft never hears of it.
 
 use tokio::{
@@ -25,7 +25,7 @@ fn greatest_vote(node: u64) -> Vec<u8> {
     frame::encode(1, &Request::Vote(rpc)).unwrap()
 }
 
-/// What a member without data says of itself.
+/// Returns the facts of a member without data.
 fn facts() -> Facts {
     Facts {
         history: None,

@@ -160,7 +160,7 @@ async fn a_probe_takes_no_connections_place() {
     assert_eq!(calls.get(), 1);
 }
 
-/// What a candidate or leader wrote for itself no other one acknowledges, but all hear of it.
+/// No other instance acknowledges what a candidate or leader wrote for itself, but all hear of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_forgot_that_it_stood_or_led_is_refused() {
     for request in [Request::Vote(vote_request()), entries()] {

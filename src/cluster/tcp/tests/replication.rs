@@ -1,4 +1,4 @@
-//! What raft needs of its connections.
+//! Replication over real connections.
 
 use std::fs;
 

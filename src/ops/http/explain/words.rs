@@ -15,7 +15,7 @@ pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part, reader: Read
     let Some(client) = look.registry.client(serial) else { return Vec::new() };
     let mut says = vec![format!(
         "{} is the {} of a client in chain {}, whose {} is {}. It joined {} ago and \
-         was heard of {} ago; its last request was {} at instance {}.",
+         was last seen {} ago; its last request was {} at instance {}.",
         client.socket(part),
         part.as_str(),
         quoted(&client.chain),

@@ -22,7 +22,7 @@ pub(super) enum Record {
 }
 
 impl Record {
-    /// What it is now; `None` if it means nothing any more.
+    /// Converts it to a present record; `None` if it means nothing any more.
     pub(super) fn into_present(self) -> Option<registry::Record> {
         Some(match self {
             Self::Client(Client { standing: Standing::Out, .. }) => return None,

@@ -48,7 +48,7 @@ async fn queue_a_thousand(disk: &SimDisk, faults: Faults) -> (LogStore, FaultWat
     (store, watch, answers)
 }
 
-/// What the disk was asked for when it failed, and what it said.
+/// Returns the operation in which the disk failed, and its error.
 fn disk_fault(watch: &FaultWatch) -> (&'static str, io::ErrorKind) {
     let fault = watch.current().unwrap();
     let Fault::Disk(fault) = &*fault else { panic!("{fault}") };

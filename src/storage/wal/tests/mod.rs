@@ -1,4 +1,4 @@
-//! What the log promises, tried on a real file system and on a disk that loses and fails.
+//! The promises of the log, tried on a real file system and on a disk that loses and fails.
 
 mod contract;
 mod damage;
@@ -93,13 +93,13 @@ async fn append(store: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {
     soon(answer).await.expect("every callback is completed")
 }
 
-/// What is waited for must come; a minute is for ever here, even on a busy machine.
+/// Waits for what must come; a minute is for ever here, even on a busy machine.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     let bound = std::time::Duration::from_secs(60);
     tokio::time::timeout(bound, what).await.expect("it came within a minute")
 }
 
-/// What a log should hold.
+/// The expected contents of a log.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
     vote: Option<Vote>,
@@ -125,7 +125,7 @@ impl Model {
         self.purged = Some(upto);
     }
 
-    /// What a store holds.
+    /// Returns the contents of a store.
     async fn of(store: &mut LogStore) -> io::Result<Self> {
         let mut reader = store.get_log_reader().await;
         let entries = reader.try_get_log_entries(..).await?;

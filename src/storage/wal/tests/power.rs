@@ -236,7 +236,7 @@ fn script(seed: u64) -> Vec<Step> {
     steps
 }
 
-/// How many operations of the disk the script takes.
+/// Returns the number of disk operations of the script.
 async fn operations_of(script: &[Step]) -> u64 {
     let disk = SimDisk::new(1);
     assert!(run(&disk, script).await.1.is_none());
