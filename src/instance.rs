@@ -165,18 +165,8 @@ impl Instance {
         keep(&mut background, &cluster, raft_server(raft, security.clone(), &metrics), service);
         let watching = Watching::new(&cluster, &watch_phase, watch_progress);
         let readiness = watching.begin(&metrics, &mut background);
-        let backend = Arc::new(Running {
-            cluster: cluster.clone(),
-            image: image.clone(),
-            metrics: metrics.clone(),
-            phase: phase.clone(),
-        });
-        let sources = HttpSources {
-            metrics: metrics.clone(),
-            readiness: readiness.clone(),
-            backend,
-            token: live.token,
-        };
+        let running = Arc::new(Running::new(&cluster, &image, &metrics, &phase));
+        let sources = HttpSources::new(running, &metrics, &readiness, live.token);
         serve_http(&mut background, http, sources);
         let (commands, queue) = mpsc::channel(PROPOSER_QUEUE_MAX);
         let servers = servers.serve(commands, &outbox, &metrics, &watch_phase);

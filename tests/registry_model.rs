@@ -19,7 +19,7 @@ mod run;
 #[path = "registry_model/told.rs"]
 mod told;
 
-use generate::{CROWD, LIFE, RUNS, TIGHT, WILD, Weights};
+use generate::{CROWD, DOUBTS, LIFE, RUNS, TIGHT, WILD, Weights};
 use model::Planted;
 
 #[test]
@@ -49,7 +49,7 @@ fn mistakes_about_room_are_found() {
 
 #[test]
 fn mistakes_about_doubt_are_found() {
-    assert_found(RUNS, &Planted::OF_DOUBT);
+    assert_found(DOUBTS, &Planted::OF_DOUBT);
 }
 
 /// The sequences notice each mistake, and without one they notice nothing.
@@ -63,6 +63,11 @@ fn assert_found(weights: Weights, mistakes: &[Planted]) {
 #[test]
 fn runs_that_are_cut_off_and_return() {
     hold("runs_that_are_cut_off_and_return", RUNS, 1_500);
+}
+
+#[test]
+fn neighbours_that_doubt_each_other() {
+    hold("neighbours_that_doubt_each_other", DOUBTS, 1_500);
 }
 
 #[test]

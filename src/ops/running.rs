@@ -30,14 +30,10 @@ const ROOM_LEFT: i64 = 64 * 1024 * 1024;
 /// This instance.
 #[derive(Clone, Debug)]
 pub struct Running {
-    /// Its part in the cluster.
-    pub cluster: Cluster,
-    /// How far the registry's image is written.
-    pub image: ImageProgress,
-    /// Its metrics.
-    pub metrics: Metrics,
-    /// How far it is on its way to its end.
-    pub phase: watch::Sender<Phase>,
+    cluster: Cluster,
+    image: ImageProgress,
+    metrics: Metrics,
+    phase: watch::Sender<Phase>,
 }
 
 /// Why there is no backup.
@@ -89,6 +85,21 @@ impl Backend for Running {
 }
 
 impl Running {
+    /// Shows and changes this cluster's member, whose image, metrics and phase these are.
+    pub fn new(
+        cluster: &Cluster,
+        image: &ImageProgress,
+        metrics: &Metrics,
+        phase: &watch::Sender<Phase>,
+    ) -> Self {
+        Self {
+            cluster: cluster.clone(),
+            image: image.clone(),
+            metrics: metrics.clone(),
+            phase: phase.clone(),
+        }
+    }
+
     async fn leave_service(&self) -> String {
         self.metrics.draining.set(1);
         self.phase.send_if_modified(|phase| {

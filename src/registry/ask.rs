@@ -62,7 +62,8 @@ impl Registry {
             Some(Side::Open(past @ (Past::New | Past::Left { .. }))) => *past,
             // It says the same of the partner that reported it, only later (rule 7).
             Some(Side::Open(Past::Reported { again: true, .. })) if request != Request::Connect => {
-                let left = |partner| Past::Left { partner, again: true };
+                let doubt = Some(self.doubt_ends());
+                let left = |partner| Past::Left { partner, doubt };
                 self.neighbour(serial, part).map_or(Past::Lost, left)
             }
             // A client that asks is not gone, whatever its partner said.

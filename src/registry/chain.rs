@@ -186,7 +186,8 @@ impl Registry {
         match (side, partner) {
             (Side::Linked { since, by }, Some((partner, _))) => {
                 let again = *by == LinkedBy::Again && now < since.plus_ms(retention_ms);
-                [Past::Left { partner, again }, reported(again)]
+                let doubt = again.then(|| self.doubt_ends());
+                [Past::Left { partner, doubt }, reported(again)]
             }
             (Side::Linked { .. } | Side::Paired { .. } | Side::Open(_) | Side::Asking(_), _) => {
                 [Past::Lost, reported(false)]

@@ -69,7 +69,7 @@ fn client_keys(serial: Serial, client: &Client, policy: &Policy) -> Vec<Key> {
         if let Some(ask) = client.side(part).ask() {
             asks = true;
             keys.push(Key::Ask(client.chain.clone(), part));
-            if let Past::Left { again: true, .. } = ask.past {
+            if let Past::Left { doubt: Some(_), .. } = ask.past {
                 keys.push(Key::Doubt(client.chain.clone(), part));
             }
             push_ask_keys(&mut keys, AskRef::Side(serial, part), ask, Some(&client.chain));

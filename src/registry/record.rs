@@ -94,8 +94,9 @@ pub enum Past {
     Left {
         /// The partner.
         partner: Serial,
-        /// Whether it was the second report within the retention, so that this client doubts it.
-        again: bool,
+        /// Until when this client doubts it, after the second report within the retention. One time
+        /// for all asks to come, or a client that hangs up and asks would doubt for ever.
+        doubt: Option<Timestamp>,
     },
 }
 

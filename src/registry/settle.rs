@@ -11,6 +11,9 @@ use crate::ids::{ChainName, Part, RepairId, Timestamp};
 /// An ask that its id may pair: the id, the chain of its client, and the ask.
 type FreeKey = (RepairId, Option<ChainName>, AskRef);
 
+/// The most clients between two sockets that are cut off on the word of both, whatever they ask.
+const DOUBTED_MAX: usize = 2;
+
 impl Registry {
     /// Looks at everything that was touched. Gaps come first: an id pairs what they leave.
     pub(super) fn settle(&mut self) {
@@ -65,6 +68,10 @@ impl Registry {
         self.drop_if_empty(chain, section);
         self.close_windows_of_silent(chain, place);
         self.spare_the_first(chain);
+        if self.cut_doubted_around(chain, place) {
+            self.index.unsettled.insert((chain.clone(), place));
+            return;
+        }
         let Some(known) = self.chain(chain) else { return };
         let (tail, head) = ((place, Part::Tail), (place, Part::Head));
         let around = [known.next_ask(tail, false), known.next_ask(head, true)];
@@ -129,9 +136,6 @@ impl Registry {
 
     /// Rules 5, 8 and 9: a head that asks, and the next asking socket after it.
     fn settle_head(&mut self, chain: &ChainName, left: Serial) {
-        if self.cut_doubted(chain, (left, Part::Head)) {
-            return;
-        }
         let deadline = self.settle_gap(chain, left);
         self.index.set_window(Timer::Gather(left), deadline);
     }
@@ -144,6 +148,10 @@ impl Registry {
         let (inner, last) =
             (known.neighbour(left, Part::Head)?, known.neighbour(right, Part::Tail)?);
         let next = known.neighbour(inner, Part::Head);
+        // While one has part in an offer, nothing is decided (rule 9).
+        if self.is_engaged(a) || self.is_engaged(b) {
+            return None;
+        }
         if inner == right {
             let doubts =
                 [self.doubted_until(left, Part::Head), self.doubted_until(right, Part::Tail)];
@@ -152,9 +160,6 @@ impl Registry {
                 self.engage(a, b, LinkedBy::Join);
             }
             return until;
-        }
-        if self.is_engaged(a) || self.is_engaged(b) {
-            return None;
         }
         let is_sure = self.is_reported(inner, Part::Tail)
             && self.is_reported(last, Part::Head)
@@ -189,40 +194,57 @@ impl Registry {
         self.client(serial).is_some_and(|client| client.side(part).is_reported())
     }
 
+    /// Rule 7: when a doubt that begins now ends.
+    pub(super) fn doubt_ends(&self) -> Timestamp {
+        self.now().plus_ms(self.policy().gather_ms)
+    }
+
     /// Rule 7: until when an asking socket doubts its neighbour, if it does.
     pub(super) fn doubted_until(&self, serial: Serial, part: Part) -> Option<Timestamp> {
         let ask = self.ask(AskRef::Side(serial, part))?;
-        let Past::Left { partner, again: true } = ask.past else { return None };
-        let until = ask.since.plus_ms(self.policy().gather_ms);
-        (self.neighbour(serial, part) == Some(partner) && until > self.now()).then_some(until)
+        let Past::Left { partner, doubt } = ask.past else { return None };
+        let is_neighbour = || self.neighbour(serial, part) == Some(partner);
+        doubt.filter(|until| *until > self.now() && is_neighbour())
     }
 
-    /// Rule 8: cuts off the neighbour that a socket doubts, or it and the one behind it, if the
-    /// client beyond says the same. What they ask does not count: it is what kept the two apart.
-    fn cut_doubted(&mut self, chain: &ChainName, (here, part): (Serial, Part)) -> bool {
+    /// Rule 8: cuts off what two sockets around `place` doubt. What changed at a place can be the
+    /// last that was missing for any of the sockets whose word is about it or about a client beside
+    /// it. These need not be the nearest that ask: what is between them may ask as well.
+    fn cut_doubted_around(&mut self, chain: &ChainName, place: Serial) -> bool {
         let Some(known) = self.chain(chain).filter(|known| known.doubts > 0) else { return false };
-        let Some(near) = known.neighbour(here, part) else { return false };
-        let beyond = [Some(near), known.neighbour(near, part)];
-        let far = beyond.into_iter().flatten().find(|far| {
-            let Some(there) = known.neighbour(*far, part) else { return false };
-            let ends = [(here, part, near), (there, part.opposite(), *far)];
-            let doubts = ends.map(|(end, part, _)| self.doubted_until(end, part).is_some());
-            let reports = ends.map(|(_, part, of)| self.is_reported(of, part.opposite()));
-            doubts.contains(&true)
-                && doubts.iter().zip(reports).all(|(doubts, reports)| *doubts || reports)
-                && ends.iter().all(|(end, part, _)| !self.is_engaged(AskRef::Side(*end, *part)))
+        let before = std::iter::successors(Some(place), |at| known.neighbour(*at, Part::Tail));
+        let heads: Vec<Serial> = before.take(DOUBTED_MAX + 2).collect();
+        heads.into_iter().any(|head| self.cut_doubted(chain, head))
+    }
+
+    /// Rule 8: cuts off the client behind a head, or the two, of which this head and the tail
+    /// beyond say that they are gone, and one of them doubts. What they ask does not count: it is
+    /// what kept the two apart.
+    fn cut_doubted(&mut self, chain: &ChainName, left: Serial) -> bool {
+        let Some(known) = self.chain(chain) else { return false };
+        let behind = |at: Serial| known.neighbour(at, Part::Head);
+        let Some(first) = behind(left) else { return false };
+        let lasts = std::iter::successors(Some(first), |at| behind(*at)).take(DOUBTED_MAX);
+        let last = lasts.into_iter().find(|last| {
+            let Some(right) = behind(*last) else { return false };
+            let ends = [(left, Part::Head, first), (right, Part::Tail, *last)];
+            let doubts = |(end, part, _)| self.doubted_until(end, part).is_some();
+            ends.into_iter().all(|(end, part, of)| self.says_gone(end, part, of))
+                && ends.into_iter().any(doubts)
         });
-        let Some(far) = far else { return false };
-        let (first, last) = if part == Part::Head { (near, far) } else { (far, near) };
-        self.cut(chain, first, last, Cause::Lost);
-        true
+        last.inspect(|last| self.cut(chain, first, *last, Cause::Lost)).is_some()
+    }
+
+    /// Whether a socket that asks, and has part in no offer, has reported the client beside it.
+    fn says_gone(&self, serial: Serial, part: Part, of: Serial) -> bool {
+        let at = AskRef::Side(serial, part);
+        let past = self.ask(at).map(|ask| ask.past);
+        let has_left = matches!(past, Some(Past::Left { partner, .. }) if partner == of);
+        has_left && !self.is_engaged(at)
     }
 
     /// Rules 10 and 12: a tail that asks, with no asking head right before it.
     fn settle_tail(&mut self, chain: &ChainName, serial: Serial) {
-        if self.cut_doubted(chain, (serial, Part::Tail)) {
-            return;
-        }
         let deadline = self.settle_front(chain, serial);
         self.index.set_window(Timer::Front(serial), deadline);
     }

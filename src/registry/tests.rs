@@ -215,6 +215,8 @@ impl goldenscript::Runner for Script {
         };
         args.reject_next()?;
         self.registry.check()?;
+        // Nothing is left to do, so one that begins with the records of this one finds no more.
+        Registry::from_image(self.registry.image().clone())?;
         Ok(applied.effects.iter().map(|effect| self.effect(effect) + "\n").collect())
     }
 

@@ -39,6 +39,8 @@ pub(crate) struct Weights {
     policy: u64,
     /// A client dies, and both its neighbours report it at once.
     death: u64,
+    /// Two neighbours report each other, once or twice.
+    flap: u64,
     /// Of 100 requests, how many mix up sockets, sources, chains and spellings.
     mixed: u64,
     /// Whether the first policy has tight bounds and short times.
@@ -62,6 +64,7 @@ pub(crate) const LIFE: Weights = Weights {
     tick: 6,
     policy: 0,
     death: 0,
+    flap: 0,
     mixed: 1,
     tight: false,
     crowd: false,
@@ -81,6 +84,7 @@ pub(crate) const WILD: Weights = Weights {
     tick: 6,
     policy: 2,
     death: 0,
+    flap: 0,
     mixed: 35,
     tight: false,
     crowd: false,
@@ -105,11 +109,16 @@ pub(crate) const RUNS: Weights = Weights {
     tick: 8,
     policy: 0,
     death: 14,
+    flap: 0,
     mixed: 4,
     tight: false,
     crowd: false,
     joined: 8,
 };
+
+/// Neighbours that lose each other again and again, with others beside them that do.
+pub(crate) const DOUBTS: Weights =
+    Weights { reconnect: 24, disconnect: 20, death: 6, flap: 20, mixed: 8, ..RUNS };
 
 /// More clients, strangers and entries than there is room for, from sources of which some are in
 /// one network; parts of the chain are cut off, or silent without a partner.
@@ -125,6 +134,7 @@ pub(crate) const CROWD: Weights = Weights {
     tick: 6,
     policy: 1,
     death: 24,
+    flap: 0,
     mixed: 8,
     tight: false,
     crowd: true,
@@ -265,6 +275,7 @@ impl Generator {
             w.tick,
             w.policy,
             w.death,
+            w.flap,
         ];
         let mut drawn = self.random.below(kinds.iter().sum());
         let kind = kinds.iter().position(|weight| {
@@ -283,6 +294,7 @@ impl Generator {
             Some(7) => self.peer(),
             Some(9) => Command::SetPolicy(self.policy()),
             Some(10) => self.death(),
+            Some(11) => self.flap(),
             Some(_) | None => Command::Tick,
         }
     }
@@ -346,6 +358,13 @@ impl Generator {
         if self.random.percent(50) {
             self.reports.reverse();
         }
+        self.reports.pop().map_or(Command::Tick, |socket| self.report(socket))
+    }
+
+    fn flap(&mut self) -> Command {
+        let left = self.random.below(self.people - 1);
+        let both = [left * 2 + 1, left * 2 + 2];
+        self.reports = both.repeat(1 + self.random.below(2) as usize);
         self.reports.pop().map_or(Command::Tick, |socket| self.report(socket))
     }
 

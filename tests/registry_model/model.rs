@@ -35,8 +35,8 @@ enum Partner {
 enum Past {
     New,
     Lost,
-    /// It reported it; whether again and again.
-    Left(Name, bool),
+    /// It reported it; until when it doubts it.
+    Left(Name, Option<Timestamp>),
     /// When, and whether again and again.
     Reported(Timestamp, bool),
 }
@@ -408,15 +408,20 @@ impl Model {
             (gone.partners[at(side)], gone.pasts[at(side)]) = (Partner::None, report); // 7
         }
         if self.partner(name, part).is_some() {
-            let again = self.is_again(name, part);
+            let (again, doubt) = (self.is_again(name, part), self.doubt_ends());
             let client = self.client_mut(name);
             client.pasts[at(part)] = match client.partners[at(part)] {
-                Partner::Linked(other, _) => Past::Left(other, again),
+                Partner::Linked(other, _) => Past::Left(other, again.then_some(doubt)),
                 Partner::Paired(_) | Partner::None => Past::Lost,
             };
             client.partners[at(part)] = Partner::None;
         }
         self.ask(By::Client(name, part), session, Some(id.clone()));
+    }
+
+    /// When a doubt that begins now ends (7).
+    fn doubt_ends(&self) -> Timestamp {
+        self.now.plus_ms(self.policy.gather_ms)
     }
 
     /// Whether a report of this socket's partner is one of several in a short time (7).
@@ -632,7 +637,8 @@ impl Model {
                 && let Past::Reported(_, again) = self.client(name).pasts[at(part)]
             {
                 let partner = self.neighbour(name, part).filter(|_| again && id.is_some());
-                let past = partner.map_or(Past::Lost, |partner| Past::Left(partner, true)); // 7
+                let doubt = Some(self.doubt_ends());
+                let past = partner.map_or(Past::Lost, |partner| Past::Left(partner, doubt)); // 7
                 self.client_mut(name).pasts[at(part)] = past; // only an open socket is reported
             }
             let (name, since) = (self.new_name(), self.now);

@@ -21,6 +21,8 @@ pub(crate) enum Planted {
     FullRefuses,
     /// The operator's own networks are bounded like others.
     LocalsBounded,
+    /// A doubt begins again with each ask.
+    DoubtsAnew,
     /// One neighbour that doubts a client is enough to cut it off.
     DoubtsCutAlone,
     /// The first report is as good as the second.
@@ -63,6 +65,6 @@ impl Planted {
     ];
 
     /// Those about rules 7 and 8.
-    pub(crate) const OF_DOUBT: [Self; 3] =
-        [Self::DoubtsCutAlone, Self::DoubtsFromTheFirst, Self::DoubtsNever];
+    pub(crate) const OF_DOUBT: [Self; 4] =
+        [Self::DoubtsAnew, Self::DoubtsCutAlone, Self::DoubtsFromTheFirst, Self::DoubtsNever];
 }

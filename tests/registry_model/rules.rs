@@ -82,12 +82,8 @@ impl Model {
             let doubts = |(end, part, of): &(Name, Part, Name)| {
                 self.doubt(*end, *part).is_some_and(|(doubted, _)| doubted == *of)
             };
-            let says = |end: &(Name, Part, Name)| {
-                doubts(end)
-                    || self.is_reported(
-                        end.2,
-                        if end.1 == Part::Head { Part::Tail } else { Part::Head },
-                    )
+            let says = |(end, part, of): &(Name, Part, Name)| {
+                matches!(self.client(*end).pasts[at(*part)], Past::Left(left, _) if left == *of)
             };
             let alone = self.planted == Planted::DoubtsCutAlone;
             ends.iter().all(asks) && ends.iter().any(doubts) && (alone || ends.iter().all(says))
@@ -99,8 +95,12 @@ impl Model {
     /// The neighbour that an asking socket doubts, and until when (7).
     fn doubt(&self, name: Name, part: Part) -> Option<(Name, Timestamp)> {
         let ask = self.ask_of(name, part)?;
-        let until = ask.since.plus_ms(self.policy.gather_ms);
-        let Past::Left(neighbour, true) = self.client(name).pasts[at(part)] else { return None };
+        let Past::Left(neighbour, doubt) = self.client(name).pasts[at(part)] else { return None };
+        let until = if self.planted == Planted::DoubtsAnew {
+            doubt.map(|_| ask.since.plus_ms(self.policy.gather_ms))
+        } else {
+            doubt
+        }?;
         let doubts = until > self.now && self.planted != Planted::DoubtsNever;
         doubts.then_some((neighbour, until))
     }

@@ -33,7 +33,7 @@ struct ClientView {
 enum SideView {
     New,
     Lost,
-    Left(Endpoint, bool),
+    Left(Endpoint, Option<Timestamp>),
     Reported(Timestamp, bool),
     Asking(AskView),
     Linked,
@@ -118,11 +118,11 @@ impl Model {
         match past {
             super::Past::New => SideView::New,
             super::Past::Lost => SideView::Lost,
-            super::Past::Left(partner, again) => {
+            super::Past::Left(partner, doubt) => {
                 // One that is gone for good is as good as any other that was lost.
                 let of = self.clients.iter().find(|client| client.name == partner);
                 let of = of.map(|client| client.sockets[at(Part::Head)].endpoint());
-                of.map_or(SideView::Lost, |of| SideView::Left(of, again))
+                of.map_or(SideView::Lost, |of| SideView::Left(of, doubt))
             }
             super::Past::Reported(at, again) => SideView::Reported(at, again),
         }
@@ -203,8 +203,8 @@ fn past_of(registry: &Registry, past: Past) -> SideView {
     match past {
         Past::New => SideView::New,
         Past::Lost => SideView::Lost,
-        Past::Left { partner, again } => match registry.client(partner) {
-            Some(partner) => SideView::Left(partner.head.0.endpoint(), again),
+        Past::Left { partner, doubt } => match registry.client(partner) {
+            Some(partner) => SideView::Left(partner.head.0.endpoint(), doubt),
             None => SideView::Lost,
         },
         Past::Reported { since, again } => SideView::Reported(since, again),

@@ -103,13 +103,25 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct HttpSources {
     /// The figures.
-    pub metrics: Metrics,
+    metrics: Metrics,
     /// Whether clients can be answered now.
-    pub readiness: watch::Receiver<Readiness>,
+    readiness: watch::Receiver<Readiness>,
     /// The instance.
-    pub backend: Arc<dyn Backend>,
+    backend: Arc<dyn Backend>,
     /// What they show to have it done.
-    pub token: watch::Receiver<gate::AdminToken>,
+    token: watch::Receiver<gate::AdminToken>,
+}
+
+impl HttpSources {
+    /// Answers come from `backend`, to operators that show the token.
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        metrics: &Metrics,
+        readiness: &watch::Receiver<Readiness>,
+        token: watch::Receiver<gate::AdminToken>,
+    ) -> Self {
+        Self { metrics: metrics.clone(), readiness: readiness.clone(), backend, token }
+    }
 }
 
 impl std::fmt::Debug for HttpSources {

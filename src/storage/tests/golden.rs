@@ -81,7 +81,7 @@ pub(super) fn records() -> Vec<(&'static str, Record)> {
     let paired = Side::Paired { partner: socket("192.0.2.9:1").into(), since: Timestamp(1000) };
     let partner = socket("192.0.2.9:1");
     let reported = Side::Open(Past::Reported { since: Timestamp(1500), again: true });
-    let left = Side::Open(Past::Left { partner: Serial(4), again: true });
+    let left = Side::Open(Past::Left { partner: Serial(4), doubt: Some(Timestamp(1900)) });
     let offered = Line::Offered(AskRef::Side(Serial(4), crate::ids::Part::Head));
     let endpoint: Endpoint = socket("192.0.2.1:5").endpoint();
     let section = |last, next, cut| {
