@@ -23,7 +23,7 @@
 //! ```
 //!
 //! A value is written at the *lowest version that can hold it*. So its bytes follow from the value
-//! alone, whichever binary writes them: digests of replicas agree while their binaries differ, and
+//! alone, not from the binary that writes them: digests of replicas agree while their binaries differ, and
 //! nothing of a new version is written before something uses it, which the rules in force decide.
 //! A version above [`NEWEST`] is refused as [`Newer`].
 //!

@@ -237,8 +237,8 @@ impl Source {
         })
     }
 
-    /// Whether it is of the operator's own networks; see [`is_local`]. Of the /64 of the IPv6
-    /// loopback address, `::1` is the only address that anything comes from.
+    /// Returns whether it is of the operator's own networks; see [`is_local`]. Of the /64 of the
+    /// IPv6 loopback address, `::1` is the only address that anything comes from.
     pub fn is_local(self) -> bool {
         self.0.is_unspecified() || is_local(self.0)
     }
@@ -280,7 +280,7 @@ pub enum Holder {
 }
 
 impl Holder {
-    /// Whether it is of the operator's own networks; see [`Source::is_local`].
+    /// Returns whether it is of the operator's own networks; see [`Source::is_local`].
     pub fn is_local(self) -> bool {
         match self {
             Self::Source(source) => source.is_local(),
@@ -299,8 +299,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// Whether an address is loopback, private, shared (RFC 6598), link-local or unique local: a host
-/// of the operator's own networks rather than of the public internet.
+/// Returns whether an address is loopback, private, shared (RFC 6598), link-local or unique local:
+/// a host of the operator's own networks rather than of the public internet.
 pub fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {

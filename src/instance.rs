@@ -61,7 +61,7 @@ const HANG_UP_MAX: Duration = Duration::from_millis(500);
 /// The part of the shutdown deadline that is kept for writing out and closing: one in this number.
 const CLOSING_SHARE: u32 = 4;
 
-/// Runs an instance until it is told to stop, or fails.
+/// Runs an instance until a signal stops it, or it fails.
 pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
     raise_descriptor_limit();
     let mut signals = match Signals::new() {
@@ -206,7 +206,7 @@ impl Instance {
         })
     }
 
-    /// Serves until it is told to stop or something fails.
+    /// Serves until a signal stops it or something fails.
     async fn run(mut self, mut reload: Reload, signals: &mut Signals) -> Exit {
         let mut readiness = self.readiness.clone();
         let failure = loop {
@@ -241,7 +241,7 @@ impl Instance {
         }
     }
 
-    /// Waits for whatever ends the instance against its will.
+    /// Waits for a failure that ends the instance.
     async fn failure(&mut self) -> Exit {
         let why = loop {
             tokio::select! {

@@ -11,7 +11,7 @@ use crate::registry::Command;
 pub struct Queued {
     /// The command.
     pub command: Command,
-    /// `None` if it counts whatever becomes of the client.
+    /// `None` if it counts even when the client goes.
     claim: Option<Weak<()>>,
 }
 
@@ -28,13 +28,13 @@ impl Claim {
 }
 
 impl Queued {
-    /// Whether the command still counts.
+    /// Returns whether the command still counts.
     pub fn is_wanted(&self) -> bool {
         self.claim.as_ref().is_none_or(|claim| claim.strong_count() > 0)
     }
 }
 
-/// A command that counts whatever becomes of the client.
+/// A command that counts even when the client goes.
 impl From<Command> for Queued {
     fn from(command: Command) -> Self {
         Self { command, claim: None }

@@ -13,7 +13,7 @@
 //!
 //! The operator's own networks have a higher rate, for one address of theirs often stands for many
 //! clients: a proxy, a network of containers. They have one all the same: a service that answers
-//! whatever it is sent, and one forged datagram, would keep us busy with each other for ever.
+//! every datagram, and one forged datagram, would keep us busy with each other for ever.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},

@@ -1,5 +1,5 @@
-//! The one way to open a listener. Whatever listens, for clients, operators or other instances,
-//! takes IPv4 on `[::]` as well, whatever the system's `net.ipv6.bindv6only` says, may bind while
+//! The one way to open a listener. Every listener, for clients, operators or other instances,
+//! takes IPv4 on `[::]` as well, with any `net.ipv6.bindv6only`, may bind while
 //! connections of an earlier process end, and has the same backlog.
 //!
 //! A datagram is answered from the address that it was sent to ([`Datagrams`]): a host has many,

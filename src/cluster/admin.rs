@@ -237,7 +237,7 @@ impl Leading<'_> {
         })
     }
 
-    /// Whether a member can take the leadership now.
+    /// Returns whether a member can take the leadership now.
     async fn fit_to_lead(&self, to: InstanceId) -> Result<InstanceId, ChangeError> {
         let (id, raft) = (to.0, self.raft);
         let me = raft.node_id();
@@ -346,7 +346,7 @@ pub(super) async fn hear(
     drop(timeout(LISTEN_MAX, listen).await);
 }
 
-/// Whether the leader has heard from a member for less than so long ago.
+/// Returns whether the leader has heard from a member for less than so long ago.
 pub(super) fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64, within: Duration) -> bool {
     let states = raft.metrics();
     let now = states.borrow_watched();
@@ -360,7 +360,7 @@ pub(super) fn node(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<Mem
     now.membership_config.membership().get_node(&id).cloned()
 }
 
-/// Whether a member votes; `None` if it is none.
+/// Returns whether a member votes; `None` if it is none.
 pub(super) fn find(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<bool> {
     let states = raft.metrics();
     let now = states.borrow_watched();

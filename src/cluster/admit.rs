@@ -32,8 +32,8 @@ impl Leading<'_> {
         let me = *self.raft.node_id();
         if node(self.raft, me).is_some_and(|own| own.raft_addr.is_empty()) && id != me {
             return Err(ChangeError::Refused(format!(
-                "no instance reaches instance {me}, because it has no --raft-addr: start it again with \
-                 one, and repeat this"
+                "no instance reaches instance {me}, because it has no --raft-addr: start it again \
+                 with one, and repeat this"
             )));
         }
         if let Some((other, spelled)) = self.taken_by(instance, &address).await {

@@ -2,7 +2,7 @@
 //! an entry otherwise than the rest, would tell its clients other partners than the others do.
 //!
 //! Every replica keeps the digests of its registry at the same entries ([`Digests`]), asks the
-//! voters for theirs now and then, and judges itself: one whose digest at an entry is not that of a
+//! voters for theirs at intervals, and judges itself: one whose digest at an entry is not that of a
 //! majority of the voters leaves service, and tells no digests any more. Where no digest has a
 //! majority and two contradict each other, it cannot be said which is right, so none of them
 //! answers until there is a majority. Raft goes on in either case, for it replicates entries, and

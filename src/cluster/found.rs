@@ -18,7 +18,7 @@
 //! One that is missing is waited for and named. The way out is to start it, or to start the others
 //! with a shorter list and to add it later. The first leader then gives the history a random name
 //! ([`Command::Found`](crate::registry::Command::Found)), so two clusters never share a history,
-//! whatever their lists say.
+//! even with equal lists.
 //!
 //! # Joining
 //!
@@ -193,7 +193,7 @@ impl Cluster {
         }
     }
 
-    /// Whether this instance's log has a beginning.
+    /// Returns whether this instance's log has a beginning.
     pub(super) async fn is_founded(&self) -> Result<bool, ClusterError> {
         let known = self.raft.is_initialized().await;
         known.map_err(|error| ClusterError::Raft(error.to_string()))
@@ -311,8 +311,8 @@ fn entry_to_copy(
     })
 }
 
-/// Whether a member's log names this store, and the founding entry is not the last to do so: then
-/// this instance cannot copy it, and gets it from the leader, with all that came after it.
+/// Returns whether a member's log names this store, and the founding entry is not the last to do
+/// so: then this instance cannot copy it, and gets it from the leader, with all that came after it.
 fn names_later(store: StoreId, answers: &Answers) -> bool {
     answers.values().any(|answer| match answer {
         Ok(Standing::Founded { known: Known::Named { store: Some(named), .. }, first, .. }) => {

@@ -4,7 +4,7 @@
 //! Each side holds what the other says of itself ([`Facts`]) against what it knows, and refuses a
 //! peer that
 //!
-//! - has another history: two clusters that were founded apart must never mix, whatever their lists
+//! - has another history: two clusters that were founded apart must never mix, even if their lists
 //!   and ids say;
 //! - was removed from the cluster, by an entry that is applied here;
 //! - has another store than is recorded for its number: its disk was lost or replaced, and its
@@ -142,7 +142,7 @@ impl Greeter {
         &self.0.place
     }
 
-    /// Whether raft may hear the others.
+    /// Returns whether raft may hear the others.
     pub fn gate(&self) -> &Gate {
         &self.0.gate
     }
@@ -198,7 +198,7 @@ impl Greeter {
         self.0.learnt.subscribe()
     }
 
-    /// Whether this instance's log is empty.
+    /// Returns whether this instance's log is empty.
     fn is_empty(&self) -> bool {
         self.0.acknowledged.now().last.is_none() && self.0.roster.borrow().is_empty()
     }
@@ -237,7 +237,7 @@ impl Greeter {
         }
     }
 
-    /// Whether a peer may speak with this instance, by what it says of itself.
+    /// Returns whether a peer may speak with this instance, by what it says of itself.
     fn judge(&self, peer: InstanceId, facts: &Facts) -> Result<(), Refusal> {
         let mine = self.0.view.read(Registry::history);
         if mine.zip(facts.history).is_some_and(|(mine, theirs)| mine != theirs) {
@@ -299,7 +299,7 @@ impl Greeter {
                     learnt.removed.get_or_insert((entry, by));
                     is_new
                 });
-                // Whatever else its store has forgotten, it is no member any more, and that is
+                // Its store may have forgotten more, but it is no member any more, and that is
                 // what helps its operator. It must not vote all the same.
                 self.0.gate.lock();
                 return;

@@ -41,7 +41,7 @@ impl Default for LogBounds {
 }
 
 impl LogBounds {
-    /// Whether a log with `entries` behind the last snapshot, and `bytes`, is long, or
+    /// Returns whether a log with `entries` behind the last snapshot, and `bytes`, is long, or
     /// large in comparison with that snapshot.
     fn are_reached(self, entries: u64, bytes: u64, snapshot_bytes: u64) -> bool {
         // A large registry is written out only when the log has grown by as much.

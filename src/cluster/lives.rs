@@ -133,7 +133,7 @@ impl Cluster {
     /// # Errors
     /// If raft has stopped.
     pub async fn begin_life(&self) -> Result<Life, ClusterError> {
-        // Whatever an earlier life was told is behind this, so no number can be taken twice.
+        // All answers to earlier lives are behind this, so no number can be taken twice.
         self.catch_up().await?;
         while !self.prove().await {
             self.catch_up().await?;
@@ -179,7 +179,7 @@ impl Cluster {
         self.greeter.learnt()
     }
 
-    /// Whether this instance has learnt that it is no member any more.
+    /// Returns whether this instance has learnt that it is no member any more.
     pub fn is_removed(&self) -> bool {
         self.learnt().borrow().removed.is_some()
     }
@@ -278,8 +278,8 @@ impl Watch {
     }
 }
 
-/// Whether a member is lost that was not heard for so long (`None`: never), for a leader that has
-/// listened for so long.
+/// Returns whether a member is lost that was not heard for so long (`None`: never), for a leader
+/// that has listened for so long.
 fn is_lost(silence: Option<Duration>, listened: Duration) -> bool {
     silence.unwrap_or(listened).min(listened) > LOST_AFTER
 }

@@ -346,7 +346,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 }
 
-/// Whether two addresses differ by case or by the dot behind a name at most.
+/// Returns whether two addresses differ by case or by the dot behind a name at most.
 fn spelled_alike(one: &str, other: &str) -> bool {
     let bare = |address: &str| address.replace(".:", ":").to_ascii_lowercase();
     bare(one) == bare(other)

@@ -120,7 +120,7 @@ impl From<Turned> for ClusterError {
 }
 
 impl ClusterError {
-    /// Whether it is the data directory that is refused.
+    /// Returns whether it is the data directory that is refused.
     pub fn refuses_data(&self) -> bool {
         matches!(self, Self::Turned(_) | Self::Stranger { .. })
     }
@@ -318,8 +318,8 @@ impl Cluster {
         }
     }
 
-    /// Whether this instance may give votes, and stand for election: its gate is open, and the
-    /// membership in its own log names its own store. See [`gate`].
+    /// Returns whether this instance may give votes, and stand for election: its gate is open, and
+    /// the membership in its own log names its own store. See [`gate`].
     pub fn may_vote(&self) -> bool {
         let may_hear = self.greeter.gate().is_open() && !self.is_removed();
         let states = self.raft.metrics();

@@ -126,7 +126,7 @@ impl Peers {
         peer.reach = Reach::Refused(why);
     }
 
-    /// Whether a peer is reached, and if not why.
+    /// Returns whether a peer is reached, and if not why.
     pub fn reach(&self, id: InstanceId) -> Reach {
         self.guard().get(&id).map(|peer| peer.reach.clone()).unwrap_or_default()
     }
@@ -150,7 +150,7 @@ impl Peers {
         self.guard().get(&id)?.acknowledged.get(&store).copied()
     }
 
-    /// Whether another store has acknowledged entries under this number.
+    /// Returns whether another store has acknowledged entries under this number.
     pub fn knows_another_store(&self, id: InstanceId, store: StoreId) -> bool {
         let peers = self.guard();
         let stores = peers.get(&id).into_iter().flat_map(|peer| &peer.acknowledged);

@@ -66,7 +66,7 @@ impl Pipeline {
         Self { link, within, input: Some(input), in_flight, entries_in_flight: 0, note }
     }
 
-    /// The answers, up to the first error of whichever kind.
+    /// The answers, up to the first error of any kind.
     pub(super) fn into_results(self) -> AppendResults<'static> {
         let results = stream::unfold(Some(self), |pipeline| async move {
             let mut pipeline = pipeline?;

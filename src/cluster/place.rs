@@ -50,7 +50,7 @@ impl Place {
         self.0.called.store(true, Ordering::Release);
     }
 
-    /// Whether members have had the time to call this instance.
+    /// Returns whether members have had the time to call this instance.
     pub fn is_old(&self) -> bool {
         clock::now().saturating_duration_since(self.0.since) > CALLED_WITHIN
     }

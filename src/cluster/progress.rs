@@ -52,7 +52,7 @@ impl Progress {
         Self { vote, last: None }
     }
 
-    /// Whether this is behind `other`.
+    /// Returns whether this is behind `other`.
     pub fn is_behind(&self, other: &Self) -> bool {
         self.compare(other) == Ordering::Less
     }

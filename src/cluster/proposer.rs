@@ -317,7 +317,7 @@ mod tests {
         *writes.lock().unwrap()
     }
 
-    /// The registry applies what a batch of the present life brings, whichever session it names.
+    /// The registry applies a batch of the present life, for every session that it names.
     /// So a command of an earlier life that slips in would ask for a client that no session speaks
     /// for.
     #[tokio::test(start_paused = true)]

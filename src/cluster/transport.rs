@@ -1,6 +1,6 @@
 //! The transport between instances. It opens connections, and a connection is bytes both
 //! ways between two instances that know each other. What travels over it is the matter of
-//! [`rpc`](super::rpc), the same over whatever transport; [`tcp`](super::tcp) is the service's own.
+//! [`rpc`](super::rpc), the same over every transport; [`tcp`](super::tcp) is the service's own.
 
 use std::{io, net::SocketAddr, sync::Arc};
 

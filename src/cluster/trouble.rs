@@ -9,8 +9,8 @@ use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
 use super::{Cluster, greeter::Roster, peers::Reach, waiting::removed_text};
 use crate::ids::InstanceId;
 
-/// A leader that no majority has answered for so long, and a follower that has not heard its leader
-/// for so long, cannot answer clients now: the longest time until an election, and a half more.
+/// A leader that no majority has answered for this time, and a follower that has not heard its
+/// leader for this time, cannot answer clients now: the longest time until an election, and a half more.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
 /// Writes at the start of an instance take less than that, unless something is wrong.
@@ -90,7 +90,7 @@ impl Cluster {
     }
 
     /// Why this instance does not serve yet though a leader is heard; `None` if nothing is in the
-    /// way that it knows of. What it writes at its start goes to the leader, wherever that is.
+    /// way that it knows of. What it writes at its start goes to the leader.
     pub fn unwritten(&self, waited: Duration) -> Option<String> {
         let leader = InstanceId(self.raft.metrics().borrow_watched().current_leader?);
         let address = self.members().remove(&leader).unwrap_or_default().raft_addr;
@@ -111,7 +111,7 @@ impl Cluster {
         }
     }
 
-    /// Whether a majority of the voters is reached, this instance included.
+    /// Returns whether a majority of the voters is reached, this instance included.
     fn has_majority(&self, voters: &[InstanceId]) -> bool {
         let is_there = |id: &&InstanceId| **id == self.instance || self.is_reached(**id);
         2 * voters.iter().filter(is_there).count() > voters.len()

@@ -23,7 +23,7 @@ use crate::{
     storage::{RegistryView, StateMachine},
 };
 
-/// A leader that was not heard for so long, three heartbeats, is waited for.
+/// A leader that is silent for this time, three heartbeats, is waited for.
 const HEARD_WITHIN: Duration = Duration::from_millis(300);
 
 /// Longest wait of a write for a leader.
@@ -101,7 +101,7 @@ impl Writer for LocalWriter {
     }
 }
 
-/// Writes at the leader, wherever it is.
+/// Writes at the leader.
 #[derive(Clone, Debug)]
 pub struct Router {
     local: LocalWriter,

@@ -17,7 +17,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 const REWRITE: &str = "EMNETCHAIN_REWRITE_BYTES_THAT_USERS_HAVE_ON_DISK";
 
-/// Whether fixtures are written instead of read.
+/// Returns whether fixtures are written instead of read.
 pub(crate) fn is_rewriting() -> bool {
     std::env::var_os(REWRITE).is_some_and(|value| value == "yes")
 }

@@ -89,7 +89,7 @@ impl Config {
         self.cluster_id.or_else(|| is_listed.then(derived))
     }
 
-    /// Whether the first members are more than this instance.
+    /// Returns whether the first members are more than this instance.
     fn lists_others(&self) -> bool {
         self.initial_cluster.0.keys().any(|id| *id != self.node_id)
     }

@@ -25,8 +25,8 @@ const CONNECTION_LISTENERS: [&str; 5] =
 /// The keys that name files which must be there.
 const FILES: [&str; 4] = ["admin_token_file", "raft_tls_ca", "raft_tls_cert", "raft_tls_key"];
 
-/// Whether two listeners would be in each other's way: all addresses of a host are all, those of
-/// IPv4 among those of IPv6.
+/// Returns whether two listeners would be in each other's way: all addresses of a host are all,
+/// those of IPv4 among those of IPv6.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let [first, second] = [a, b].map(|address| address.ip().to_canonical());
     let holds = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());

@@ -110,12 +110,12 @@ impl Sources {
         if given.faults.is_empty() { Ok(page(&given)) } else { Err(Faults(given.faults)) }
     }
 
-    /// Whether the command line gives the key.
+    /// Returns whether the command line gives the key.
     pub fn is_flag(&self, key: &Key) -> bool {
         self.flags.contains_key(key.name)
     }
 
-    /// Whether some source gives the key.
+    /// Returns whether some source gives the key.
     pub fn gives(&self, key: &Key) -> bool {
         self.collect().text(key).is_some()
     }

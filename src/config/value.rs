@@ -28,7 +28,7 @@ pub trait Value: Sized {
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-/// Whether the value lies in the range; if not, says so.
+/// Returns whether the value lies in the range; if not, says so.
 pub(super) fn within<T>(value: &T, range: &RangeInclusive<T>) -> Result<(), String>
 where
     T: PartialOrd + Shown,

@@ -41,7 +41,7 @@ impl Unbound {
         Self { flag, why: format!("cannot be bound: {error}"), kind: error.kind() }
     }
 
-    /// Whether the same address may be fine a moment later.
+    /// Returns whether the same address may be fine a moment later.
     fn may_pass(&self) -> bool {
         matches!(self.kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
     }

@@ -1,5 +1,5 @@
 //! The reload at SIGHUP: the configuration, as far as a running instance can
-//! take new values, its certificates and the operators' secret. Whatever is at fault is said, and
+//! take new values, its certificates and the operators' secret. A fault is logged, and
 //! leaves everything as it was.
 
 use tokio::sync::watch;

@@ -387,7 +387,7 @@ impl Index {
             .collect()
     }
 
-    /// Whether a session holds any ask.
+    /// Returns whether a session holds any ask.
     pub(super) fn holds_asks(&self, session: SessionId) -> bool {
         self.sessions.range((session, LOWEST)..).next().is_some_and(|(of, _)| *of == session)
     }

@@ -16,11 +16,11 @@
 //!
 //! # How a change spreads
 //!
-//! Commands only move asks and members. Whatever they touch is noted by the index as unsettled, and
+//! Commands only move asks and members. All that they touch is noted by the index as unsettled, and
 //! [`Registry::settle`](Registry::apply) then looks at the surroundings of each touched place: it
 //! links facing asks, starts or stops the gather window over silent clients between two asks, and
-//! pairs the waiters of a repair id. So every rule about links stands in one place, whatever
-//! brought the two together.
+//! pairs the waiters of a repair id. So every rule about links stands in one place, for every event
+//! that brings two together.
 //!
 //! # Invariants
 //!
@@ -213,8 +213,9 @@ impl Registry {
         }
     }
 
-    /// Whether a batch is the next one of the present life of its instance. An instance's commands
-    /// take effect in the order in which it proposed them: a hang-up cannot overtake its CONNECT.
+    /// Returns whether a batch is the next one of the present life of its instance. An instance's
+    /// commands take effect in the order in which it proposed them: a hang-up cannot overtake its
+    /// CONNECT.
     fn admit(&mut self, batch: BatchId) -> Verdict {
         let known = self.image.meta.instances.entry(batch.instance).or_default();
         if batch.incarnation != known.incarnation {

@@ -13,7 +13,7 @@ use crate::ids::Part;
 /// One chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chain {
-    /// Its clients by their serials, in whatever run they are.
+    /// Its clients by their serials, over all runs.
     pub(super) clients: Counted,
     /// The asking sockets: a client's tail comes before its head.
     pub(super) asks: BTreeSet<(Serial, Part)>,
@@ -206,7 +206,7 @@ impl Chain {
         self.end_of(holder, part)
     }
 
-    /// Whether what belongs to this serial is of the path.
+    /// Returns whether what belongs to this serial is of the path.
     pub(super) fn is_path(&self, serial: Serial) -> bool {
         match (self.place_of(serial), self.sections.open()) {
             (Some(Some(section)), Some(open)) => self.sections.is_one_run(section, open),

@@ -254,7 +254,7 @@ pub struct Instance {
 }
 
 /// A version of the rules by which entries are applied. It is the cluster's, not a binary's: every
-/// replica applies an entry by the rules in force at that entry, whatever else it knows.
+/// replica applies an entry by the rules in force at that entry, even if it knows newer ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rules(pub u32);
 
@@ -337,17 +337,17 @@ impl Client {
         [&self.tail_side, &self.head_side]
     }
 
-    /// Whether neither socket has a partner or asks for one.
+    /// Returns whether neither socket has a partner or asks for one.
     pub fn is_idle(&self) -> bool {
         self.sides().iter().all(|side| matches!(side, Side::Open(_)))
     }
 
-    /// Whether neither socket asks.
+    /// Returns whether neither socket asks.
     pub fn is_silent(&self) -> bool {
         self.sides().iter().all(|side| side.ask().is_none())
     }
 
-    /// Whether a partner said that this client is gone, and it has not spoken up since.
+    /// Returns whether a partner said that this client is gone, and it has not spoken up since.
     pub fn is_reported(&self) -> bool {
         self.sides().iter().any(|side| side.is_reported())
     }
@@ -390,7 +390,7 @@ impl Side {
         }
     }
 
-    /// Whether it is open because the partner said that this client is gone.
+    /// Returns whether it is open because the partner said that this client is gone.
     pub fn is_reported(&self) -> bool {
         self.reported_at().is_some()
     }
@@ -406,7 +406,7 @@ impl Side {
         }
     }
 
-    /// Whether it is linked with its neighbour.
+    /// Returns whether it is linked with its neighbour.
     pub fn is_linked(&self) -> bool {
         matches!(self, Self::Linked { .. })
     }

@@ -57,7 +57,7 @@ type Slot = usize;
 struct Node {
     id: SectionId,
     first: Serial,
-    /// `None`: to the end, whatever comes.
+    /// `None`: to the end.
     last: Option<Serial>,
     own: Sums,
     /// Over the node and all below it.
@@ -97,7 +97,7 @@ impl PartialEq for Sections {
 impl Eq for Sections {}
 
 impl Sections {
-    /// Whether all clients are in the order of their serials.
+    /// Returns whether all clients are in the order of their serials.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }

@@ -1,6 +1,6 @@
 //! The consequences of changed asks, clients and runs: the rules 5, 6 and 8 to 12 of
 //! `proto-docs/chains.md`, each looked at around the places that changed, until nothing is left to
-//! do. So every rule about partners stands in one place, whatever brought the two together.
+//! do. So every rule about partners stands in one place, for every event that brings two together.
 
 use super::{
     AskRef, Cause, Client, LinkedBy, Note, Past, Record, Registry, Request, Serial, Side, What,
@@ -356,8 +356,8 @@ impl Registry {
         self.index.unsettled_asks.insert(at);
     }
 
-    /// Whether two asks with one id are of one socket or of one client. A client's socket may have
-    /// begun to wait before it joined its chain, or another source may wait in its name.
+    /// Returns whether two asks with one id are of one socket or of one client. A client's socket
+    /// may have begun to wait before it joined its chain, or another source may wait in its name.
     fn is_same_party(&self, a: AskRef, b: AskRef) -> bool {
         match (a, b) {
             (AskRef::Side(client, _), AskRef::Side(other, _)) => client == other,

@@ -1,4 +1,4 @@
-//! Who holds how much of a table: the entries of each source, and of each network of sources, in
+//! The shares of a table: the entries of each source, and of each network of sources, in
 //! the order in which they make room (see [`super::room`]).
 
 use std::{
@@ -13,7 +13,7 @@ use crate::ids::{Holder, Source};
 /// reported or is new, else a silent one, else any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spare {
-    /// Whatever is no client. Its oldest goes; of clients it is the newest.
+    /// Every entry that is no client. Its oldest goes; of clients it is the newest.
     Aging,
     /// A client that asks, most likely over a connection that lives.
     Asks,

@@ -42,7 +42,7 @@ impl<V> Table<V> {
         self.len
     }
 
-    /// Whether it holds none.
+    /// Returns whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -141,7 +141,7 @@ impl Registry {
         self.index.chains.get(chain)?.neighbour(serial, part)
     }
 
-    /// Whether a client is in the path of its chain.
+    /// Returns whether a client is in the path of its chain.
     pub fn is_path(&self, serial: Serial) -> bool {
         let client = self.client(serial);
         let chain = client.and_then(|client| self.index.chains.get(&client.chain));

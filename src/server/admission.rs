@@ -223,7 +223,7 @@ impl Permit {
         }
     }
 
-    /// Whether it was not given away.
+    /// Returns whether it was not given away.
     pub(super) fn is_held(&self) -> bool {
         self.hold.is_in(&self.admission.state())
     }

@@ -104,13 +104,13 @@ impl Line {
         }
     }
 
-    /// Whether the session was told to stop, even if it has other orders to see to first.
+    /// Returns whether the session was told to stop, even if it has other orders to see to first.
     pub(super) fn is_stopping(&self) -> bool {
         let ends = |order: &Order| matches!(order, Order::Stop | Order::Yield);
         self.state().orders.iter().any(ends)
     }
 
-    /// Waits until the session's place is needed, whatever other orders there are; only the
+    /// Waits until the session's place is needed, past all other orders; only the
     /// session's task waits here.
     pub(super) async fn needed(&self) {
         while !self.state().orders.contains(&Order::Yield) {

@@ -2,7 +2,7 @@
 //! of the instance in which it began; when a life is over, its sessions are closed.
 //!
 //! One dispatcher task hands the registry's effects over in order, and each message is written
-//! before the next effect is looked at. Hence of one link the head's message is on the wire
+//! before the next effect is looked at. So of one link the head's message is on the wire
 //! before the tail's, if both clients are connected here.
 
 use std::{

@@ -231,8 +231,8 @@ impl Session {
         }
     }
 
-    /// Whether the socket has taken all that was told, in time. A client whose place is needed
-    /// has no more time.
+    /// Returns whether the socket has taken all that was told, in time. A client whose place is
+    /// needed has no more time.
     async fn flushed(&self) -> bool {
         let deadline = self.edge.options.borrow().write_deadline;
         let flushing = async {

@@ -41,7 +41,7 @@ pub trait ClientStream: fmt::Debug + Send + Sync + 'static {
     /// If the connection is broken.
     fn finish(&self) -> io::Result<()>;
 
-    /// Whether the far end's kernel has taken everything that was written.
+    /// Returns whether the far end's kernel has taken everything that was written.
     ///
     /// # Errors
     /// If the far end reset the connection.

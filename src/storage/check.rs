@@ -60,7 +60,7 @@ pub enum Finding {
 }
 
 impl CheckReport {
-    /// Whether anything is damaged. It may still be healed at the next start.
+    /// Returns whether anything is damaged. It may still be healed at the next start.
     pub fn is_damaged(&self) -> bool {
         let damaged = |finding: &Finding| matches!(finding, Finding::Damaged { .. });
         let apart = self.gap().is_some() || self.older_vote().is_some();
@@ -94,7 +94,7 @@ impl CheckReport {
         (!self.covers(purged.index)).then_some(purged.index)
     }
 
-    /// Whether image or snapshot reach to this entry.
+    /// Returns whether image or snapshot reach to this entry.
     pub(super) fn covers(&self, index: u64) -> bool {
         let covered = self.image.applied().max(self.snapshot.applied());
         covered.is_some_and(|entry| entry.index >= index)

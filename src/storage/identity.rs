@@ -221,7 +221,7 @@ impl DataDir {
         self.identity.node
     }
 
-    /// Whether nothing was ever stored here: the first start, or one that was cut short.
+    /// Returns whether nothing was ever stored here: the first start, or one that was cut short.
     pub fn is_new(&self) -> bool {
         !self.identity.initialised
     }
@@ -340,7 +340,8 @@ fn chosen(cluster: Option<ClusterId>, path: &Path) -> Result<ClusterId, StorageE
     Ok(cluster.map_or_else(random, Ok)?)
 }
 
-/// Whether nothing was ever stored in a directory: no vote, no entry, no image of one, no snapshot.
+/// Returns whether nothing was ever stored in a directory: no vote, no entry, no image of one, no
+/// snapshot.
 fn is_blank(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<bool, StorageError> {
     let raft = raft_dir(path);
     // What is wrong with a log or an image is told when it is opened to be written.

@@ -84,7 +84,7 @@ impl LogStore {
         Ok(Self::open_offline(disk, dir, cluster_id)?.summary())
     }
 
-    /// Whether nothing was ever stored in a log that is there.
+    /// Returns whether nothing was ever stored in a log that is there.
     pub(super) fn is_blank(
         disk: &dyn Disk,
         dir: &Path,

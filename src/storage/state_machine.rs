@@ -209,12 +209,12 @@ impl StateMachine {
             .map_err(|newer| StorageError::Newer { path: dir.path().to_path_buf(), newer })?;
         let (queue, progress) = match store {
             Some(store) => {
-                let anew = image.is_none().then(|| registry.image().clone());
+                let fresh = image.is_none().then(|| registry.image().clone());
                 let (at, meta) = (at.clone(), registry.image().meta.clone());
                 let begin = image::Start { store, image, at: at.clone(), meta };
                 let (metrics, faults) = (&options.metrics, &options.faults);
                 let (queue, progress) = image::spawn(dir, begin, metrics, faults)?;
-                if let Some(image) = anew {
+                if let Some(image) = fresh {
                     queue.send_first(Work::Replace { image, at });
                 }
                 (queue, progress)
@@ -454,7 +454,7 @@ fn whole(replica: &Mutex<Replica>, at: &SnapshotMeta) -> Work {
     Work::Replace { image: lock(replica).registry.image().clone(), at: at.clone() }
 }
 
-/// Between entries the registry is whole, whatever happened to a thread that looked at it; and a
+/// Between entries the registry is whole, even if a thread that looked at it has panicked; and a
 /// panic *while* it is applied to ends the task that applies.
 fn lock(replica: &Mutex<Replica>) -> MutexGuard<'_, Replica> {
     replica.lock().unwrap_or_else(PoisonError::into_inner)

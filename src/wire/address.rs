@@ -1,6 +1,6 @@
 //! Which sockets a client may announce.
 //!
-//! Whatever is announced will be told to strangers, which will send packets there. So a client out
+//! An announced socket will be told to strangers, which will send packets there. So a client out
 //! on the internet must not be able to point a chain at the machine of another, nor at the machines
 //! behind the service. Two classes matter:
 //!
@@ -74,7 +74,7 @@ impl Forbidden {
     }
 }
 
-/// Whether a client that connects from `source` may announce this socket.
+/// Returns whether a client that connects from `source` may announce this socket.
 pub fn allow(policy: AddressPolicy, source: IpAddr, announced: &Endpoint) -> Result<(), Forbidden> {
     if announced.port == 0 {
         return Err(Forbidden::Port);
@@ -107,7 +107,7 @@ pub(super) fn announced(
 enum Scope {
     /// Has a meaning only near its speaker.
     Inside,
-    /// The same host wherever it is said.
+    /// The same host in every spelling.
     Public,
 }
 

@@ -79,8 +79,8 @@ pub fn answer(payload: &[u8], source: Endpoint) -> Result<Answer, Silence> {
     Ok(Answer::Text(source.to_string()))
 }
 
-/// Whether a payload is what a reflector answers: an `ip:port`, in our spelling or in that of the
-/// seed, which prints IPv6 without brackets; or STUN that is not a request.
+/// Returns whether a payload is what a reflector answers: an `ip:port`, in our spelling or in that
+/// of the seed, which prints IPv6 without brackets; or STUN that is not a request.
 pub fn is_reflection(payload: &[u8]) -> bool {
     if stun::is_stun(payload) {
         return stun::BindingRequest::parse(payload).is_err();
@@ -101,7 +101,7 @@ pub fn is_reflection(payload: &[u8]) -> bool {
     ip.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok()
 }
 
-/// Whether a client can be at this socket: a single host's address, and no service's port.
+/// Returns whether a client can be at this socket: a single host's address, and no service's port.
 fn may_be_client(source: Endpoint) -> bool {
     let broadcast = matches!(source.ip, IpAddr::V4(ip) if ip.is_broadcast());
     source.port >= CLIENT_PORT_MIN

@@ -72,8 +72,8 @@ pub struct BindingRequest {
 #[error("STUN, but not a well-formed Binding request")]
 pub struct Unanswerable;
 
-/// Whether a datagram is STUN at all, well-formed or not (section 5: two zero bits, the cookie), or
-/// a message of RFC 3489: one of its six types, and the length of the datagram.
+/// Returns whether a datagram is STUN at all, well-formed or not (section 5: two zero bits, the
+/// cookie), or a message of RFC 3489: one of its six types, and the length of the datagram.
 pub fn is_stun(datagram: &[u8]) -> bool {
     has_cookie(datagram) || is_old(datagram)
 }

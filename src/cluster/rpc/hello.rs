@@ -211,7 +211,7 @@ struct Body {
 }
 
 impl Hello {
-    /// Whether `me` may go on with it, as far as the hello says.
+    /// Returns whether `me` may go on with it, as far as the hello says.
     ///
     /// # Errors
     /// Its fault.

@@ -219,7 +219,7 @@ impl Service {
         standing.map_or_else(failed, Response::Introduced)
     }
 
-    /// Whether this instance may give a vote: see [`gate`].
+    /// Returns whether this instance may give a vote: see [`gate`].
     fn may_vote(&self) -> bool {
         let greeter = &self.0.greeter;
         let membership = self.0.raft.metrics().borrow_watched().membership_config.clone();
@@ -237,7 +237,7 @@ impl Service {
     }
 
     /// Refuses entries that contradict what was applied. openraft takes every entry below the
-    /// committed one for the same, whatever its id.
+    /// committed one for the same, with any id.
     fn check(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let checked = self.0.guard.check_leader(&rpc.vote, rpc.prev_log_id, &rpc.entries);
         checked.map_err(|fault| fault.to_string())

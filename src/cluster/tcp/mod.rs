@@ -77,7 +77,7 @@ impl Security {
         }
     }
 
-    /// Whether a connection to or from this address may be used at all.
+    /// Returns whether a connection to or from this address may be used at all.
     fn permits(&self, address: SocketAddr) -> bool {
         match self {
             Self::Insecure | Self::Tls(_) => true,

@@ -277,7 +277,7 @@ impl Instance {
         Self { id, cluster, disk, progress, life, ended, process, wires }
     }
 
-    /// Whether it serves, or would if it had clients.
+    /// Returns whether it serves, or would if it had clients.
     fn serves(&self) -> bool {
         self.life.borrow().0.is_some()
     }
@@ -308,7 +308,7 @@ impl Instance {
         disk
     }
 
-    /// Writes commands wherever the leader is.
+    /// Writes commands at the leader.
     async fn write(&self, commands: Vec<Command>) {
         use super::proposer::Writer as _;
         let begun = clock::now();

@@ -54,7 +54,7 @@ use self::life::Life;
 use super::{Backend, Readiness, api::Status};
 use crate::{crowd::Crowd, descriptors::Shares, ids::Source, metrics::Metrics, sockets};
 
-/// Where the operators' HTTP is unless it is told otherwise.
+/// The default address of the operators' HTTP.
 pub const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 /// Where the operators' HTTP listens.
@@ -127,7 +127,7 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Binds the listener; `None` if there shall be none.
+    /// Binds the listener; `None` if there is to be none.
     ///
     /// # Errors
     /// If the address cannot be bound. The default address may be taken: then it is a free port.
@@ -190,7 +190,7 @@ fn bind_default() -> io::Result<TcpListener> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let listener = sockets::listen((DEFAULT_ADDR.ip(), 0).into(), |_| Ok(()))?;
             let instead = listener.local_addr()?;
-            warn!(%instead, "{DEFAULT_ADDR} is taken; --http-addr says where HTTP shall be");
+            warn!(%instead, "{DEFAULT_ADDR} is taken; --http-addr sets the address of HTTP");
             Ok(listener)
         }
         result => result,
@@ -213,7 +213,7 @@ struct Open {
 impl Connections {
     /// Closes a connection if there is no room for one more: the oldest of the source or site that
     /// has the most. So a crowd of readers makes room for each other, and what has one or two
-    /// connections, as a supervisor and Prometheus do, is answered whatever the crowd does.
+    /// connections, as a supervisor and Prometheus do, is answered in any crowd.
     fn make_room(&mut self, connections_max: usize) {
         while self.tasks.try_join_next().is_some() {}
         // One that hands out a backup gives way to none, and has not long to live afterwards.
@@ -233,7 +233,7 @@ impl Connections {
     }
 }
 
-/// Counts one open connection for as long as it lives, whatever ends it.
+/// Counts one open connection for as long as it lives.
 struct Gauge(prometheus::IntGauge);
 
 impl Gauge {

@@ -25,7 +25,7 @@ async fn silent_connections_hold_up_no_other_and_the_oldest_go_first() {
     assert!(bench.rejected("silent") >= 900);
 }
 
-/// Whether nothing was heard of a connection's end.
+/// Returns whether nothing was heard of a connection's end.
 fn is_open(client: &TcpStream) -> bool {
     let read = client.try_read(&mut [0; 1]);
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -263,7 +263,7 @@ async fn guesses_of_emnet_ids_have_a_rate_per_source() {
     }
     let seconds = (clock::now() - began).as_secs() as u32 + 1;
     assert!(asked <= 400 + 10 * seconds, "{asked} guesses in {seconds} s");
-    assert!(asked >= 300, "{asked}: a local source may err now and then");
+    assert!(asked >= 300, "{asked}: a local source may err at times");
     let missed = bench.metrics.emnet_asks.with_label_values(&["missed"]);
     eventually("all are counted", || missed.get() == u64::from(asked)).await;
 
@@ -482,7 +482,7 @@ async fn ten_thousand_connects_and_disconnects_leave_nothing_behind() {
     let mut bench = Bench::start(ServerOptions::default());
     let mut commands = std::mem::replace(&mut bench.commands, mpsc::channel(1).1);
     let sink = tokio::spawn(async move { while commands.recv().await.is_some() {} });
-    churn(&bench, 500).await; // whatever is allocated once is allocated now
+    churn(&bench, 500).await; // what is allocated once is allocated now
     bench.all_gone().await;
     let before = resident_kib(std::process::id());
     churn(&bench, 10_000).await;

@@ -265,7 +265,7 @@ impl SnapshotDir {
             return Ok(newer.clone());
         }
         let path = path_of(&self.path, &draft.meta);
-        // The contents first: the log is purged behind a file of this name, whatever is in it.
+        // The contents first: the log is purged behind a file of this name, even a damaged one.
         draft.file.sync()?;
         if draft.path != path {
             files::rename(&*self.disk, &draft.path, &path)?;

@@ -1,5 +1,5 @@
 //! The promises of the storage, tried with hand-made records: each test keeps the registry as it
-//! was after every entry, and whatever comes back from disk must be one of these.
+//! was after every entry, and all that comes back from disk must be one of these.
 
 mod backup;
 mod crash;
@@ -116,7 +116,7 @@ impl Model {
         Step { applied: log_id(index), membership: None, changes, meta: self.image.meta.clone() }
     }
 
-    /// Whatever was restored must be what the registry was after that entry.
+    /// The restored registry must be the one after that entry.
     #[track_caller]
     fn assert_was(&self, restored: &Restored, context: &str) {
         let index = restored.at.last_log_id.map(|last| last.index);
@@ -134,7 +134,7 @@ fn ends(purged: Option<u64>, last: u64) -> LogEnds {
     LogEnds { purged: purged.map(log_id), last: Some(log_id(last)) }
 }
 
-/// An EMNet entry with so many bytes of address.
+/// An EMNet entry with this number of bytes of address.
 fn peer(bytes: usize, until: Timestamp) -> Peer {
     Peer {
         id: PeerId(7),
@@ -219,12 +219,12 @@ impl Writing {
     fn begin(dir: &DataDir, restored: Restored, options: image::Options) -> Self {
         let (reporter, faults): (FaultReporter, FaultWatch) = fault::channel();
         let Restored { registry, at, image, .. } = restored;
-        let anew = image.is_none();
+        let fresh = image.is_none();
         let store = Arc::new(sled_store(dir, options));
         let meta = registry.image().meta.clone();
         let start = image::Start { store, image, at: at.clone(), meta };
         let (queue, progress) = image::spawn(dir, start, &Metrics::new(), &reporter).unwrap();
-        if anew {
+        if fresh {
             queue.send_first(Work::Replace { image: registry.image().clone(), at });
         }
         Self { queue, progress, faults }

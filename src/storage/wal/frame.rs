@@ -223,8 +223,8 @@ pub(super) fn entries_of(mut body: &[u8], count: u32) -> Option<Vec<&[u8]>> {
     body.is_empty().then_some(entries)
 }
 
-/// Whether an intact frame header lies anywhere in the bytes that says the segment was durable
-/// beyond `offset`: then what stands at `offset` was acknowledged.
+/// Returns whether an intact frame header lies anywhere in the bytes that says the segment was
+/// durable beyond `offset`: then what stands at `offset` was acknowledged.
 pub(super) fn vouched_for(bytes: &[u8], seal: &Seal, offset: u64) -> bool {
     bytes.windows(FRAME_HEADER_BYTES).filter(|window| window.starts_with(FRAME_MAGIC)).any(
         |window| {

@@ -107,12 +107,12 @@ impl Log {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Whether a log that was never written may begin at any index.
+    /// Returns whether a log that was never written may begin at any index.
     pub(in crate::storage) fn may_begin_anywhere(&self) -> bool {
         self.first == self.end && self.purged.is_none()
     }
 
-    /// Whether another entry may wait for its sync.
+    /// Returns whether another entry may wait for its sync.
     pub(in crate::storage) fn has_room(&self) -> bool {
         let unsynced = self.end - self.durable;
         let room = unsynced < self.sizes.tail_entries as u64

@@ -35,7 +35,7 @@ pub(super) struct Repairs {
     pub(super) one_slot_stale: bool,
 }
 
-/// Whether the directory has a log; `false` also for one whose creation was interrupted.
+/// Returns whether the directory has a log; `false` also for one whose creation was interrupted.
 ///
 /// # Errors
 /// If there are segments and no state that names them.
@@ -80,7 +80,8 @@ pub(super) fn recover(
     Ok(Recovered { state, state_file, seal, log, repairs })
 }
 
-/// Whether the log's state has a vote, or says that entries were purged; the entries are not read.
+/// Returns whether the log's state has a vote, or says that entries were purged; the entries are
+/// not read.
 ///
 /// # Errors
 /// If there is no intact state, or the disk does not answer.

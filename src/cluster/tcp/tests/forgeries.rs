@@ -39,7 +39,7 @@ fn facts() -> Facts {
     }
 }
 
-/// A hello, and a verdict that accepts whatever is answered.
+/// A hello, and a verdict that accepts any answer.
 fn hello(from: NodeName, to: u64) -> Vec<u8> {
     let hello = Hello { lane: Lane::Calls, from, to: InstanceId(to), facts: facts() };
     [hello.encode(), verdict()].concat()

@@ -113,7 +113,7 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     assert_eq!(same.learnt().borrow().turned, None);
 }
 
-/// Whatever else a removed one has forgotten, that it was removed is what it is told.
+/// A removed one is told that it was removed, even if it has forgotten more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_one_with_an_older_copy_learns_that_it_was_removed() {
     let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());

@@ -63,7 +63,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-/// Where everybody is at present, and the certificates of all.
+/// The present addresses of all, and the certificates of all.
 struct World {
     certs: TempDir,
     addresses: Arc<Mutex<BTreeMap<InstanceId, String>>>,
@@ -170,7 +170,7 @@ impl World {
     }
 }
 
-/// Finds members where they are now, whatever the membership says.
+/// Finds members where they are now, not where the membership says.
 struct Routed {
     tcp: TcpTransport,
     addresses: Arc<Mutex<BTreeMap<InstanceId, String>>>,

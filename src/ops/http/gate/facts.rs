@@ -166,7 +166,7 @@ fn carried(headers: &HeaderMap, token: &AdminToken) -> Token {
     if is_right { Token::InCookie } else { Token::Stale }
 }
 
-/// The cookie that a browser shall keep until it is closed. It has no path of its own: so it goes
+/// The cookie that a browser is to keep until it is closed. It has no path of its own: so it goes
 /// with the path that a proxy has the page below.
 pub(in crate::ops::http) fn cookie(token: &str, headers: &HeaderMap) -> String {
     let secure = if is(headers, "x-forwarded-proto", "https") { "; Secure" } else { "" };

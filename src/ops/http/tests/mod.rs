@@ -176,7 +176,7 @@ fn error(answer: &str) -> String {
     body["error"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
-/// Whatever refuses a request, a program reads one form of error.
+/// A program reads one form of error for every refusal.
 #[tokio::test]
 async fn every_error_has_one_form() {
     let bench = Bench::start(HttpOptions::default());
