@@ -1,7 +1,7 @@
 //! The command line: what the operator asked for, and how the process answers with its exit code.
 //!
 //! The seed's own line, `EMNetChain -dis-addr A -chain-addr B`, and its two prompts are served as
-//! ever. Whatever is at fault is said in one line for each fault on standard error, and nothing
+//! ever. Each fault is said in one line for each fault on standard error, and nothing
 //! has started then. Arguments that the seed would have ignored are refused, for they are slips.
 
 mod backup;

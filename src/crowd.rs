@@ -1,5 +1,6 @@
 //! Those that have a place and may have to give it up, by age and by holder: what one source or
-//! site takes too much of is its own loss. Every rule for making room among connections goes by this.
+//! site takes too much of is its own loss. Every rule for making room among connections goes by
+//! this.
 
 use std::{
     cmp::Reverse,

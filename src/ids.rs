@@ -87,7 +87,7 @@ impl Timestamp {
     }
 }
 
-/// So many milliseconds, for people: in the two largest units.
+/// Formats milliseconds for people, in the two largest units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age(pub u64);
 

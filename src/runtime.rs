@@ -63,7 +63,7 @@ pub fn random() -> io::Result<u128> {
     Ok(u128::from_be_bytes(bytes))
 }
 
-/// Runs work that may block where it may.
+/// Runs blocking work on a thread for such work.
 ///
 /// # Errors
 /// If it panicked, or the runtime is being shut down.

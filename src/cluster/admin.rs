@@ -48,8 +48,8 @@ const LISTEN_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a new leader to appear.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
 
-/// A voter that has answered no heartbeat for so long is not counted on, neither to lead nor to be
-/// one of a majority; there are ten a second.
+/// A voter that has answered no heartbeat for this time is not counted on, neither to lead nor to
+/// be one of a majority; there are ten a second.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// The advice in the answer to an addition when the instance has no data yet.
@@ -346,7 +346,7 @@ pub(super) async fn hear(
     drop(timeout(LISTEN_MAX, listen).await);
 }
 
-/// Returns whether the leader has heard from a member for less than so long ago.
+/// Returns whether the leader has heard from a member within this time.
 pub(super) fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64, within: Duration) -> bool {
     let states = raft.metrics();
     let now = states.borrow_watched();

@@ -1,6 +1,6 @@
 //! The registry as one file, taken while the cluster serves: a snapshot that this instance makes
-//! now. First it waits until it has applied all that was committed anywhere, so every answer that a client
-//! was answered before it was asked is in the file. Writers do not wait for any of it.
+//! now. First it waits until it has applied all that was committed anywhere, so every answer that a
+//! client was answered before it was asked is in the file. Writers do not wait for any of it.
 
 use std::time::Duration;
 

@@ -88,7 +88,7 @@ impl Campaigns {
     }
 
     /// From when on no candidate has a claim to be waited for, if a leader and a candidate were
-    /// heard last at these times, and a sync of the vote takes so long.
+    /// heard last at these times, and a sync of the vote takes `sync`.
     fn free_from(
         &self,
         leader: Option<Instant>,
@@ -202,7 +202,8 @@ impl Cluster {
     }
 }
 
-/// A random share of time on a disk whose syncs take so long, after so many campaigns in vain.
+/// A random share of time on a disk with this time of a sync, after this number of campaigns in
+/// vain.
 fn share(sync: Duration, failed: u32) -> Duration {
     let range = (SHARE_RANGE + 4 * sync).saturating_mul(1 << failed.min(5)).min(SHARE_RANGE_MAX);
     let range = u64::try_from(range.as_millis()).unwrap_or(u64::MAX);

@@ -28,9 +28,9 @@ const LOG_CHECK: Duration = Duration::from_secs(1);
 /// The bounds of the log's length, in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogBounds {
-    /// A snapshot is made after so many.
+    /// Entries after which a snapshot is made.
     pub snapshot_after_entries: u64,
-    /// So many are kept behind it, for members that lag a little.
+    /// Entries that are kept behind it, for members that lag a little.
     pub entries_kept: u64,
 }
 

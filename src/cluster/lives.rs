@@ -34,7 +34,7 @@ use crate::{
     runtime::Runtime,
 };
 
-/// An instance that the leader has not heard from for so long is taken for dead. Its clients have
+/// An instance that the leader has not heard from for this time is taken for dead. Its clients have
 /// the resume grace on top.
 pub const LOST_AFTER: Duration = Duration::from_secs(3);
 
@@ -278,8 +278,8 @@ impl Watch {
     }
 }
 
-/// Returns whether a member is lost that was not heard for so long (`None`: never), for a leader
-/// that has listened for so long.
+/// Returns whether a member is lost after this silence (`None`: never heard), for a leader that has
+/// listened for `listened`.
 fn is_lost(silence: Option<Duration>, listened: Duration) -> bool {
     silence.unwrap_or(listened).min(listened) > LOST_AFTER
 }

@@ -112,7 +112,7 @@ impl Network {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
     }
 
-    /// Finds out which store answers as `target` at an address where it may or may not be. Its
+    /// Finds out which store answers as `target` at an address, if it is there. Its
     /// connections go on meanwhile.
     ///
     /// # Errors

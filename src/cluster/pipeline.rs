@@ -54,7 +54,7 @@ struct Sent {
 }
 
 impl Pipeline {
-    /// Sends what comes out of `input`; each answer may be waited for so long. `note` is told what
+    /// Sends what comes out of `input`; each answer may take `within`. `note` is told what
     /// the member acknowledges.
     pub(super) fn new(
         link: Arc<Link>,

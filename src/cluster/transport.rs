@@ -75,7 +75,7 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
 
     /// Returns the same transport without knowledge of its own: it looks for a member exactly where
-    /// it is told to. `None` if this one does so.
+    /// it should be. `None` if this one does so.
     fn exactly(&self) -> Option<Arc<dyn Transport>> {
         None
     }

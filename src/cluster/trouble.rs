@@ -10,7 +10,8 @@ use super::{Cluster, greeter::Roster, peers::Reach, waiting::removed_text};
 use crate::ids::InstanceId;
 
 /// A leader that no majority has answered for this time, and a follower that has not heard its
-/// leader for this time, cannot answer clients now: the longest time until an election, and a half more.
+/// leader for this time, cannot answer clients now: the longest time until an election, and a half
+/// more.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
 /// Writes at the start of an instance take less than that, unless something is wrong.

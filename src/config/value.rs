@@ -279,17 +279,17 @@ impl Shown for Duration {
     }
 }
 
-/// So many seconds.
+/// This number of seconds.
 pub(super) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// So many hours.
+/// This number of hours.
 pub(super) const fn hours(n: u64) -> Duration {
     seconds(n * 3600)
 }
 
-/// So many days.
+/// This number of days.
 pub(super) const fn days(n: u64) -> Duration {
     hours(n * 24)
 }

@@ -133,8 +133,8 @@ impl Registry {
         let waited_ms = self.now().ms_since(of_a.ask.since.min(of_b.ask.since));
         let joined = [&of_a, &of_b].iter().all(|party| party.ask.request == Request::Connect);
         let both_repair = [&of_a, &of_b].iter().all(|party| party.ask.request != Request::Connect);
-        // The one that was offered the other is done first. Of a newcomer's link the earlier client is told
-        // first, of any other pair the second caller.
+        // The one that was offered the other is done first. Of a newcomer's link the earlier client
+        // is told first, of any other pair the second caller.
         let a_first = match told {
             Some(offered) => offered == a,
             None if both_repair || !linked => of_a.ask.number > of_b.ask.number,

@@ -7,7 +7,7 @@ use std::{
 
 use super::Serial;
 
-/// A block of a level is so many bits of serials, or of blocks of the level below.
+/// A block of a level is this number of bits of serials, or of blocks of the level below.
 const BITS: u32 = 5;
 
 /// Levels of blocks above the serials.

@@ -38,7 +38,7 @@ pub struct Event {
 }
 
 impl History {
-    /// Room for so many events.
+    /// Makes room for this number of events.
     pub fn new(capacity: usize) -> Self {
         Self { events: VecDeque::new(), capacity }
     }

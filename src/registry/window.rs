@@ -1,4 +1,4 @@
-//! A part of one chain, for people who look at it. A chain may have millions of clients, so a part
+//! A part of one chain, for people to look at. A chain may have millions of clients, so a part
 //! of its path is shown; what needs an eye, the gaps and the runs that are cut off, is told for the
 //! whole chain.
 

@@ -28,7 +28,7 @@ pub(super) enum Order {
     Broken,
     /// Close, though the registry did not say so: the instance stops.
     Stop,
-    /// Close at once: its place is needed. If it has asked, the registry is told that it is gone.
+    /// Close at once: its place is needed. If it has asked, the registry hears that it is gone.
     Yield,
 }
 

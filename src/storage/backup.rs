@@ -95,7 +95,7 @@ pub struct BackupDraft {
 }
 
 impl BackupDraft {
-    /// Begins a file that shall be `to`.
+    /// Begins a file that becomes `to`.
     ///
     /// # Errors
     /// If `to` is there already, or the disk fails.

@@ -90,8 +90,9 @@ pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, DiskFaul
     Ok(disk.names(dir)?.iter().map(|name| dir.join(name)).collect())
 }
 
-/// A large file is synced after each so many bytes. One sync of all of it could take minutes, would
-/// keep the syncs of the raft log waiting, and could not be told from a disk that hangs.
+/// A large file is synced each time this number of bytes is written. One sync of all of it could
+/// take minutes, would keep the syncs of the raft log waiting, and could not be told from a disk
+/// that hangs.
 pub(super) const SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Reads a file from its beginning to its end, or writes one from its beginning on. Its errors do

@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::image::RunningDigest;
 use crate::registry::{Registry, Serial};
 
-/// So many of the last entries each have a digest: replicas that wait for the next entry, or are a
-/// heartbeat apart, have some of them in common.
+/// The number of last entries that each have a digest: replicas that wait for the next entry, or
+/// are a heartbeat apart, have some of them in common.
 const RECENT: usize = 64;
 
 /// Of the entries before those, the ones whose index is a multiple of this have one.
 const EVERY: u64 = 64;
 
-/// So many of these are kept: 8,192 entries, more than a replica that keeps up is ever behind.
+/// The number of these that are kept: 8,192 entries, more than a replica that keeps up is ever
+/// behind.
 const KEPT: usize = 128;
 
 /// The encoding and hash of records. Digests of two kinds say nothing about each other, so that a

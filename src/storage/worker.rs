@@ -30,11 +30,11 @@ pub(super) trait Worker: Send + 'static {
     /// The name of its thread.
     const NAME: &str;
 
-    /// Carries out a job, and as many of those behind it as shall share its sync. A break ends the
+    /// Carries out a job, and as many of those behind it as are to share its sync. A break ends the
     /// worker.
     fn work(&mut self, job: Self::Job, behind: &Receiver<Self::Job>) -> ControlFlow<()>;
 
-    /// When [`Self::idle`] shall be called though no job comes.
+    /// When [`Self::idle`] is to be called though no job comes.
     fn due(&self) -> Option<Instant> {
         None
     }

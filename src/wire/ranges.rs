@@ -16,7 +16,7 @@ enum Class {
     Public,
     Inside,
     No(Forbidden),
-    /// IPv6 that stands for the IPv4 address behind so many bits.
+    /// IPv6 that stands for the IPv4 address behind this number of bits.
     Carrier(u32),
 }
 

@@ -316,7 +316,7 @@ impl Oracle {
                 let is_its = session.instance == who && session.incarnation == life;
                 is_its && !state.carried_out.contains(&(index, *n))
             });
-            require(missing.is_none(), "L2: who waits is told", || {
+            require(missing.is_none(), "L2: every caller that waits is told", || {
                 format!("{who:?} at {index}: {missing:?}")
             })
         });

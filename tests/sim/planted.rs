@@ -175,6 +175,6 @@ found! {
     sync_removed SyncRemoved Wild 1 "S6: "
     term_keeps_time_base TermKeepsTimeBase Wild 1 "B5: log time passes while its stamper runs"
     vote_not_stored VoteNotStored Wild 1 "S14: a vote never goes back or S6: a store opens again"
-    waiter_not_told WaiterNotTold Wild 1 "L2: who waits is told"
+    waiter_not_told WaiterNotTold Wild 1 "L2: every caller that waits is told"
     wiped_disk_taken WipedDiskTaken Wild 1 "S6: what was durable survives a crash"
 }

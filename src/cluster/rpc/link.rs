@@ -39,7 +39,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// The first and the longest pause before a member that could not be reached is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
 
-/// A connection on which nothing moves for so long, though something should, is given up.
+/// A connection on which nothing moves for this time, though something should, is given up.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// The number of checks until silence is believed.

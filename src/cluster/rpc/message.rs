@@ -31,7 +31,8 @@ pub enum Request {
         /// The commands.
         commands: Vec<Command>,
     },
-    /// Raft: here is a snapshot of so many bytes. They follow, as they are, in frames of their own.
+    /// Raft: here is a snapshot, with its size in bytes. They follow, as they are, in frames of
+    /// their own.
     Snapshot {
         /// The leader that sends it.
         vote: Vote,

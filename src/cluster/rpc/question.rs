@@ -19,7 +19,7 @@ pub trait Question: Sized {
     /// The answer in a response; `None` if it is another kind of response.
     fn answer(response: Response) -> Option<Self::Answer>;
 
-    /// Asks over a link, and waits at most so long.
+    /// Asks over a link, and waits for this time at most.
     ///
     /// # Errors
     /// If no answer comes, or one of another kind.

@@ -91,7 +91,7 @@ async fn a_newcomer_is_added_promoted_and_removed_and_its_number_never_comes_bac
 
     expect(second, remove(4), true, &["instance 4 is no member any more"]).await;
     assert_eq!(members(leader), [1, 2, 3]);
-    until("it is told", || fourth.is_removed()).await;
+    until("it knows", || fourth.is_removed()).await;
     assert!(!fourth.may_vote());
     until("its life is over", || fourth.was_over() == "this instance was removed from the cluster")
         .await;

@@ -71,7 +71,7 @@ impl Kept {
         self.renew_for(self.0.max);
     }
 
-    /// The connection lives for so long from now on.
+    /// The connection lives for this time from now on.
     pub(super) fn renew_for(&self, time: Duration) {
         self.0.term.send_modify(|term| term.ends = from_now(time));
     }

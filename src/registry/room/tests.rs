@@ -1,5 +1,6 @@
-//! One that floods the registry behind an address of many, and one that has a whole IPv6 /48: who
-//! is served meanwhile, and afterwards. `cargo test crowd -- --nocapture` prints the figures.
+//! One that floods the registry behind an address of many, and one that has a whole IPv6 /48: the
+//! clients that are served meanwhile, and afterwards. `cargo test crowd -- --nocapture` prints the
+//! figures.
 
 #![expect(clippy::print_stdout, reason = "the figures are for people")]
 

@@ -24,7 +24,7 @@ const NEW_NODE: InstanceId = InstanceId(9);
 const CLUSTER: ClusterId = ClusterId(0x51);
 const HISTORY: HistoryId = HistoryId(0x1234);
 
-/// Entries in the fixture, of which so many are in the snapshot and so many in the image.
+/// Entries in the fixture, and those of them in the snapshot and in the image.
 const ENTRIES: u64 = 40;
 const IN_SNAPSHOT: u64 = 20;
 const IN_IMAGE: u64 = 30;

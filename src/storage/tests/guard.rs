@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Entries in the log; of these so many are applied.
+/// Entries in the log; and those of them that are applied.
 const WRITTEN: u64 = 10;
 const APPLIED: u64 = 6;
 
