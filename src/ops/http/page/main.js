@@ -79,7 +79,7 @@ async function ask(path, parameters = {}) {
   });
   const answer = await response.json();
   if (response.ok) return answer;
-  // The token was changed, or the browser has lost it: the form for it is where this page is.
+  // The token was changed, or the browser has lost it: its form is where this page is.
   if (response.status === 403) location.reload();
   if (response.status >= 400 && response.status < 500 && answer.error) throw new Refusal(answer.error);
   throw new Error(`${path}: ${response.status}`);
