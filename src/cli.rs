@@ -2,7 +2,8 @@
 //!
 //! The seed's own line, `EMNetChain -dis-addr A -chain-addr B`, and its two prompts are served as
 //! ever. Each fault is said in one line for each fault on standard error, and nothing
-//! has started then. Arguments that the seed would have ignored are refused, for they are slips.
+//! has started then. Arguments that the seed would have ignored are refused, because they are
+//! slips.
 
 mod backup;
 mod call;

@@ -183,7 +183,7 @@ pub struct TailAddr(pub Socket);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OrphanAddr(pub Socket);
 
-/// Which of a client's two sockets. `Tail` sorts first, for it faces the earlier neighbour.
+/// Which of a client's two sockets. `Tail` sorts first, because it faces the earlier neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// Faces the earlier neighbour.

@@ -279,7 +279,7 @@ impl Instance {
     }
 
     /// Closes all sockets. The kernel does that at the end of a process, but a thread that waits
-    /// for a disk which hangs cannot be ended, and until then clients, other instances and
+    /// because a disk which hangs cannot be ended, and until then clients, other instances and
     /// supervisors would reach a process that never answers.
     async fn hang_up(&mut self) {
         self.servers.abort_all();

@@ -284,7 +284,7 @@ impl Metrics {
 }
 
 /// Makes `gauges`, which have one label or none, say exactly these values. Those that stay are
-/// never away in between, for they may be read meanwhile.
+/// never away in between, because they may be read meanwhile.
 pub fn show<A: Atomic>(gauges: &GenericGaugeVec<A>, values: &BTreeMap<Vec<&str>, A::T>) {
     for family in gauges.collect() {
         for metric in family.get_metric() {

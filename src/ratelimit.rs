@@ -11,9 +11,9 @@
 //! forged sources, which have one turn each, the clock of a source that has used its turns up is
 //! ahead of theirs and stays. For datagrams, the limit on the whole bounds what such a flood gets.
 //!
-//! The operator's own networks have a higher rate, for one address of theirs often stands for many
-//! clients: a proxy, a network of containers. They have one all the same: a service that answers
-//! every datagram, and one forged datagram, would keep us busy with each other for ever.
+//! The operator's own networks have a higher rate, because one address of theirs often stands for
+//! many clients: a proxy, a network of containers. They have one all the same: a service that
+//! answers every datagram, and one forged datagram, would keep us busy with each other for ever.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},

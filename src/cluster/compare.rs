@@ -1,12 +1,13 @@
-//! Replicas are held against each other, for one that was damaged in memory or on disk, or applied
-//! an entry otherwise than the rest, would tell its clients other partners than the others do.
+//! Replicas are held against each other, because one that was damaged in memory or on disk, or
+//! applied an entry otherwise than the rest, would tell its clients other partners than the others
+//! do.
 //!
 //! Every replica keeps the digests of its registry at the same entries ([`Digests`]), asks the
 //! voters for theirs at intervals, and judges itself: one whose digest at an entry is not that of a
 //! majority of the voters leaves service, and tells no digests any more. Where no digest has a
 //! majority and two contradict each other, it cannot be said which is right, so none of them
-//! answers until there is a majority. Raft goes on in either case, for it replicates entries, and
-//! the log is right.
+//! answers until there is a majority. Raft goes on in either case, because it replicates entries,
+//! and the log is right.
 //!
 //! No verdict is false. At the same applied entry all replicas of one log have the same registry,
 //! so two digests that differ are a fault of one; a replica that lags, was just started or has just
@@ -175,9 +176,9 @@ impl Cluster {
     }
 
     /// Compares this replica with the others before it answers clients, as far as they are there,
-    /// for what was wrong when an instance stopped is wrong when it starts. If it must not answer,
-    /// ends its life, so that no partner waits for its clients, and waits until it may; then it
-    /// returns false.
+    /// because what was wrong when an instance stopped is wrong when it starts. If it must not
+    /// answer, ends its life, so that no partner waits for its clients, and waits until it may;
+    /// then it returns false.
     pub(super) async fn prove(&self) -> bool {
         for _ in 0..PROOFS_MAX {
             let verdict = self.compare().await;

@@ -12,10 +12,11 @@
 //! - vouches for less than it is remembered to have acknowledged: its data directory is an older
 //!   copy (see [`progress`](super::progress)).
 //!
-//! Each side also learns what the other one knows of it, for the one that has forgotten something
-//! cannot know by itself. An instance that learns that its votes are lost locks its [`Gate`] at
-//! once and ends ([`Turned`]); refilling it is not safe. Say X was committed by 1 and 3, and 3 goes
-//! back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader without X.
+//! Each side also learns what the other one knows of it, because the one that has forgotten
+//! something cannot know by itself. An instance that learns that its votes are lost locks its
+//! [`Gate`] at once and ends ([`Turned`]); refilling it is not safe. Say X was committed by 1 and
+//! 3, and 3 goes back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader
+//! without X.
 //!
 //! An instance with an empty log opens its gate when a member of the cluster says that it may join:
 //! its number is named, and no store bears it yet.

@@ -6,8 +6,8 @@
 //! that were connected there wait for the resume grace and no longer. If the instance is alive
 //! after all, it finds its life over, closes what sessions it has and begins another one: the
 //! clients knock again and are told what they missed. The same happens after a snapshot was
-//! installed, for the entries that it stands for were never applied here, and no client was told
-//! what they said.
+//! installed, because the entries that it stands for were never applied here, and no client was
+//! told what they said.
 
 use std::time::{Duration, Instant};
 

@@ -54,7 +54,7 @@ pub struct Network {
     calls: Arc<Mutex<Ways>>,
     /// Told what the others acknowledge.
     peers: Peers,
-    /// Told the vote of this instance before others hear of it, for they remember it.
+    /// Told the vote of this instance before others hear of it, because they remember it.
     acknowledged: Acknowledged,
 }
 

@@ -26,8 +26,8 @@ use crate::raft::{LogId, TypeConfig, Vote};
 /// than the other end works on at once.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
-/// Entries in these requests, for they are held in memory until they are answered. A request that
-/// exceeds it alone goes alone.
+/// Entries in these requests, because they are held in memory until they are answered. A request
+/// that exceeds it alone goes alone.
 const ENTRIES_IN_FLIGHT_MAX: usize = 512;
 
 pub(super) type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;

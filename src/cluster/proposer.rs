@@ -8,8 +8,8 @@
 //! A request whose client has hung up is left out, each time that its batch is proposed. That is
 //! safe, though the batch may be in the log with that request in it: of each number the registry
 //! applies what comes first and nothing else, and the end of the session comes behind both. A batch
-//! of which nothing is left is still proposed, for numbers have no gaps. What has gone to a leader
-//! cannot be taken back.
+//! of which nothing is left is still proposed, because numbers have no gaps. What has gone to a
+//! leader cannot be taken back.
 //!
 //! A proposer serves one life of its instance. What the sessions of an earlier life still had in
 //! the queue is dropped: they were closed, and the registry would not listen.

@@ -29,7 +29,7 @@ impl Sources {
         self.flags.insert(key.name, value);
     }
 
-    /// Adds the variables that are keys. An empty one counts as not given, for that is how
+    /// Adds the variables that are keys. An empty one counts as not given, because that is how
     /// service managers and containers leave one out.
     pub fn give_environment(&mut self, variable: impl Fn(&str) -> Option<OsString>) {
         for key in Config::KEYS {

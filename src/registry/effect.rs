@@ -156,7 +156,7 @@ pub enum What {
     Ended(Ended),
     /// Something was forgotten.
     Forgotten(Forgotten),
-    /// A tail that lost its partner counts as first, for no head asks before it.
+    /// A tail that lost its partner counts as first, because no head asks before it.
     CountsAsFirst,
     /// Clients were cut off from their run; the note is about the tail of the first and the head
     /// of the last.

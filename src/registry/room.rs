@@ -100,8 +100,8 @@ impl Registry {
         shares.newest_of_most_new(source).or_else(|| shares.newest_of_most(source, tip))
     }
 
-    /// Makes room for one more wait of a socket that no chain knows: the oldest goes, for what it
-    /// waits for has not come for the longest time.
+    /// Makes room for one more wait of a socket that no chain knows: the oldest goes, because what
+    /// it waits for has not come for the longest time.
     pub(super) fn room_for_caller(&mut self, source: Source) {
         let bounds = (self.policy().repairs_max, self.policy().repairs_per_source_max);
         let spare = |registry: &Self, over| oldest(&registry.index.caller_shares, over, source);

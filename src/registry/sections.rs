@@ -70,7 +70,7 @@ struct Node {
 /// The sections of a chain; none, as long as all its clients are in the order of their serials.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sections {
-    /// Side by side in memory, for every question is a walk from node to node.
+    /// Side by side in memory, because every question is a walk from node to node.
     nodes: Vec<Node>,
     /// The slots of sections that went, to be used again.
     vacant: Vec<Slot>,

@@ -77,8 +77,8 @@ impl Outbox {
         self.lock().lines.len()
     }
 
-    /// Tells every session to close; their asks stay in the registry, for the clients will knock
-    /// on another instance.
+    /// Tells every session to close; their asks stay in the registry, because the clients will
+    /// knock on another instance.
     pub fn stop_all(&self) {
         let lines: Vec<_> = self.lock().lines.values().cloned().collect();
         lines.iter().for_each(|line| line.order(Order::Stop));

@@ -301,7 +301,7 @@ impl Session {
         Course::Over
     }
 
-    /// Says goodbye without waiting, for the place is needed: our FIN behind what was told, and
+    /// Says goodbye without waiting, because the place is needed: our FIN behind what was told, and
     /// what has arrived is discarded, so that the close is no reset that destroys an answer.
     pub(super) fn part(&self) {
         let _ = self.line.stream().finish();

@@ -57,7 +57,7 @@ impl ClientStream for TcpStream {
         self.try_write(bytes)
     }
 
-    /// Unlike [`TcpStream::readable`] this costs the waiting task no room, for a stream keeps a
+    /// Unlike [`TcpStream::readable`] this costs the waiting task no room, because a stream keeps a
     /// place for the one task that reads it.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_read_ready(context)

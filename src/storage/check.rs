@@ -239,7 +239,7 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
 
 /// A copy of the image, opened; it is gone when this is dropped.
 pub(super) struct ImageCopy {
-    /// The result of the check. Before the directory, for sled must let go of its files first.
+    /// The result of the check. Before the directory, because sled must let go of its files first.
     pub(super) found: Found,
     _scratch: Scratch,
 }

@@ -1,7 +1,7 @@
 //! The ends of an instance: a disk that fails (exit code 74), or data that contradict each other
 //! (exit code 78). The thread that sees it first reports it here once. Nothing is retried on a
-//! file whose sync failed, for the kernel may have dropped the very pages that it could not write;
-//! and with two histories at hand nothing may be written at all.
+//! file whose sync failed, because the kernel may have dropped the very pages that it could not
+//! write; and with two histories at hand nothing may be written at all.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 

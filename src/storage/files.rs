@@ -96,7 +96,7 @@ pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, DiskFaul
 pub(super) const SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Reads a file from its beginning to its end, or writes one from its beginning on. Its errors do
-/// not name the file, for the caller knows more of what it does with it.
+/// not name the file, because the caller knows more of what it does with it.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     file: &'a dyn DiskFile,

@@ -6,7 +6,7 @@
 //! So the directory is locked for the life of the process, and `identity.json` is written before
 //! anything else. It says at first that the directory is not yet *initialised*; once log and image
 //! were opened for the first time that is corrected. From then on a directory without its raft
-//! log is refused, for it has lost votes. The file carries a checksum of its own.
+//! log is refused, because it has lost votes. The file carries a checksum of its own.
 //!
 //! A directory without any vote, entry or snapshot has promised nothing, and belongs to no cluster
 //! yet: at each start it takes the cluster that the present settings name. Else one that was once

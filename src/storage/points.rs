@@ -52,7 +52,7 @@ pub(super) struct Points {
 
 impl Points {
     /// Those of a registry as this entry left it; it is looked at as a whole. What no entry was
-    /// applied to has no point, for that would be taken for what the first entry left.
+    /// applied to has no point, because that would be taken for what the first entry left.
     pub(super) fn of(registry: &Registry, entry: Option<u64>) -> Self {
         let running = RunningDigest::of(registry.image());
         let (recent, older) = (VecDeque::new(), VecDeque::new());

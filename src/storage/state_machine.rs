@@ -49,7 +49,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct StateMachineOptions {
     /// Takes what each entry brought about, in order. A task must receive from the moment openraft
-    /// starts, for it applies what is left of the log before it comes back.
+    /// starts, because it applies what is left of the log before it comes back.
     pub effects: mpsc::Sender<Applied>,
     /// The service's metrics.
     pub metrics: Metrics,
@@ -193,7 +193,7 @@ impl RegistryView {
 
 impl StateMachine {
     /// Restores the registry from what the data directory holds, and begins to write its image.
-    /// The raft log must be open already, for its ends decide what can be used.
+    /// The raft log must be open already, because its ends decide what can be used.
     ///
     /// # Errors
     /// If nothing in the directory connects with the log, or the disk fails.

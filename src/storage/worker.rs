@@ -74,7 +74,7 @@ impl<J> Queue<J> {
     }
 }
 
-/// Wakes a task, for a blocking queue cannot; rung for the last time when it is dropped.
+/// Wakes a task, because a blocking queue cannot; rung for the last time when it is dropped.
 #[derive(Debug)]
 struct Bell(Arc<Notify>);
 

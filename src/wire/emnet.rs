@@ -5,7 +5,7 @@
 //! - any other object → `{"msg":"FAILED"}`
 //!
 //! Each reply ends with a newline and the connection stays open. What is not JSON gets no reply.
-//! Keys are sorted and strings escaped as Go's encoder does, for the original is a Go program.
+//! Keys are sorted and strings escaped as Go's encoder does, because the original is a Go program.
 
 use super::Object;
 use crate::{ids::PeerId, limits::PEER_TEXT_BYTES_MAX};

@@ -5,8 +5,8 @@
 //! A message is a bare JSON object: no length before it, no newline behind it, and any number of
 //! them in one packet or any number of packets for one. A [`Decoder`] finds where each begins and
 //! ends; the seed took the bytes of one `read` for a message. White space between messages is
-//! nothing. Other bytes there are *junk*: they are passed over up to the next `{`, for a correct
-//! message must not suffer from what a careless program sent before it.
+//! nothing. Other bytes there are *junk*: they are passed over up to the next `{`, because a
+//! correct message must not suffer from what a careless program sent before it.
 //!
 //! One kind of junk is not forgiven: a connection that begins with an HTTP request line is deaf
 //! from then on. Any web page can make a browser send a POST with a body of its choosing, and the

@@ -2,7 +2,7 @@
 //!
 //! A string begins only where a key or a value may begin; anywhere else a quote is mere text.
 //! For well-formed JSON this is JSON's own rule. It also bounds what broken text can do: a
-//! message that lost its end does not swallow the next one if it was cut outside a string, for
+//! message that lost its end does not swallow the next one if it was cut outside a string, because
 //! an opening brace where no value may begin is taken as the start of a new message.
 
 use crate::limits::MESSAGE_DEPTH_MAX;
@@ -16,7 +16,7 @@ pub(super) enum Step {
     Comma,
     /// The brace that closes the message.
     End,
-    /// A brace that opens a new message, for the one so far has lost its end.
+    /// A brace that opens a new message, because the one so far has lost its end.
     Restart,
     /// A bracket that opens one level more than may be. The scanner cannot follow any further.
     TooDeep,

@@ -1,7 +1,7 @@
 //! The first bytes of a connection, the same over every transport. The side that connected says
 //! which instance it is and which one it wants; the other side answers; then the first gives its
-//! verdict, for it may be the one that remembers more. All numbers are little-endian, and all three
-//! messages have one form:
+//! verdict, because it may be the one that remembers more. All numbers are little-endian, and all
+//! three messages have one form:
 //!
 //! ```text
 //! "EMNETRFT" | version u16 | refusal u8 | length u16 | body, in postcard

@@ -301,7 +301,7 @@ async fn readyz(State(sources): State<HttpSources>) -> Response {
     }
 }
 
-/// One digest at a time, for it takes all of a core.
+/// One digest at a time, because it takes all of a core.
 static DIGESTING: Semaphore = Semaphore::const_new(1);
 
 async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -> Response {

@@ -237,7 +237,7 @@ pub(in crate::storage) fn spawn(
     Ok((ImageQueue { queue, room, has_gap: false, metrics }, ImageProgress(watch)))
 }
 
-/// The order of the fields counts, for they are dropped in it: sled closes its files, then the
+/// The order of the fields counts, because they are dropped in it: sled closes its files, then the
 /// directory is free for others, and then those that wait for the end are told.
 struct Writer {
     image: Option<Box<dyn OpenImage>>,

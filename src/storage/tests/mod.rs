@@ -154,7 +154,7 @@ fn record(random: &mut Random) -> Record {
     };
     let source = Source::of(IpAddr::V4(Ipv4Addr::from(random.next() as u32)));
     let until = Timestamp(random.below(1 << 40));
-    // No two asks have one id, for they would be paired.
+    // No two asks have one id, because they would be paired.
     let id = "r".repeat(1 + random.below(480) as usize) + &random.next().to_string();
     let id = RepairId(id.into());
     let session = SessionId {

@@ -43,7 +43,7 @@ use crate::{
 
 const CLUSTER: ClusterId = ClusterId(0x00c1_0575);
 
-/// The longest that anything may take before a test gives up; long, for machines can be busy.
+/// The longest that anything may take before a test gives up; long, because machines can be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn name(node: u64) -> NodeName {
