@@ -67,7 +67,7 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be received");
+            tracing::error!(%error, "cannot receive signals");
             return Exit::Internal;
         }
     };
@@ -97,7 +97,7 @@ fn raise_descriptor_limit() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
     {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "the limit of open files was not raised");
     }
 }
 
@@ -457,7 +457,7 @@ async fn open_stores(
             Err(Exit::of(error.exit_code()))
         }
         Err(panic) => {
-            tracing::error!("opening the data directory: {panic}");
+            tracing::error!("panic while opening the data directory: {panic}");
             Err(Exit::Internal)
         }
     }

@@ -214,5 +214,5 @@ fn a_configuration_is_told_all_its_faults_at_once() {
     // What a start would refuse is no good configuration.
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
     let said = good.env("EMNETCHAIN_DATA_DIR", &token).finish();
-    ends(&said, 2, &["other users can read it", "is no directory"]);
+    ends(&said, 2, &["other users can read it", "is not a directory"]);
 }

@@ -71,7 +71,7 @@ pub enum Change {
     },
     /// Let this learner vote.
     Promote(InstanceId),
-    /// This instance is no member any more.
+    /// This instance is no longer a member.
     Remove(InstanceId),
     /// Let this member lead, or the voter that has caught up furthest.
     TransferLeader(Option<InstanceId>),
@@ -95,7 +95,7 @@ pub enum ChangeError {
     #[error("{0}")]
     Refused(String),
     /// It may have been made or not.
-    #[error("{0}; look at `EMNetChain cluster members` and repeat it if need be")]
+    #[error("{0}; see `EMNetChain cluster members`, and repeat it if necessary")]
     Unknown(String),
 }
 
@@ -175,7 +175,7 @@ impl Cluster {
     }
 
     /// Gives the leadership away, if this instance has it and another one can take it. Returns why
-    /// it goes on leading, if it does.
+    /// it keeps the leadership, if it does.
     pub async fn step_down(&self) -> Option<String> {
         if !self.leads() || self.raft.voter_ids().eq([self.instance.0]) {
             return None;
@@ -220,7 +220,8 @@ impl Leading<'_> {
             Some(to) => self.fit_to_lead(to).await?.0,
             None => self.furthest().await.ok_or_else(|| {
                 ChangeError::Refused(format!(
-                    "no other voter is there and has caught up, so instance {me} goes on leading"
+                    "no other voter is there and has caught up, so instance {me} keeps the \
+                     leadership"
                 ))
             })?,
         };
@@ -252,15 +253,15 @@ impl Leading<'_> {
         }
         if !self.answers(id).await {
             return Err(ChangeError::Refused(format!(
-                "instance {id} is not heard{}, so instance {me} goes on leading",
+                "instance {id} is not heard{}, so instance {me} keeps the leadership",
                 self.why(to)
             )));
         }
         match lag(raft, id) {
             Some(lag) if lag <= PROMOTE_LAG_MAX => Ok(to),
             lag => Err(ChangeError::Refused(format!(
-                "instance {id} is {} entries behind, so instance {me} goes on leading; repeat this \
-                 when it has caught up",
+                "instance {id} is {} entries behind, so instance {me} keeps the leadership; \
+                 repeat this when it has caught up",
                 lag.map_or_else(|| "all".to_owned(), |lag| lag.to_string())
             ))),
         }
@@ -319,7 +320,7 @@ async fn remove(
         }
         Some(false) => apply(raft, ChangeMembers::RemoveNodes([id].into())).await?,
     }
-    Ok(format!("instance {id} is no member any more; stop it, and never use its number again"))
+    Ok(format!("instance {id} is no longer a member; stop it, and never use its number again"))
 }
 
 /// Returns the number of entries that a member lags behind; `None` if it has acknowledged none yet.
@@ -375,7 +376,7 @@ pub(super) fn not_a_member(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Ch
         let now = states.borrow_watched();
         now.membership_config.membership().nodes().map(|(id, _)| id.to_string()).collect()
     };
-    ChangeError::Refused(format!("{id} is no member; members are {}", members.join(", ")))
+    ChangeError::Refused(format!("{id} is not a member; members are {}", members.join(", ")))
 }
 
 pub(super) async fn apply(

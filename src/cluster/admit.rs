@@ -39,7 +39,7 @@ impl Leading<'_> {
         if let Some((other, spelled)) = self.taken_by(instance, &address).await {
             let alias = if spelled == address { String::new() } else { format!(" (as {spelled})") };
             return Err(ChangeError::Refused(format!(
-                "{address} is where instance {other} is reached{alias}: give the address that \
+                "{address} is the address of instance {other}{alias}: give the address that \
                  instance {id} has for itself"
             )));
         }

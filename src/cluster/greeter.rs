@@ -300,7 +300,7 @@ impl Greeter {
                     learnt.removed.get_or_insert((entry, by));
                     is_new
                 });
-                // Its store may have forgotten more, but it is no member any more, and that is
+                // Its store may have forgotten more, but it is no longer a member, and that is
                 // what helps its operator. It must not vote all the same.
                 self.0.gate.lock();
                 return;

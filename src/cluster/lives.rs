@@ -41,7 +41,7 @@ pub const LOST_AFTER: Duration = Duration::from_secs(3);
 /// Why a life is over that the leader has ended.
 pub const GIVEN_UP: &str = "the others had given this instance up";
 
-/// Why a life is over of an instance that is no member any more: it could never answer its clients.
+/// Why a life is over of an instance that is no longer a member: it could never answer its clients.
 pub const REMOVED: &str = "this instance was removed from the cluster";
 
 /// Interval between the leader's checks.
@@ -179,7 +179,7 @@ impl Cluster {
         self.greeter.learnt()
     }
 
-    /// Returns whether this instance has learnt that it is no member any more.
+    /// Returns whether this instance has learnt that it is no longer a member.
     pub fn is_removed(&self) -> bool {
         self.learnt().borrow().removed.is_some()
     }

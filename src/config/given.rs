@@ -155,7 +155,7 @@ impl Given {
         if let Some((place, path)) = self.values.get("data_dir")
             && fs::metadata(path.trim()).is_ok_and(|there| !there.is_dir())
         {
-            let why = format!("{} is no directory", path.trim());
+            let why = format!("{} is not a directory", path.trim());
             self.faults.push(Fault::BadValue { place: place.clone(), why });
         }
         for name in FILES {

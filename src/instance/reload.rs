@@ -120,5 +120,5 @@ pub(super) async fn follow(
             return error.to_string();
         }
     }
-    "the configuration is not read any more".to_owned()
+    "the configuration is no longer read".to_owned()
 }

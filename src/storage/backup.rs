@@ -125,7 +125,7 @@ impl BackupDraft {
     pub fn finish(self) -> Result<Backup, StorageError> {
         self.file.sync()?;
         let file = RealDisk.open(&self.path, Access::Read)?;
-        let way_out = "it did not arrive as it was sent, and is not kept; ask again";
+        let way_out = "it was damaged on the way and is not kept; repeat the command";
         let found = Backup::survey(&*file).map_err(|bad| bad.refusal(&self.to, way_out))?;
         rename_new(&self.path, &self.to)?;
         Ok(found)

@@ -164,7 +164,7 @@ impl DataDir {
         if identity.initialised && dir.disk.names(&dir.raft_dir())?.is_empty() {
             return Err(StorageError::Damaged {
                 path: dir.raft_dir(),
-                what: "the raft log is missing, and with it votes that were given".into(),
+                what: "the raft log is missing, and its votes with it".into(),
                 way_out: WAY_OUT,
             });
         }
@@ -420,7 +420,7 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (String, &'static str)> {
     }
     let id = |text: &String| {
         let parsed = u128::from_str_radix(text, 16);
-        parsed.map_err(|error| damaged(format!("`{text}` is no id: {error}")))
+        parsed.map_err(|error| damaged(format!("`{text}` is not an id: {error}")))
     };
     Ok(Identity {
         cluster: ClusterId(id(&file.cluster)?),

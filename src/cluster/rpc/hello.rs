@@ -315,10 +315,10 @@ pub async fn receive(
     let (code, body) = read_rest(input).await?;
     let facts = postcard::take_from_bytes::<Facts>(&body).ok().map(|(facts, _later)| facts);
     match (code, Refusal::of(code)) {
-        (0, _) if facts.is_none() => Err(refused("it says nothing of itself")),
+        (0, _) if facts.is_none() => Err(refused("it does not introduce itself")),
         (0, _) => Ok((None, facts)),
         (_, Some(refusal)) => Ok((Some(refusal), facts)),
-        (_, None) => Err(refused("it refuses this instance, for a reason that is not known here")),
+        (_, None) => Err(refused("it refuses this instance, for a reason unknown to this version")),
     }
 }
 

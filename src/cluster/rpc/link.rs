@@ -103,7 +103,7 @@ impl Waiting {
             Ok(Ok(Response::Failed(why))) => Err(CallError::Failed(why)),
             Ok(Ok(Response::Contradicted(why))) => {
                 let instance = self.target.0;
-                tracing::warn!(instance, %why, "an instance refuses the entries of this one");
+                tracing::warn!(instance, %why, "an instance refuses the entries of this leader");
                 Err(CallError::Failed(why))
             }
             Ok(answer) => answer,

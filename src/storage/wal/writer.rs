@@ -212,7 +212,7 @@ impl Writer {
         }
         let _beat = self.pulse.begin();
         self.repair().and_then(|()| job(self)).map_err(|fault| {
-            tracing::error!(error = %fault, "the raft log cannot be written any more");
+            tracing::error!(error = %fault, "the raft log can no longer be written");
             let error = self.faults.report(fault);
             self.failed = Some((error.kind(), error.to_string()));
             self.shared.break_off();
