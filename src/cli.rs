@@ -193,7 +193,7 @@ fn collect_flags(
     Ok(words)
 }
 
-/// The seed's two questions, for what neither the environment nor a file answers.
+/// Asks the seed's two questions, for what neither the environment nor a file answers.
 fn ask_for_addresses(sources: &mut Sources) -> Result<(), String> {
     let questions = [
         ("dis_addr", "insert ipv4:port for emdisi server :"),

@@ -96,12 +96,12 @@ impl<T> Crowd<T> {
         }
     }
 
-    /// The oldest of a holder.
+    /// Returns the oldest of a holder.
     pub(crate) fn oldest(&self, holder: Holder) -> Option<Arrival> {
         self.by_holder.get(&holder)?.first().copied()
     }
 
-    /// The oldest of the holder that has the most.
+    /// Returns the oldest of the holder that has the most.
     pub(crate) fn oldest_of_largest(&self) -> Option<Arrival> {
         let (weight, _) = self.by_weight.last()?;
         Some(weight.oldest.0)

@@ -292,7 +292,7 @@ impl Instance {
         let _ = timeout(HANG_UP_MAX, ended).await;
     }
 
-    /// An operator had it leave service; what belongs to clients ends with them.
+    /// Returns whether an operator had it leave service; what belongs to clients ends with them.
     fn is_draining(&self) -> bool {
         *self.phase.borrow() >= Phase::Drained
     }
@@ -354,8 +354,8 @@ fn leave(fault: &fault::Fault) -> Exit {
     }
 }
 
-/// Which rules this instance knows, and when it raises them. In test builds an instance can be made
-/// older than its program, so that one program plays both parts of an upgrade.
+/// Returns which rules this instance knows, and when it raises them. In test builds an instance can
+/// be made older than its program, so that one program plays both parts of an upgrade.
 fn rules() -> RulesOptions {
     #[cfg(feature = "rules-3")]
     {
@@ -524,7 +524,8 @@ fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {
     }
 }
 
-/// An error and what caused it, on one line; a cause that the error tells itself is told once.
+/// Returns an error and what caused it, on one line; a cause that the error tells itself is told
+/// once.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

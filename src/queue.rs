@@ -21,7 +21,7 @@ pub struct Queued {
 pub struct Claim(Arc<()>);
 
 impl Claim {
-    /// A request for the queue that counts until this is dropped.
+    /// Returns a request for the queue that counts until this is dropped.
     pub fn on(&self, command: Command) -> Queued {
         Queued { command, claim: Some(Arc::downgrade(&self.0)) }
     }

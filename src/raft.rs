@@ -87,7 +87,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// A member that is reached at `raft_addr`, whose store is not known yet.
+    /// Creates a member that is reached at `raft_addr`, whose store is not known yet.
     pub fn at(raft_addr: impl Into<String>) -> Self {
         Self { raft_addr: raft_addr.into(), store: None }
     }

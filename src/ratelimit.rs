@@ -76,7 +76,7 @@ impl Rate {
         self.times(LOCAL_RATE_FACTOR)
     }
 
-    /// The rate of a holder, of which this is the one of public sources.
+    /// Returns the rate of a holder, of which this is the one of public sources.
     fn of(self, holder: Holder) -> Self {
         let rate = if holder.is_local() { self.times(LOCAL_RATE_FACTOR) } else { self };
         match holder {
@@ -113,7 +113,7 @@ impl Clocks {
         Clock(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2))
     }
 
-    /// The slot of a holder; if it has none, one that it can have.
+    /// Returns the slot of a holder; if it has none, one that it can have.
     fn slot(&mut self, key: u64) -> &mut Slot {
         let set = &mut self.sets[key as usize % SETS];
         let place = set.iter().position(|slot| slot.key == key);

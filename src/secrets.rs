@@ -14,8 +14,9 @@ const TOKEN_BYTES: RangeInclusive<usize> = 8..=4096;
 /// The owner of files that the system hands to a service.
 const ROOT: u32 = 0;
 
-/// The permissions of a file that others can read; `None` if it is private. A file of root's may be
-/// readable by its group: so Kubernetes and systemd hand secrets to a service that is not root.
+/// Returns the permissions of a file that others can read; `None` if it is private. A file of
+/// root's may be readable by its group: so Kubernetes and systemd hand secrets to a service that is
+/// not root.
 pub fn exposure(file: &Metadata) -> Option<u32> {
     exposed(file.mode() & 0o777, file.uid())
 }

@@ -81,7 +81,7 @@ impl Received {
         Self { buffer: vec![0; RECEIVED_BYTES_MAX].into(), bytes: 0, stride: 1 }
     }
 
-    /// The payload of each datagram; one may be empty.
+    /// Returns the payload of each datagram; one may be empty.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         let empty = (self.bytes == 0).then_some(&[][..]);
         empty.into_iter().chain(self.buffer[..self.bytes].chunks(self.stride))
@@ -107,7 +107,7 @@ impl Datagrams {
         Ok(Self { address: socket.local_addr()?, state, socket })
     }
 
-    /// Where it is bound; port 0 has become the port picked.
+    /// Returns where it is bound; port 0 has become the port picked.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -274,7 +274,7 @@ impl Leading<'_> {
         self.network.ask(InstanceId(id), &member, Introduce, FRESH).await.is_ok()
     }
 
-    /// The other voter whose log goes furthest, of those that are there and have caught up.
+    /// Returns the other voter whose log goes furthest, of those that are there and have caught up.
     async fn furthest(&self) -> Option<u64> {
         let raft = self.raft;
         let others = raft.voter_ids().filter(|id| id != raft.node_id());
@@ -284,7 +284,7 @@ impl Leading<'_> {
         fit.filter(|(lag, _)| *lag <= PROMOTE_LAG_MAX).min().map(|(_, id)| id)
     }
 
-    /// Why a member is not reached, in parentheses.
+    /// Returns why a member is not reached, in parentheses.
     pub(super) fn why(&self, id: InstanceId) -> String {
         match self.peers.reach(id) {
             Reach::Lost(why) | Reach::Refused(why) => format!(" ({why})"),
@@ -354,7 +354,7 @@ pub(super) fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64, within: D
     id == now.id || silence_of(&now, id).is_some_and(|silence| silence < within)
 }
 
-/// A member as the membership has it.
+/// Returns a member as the membership has it.
 pub(super) fn node(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<Member> {
     let states = raft.metrics();
     let now = states.borrow_watched();

@@ -60,7 +60,7 @@ impl Leading<'_> {
         Ok(added(id, &address))
     }
 
-    /// The other member that is reached at this address, and how the cluster spells it.
+    /// Returns the other member that is reached at this address, and how the cluster spells it.
     async fn taken_by(&self, instance: InstanceId, address: &str) -> Option<(u64, String)> {
         let mut members: BTreeMap<String, u64> = {
             let states = self.raft.metrics();

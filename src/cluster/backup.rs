@@ -55,7 +55,7 @@ impl Cluster {
         Ok(written.map_err(|_| BackupError::Late)??)
     }
 
-    /// A snapshot that covers this entry, which is applied here.
+    /// Returns a snapshot that covers this entry, which is applied here.
     async fn snapshot_of(&self, entry: u64) -> Result<SnapshotFile, ClusterError> {
         loop {
             let stopped = |error: &dyn std::fmt::Display| ClusterError::Raft(error.to_string());

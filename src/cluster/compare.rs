@@ -69,8 +69,8 @@ pub enum Accord {
 }
 
 impl Accord {
-    /// Why this replica must not answer clients, and what to do: a sentence without its full stop.
-    /// `None` if it may.
+    /// Returns why this replica must not answer clients, and what to do: a sentence without its
+    /// full stop. `None` if it may.
     pub fn trouble(self) -> Option<String> {
         match self {
             Self::Fits | Self::Suspect { .. } => None,
@@ -278,7 +278,7 @@ impl Cluster {
         }
     }
 
-    /// The voters, in two sets while they change, and how the others of them are reached.
+    /// Returns the voters, in two sets while they change, and how the others of them are reached.
     fn electorate(&self) -> (Vec<BTreeSet<InstanceId>>, BTreeMap<InstanceId, Member>) {
         let states = self.raft.metrics();
         let now = states.borrow_watched();

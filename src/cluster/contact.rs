@@ -39,12 +39,12 @@ impl Contact {
         self.heard().candidate = Some(clock::now());
     }
 
-    /// When the leader was heard; `None` if it never was.
+    /// Returns when the leader was heard; `None` if it never was.
     pub fn leader_heard(&self) -> Option<Instant> {
         self.heard().leader
     }
 
-    /// When a candidate was heard; `None` if none ever was.
+    /// Returns when a candidate was heard; `None` if none ever was.
     pub fn candidate_heard(&self) -> Option<Instant> {
         self.heard().candidate
     }

@@ -202,8 +202,8 @@ impl Cluster {
     }
 }
 
-/// A random share of time on a disk with this time of a sync, after this number of campaigns in
-/// vain.
+/// Returns a random share of time on a disk with this time of a sync, after this number of
+/// campaigns in vain.
 fn share(sync: Duration, failed: u32) -> Duration {
     let range = (SHARE_RANGE + 4 * sync).saturating_mul(1 << failed.min(5)).min(SHARE_RANGE_MAX);
     let range = u64::try_from(range.as_millis()).unwrap_or(u64::MAX);

@@ -112,7 +112,7 @@ impl Standing {
         Ok(Self::Founded { store, known: greeter.known(peer), first: is_first.then_some(first) })
     }
 
-    /// The store of the one that says so.
+    /// Returns the store of the one that says so.
     pub fn store(&self) -> StoreId {
         match self {
             Self::Empty { store, .. } | Self::Founded { store, .. } => *store,
@@ -130,7 +130,7 @@ pub enum Founding {
 }
 
 impl Founding {
-    /// The list by numbers and addresses.
+    /// Returns the list by numbers and addresses.
     pub(in super::super) fn list(&self, me: InstanceId) -> BTreeMap<InstanceId, String> {
         match self {
             Self::Alone(member) => BTreeMap::from([(me, member.raft_addr.clone())]),
@@ -286,8 +286,8 @@ impl Cluster {
         join_all(asking).await.into_iter().collect()
     }
 
-    /// The founding entry, if one was decided on and names this store, or if it is on this instance
-    /// to decide.
+    /// Returns the founding entry, if one was decided on and names this store, or if it is on this
+    /// instance to decide.
     fn founding_entry(
         &self,
         members: &BTreeMap<InstanceId, Member>,
@@ -298,7 +298,7 @@ impl Cluster {
     }
 }
 
-/// The founding entry that a member has, if it names this store.
+/// Returns the founding entry that a member has, if it names this store.
 fn entry_to_copy(
     (me, store): (InstanceId, StoreId),
     answers: &Answers,
@@ -322,8 +322,8 @@ fn names_later(store: StoreId, answers: &Answers) -> bool {
     })
 }
 
-/// The founding entry, if this instance has the lowest number of its list and every other listed
-/// one is there, empty and of the same list.
+/// Returns the founding entry, if this instance has the lowest number of its list and every other
+/// listed one is there, empty and of the same list.
 fn entry_to_decide(
     (me, store): (InstanceId, StoreId),
     members: &BTreeMap<InstanceId, Member>,

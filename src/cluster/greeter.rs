@@ -138,7 +138,7 @@ impl Greeter {
         &self.0.peers
     }
 
-    /// Where this instance was started.
+    /// Returns where this instance was started.
     pub fn place(&self) -> &Place {
         &self.0.place
     }
@@ -153,22 +153,22 @@ impl Greeter {
         &self.0.acknowledged
     }
 
-    /// This instance's store.
+    /// Returns this instance's store.
     pub fn store(&self) -> StoreId {
         self.0.store
     }
 
-    /// The newest rules that this instance can apply.
+    /// Returns the newest rules that this instance can apply.
     pub fn newest_rules(&self) -> Rules {
         self.0.rules
     }
 
-    /// This instance.
+    /// Returns this instance.
     pub fn me(&self) -> InstanceId {
         self.0.me.node
     }
 
-    /// The members in this instance's own log.
+    /// Returns the members in this instance's own log.
     pub fn roster(&self) -> watch::Receiver<Roster> {
         self.0.roster.subscribe()
     }
@@ -184,7 +184,7 @@ impl Greeter {
         });
     }
 
-    /// The list that this instance was started with; `None` until that is known.
+    /// Returns the list that this instance was started with; `None` until that is known.
     pub fn list(&self) -> Option<BTreeMap<InstanceId, String>> {
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -217,7 +217,7 @@ impl Cluster {
         }
     }
 
-    /// The instances that are lost and whose clients still ask, with their present lives.
+    /// Returns the instances that are lost and whose clients still ask, with their present lives.
     fn lost(&self, watch: &mut Watch) -> Vec<(InstanceId, Incarnation)> {
         let now = clock::now();
         let states = self.raft.metrics();

@@ -67,7 +67,7 @@ impl std::fmt::Debug for Network {
 }
 
 impl Network {
-    /// A network over the given transport.
+    /// Creates a network over the given transport.
     pub fn new(transport: Arc<dyn Transport>, peers: Peers, acknowledged: Acknowledged) -> Self {
         Self { transport, calls: Arc::default(), peers, acknowledged }
     }
@@ -246,7 +246,7 @@ impl Peer {
         Ok(response)
     }
 
-    /// The link for entries, and how long it may take to answer.
+    /// Returns the link for entries, and how long it may take to answer.
     fn append_link(&mut self, option: &RPCOption) -> (Arc<Link>, Duration) {
         match &mut self.appends {
             Appends::Heartbeats => {

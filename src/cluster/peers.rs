@@ -140,7 +140,7 @@ impl Peers {
         }
     }
 
-    /// The run of a peer's process that was not refused last.
+    /// Returns the run of a peer's process that was not refused last.
     pub fn run(&self, id: InstanceId) -> Option<u64> {
         self.guard().get(&id)?.run
     }
@@ -157,12 +157,12 @@ impl Peers {
         stores.into_iter().any(|(other, known)| *other != store && known.last.is_some())
     }
 
-    /// The store that answers under a number, if it has introduced itself.
+    /// Returns the store that answers under a number, if it has introduced itself.
     pub fn store(&self, id: InstanceId) -> Option<StoreId> {
         self.guard().get(&id)?.store
     }
 
-    /// The newest rules that a peer can apply; `None` if it has not introduced itself yet.
+    /// Returns the newest rules that a peer can apply; `None` if it has not introduced itself yet.
     pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
         self.guard().get(&id)?.rules
     }

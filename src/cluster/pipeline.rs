@@ -66,7 +66,7 @@ impl Pipeline {
         Self { link, within, input: Some(input), in_flight, entries_in_flight: 0, note }
     }
 
-    /// The answers, up to the first error of any kind.
+    /// Returns the answers, up to the first error of any kind.
     pub(super) fn into_results(self) -> AppendResults<'static> {
         let results = stream::unfold(Some(self), |pipeline| async move {
             let mut pipeline = pipeline?;
@@ -77,7 +77,7 @@ impl Pipeline {
         results.boxed()
     }
 
-    /// The next answer; meanwhile, requests are sent as they come.
+    /// Returns the next answer; meanwhile, requests are sent as they come.
     async fn next(&mut self) -> Option<AppendResult> {
         let late = sleep(self.within);
         tokio::pin!(late);

@@ -55,8 +55,9 @@ impl Place {
         clock::now().saturating_duration_since(self.0.since) > CALLED_WITHIN
     }
 
-    /// Where this instance was started, if that is not where the members look for it (`known`) and
-    /// none has called it. `listed` is its own entry in the list that it was started with.
+    /// Returns where this instance was started, if that is not where the members look for it
+    /// (`known`) and none has called it. `listed` is its own entry in the list that it was started
+    /// with.
     pub fn differing(&self, listed: Option<&str>, known: &str) -> Option<String> {
         let listening = *self.0.listening.get()?;
         if self.0.called.load(Ordering::Acquire) {

@@ -47,7 +47,7 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// The progress of a store that has granted a vote.
+    /// Returns the progress of a store that has granted a vote.
     pub fn of_vote(vote: Vote) -> Self {
         Self { vote, last: None }
     }

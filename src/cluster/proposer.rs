@@ -98,8 +98,8 @@ impl<W> std::fmt::Debug for Proposer<W> {
 }
 
 impl<W: Writer> Proposer<W> {
-    /// A proposer for the given life of the instance. Batches are marked in `pulse` until they are
-    /// applied.
+    /// Creates a proposer for the given life of the instance. Batches are marked in `pulse` until
+    /// they are applied.
     pub fn new(
         writer: W,
         instance: InstanceId,
@@ -179,7 +179,7 @@ impl<W: Writer> Proposer<W> {
         );
     }
 
-    /// The oldest batch has an outcome.
+    /// Notes that the oldest batch has an outcome.
     async fn acknowledge(
         &mut self,
         outcome: Result<Written, WriteError>,
@@ -275,7 +275,7 @@ mod tests {
         }
     }
 
-    /// A flaky log, and a life of an instance that has begun there.
+    /// Returns a flaky log, and a life of an instance that has begun there.
     fn flaky(life: u64, fault: fn(u64) -> Fault) -> (Flaky, InstanceId, Incarnation) {
         let writer = Flaky { registry: Arc::default(), writes: Arc::default(), fault };
         let (instance, incarnation) = (InstanceId(1), Incarnation(life));

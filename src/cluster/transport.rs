@@ -42,7 +42,7 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Append => "append",

@@ -18,7 +18,7 @@ pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 const UNWRITTEN_AFTER: Duration = Duration::from_secs(3);
 
 impl Cluster {
-    /// Why clients cannot be answered now: a sentence; `None` if they can.
+    /// Returns why clients cannot be answered now: a sentence; `None` if they can.
     pub fn trouble(&self) -> Option<String> {
         let learnt = self.learnt().borrow().clone();
         if let Some(turned) = learnt.turned {
@@ -50,15 +50,15 @@ impl Cluster {
         Some(text + &also)
     }
 
-    /// Why no leader is reached that could write; `None` if one is. A leader elsewhere that is
-    /// reached and not heard may well do what it is asked.
+    /// Returns why no leader is reached that could write; `None` if one is. A leader elsewhere that
+    /// is reached and not heard may well do what it is asked.
     pub(super) fn without_majority(&self) -> Option<String> {
         let leader = self.raft.metrics().borrow_watched().current_leader.map(InstanceId);
         let is_there = leader.is_some_and(|id| id != self.instance && self.is_reached(id));
         if is_there { None } else { self.trouble() }
     }
 
-    /// The voters, and why no leader is there for this instance; `None` if one is.
+    /// Returns the voters, and why no leader is there for this instance; `None` if one is.
     fn leaderless(&self) -> (Vec<InstanceId>, Option<String>) {
         let states = self.raft.metrics();
         let now = states.borrow_watched();
@@ -90,8 +90,8 @@ impl Cluster {
         (voters, trouble)
     }
 
-    /// Why this instance does not serve yet though a leader is heard; `None` if nothing is in the
-    /// way that it knows of. What it writes at its start goes to the leader.
+    /// Returns why this instance does not serve yet though a leader is heard; `None` if nothing is
+    /// in the way that it knows of. What it writes at its start goes to the leader.
     pub fn unwritten(&self, waited: Duration) -> Option<String> {
         let leader = InstanceId(self.raft.metrics().borrow_watched().current_leader?);
         let address = self.members().remove(&leader).unwrap_or_default().raft_addr;
@@ -118,7 +118,7 @@ impl Cluster {
         2 * voters.iter().filter(is_there).count() > voters.len()
     }
 
-    /// Why there is no leader.
+    /// Returns why there is no leader.
     fn without_a_leader(&self, voters: &[InstanceId]) -> String {
         if voters.is_empty() {
             return "the cluster has no leader that speaks to this instance".to_owned();
@@ -143,8 +143,8 @@ impl Cluster {
         self.greeter.peers().reach(id) == Reach::Reached
     }
 
-    /// Those that are not reached, each with its address and the reason, and what can be done;
-    /// empty if there are none.
+    /// Returns those that are not reached, each with its address and the reason, and what can be
+    /// done; empty if there are none.
     fn unreached(&self, ids: &[InstanceId]) -> String {
         let members: Roster = self.members();
         let (mut text, mut is_lost) = (String::new(), false);
@@ -182,7 +182,7 @@ fn unreached_leader(leader: InstanceId, address: &str, why: &str) -> String {
     )
 }
 
-/// A system's or TLS's reason in an operator's words.
+/// Returns a system's or TLS's reason in an operator's words.
 fn plain(why: &str) -> String {
     let known = [
         ("Connection refused", "nothing listens there (connection refused)"),

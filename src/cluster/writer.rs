@@ -52,7 +52,7 @@ impl std::fmt::Debug for LocalWriter {
 }
 
 impl LocalWriter {
-    /// A writer to this instance's raft.
+    /// Creates a writer to this instance's raft.
     pub fn new(raft: Raft<TypeConfig, StateMachine>, view: RegistryView) -> Self {
         Self(Arc::new(Local { raft, clock: LogClock::default(), view }))
     }
@@ -118,13 +118,13 @@ pub(super) struct Leader {
 }
 
 impl Router {
-    /// A router that writes with `local` while this instance leads. `contact` knows when another
-    /// leader was heard.
+    /// Creates a router that writes with `local` while this instance leads. `contact` knows when
+    /// another leader was heard.
     pub fn new(local: LocalWriter, network: Network, contact: Contact) -> Self {
         Self { local, network, contact }
     }
 
-    /// The leader, as far as this instance knows.
+    /// Returns the leader, as far as this instance knows.
     fn leader(&self) -> Option<Leader> {
         let states = self.local.0.raft.metrics();
         let now = states.borrow_watched();

@@ -22,7 +22,7 @@ pub(crate) fn is_rewriting() -> bool {
     std::env::var_os(REWRITE).is_some_and(|value| value == "yes")
 }
 
-/// Where the fixtures of this rules version are.
+/// Returns where the fixtures of this rules version are.
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rules-2")
 }

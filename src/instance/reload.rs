@@ -51,12 +51,12 @@ impl Reload {
         Ok((Self { sources, logs, config, options, policy, token }, live))
     }
 
-    /// The configuration in force.
+    /// Returns the configuration in force.
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where lines for operators go.
+    /// Returns where lines for operators go.
     pub(super) fn logs(&self) -> &LogHandle {
         &self.logs
     }

@@ -32,8 +32,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue to `out`; lines that have no room, or cannot be written, are counted in `dropped`,
-    /// and `failed` hears why they cannot.
+    /// Creates a queue to `out`; lines that have no room, or cannot be written, are counted in
+    /// `dropped`, and `failed` hears why they cannot.
     ///
     /// # Errors
     /// If the process cannot have one more thread.

@@ -36,7 +36,7 @@ impl Registry {
         });
     }
 
-    /// A new ask over `session`, of a socket that remembers this.
+    /// Returns a new ask over `session`, of a socket that remembers this.
     pub(super) fn new_ask(&mut self, session: SessionId, request: Request, past: Past) -> Ask {
         let since = self.now();
         Ask {
@@ -316,7 +316,7 @@ struct Party {
     source: Source,
 }
 
-/// The words for a partner, as the request's server says them.
+/// Returns the words for a partner, as the request's server says them.
 fn message_for(request: &Request, at: AskRef, ip: Socket) -> Message {
     match (request, at) {
         (Request::Connect, AskRef::Side(_, part)) => Message::Link { part, ip },

@@ -94,7 +94,7 @@ impl Counted {
     }
 }
 
-/// The block of each level that a serial is in.
+/// Returns the block of each level that a serial is in.
 fn blocks(serial: Serial) -> impl Iterator<Item = u64> {
     (1..).map(move |level| serial.0 >> (BITS * level))
 }

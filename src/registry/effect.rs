@@ -59,7 +59,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// The session that it concerns.
+    /// Returns the session that it concerns.
     pub fn session(&self) -> SessionId {
         match self {
             Self::Tell { session, .. }

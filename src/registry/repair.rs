@@ -38,7 +38,7 @@ impl Registry {
         }
     }
 
-    /// The wait of a socket that no chain knows under this id, and its owner.
+    /// Returns the wait of a socket that no chain knows under this id, and its owner.
     fn caller(&self, id: &RepairId, orphan: &Socket) -> Option<(AskRef, Source)> {
         self.index.asks_with(id).find_map(|at| match at {
             AskRef::Caller(serial) => {
@@ -92,7 +92,7 @@ impl Registry {
         is_cut || is_reported(Part::Tail) || is_reported(Part::Head)
     }
 
-    /// The partner of a client's socket, if it has one.
+    /// Returns the partner of a client's socket, if it has one.
     pub fn partner(&self, serial: Serial, part: Part) -> Option<&Socket> {
         match self.client(serial)?.side(part) {
             Side::Linked { .. } => {

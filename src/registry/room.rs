@@ -87,10 +87,10 @@ impl Registry {
         self.make_room(source, bounds, |it| &it.index.client_shares, spare, evict);
     }
 
-    /// The client that gives way when the registry is full: one of the source that has the most, so
-    /// that a flood is its own loss. Nothing else may decide. What is silent is no worse than what
-    /// asks: a few connections keep clients asking. What was reported or cut off may be well: two
-    /// hostile ends bring that about.
+    /// Returns the client that gives way when the registry is full: one of the source that has the
+    /// most, so that a flood is its own loss. Nothing else may decide. What is silent is no worse
+    /// than what asks: a few connections keep clients asking. What was reported or cut off may be
+    /// well: two hostile ends bring that about.
     fn spare_client(&self, source: Source, chain: &ChainName) -> Option<Serial> {
         let shares = &self.index.client_shares;
         // Where all have one client each the tip is the newest. If it went, no newcomer would ever

@@ -336,7 +336,7 @@ impl Registry {
         true
     }
 
-    /// The first ask that this one's id may pair it with.
+    /// Returns the first ask that this one's id may pair it with.
     fn first_fitting(&self, (id, chain, at): &FreeKey) -> Option<FreeKey> {
         let from = |chain| (id.clone(), chain, super::index::LOWEST);
         let strangers = self.index.free.range(from(None)..);

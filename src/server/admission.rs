@@ -203,7 +203,7 @@ impl Hold {
 }
 
 impl Permit {
-    /// A request is in hand; false if the place was given away before.
+    /// Notes that a request is in hand; false if the place was given away before.
     pub(super) fn heard(&mut self) -> bool {
         let mut state = self.admission.state();
         if let Hold::Silent(_) = self.hold {

@@ -143,8 +143,8 @@ impl Guesses {
 }
 
 impl Turn<'_> {
-    /// The registry is asked; until it answers, the id counts as wrong. False if the turn was lost
-    /// to a later one.
+    /// Notes that the registry is asked; until it answers, the id counts as wrong. False if the
+    /// turn was lost to a later one.
     fn ask(&mut self) -> bool {
         self.costs = true;
         let wait = self.wait.take();
@@ -271,7 +271,7 @@ fn random_peer_id() -> PeerId {
 mod tests {
     use super::*;
 
-    /// The source of this number in a /48.
+    /// Returns the source of this number in a /48.
     fn of_site(number: usize) -> Source {
         Source::of(format!("2001:db8:7:{number:x}::1").parse().unwrap())
     }

@@ -57,7 +57,7 @@ impl Line {
         Self { stream, state: Mutex::default(), wake: Notify::new() }
     }
 
-    /// The stream, for reading and for asking about it.
+    /// Returns the stream, for reading and for asking about it.
     pub(super) fn stream(&self) -> &dyn ClientStream {
         &*self.stream
     }
@@ -94,7 +94,8 @@ impl Line {
         self.wake.notify_one();
     }
 
-    /// The next order; only the session's task waits here. Nothing is lost if the wait is dropped.
+    /// Returns the next order; only the session's task waits here. Nothing is lost if the wait is
+    /// dropped.
     pub(super) async fn next_order(&self) -> Order {
         loop {
             if let Some(order) = self.take_order() {

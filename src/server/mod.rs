@@ -152,7 +152,7 @@ impl Servers {
         })
     }
 
-    /// Where the servers are bound; port 0 has become the port picked.
+    /// Returns where the servers are bound; port 0 has become the port picked.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
@@ -216,7 +216,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name of the server, as metrics and logs have it.
+    /// Returns the name of the server, as metrics and logs have it.
     fn as_str(self) -> &'static str {
         match self {
             Self::Chain => "chain",
@@ -250,7 +250,7 @@ struct Sender {
     source: IpAddr,
 }
 
-/// The bytes that tell a client a message.
+/// Returns the bytes that tell a client a message.
 fn encode(message: &Message) -> Vec<u8> {
     match message {
         Message::Link { part, ip } => wire::chain::reply(*part, ip),

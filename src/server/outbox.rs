@@ -36,7 +36,7 @@ struct Sessions {
 }
 
 impl Outbox {
-    /// An outbox without sessions, before the first life.
+    /// Creates an outbox without sessions, before the first life.
     pub fn new(instance: InstanceId, metrics: Metrics) -> Self {
         Self { instance, metrics, sessions: Mutex::default() }
     }

@@ -187,7 +187,7 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Backup, StorageError> {
     write().inspect_err(|_| drop(RealDisk.remove(to)))
 }
 
-/// The registry as image or snapshot have it, whichever is newer, and then the log.
+/// Returns the registry as image or snapshot have it, whichever is newer, and then the log.
 fn gather(
     data_dir: &Path,
     identity: identity::Identity,

@@ -85,7 +85,8 @@ impl CheckReport {
         older_vote(vote, newest)
     }
 
-    /// The last entry that was purged from the log, if neither image nor snapshot covers it.
+    /// Returns the last entry that was purged from the log, if neither image nor snapshot covers
+    /// it.
     fn gap(&self) -> Option<u64> {
         if self.foreign_log().is_some() {
             return None;
@@ -124,7 +125,7 @@ impl Finding {
         }
     }
 
-    /// The last entry that it covers.
+    /// Returns the last entry that it covers.
     fn applied(&self) -> Option<LogId> {
         self.at()?.last_log_id
     }

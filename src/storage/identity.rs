@@ -64,12 +64,13 @@ pub(super) const WAY_OUT: &str = "restore a backup into a new data directory, or
 pub struct ClusterId(pub u128);
 
 impl ClusterId {
-    /// The id of a new cluster.
+    /// Returns the id of a new cluster.
     pub(super) fn random() -> Result<Self, io::Error> {
         runtime::random().map(Self)
     }
 
-    /// The id that follows from a text: the same for all that begin with the same one (FNV-1a).
+    /// Returns the id that follows from a text: the same for all that begin with the same one
+    /// (FNV-1a).
     pub fn derived_from(text: &str) -> Self {
         const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
         const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
@@ -171,12 +172,12 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The disk that it is on.
+    /// Returns the disk that it is on.
     pub(super) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
@@ -186,17 +187,17 @@ impl DataDir {
         &self.pulses
     }
 
-    /// The disk that it is on, for snapshots.
+    /// Returns the disk that it is on, for snapshots.
     pub(super) fn snapshot_disk(&self) -> Arc<dyn Disk> {
         Arc::new(WatchedDisk::new(Arc::clone(&self.disk), self.pulses.snapshot.clone()))
     }
 
-    /// The place of the registry's image.
+    /// Returns the place of the registry's image.
     pub(super) fn image_store(&self) -> Arc<dyn ImageStore> {
         self.disk.image_store(&self.registry_dir(), self.seal())
     }
 
-    /// The place where snapshots of other instances arrive.
+    /// Returns the place where snapshots of other instances arrive.
     pub fn inbox(&self) -> SnapshotInbox {
         SnapshotInbox::new(self.snapshot_disk(), self.snapshot_dir(), self.cluster_id())
     }
@@ -206,7 +207,7 @@ impl DataDir {
         self.identity
     }
 
-    /// The cluster that the directory belongs to.
+    /// Returns the cluster that the directory belongs to.
     pub fn cluster_id(&self) -> ClusterId {
         self.identity.cluster
     }
@@ -216,7 +217,7 @@ impl DataDir {
         self.identity.seal
     }
 
-    /// The node that the directory belongs to.
+    /// Returns the node that the directory belongs to.
     pub fn node_id(&self) -> InstanceId {
         self.identity.node
     }
@@ -226,22 +227,22 @@ impl DataDir {
         !self.identity.initialised
     }
 
-    /// Where the raft log lives.
+    /// Returns where the raft log lives.
     pub fn raft_dir(&self) -> PathBuf {
         raft_dir(&self.path)
     }
 
-    /// Where the image of the registry lives.
+    /// Returns where the image of the registry lives.
     pub fn registry_dir(&self) -> PathBuf {
         registry_dir(&self.path)
     }
 
-    /// Where snapshots live.
+    /// Returns where snapshots live.
     pub fn snapshot_dir(&self) -> PathBuf {
         snapshot_dir(&self.path)
     }
 
-    /// A share of the lock for a thread that may outlive this value.
+    /// Returns a share of the lock for a thread that may outlive this value.
     pub(super) fn lock(&self) -> DirLock {
         self.lock.clone()
     }
@@ -283,17 +284,17 @@ impl DirLock {
     }
 }
 
-/// Where the raft log lives in a data directory.
+/// Returns where the raft log lives in a data directory.
 pub(super) fn raft_dir(path: &Path) -> PathBuf {
     path.join(RAFT_DIR)
 }
 
-/// Where the image lives in a data directory.
+/// Returns where the image lives in a data directory.
 pub(super) fn registry_dir(path: &Path) -> PathBuf {
     path.join(REGISTRY_DIR)
 }
 
-/// Where the snapshots live in a data directory.
+/// Returns where the snapshots live in a data directory.
 pub(super) fn snapshot_dir(path: &Path) -> PathBuf {
     path.join(SNAPSHOT_DIR)
 }
@@ -376,7 +377,7 @@ struct IdentityFile {
 }
 
 impl IdentityFile {
-    /// The checksum over everything else.
+    /// Returns the checksum over everything else.
     fn expected_check(&self) -> String {
         let mut text =
             format!("{} {} {} {}", self.format, self.cluster, self.node, self.initialised);

@@ -51,8 +51,8 @@ pub(super) struct Points {
 }
 
 impl Points {
-    /// Those of a registry as this entry left it; it is looked at as a whole. What no entry was
-    /// applied to has no point, because that would be taken for what the first entry left.
+    /// Returns those of a registry as this entry left it; it is looked at as a whole. What no entry
+    /// was applied to has no point, because that would be taken for what the first entry left.
     pub(super) fn of(registry: &Registry, entry: Option<u64>) -> Self {
         let running = RunningDigest::of(registry.image());
         let (recent, older) = (VecDeque::new(), VecDeque::new());
@@ -62,7 +62,8 @@ impl Points {
         points
     }
 
-    /// An entry has changed the registry; returns the serials of the records that it changed.
+    /// Notes that an entry has changed the registry; returns the serials of the records that it
+    /// changed.
     pub(super) fn follow(&mut self, entry: u64, registry: &mut Registry) -> Vec<Serial> {
         let before = registry.take_changed();
         self.running.follow(&before, registry.image());
@@ -78,7 +79,7 @@ impl Points {
         before.into_keys().collect()
     }
 
-    /// The digest of the registry, which stands at this entry.
+    /// Returns the digest of the registry, which stands at this entry.
     pub(super) fn newest(&mut self, entry: u64, registry: &Registry) -> Point {
         Point { entry, digest: self.running.digest(&registry.image().meta) }
     }
@@ -88,7 +89,7 @@ impl Points {
         self.disowned = true;
     }
 
-    /// All that are known.
+    /// Returns all that are known.
     pub(super) fn all(&self) -> Digests {
         if self.disowned {
             return Digests { kind: KIND, points: Vec::new() };

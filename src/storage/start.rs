@@ -147,9 +147,9 @@ fn refuse_contradictions(
     }
 }
 
-/// An entry may be committed, and applied, while it is on the disks of others only; then a power
-/// cut leaves a registry that is ahead of its own log, and openraft mends that. But a voter alone
-/// applies nothing that is not in its own log: there the log has lost entries.
+/// An entry may be committed, and applied, while it is on the disks of others only; then a
+/// power cut leaves a registry that is ahead of its own log, and openraft mends that. But a voter
+/// alone applies nothing that is not in its own log: there the log has lost entries.
 fn accept_short_log(dir: &DataDir, log: LogEnds, at: &SnapshotMeta) -> Result<(), StorageError> {
     let (applied, last) = (index(at.last_log_id), index(log.last));
     let applied = applied.unwrap_or_default();

@@ -65,7 +65,7 @@ pub struct StateMachineOptions {
 }
 
 impl StateMachineOptions {
-    /// The service's options.
+    /// Returns the service's options.
     pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
         let (newest_rules, guard) = (Rules::NEWEST, LogGuard::default());
         Self { effects, metrics, faults, newest_rules, has_image: true, guard }
@@ -150,18 +150,20 @@ impl RegistryView {
         })
     }
 
-    /// A copy of the registry, and the index of the entry that it is as of. It is cheap to make.
+    /// Returns a copy of the registry, and the index of the entry that it is as of. It is cheap to
+    /// make.
     pub fn image(&self) -> (u64, Image) {
         self.read(|registry| (self.applied.load(Ordering::Acquire), registry.image().clone()))
     }
 
-    /// The digest of the registry, and the entry that it is as of.
+    /// Returns the digest of the registry, and the entry that it is as of.
     pub fn digest(&self) -> Point {
         let Replica { registry, points, .. } = &mut *lock(&self.replica);
         points.newest(self.applied.load(Ordering::Acquire), registry)
     }
 
-    /// The digests of the registry as some entries left it, to be held against other replicas'.
+    /// Returns the digests of the registry as some entries left it, to be held against other
+    /// replicas'.
     pub fn digests(&self) -> Digests {
         lock(&self.replica).points.all()
     }
@@ -288,7 +290,7 @@ impl StateMachine {
         Ok(verdict)
     }
 
-    /// The part that needs the lock.
+    /// Does the part that needs the lock.
     fn advance(&mut self, entry: Entry) -> (Step, Applied) {
         let mut replica = lock(&self.replica);
         let Replica { registry, history, points, applied_at } = &mut *replica;
@@ -449,7 +451,7 @@ fn as_openraft(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
     Snapshot { meta: file.meta().clone(), snapshot: file }
 }
 
-/// The registry as work for the image's writer.
+/// Returns the registry as work for the image's writer.
 fn whole(replica: &Mutex<Replica>, at: &SnapshotMeta) -> Work {
     Work::Replace { image: lock(replica).registry.image().clone(), at: at.clone() }
 }

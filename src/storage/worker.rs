@@ -34,7 +34,7 @@ pub(super) trait Worker: Send + 'static {
     /// worker.
     fn work(&mut self, job: Self::Job, behind: &Receiver<Self::Job>) -> ControlFlow<()>;
 
-    /// When [`Self::idle`] is to be called though no job comes.
+    /// Returns when [`Self::idle`] is to be called though no job comes.
     fn due(&self) -> Option<Instant> {
         None
     }
@@ -45,7 +45,7 @@ pub(super) trait Worker: Send + 'static {
         ControlFlow::Continue(())
     }
 
-    /// Where it marks what it is doing. On a thread it does so itself.
+    /// Returns where it marks what it is doing. On a thread it does so itself.
     fn pulse(&self) -> &Pulse;
 
     /// Returns the pause that a simulated disk wants before anything is written.

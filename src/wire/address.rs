@@ -61,7 +61,7 @@ pub enum Forbidden {
 }
 
 impl Forbidden {
-    /// The label of the counter of rejected requests.
+    /// Returns the label of the counter of rejected requests.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Broadcast => "address_broadcast",
@@ -156,7 +156,7 @@ fn scope_v6(ip: Ipv6Addr) -> Result<Scope, Forbidden> {
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for.
+/// Returns the IPv4 address that an IPv6 one stands for.
 fn carried_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d] = match ip.segments() {
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] // RFC 4291, 2.5.5: compatible and mapped
@@ -184,7 +184,7 @@ impl FromStr for AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// The word in the configuration.
+    /// Returns the word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",

@@ -36,7 +36,7 @@ impl ConnectRequest {
     }
 }
 
-/// The bytes that tell a client to connect its `part` to `ip`.
+/// Returns the bytes that tell a client to connect its `part` to `ip`.
 pub fn reply(part: Part, ip: &Socket) -> Vec<u8> {
     #[derive(Serialize)]
     struct Reply<'a> {

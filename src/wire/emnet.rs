@@ -61,7 +61,7 @@ pub enum Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// The bytes on the wire, newline included.
+    /// Returns the bytes on the wire, newline included.
     pub fn encode(self) -> Vec<u8> {
         let line = match self {
             Self::Added(PeerId(id)) => format!("{{\"id\":{id},\"msg\":\"SUCCESS\"}}\n"),
@@ -72,7 +72,7 @@ impl Reply<'_> {
     }
 }
 
-/// A JSON string as Go writes it: safe in HTML and in JavaScript too.
+/// Returns a JSON string as Go writes it: safe in HTML and in JavaScript too.
 fn go_string(text: &str) -> String {
     let mut string = String::with_capacity(text.len() + 2);
     for c in serde_json::Value::from(text).to_string().chars() {

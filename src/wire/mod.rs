@@ -76,7 +76,7 @@ pub enum WireError {
 }
 
 impl WireError {
-    /// The label of the counter of rejected requests.
+    /// Returns the label of the counter of rejected requests.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -112,7 +112,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// The label of the counter of rejected requests.
+    /// Returns the label of the counter of rejected requests.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Forbidden(forbidden) => forbidden.reason(),

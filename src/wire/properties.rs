@@ -11,7 +11,7 @@ use crate::{
 
 type Found = Result<Object, WireError>;
 
-/// Everything that a decoder finds in these packets.
+/// Returns everything that a decoder finds in these packets.
 fn decode(dialect: Dialect, packets: &[&[u8]]) -> Vec<Found> {
     let mut decoder = Decoder::new(dialect);
     let mut found = Vec::new();

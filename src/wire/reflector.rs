@@ -22,7 +22,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The bytes of the datagram.
+    /// Returns the bytes of the datagram.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Stun(bytes) => bytes,
@@ -30,7 +30,7 @@ impl Answer {
         }
     }
 
-    /// The label of the counter of answers.
+    /// Returns the label of the counter of answers.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Stun(_) => "stun",
@@ -54,7 +54,7 @@ pub enum Silence {
 }
 
 impl Silence {
-    /// The label of the counter of dropped datagrams.
+    /// Returns the label of the counter of dropped datagrams.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Reflection => "reflection",
@@ -64,7 +64,8 @@ impl Silence {
     }
 }
 
-/// The answer to a datagram from `source`. The server's own sockets must be kept out before.
+/// Returns the answer to a datagram from `source`. The server's own sockets must be kept out
+/// before.
 pub fn answer(payload: &[u8], source: Endpoint) -> Result<Answer, Silence> {
     if !may_be_client(source) {
         return Err(Silence::Source);

@@ -39,7 +39,7 @@ impl ReconnectRequest {
     }
 }
 
-/// The bytes that tell a client to connect its orphaned socket to `ip`.
+/// Returns the bytes that tell a client to connect its orphaned socket to `ip`.
 pub fn reply(ip: &Socket) -> Vec<u8> {
     #[derive(Serialize)]
     struct Reply<'a> {

@@ -52,7 +52,7 @@ pub(super) struct Scanner {
 const _: () = assert!(MESSAGE_DEPTH_MAX <= u32::BITS as usize, "each open bracket has its bit");
 
 impl Scanner {
-    /// The state behind the brace that opens a message.
+    /// Returns the state behind the brace that opens a message.
     pub(super) fn new() -> Self {
         Self { place: Place::Start, in_key: true, open: 1, depth: 1 }
     }
@@ -119,7 +119,7 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    /// The steps of a message behind its opening brace that mean something.
+    /// Returns the steps of a message behind its opening brace that mean something.
     fn steps(text: &str) -> Vec<Step> {
         let mut scanner = Scanner::new();
         let steps = text.bytes().map(|byte| scanner.step(byte));

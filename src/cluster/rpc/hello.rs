@@ -89,7 +89,7 @@ impl Refusal {
         Self::Version,
     ];
 
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",
@@ -125,7 +125,7 @@ impl Refusal {
         }
     }
 
-    /// Its number in an answer.
+    /// Returns its number in an answer.
     pub fn code(self) -> u8 {
         match self {
             Self::Cluster => 1,

@@ -113,7 +113,7 @@ impl Waiting {
 }
 
 impl Link {
-    /// A way to the member; it connects when there is something to ask.
+    /// Creates a way to the member; it connects when there is something to ask.
     pub fn new(
         transport: Arc<dyn Transport>,
         target: InstanceId,

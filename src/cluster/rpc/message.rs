@@ -86,7 +86,8 @@ pub enum Response {
 }
 
 impl Request {
-    /// The instance in whose name it is made, if it names one. It must be the one at the other end.
+    /// Returns the instance in whose name it is made, if it names one. It must be the one at the
+    /// other end.
     pub fn author(&self) -> Option<InstanceId> {
         let vote = match self {
             Self::AppendEntries(rpc) => &rpc.vote,

@@ -13,10 +13,10 @@ pub trait Question: Sized {
     /// The answer.
     type Answer;
 
-    /// The request.
+    /// Returns the request.
     fn request(self) -> Request;
 
-    /// The answer in a response; `None` if it is another kind of response.
+    /// Returns the answer in a response; `None` if it is another kind of response.
     fn answer(response: Response) -> Option<Self::Answer>;
 
     /// Asks over a link, and waits for this time at most.

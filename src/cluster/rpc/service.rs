@@ -118,7 +118,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// The reason under which it is counted as a refusal; `None` for what just happens to
+    /// Returns the reason under which it is counted as a refusal; `None` for what just happens to
     /// connections.
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
@@ -138,7 +138,7 @@ impl ServeError {
 }
 
 impl Service {
-    /// A service.
+    /// Creates a service.
     pub fn new(options: ServiceOptions) -> Self {
         Self(options, Door::default())
     }
@@ -158,7 +158,7 @@ impl Service {
         self.attend(stream, guest).await
     }
 
-    /// The first half of [`Self::serve`]: the two ends introduce themselves.
+    /// Does the first half of [`Self::serve`]: the two ends introduce themselves.
     ///
     /// # Errors
     /// If the connection fails, or one of the two refuses the other.
@@ -170,7 +170,7 @@ impl Service {
         self.0.greeter.hear(stream, proven).await.map_err(ServeError::Unwelcome)
     }
 
-    /// The second half of [`Self::serve`]: answers what the other end asks.
+    /// Does the second half of [`Self::serve`]: answers what the other end asks.
     ///
     /// # Errors
     /// If the connection fails, or what it carries is refused.
@@ -366,7 +366,7 @@ trait Work: Send {
     /// Returns the number of requests in work.
     fn len(&self) -> usize;
 
-    /// The next answer, or answers. May be dropped and called again at any time.
+    /// Returns the next answer, or answers. May be dropped and called again at any time.
     fn next(&mut self) -> impl Future<Output = Result<Vec<(u64, Response)>, ServeError>> + Send;
 }
 

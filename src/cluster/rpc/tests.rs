@@ -28,7 +28,7 @@ use crate::{
 pub(in crate::cluster) struct Prepared(Mutex<Vec<DuplexStream>>);
 
 impl Prepared {
-    /// The far end of the connection that will be opened next.
+    /// Returns the far end of the connection that will be opened next.
     pub(in crate::cluster) fn next(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(1 << 20);
         self.0.lock().unwrap().push(near);

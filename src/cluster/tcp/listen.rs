@@ -73,7 +73,7 @@ impl RpcServer {
         Self { listener, door: Arc::new(door) }
     }
 
-    /// Where it listens, as far as the system tells.
+    /// Returns where it listens, as far as the system tells.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }
@@ -205,7 +205,8 @@ impl Door {
         Ok((stream, guest))
     }
 
-    /// The reason under which the end of a connection is counted as a refusal, if it is one.
+    /// Returns the reason under which the end of a connection is counted as a refusal, if it is
+    /// one.
     fn ended(address: SocketAddr, error: &ServeError) -> Option<&'static str> {
         tracing::debug!(%address, %error, "raft connection ended");
         error.refusal()

@@ -26,7 +26,7 @@ fn progress(term: u64, entry: u64) -> Progress {
     Progress { vote: Vote::new(term, 1), last }
 }
 
-/// A greeter of number 1 with this store, that knows what `of` has applied.
+/// Returns a greeter of number 1 with this store, that knows what `of` has applied.
 fn greets(of: &Instance, store: StoreId, held: Progress) -> Greeter {
     let me = NodeName { cluster: CLUSTER, node: InstanceId(1) };
     Greeter::new(me, store, held, Rules::NEWEST, of.view().clone())

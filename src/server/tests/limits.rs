@@ -75,7 +75,7 @@ impl Anywhere {
         Self { bench, doors, listener, commands, gone: 0, sessions: JoinSet::new(), _options }
     }
 
-    /// A connection that says nothing.
+    /// Returns a connection that says nothing.
     async fn silent(&mut self, from: &str) -> TcpStream {
         self.enter(Protocol::Chain, from).await
     }
@@ -86,7 +86,7 @@ impl Anywhere {
         client
     }
 
-    /// A connection that waits at the door, and its other end.
+    /// Returns a connection that waits at the door, and its other end.
     async fn connected(&self) -> (TcpStream, TcpStream) {
         let client = connect(self.listener.local_addr().unwrap()).await;
         (client, self.listener.accept().await.unwrap().0)
@@ -115,7 +115,7 @@ impl Anywhere {
         command
     }
 
-    /// A connection that asks.
+    /// Returns a connection that asks.
     async fn asking(&mut self, from: &str) -> TcpStream {
         let mut client = self.silent(from).await;
         self.ask(&mut client).await;
@@ -135,7 +135,7 @@ fn of_site(subnet: usize) -> String {
     format!("2001:db8:7:{subnet:x}::1")
 }
 
-/// A hundred connections, ten of one address, and so 25 of a /48.
+/// Returns a hundred connections, ten of one address, and so 25 of a /48.
 fn a_hundred() -> ServerOptions {
     ServerOptions {
         connections_max: 100,
@@ -351,7 +351,7 @@ async fn limits_may_change_while_clients_wait() {
     eventually("more are too many", || dropped.get() > 0).await;
 }
 
-/// A client that waits, and a session that made room for it.
+/// Returns a client that waits, and a session that made room for it.
 async fn waiting_in_place_of(bench: &mut Bench, gone: SessionId) -> (TcpStream, SessionId) {
     let mut client = bench.chain().await;
     client.write_all(CONNECT).await.unwrap();

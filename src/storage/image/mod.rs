@@ -119,12 +119,12 @@ pub(super) struct SledStore {
 }
 
 impl SledStore {
-    /// The image of a cluster's registry in a directory.
+    /// Returns the image of a cluster's registry in a directory.
     pub(super) fn new(path: &Path, cluster: ClusterId, options: Options) -> Self {
         Self { path: path.to_path_buf(), cluster, options }
     }
 
-    /// Where the old image lies while a new one is written.
+    /// Returns where the old image lies while a new one is written.
     fn superseded(&self) -> PathBuf {
         self.path.with_extension("old")
     }

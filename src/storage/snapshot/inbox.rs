@@ -41,7 +41,7 @@ impl SnapshotInbox {
         Self { disk, dir, cluster, count: Arc::default() }
     }
 
-    /// The directory of snapshots.
+    /// Returns the directory of snapshots.
     pub(in crate::storage) fn dir(&self) -> &Path {
         &self.dir
     }

@@ -99,7 +99,7 @@ async fn a_directory_of_version_0_2_0_is_refused_with_the_way_out_and_left_alone
     assert!(matches!(found, image::Found::Damaged(_)), "{found:?}");
 }
 
-/// The entries of the fixture: members, the history, settings, and clients that join.
+/// Returns the entries of the fixture: members, the history, settings, and clients that join.
 fn entries(store: StoreId) -> Vec<Entry> {
     let member = Member { store: Some(store), ..Member::at("127.0.0.1:7000") };
     let members = openraft::Membership::new(

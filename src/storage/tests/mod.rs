@@ -134,7 +134,7 @@ fn ends(purged: Option<u64>, last: u64) -> LogEnds {
     LogEnds { purged: purged.map(log_id), last: Some(log_id(last)) }
 }
 
-/// An EMNet entry with this number of bytes of address.
+/// Returns an EMNet entry with this number of bytes of address.
 fn peer(bytes: usize, until: Timestamp) -> Peer {
     Peer {
         id: PeerId(7),
@@ -198,7 +198,7 @@ fn record(random: &mut Random) -> Record {
     }
 }
 
-/// A data directory with something in `raft/`, as if the log were open.
+/// Returns a data directory with something in `raft/`, as if the log were open.
 fn new_dir() -> (TempDir, DataDir) {
     let temp = tempfile::tempdir().unwrap();
     let dir = DataDir::open(temp.path(), NODE, None).unwrap();
@@ -250,7 +250,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(bound, what).await.expect("it came within a minute")
 }
 
-/// The image of a directory, kept in sled.
+/// Returns the image of a directory, kept in sled.
 fn sled_store(dir: &DataDir, options: image::Options) -> SledStore {
     SledStore::new(&dir.registry_dir(), dir.seal(), options)
 }
@@ -261,7 +261,7 @@ fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
     start::restore(dir, log, Some(&store), &LogGuard::default())
 }
 
-/// A directory with an image of `entries` entries, and a snapshot of the first `covered`.
+/// Returns a directory with an image of `entries` entries, and a snapshot of the first `covered`.
 async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) {
     let (temp, mut dir) = new_dir();
     let mut model = Model::new(random);
@@ -280,7 +280,7 @@ async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) 
     (temp, model)
 }
 
-/// A copy of a data directory that can be damaged.
+/// Returns a copy of a data directory that can be damaged.
 fn copy_of(path: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     image::tree::copy(path, copy.path()).unwrap();

@@ -127,7 +127,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// The log, and how many torn bytes stand behind it.
+    /// Returns the log, and how many torn bytes stand behind it.
     fn run(&mut self) -> Result<(Log, u64), LogError> {
         let state_path = self.dir.join(STATE_NAME);
         let next = self.state.purged.as_ref().map_or(0, |purged| purged.index + 1);
@@ -244,7 +244,7 @@ fn log_id_of(encoded: &[u8], index: u64) -> Result<LogId, String> {
     Ok(entry.log_id)
 }
 
-/// The path of a segment.
+/// Returns the path of a segment.
 pub(super) fn segment_path(dir: &Path, first: u64) -> PathBuf {
     dir.join(segment_name(first))
 }

@@ -79,7 +79,8 @@ impl Worker for Writer {
     type Job = Job;
     const NAME: &str = "raft-log";
 
-    /// A failed disk does not end it: every job that waits, or still comes, must be answered.
+    /// A failed disk does not end it: every job that waits, or still comes, must be
+    /// answered.
     fn work(&mut self, job: Job, behind: &Receiver<Job>) -> ControlFlow<()> {
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
@@ -430,7 +431,7 @@ impl Writer {
         Ok(any)
     }
 
-    /// The file being written, and where its next frame goes.
+    /// Returns the file being written, and where its next frame goes.
     fn current(&self) -> (Arc<dyn DiskFile>, u64) {
         let log = self.shared.lock();
         let current = log.current();

@@ -90,7 +90,7 @@ impl World {
         Security::Tls(Arc::new(Tls::load(self.files(node), name(node)).unwrap()))
     }
 
-    /// A way to the others as `node` has it, with the given certificates.
+    /// Returns a way to the others as `node` has it, with the given certificates.
     fn transport(&self, node: u64, security: Security) -> Routed {
         let tcp = TcpTransport::new(name(node), security, Metrics::new());
         Routed { tcp, addresses: Arc::clone(&self.addresses) }
@@ -216,7 +216,7 @@ impl Node {
         self.view.read(|registry| registry.totals().peers) as usize
     }
 
-    /// Everything that is in the registry, to be compared.
+    /// Returns everything that is in the registry, to be compared.
     fn contents(&self) -> String {
         self.view.read(|registry| {
             let records: Vec<_> = registry.image().records.iter().collect();

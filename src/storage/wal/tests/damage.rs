@@ -73,7 +73,7 @@ impl Fixture {
         Self { root, model, segments }
     }
 
-    /// A copy of the log's directory, to be damaged.
+    /// Returns a copy of the log's directory, to be damaged.
     fn copy(&self) -> TempDir {
         let copy = TempDir::new_in(self.root.path()).unwrap();
         for (path, bytes) in files(&self.root.path().join("raft")) {
