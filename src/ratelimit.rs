@@ -52,7 +52,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// So many turns a second, and `burst` at once after a quiet time.
+    /// This number of turns a second, and `burst` at once after a quiet time.
     pub(crate) fn per_second(turns: u32, burst: u32) -> Self {
         Self::every(Duration::from_secs(1) / turns.max(1), burst)
     }
@@ -185,7 +185,7 @@ impl RateLimit {
         }
     }
 
-    /// Whether a datagram from `source` may be answered now; if so, it is charged for.
+    /// Returns whether a datagram from `source` may be answered now; if so, it is charged for.
     pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let (source, time) = (Source::of(source), self.clocks.clock(now));
         let waits = !self.in_all.wait(self.all, time).is_zero()

@@ -105,7 +105,7 @@ impl Watching {
             (None, false) => Readiness::Ready,
             (None, true) => Readiness::NotReady(DRAINED.to_owned()),
             (Some(why), false) => Readiness::NotReady(why),
-            // The operator who drained it may wait for what is missing besides.
+            // The operator that drained it may wait for what is missing besides.
             (Some(why), true) => Readiness::NotReady(format!("{DRAINED}; besides, {why}")),
         }
     }

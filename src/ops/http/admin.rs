@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<HttpSources> {
         .route("/api/v1/cluster/upgrade", post(upgrade))
 }
 
-/// The body of a request. An error in it is told as all errors are.
+/// The body of a request. An error in it is answered as all errors are.
 pub(super) struct Wish<T>(pub(super) T);
 
 impl<T> FromRequest<HttpSources> for Wish<T>

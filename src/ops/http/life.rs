@@ -42,7 +42,7 @@ impl Life {
         Kept(self.clone())
     }
 
-    /// Whether something long is being answered.
+    /// Returns whether something long is being answered.
     pub(super) fn is_kept(&self) -> bool {
         self.term.borrow().is_kept
     }
