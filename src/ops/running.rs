@@ -32,11 +32,11 @@ const ROOM_LEFT: i64 = 64 * 1024 * 1024;
 pub struct Running {
     /// Its part in the cluster.
     pub cluster: Cluster,
-    /// How far the registry's image is written.
+    /// The progress of the registry's image.
     pub image: ImageProgress,
     /// Its metrics.
     pub metrics: Metrics,
-    /// How far it is on its way to its end.
+    /// The progress towards its end.
     pub phase: watch::Sender<Phase>,
 }
 

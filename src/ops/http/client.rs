@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Client {
-    /// The client with this serial, if there is one.
+    /// Returns the client with this serial, if there is one.
     pub(super) fn of(look: Look<'_>, serial: Serial, reader: Reader) -> Option<Self> {
         let client = look.registry.client(serial)?;
         let side = |part| Side::of(look, serial, client.side(part), part, reader);
@@ -86,7 +86,7 @@ impl Ask {
     }
 }
 
-/// Why a client left or was cut off.
+/// Returns why a client left or was cut off.
 pub(super) fn of_cause(cause: Cause) -> &'static str {
     match cause {
         Cause::Forgotten => "it was not heard of for the retention time",

@@ -71,14 +71,14 @@ pub enum HttpAddr {
 /// Bounds of the operators' HTTP.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpOptions {
-    /// How long a request may take to arrive, and a kept connection to bring the next one.
+    /// Longest time for a request to arrive, and for a kept connection to bring the next one.
     pub request_deadline: Duration,
-    /// How long a connection lives in all, however busy; one that hands out a backup lives on.
+    /// Longest life of a connection, however busy; one that hands out a backup lives on.
     pub connection_life_max: Duration,
     /// Connections at one time; one more closes the oldest of the busiest source. By default 128,
     /// or an eighth of the descriptors that the process may open if that is less.
     pub connections_max: usize,
-    /// What every reader may have.
+    /// The pages that every reader may have.
     pub open: gate::Open,
 }
 
@@ -93,10 +93,10 @@ impl Default for HttpOptions {
     }
 }
 
-/// What a request's line and headers may take, in bytes; hyper wants 8 KiB at the least.
+/// The most bytes of a request's line and headers; hyper wants 8 KiB at the least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long to wait when the system has no descriptor or memory for a new connection.
+/// Pause when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the answers come from.
@@ -108,7 +108,7 @@ pub struct HttpSources {
     pub readiness: watch::Receiver<Readiness>,
     /// The instance.
     pub backend: Arc<dyn Backend>,
-    /// What they show to have it done.
+    /// The token that they show to have it done.
     pub token: watch::Receiver<gate::AdminToken>,
 }
 
@@ -141,7 +141,7 @@ impl HttpServer {
         Ok(Some(Self { listener, address, options }))
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -326,7 +326,7 @@ async fn nothing() -> Response {
     admin::answer(StatusCode::NOT_FOUND, Err(format!("there is no such path; {names}")))
 }
 
-/// An answer that no proxy may keep.
+/// Returns an answer that no proxy may keep.
 fn fresh(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -10,7 +10,7 @@ use crate::{
     },
 };
 
-/// A client that a chain knows.
+/// Describes a client that a chain knows.
 pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part, reader: Reader) -> Vec<String> {
     let Some(client) = look.registry.client(serial) else { return Vec::new() };
     let mut says = vec![format!(
@@ -35,7 +35,7 @@ pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part, reader: Read
     says
 }
 
-/// A socket that no chain knows, and that waits.
+/// Describes a socket that no chain knows, and that waits.
 pub(super) fn of_caller(now: Timestamp, caller: &Caller, reader: Reader) -> String {
     format!(
         "No chain knows {}. It {}, and will be paired with the next other socket that sends the \
@@ -45,7 +45,7 @@ pub(super) fn of_caller(now: Timestamp, caller: &Caller, reader: Reader) -> Stri
     )
 }
 
-/// A socket of which nothing is known.
+/// Describes a socket of which nothing is known.
 pub(super) fn of_stranger(socket: &Socket) -> String {
     format!(
         "No chain knows {socket}, and it does not wait for a repair: it was never announced, or it \
@@ -109,7 +109,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
     }
 }
 
-/// A repair id, for a reader that may see it.
+/// Returns a repair id, for a reader that may see it.
 fn with_id(id: &RepairId, reader: Reader) -> String {
     match reader.sees_ids {
         true => format!("RECONNECT with id {:?}", id.0),
@@ -194,7 +194,7 @@ fn why_it_waits(
     }
 }
 
-/// What happened, as seen from one client.
+/// Returns an event in words, as seen from one client.
 pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
     let sockets = || note.about.iter().flatten().copied();
     let mine = sockets().find_map(|socket| own.part(socket));

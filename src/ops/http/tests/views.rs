@@ -1,4 +1,4 @@
-//! What people and scripts are shown of chains, over HTTP and against a small registry.
+//! The views of chains for people and scripts, over HTTP and against a small registry.
 
 use serde_json::{Value, json};
 
