@@ -243,7 +243,7 @@ pub enum Forgotten {
 /// Why a client was taken out, or cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cause {
-    /// It was not heard of for the retention time.
+    /// It was silent for the retention time.
     Forgotten,
     /// Those beside it reported that they lost it.
     Lost,

@@ -89,12 +89,12 @@ impl Ask {
 /// Returns why a client left or was cut off.
 pub(super) fn of_cause(cause: Cause) -> &'static str {
     match cause {
-        Cause::Forgotten => "it was not heard of for the retention time",
-        Cause::Lost => "those beside it reported that they lost it",
+        Cause::Forgotten => "it was silent for the retention time",
+        Cause::Lost => "its neighbours reported it as lost",
         Cause::MadeRoom => "it made room for another one: a table was full, or its source's share",
         Cause::Replaced => "its owner uses one of its sockets in another pair",
         Cause::Silent => {
-            "it kept silent for the gather window while clients on both sides of it asked"
+            "it was silent for the gather window while clients on both sides of it asked"
         }
     }
 }

@@ -55,8 +55,8 @@ pub(super) fn of_stranger(socket: &Socket) -> String {
 
 fn cut_off(look: Look<'_>, cut: &Cut) -> String {
     format!(
-        "It has been cut off from the path of its chain for {}, with those beside it: {}. The run \
-         keeps its links, and comes back behind the tip when the tail of its first client asks, or \
+        "It has been cut off from the path of its chain for {}, together with its run: {}. The \
+         run keeps its links, and returns behind the tip when the tail of its first client asks, or \
          when the head of its last one asks and the tip does not.",
         Age(look.now.ms_since(cut.since)),
         of_cause(cut.cause)
@@ -73,7 +73,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
         Side::Linked { since, by } => {
             let partner = facing.map(ToString::to_string).unwrap_or_default();
             let by = match by {
-                LinkedBy::Gather => "the clients between them kept silent and were cut off",
+                LinkedBy::Gather => "the clients between them were silent and were cut off",
                 LinkedBy::Join => "the later of the two joined behind the other",
                 LinkedBy::Repair => "a repair brought them together",
                 LinkedBy::Again => "they were neighbours before, and both asked again",
@@ -82,7 +82,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
         }
         Side::Paired { partner, since } => format!(
             "{whose} has been paired with {partner} for {}: both sent the same repair id, and they \
-             are no neighbours in a chain.",
+             are not neighbours in a chain.",
             for_ms(*since)
         ),
         Side::Open(Past::Reported { since, .. }) => format!(
@@ -96,7 +96,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
             }
             (Part::Head, None) => format!(
                 "{whose} has no partner and does not ask for one, though it is the newest client \
-                 of its chain: it will be told a newcomer when it asks again."
+                 of its chain: it gets a newcomer when it asks again."
             ),
             (_, Some(facing)) => format!(
                 "{whose} has no partner and does not ask for one; {facing} faces it across the gap."
@@ -181,7 +181,7 @@ fn why_it_waits(
                 );
             }
             format!(
-                "The clients between it and {} keep silent: if they still do in {}, they are cut \
+                "The clients between it and {} are silent: if they still are in {}, they are cut \
                  off and the two are linked.",
                 other.map(ToString::to_string).unwrap_or_default(),
                 Age(at.ms_since(look.now))
@@ -238,7 +238,7 @@ pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
             format!("{its} was paired with {other} by a repair id, after {}", Age(*waited_ms))
         }
         What::Parted => {
-            format!("{its} has lost its partner {other}, by the word of one of the two")
+            format!("{its} has lost its partner {other}: one of the two reported the other")
         }
         What::CountsAsFirst => {
             "it counts as the first of its chain: no client before it asks".to_owned()
