@@ -56,8 +56,8 @@ pub(super) fn of_stranger(socket: &Socket) -> String {
 fn cut_off(look: Look<'_>, cut: &Cut) -> String {
     format!(
         "It has been cut off from the path of its chain for {}, together with its run: {}. The \
-         run keeps its links, and returns behind the tip when the tail of its first client asks, or \
-         when the head of its last one asks and the tip does not.",
+         run keeps its links, and returns behind the tip when the tail of its first client asks, \
+         or when the head of its last one asks and the tip does not.",
         Age(look.now.ms_since(cut.since)),
         of_cause(cut.cause)
     )
