@@ -31,7 +31,7 @@ pub(crate) struct Target {
     name: &'static str,
     corpus: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
-    /// Bytes of an input at the most.
+    /// Bytes of an input at most.
     input_max: usize,
     /// Bytes that a case may have allocated at one time.
     memory_max: usize,

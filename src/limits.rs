@@ -122,5 +122,5 @@ pub const SILENT_SHARE: usize = 8;
 /// [`REPAIR_ID_BYTES_MAX`], it would be 42 MiB.
 pub const HISTORY_EVENTS: usize = 65_536;
 
-/// Clients, chains or events that one answer of the operators' HTTP holds at the most.
+/// Clients, chains or events that one answer of the operators' HTTP holds at most.
 pub const VIEW_ITEMS_MAX: usize = 1000;

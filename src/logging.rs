@@ -136,7 +136,7 @@ impl LogHandle {
         self.output.put(format!("{line}\n").as_bytes());
     }
 
-    /// Sends the traces that are still to be sent, for a few seconds at the most, and writes the
+    /// Sends the traces that are still to be sent, for a few seconds at most, and writes the
     /// last lines to each stream, for half a second.
     pub fn finish(&self) {
         #[cfg(feature = "otlp")]

@@ -67,7 +67,7 @@ pub(super) async fn bind(config: &Config, options: LiveOptions) -> Result<Listen
             return Err(unbound.exit());
         }
         if !is_told {
-            tracing::warn!("{flag} {why}; waiting for it, {} s at the most", WAIT_MAX.as_secs());
+            tracing::warn!("{flag} {why}; waiting for it, {} s at most", WAIT_MAX.as_secs());
             is_told = true;
         }
         sleep(RETRY).await;

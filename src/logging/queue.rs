@@ -61,7 +61,7 @@ impl Queue {
         }
     }
 
-    /// Waits until all lines are written, for this time at the most.
+    /// Waits until all lines are written, for this time at most.
     pub(super) fn finish(&self, within: Duration) {
         let deadline = clock::now() + within;
         while self.waiting.load(Ordering::Acquire) > 0 && clock::now() < deadline {

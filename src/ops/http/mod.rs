@@ -93,7 +93,7 @@ impl Default for HttpOptions {
     }
 }
 
-/// The most bytes of a request's line and headers; hyper wants 8 KiB at the least.
+/// The most bytes of a request's line and headers; hyper wants 8 KiB at least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Pause when the system has no descriptor or memory for a new connection.
