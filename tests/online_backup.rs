@@ -217,7 +217,7 @@ fn what_does_not_arrive_whole_leaves_nothing() {
         let taken = format!("broke off after {at} of ");
         refused(&output, 69, &[&taken, "no backup was made"]);
         let output = backup(spoil(http(&service), Way::Flipped(at)), &file, &[]).finish();
-        refused(&output, 78, &["it.backup", "is not kept; repeat the command", "no backup was made"]);
+        refused(&output, 78, &["it.backup", "is not kept; repeat", "no backup was made"]);
     }
     assert_eq!(names(&files), Vec::<PathBuf>::new());
     // A backup that is told to stop takes its draft along.
