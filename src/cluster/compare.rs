@@ -1,6 +1,6 @@
-//! Replicas are held against each other, because one that was damaged in memory or on disk, or
-//! applied an entry otherwise than the rest, would tell its clients other partners than the others
-//! do.
+//! Replicas compare themselves with each other, because one that was damaged in memory or on disk,
+//! or applied an entry otherwise than the rest, would tell its clients other partners than the
+//! others do.
 //!
 //! Every replica keeps the digests of its registry at the same entries ([`Digests`]), asks the
 //! voters for theirs at intervals, and judges itself: one whose digest at an entry is not that of a

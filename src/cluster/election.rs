@@ -1,4 +1,4 @@
-//! When this instance stands for election. openraft would decide that by a timer of fixed length,
+//! The elections of this instance. openraft would start them by a timer of fixed length,
 //! which also bounds how long a vote may take; a disk on which two syncs take longer would never
 //! have a leader again. So openraft's timer is off, and this task decides by what it measures.
 //!

@@ -1,5 +1,5 @@
-//! The way of an instance with an empty log into a cluster: it founds one with the others, or it
-//! joins one that exists.
+//! Founding and joining: an instance with an empty log founds a cluster with the others, or joins
+//! one that exists.
 //!
 //! # Founding
 //!

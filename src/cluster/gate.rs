@@ -1,4 +1,4 @@
-//! Whether raft may hear the others, and whether this instance may vote.
+//! The gate: it decides whether raft hears the others, and whether this instance votes.
 //!
 //! Raft is safe only if no vote and no acknowledged entry is ever forgotten. An instance whose disk
 //! was emptied or replaced has forgotten both, and nothing in its data directory can tell so. So

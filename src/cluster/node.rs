@@ -1,4 +1,4 @@
-//! This instance as a member of the cluster: raft, and what it needs around it.
+//! This instance as a member of the cluster: raft and the tasks around it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,5 +1,6 @@
-//! The knowledge of this instance about each other one: whether it is reached and if not why, which
-//! store answers under its number, what that store has acknowledged, and which rules it can apply.
+//! The peers of this instance: for each one whether it is reached and if not why, the store that
+//! answers under its number, the progress that this store acknowledged, and the rules that it
+//! knows.
 //!
 //! All of it is in memory only. The state of a peer is told in one log line when it changes; why a
 //! peer is not reached goes into the sentences of `trouble.rs`.

@@ -1,4 +1,4 @@
-//! Where this instance was started, held against where the members look for it.
+//! The address at which this instance was started, compared with the one that the members know.
 //!
 //! An operator may start an instance at another address and forget to tell the cluster. Then it
 //! reaches the others, but they do not reach it: it hears no leader, and if it led, the others

@@ -1,6 +1,6 @@
-//! Why clients cannot be answered now, in one sentence for each cause: which members are not
-//! reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster status`,
-//! and in the log when it changes, so nothing in it changes by itself.
+//! The reason why clients cannot be answered now, one sentence for each cause: which members are
+//! not reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster
+//! status`, and in the log when it changes, so nothing in it changes by itself.
 
 use std::{fmt::Write as _, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The reason for which an instance with an empty log waits, in a sentence for operators.
+//! The reason why an instance with an empty log waits, in a sentence for operators.
 
 use std::collections::BTreeMap;
 

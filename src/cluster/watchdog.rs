@@ -1,8 +1,8 @@
-//! Sees that nothing hangs. A disk that does not answer gives no error: all that waits for it waits
-//! for as long as it likes, and the instance looks well. So operations on the disk and proposals
-//! are timed from outside ([`crate::storage::Pulse`]). An instance whose log hangs is not ready,
-//! and a leader whose log hangs gives the leadership away, for which it needs no disk of its own:
-//! the others can commit without it. After [`DISK_WAIT_MAX`] the instance ends.
+//! Watches for hangs. A disk that does not answer gives no error: everything that waits for it
+//! waits without end, and the instance looks well. So operations on the disk and proposals are
+//! timed from outside ([`crate::storage::Pulse`]). An instance whose log hangs is not ready, and a
+//! leader whose log hangs gives the leadership away, for which it needs no disk of its own: the
+//! others can commit without it. After [`DISK_WAIT_MAX`] the instance ends.
 //!
 //! Image and snapshot are different. Nothing that clients wait for waits for them, so they are
 //! logged and measured, and end the instance after the same time.

@@ -1,4 +1,4 @@
-//! Ways into the raft log: [`LocalWriter`] writes where it stands, if that is the leader;
+//! Ways into the raft log: [`LocalWriter`] writes on this instance, if it leads;
 //! [`Router`] finds the leader, here or elsewhere.
 //!
 //! Neither repeats anything. A write that fails has an unknown outcome; one that was numbered may

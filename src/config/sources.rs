@@ -1,5 +1,5 @@
-//! Where values come from: flags, then the environment, then the configuration file. The first
-//! that gives a key decides; what the others say of it is not even looked at.
+//! The sources of values: flags, then the environment, then the configuration file. The first that
+//! gives a key wins; the others are not even read for it.
 
 use std::{
     collections::BTreeMap,

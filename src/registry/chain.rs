@@ -1,4 +1,4 @@
-//! Chains: joining, coming back, and leaving.
+//! Chains: joining, returning, and leaving.
 
 use std::collections::BTreeSet;
 

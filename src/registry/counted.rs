@@ -1,4 +1,4 @@
-//! A set of serials that counts those in a range without looking at each of them.
+//! A set of serials that counts those in a range without visiting each of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

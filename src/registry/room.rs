@@ -1,4 +1,4 @@
-//! Room: what gives way when a table is full, or when one source has as much of it as it may
+//! Room: the choice of an entry to evict when a table is full, or when one source has its share
 //! (rule 19 of `proto-docs/chains.md`). A bound keeps no client out for good: what one hand has
 //! made too much of goes, and the newcomer comes in.
 //!

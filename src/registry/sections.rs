@@ -1,4 +1,4 @@
-//! The order of one chain's clients, where it is not that of their serials any more.
+//! The order of one chain's clients, where it is no longer that of their serials.
 //!
 //! A run is a list of *sections*, and a section is all clients of the chain in a range of serials.
 //! Records hold the ranges, and which section comes next; this is what is derived from them: for

@@ -1,4 +1,4 @@
-//! Which connections have a place: caps on all of them, on those of one source address and on those
+//! Places for connections: caps on all of them, on those of one source address and on those
 //! of one IPv6 site, which has many. A cap keeps no newcomer out: another connection *makes room*.
 //!
 //! - A connection is *silent* while it has no request in hand. Silence never displaces a request:

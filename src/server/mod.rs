@@ -1,6 +1,6 @@
-//! The edge of the service: what clients connect to. No protocol decision is taken here. A
-//! request becomes a [`Command`] and goes to the proposer; what the registry makes of it comes
-//! back as [`crate::registry::Effect`]s through the [`Outbox`].
+//! The edge of the service: the servers that clients connect to. No decision about chains is made
+//! here. A request becomes a [`Command`] and goes to the proposer; what the registry makes of it
+//! comes back as [`crate::registry::Effect`]s through the [`Outbox`].
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
 //! - `listener` accepts, `doors` give each connection its session, `admission` says which may stay,

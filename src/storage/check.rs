@@ -1,4 +1,4 @@
-//! Looks into a data directory that no process uses, and changes nothing in it.
+//! The check of a data directory that no process uses. It changes nothing.
 
 use std::{
     fmt,

@@ -1,4 +1,4 @@
-//! Why a data directory cannot be used.
+//! The reasons why a data directory cannot be used.
 
 use std::{
     io,

@@ -1,7 +1,7 @@
-//! Whose data directory this is. Two processes must never work on one directory, and a directory
-//! must never serve another node or cluster than the one that filled it: raft counts on every
-//! vote and entry that a node has acknowledged, and a node that forgot them must not come back
-//! under its old name.
+//! The identity of a data directory. Two processes must never work on one directory, and a
+//! directory must never serve another node or cluster than the one that filled it: raft counts on
+//! every vote and entry that a node has acknowledged, and a node that forgot them must not come
+//! back under its old name.
 //!
 //! So the directory is locked for the life of the process, and `identity.json` is written before
 //! anything else. It says at first that the directory is not yet *initialised*; once log and image

@@ -1,4 +1,4 @@
-//! The raft log as openraft sees it; how it stands on disk is told in [`super::wal`].
+//! The raft log as openraft sees it; [`super::wal`] has its form on disk.
 //!
 //! `append` returns as soon as the entries are readable, and openraft hears through a callback
 //! when they are durable. It waits only if the disk is so far behind that the entries not yet

@@ -1,4 +1,4 @@
-//! Which source the registry is rebuilt from when a process starts. `proto-docs/storage-image.md`
+//! The source of the registry when a process starts. `proto-docs/storage-image.md`
 //! has the table; in words: the image if it is whole and the raft log goes on where it ends, else
 //! the snapshot under the same condition, else nothing at all if the log still has its first
 //! entry. openraft then applies the rest of the log. If no source connects with the log, entries

@@ -1,4 +1,4 @@
-//! Which sockets a client may announce.
+//! The sockets that a client may announce.
 //!
 //! An announced socket will be told to strangers, which will send packets there. So a client out
 //! on the internet must not be able to point a chain at the machine of another, nor at the machines

@@ -1,4 +1,4 @@
-//! The chain server: a client announces its two sockets and is told its neighbours'.
+//! The chain server: a client announces its two sockets and gets those of its neighbours.
 //!
 //! - request: `{"msg":"CONNECT","head":"ip:port","tail":"ip:port"}`
 //! - replies: `{"msg":"CONNECT","part":"head","ip":"ip:port"}` and the same for `tail`

@@ -1,4 +1,4 @@
-//! EMNet: swaps an address for a short number, which people can tell each other.
+//! EMNet: swaps an address for a short number that people can pass on.
 //!
 //! - `{"msg":"ADD_PEER","IP_Peer":"any text"}` → `{"id":123456,"msg":"SUCCESS"}`
 //! - `{"msg":"ASK_IP","id":123456}` → `{"IP":"any text","msg":"SUCCESS"}`, once

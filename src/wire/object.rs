@@ -1,4 +1,4 @@
-//! One message as named fields, read from its complete text.
+//! A message as named fields, read from its complete text.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 

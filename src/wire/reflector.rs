@@ -1,4 +1,4 @@
-//! EMUDP: tells the sender of a datagram from which `ip:port` it came.
+//! EMUDP: tells the sender of a datagram its `ip:port`.
 //!
 //! STUN requests get a STUN answer. Everything else, even nothing, gets the address as text: the
 //! seed's protocol. Since a datagram's source can be forged, an answer must never be worth a

@@ -1,4 +1,4 @@
-//! The repair server (the seed's EMDisi): a client whose neighbour left is told another.
+//! The repair server (the seed's EMDisi): a client whose neighbour left gets another one.
 //!
 //! - request: `{"msg":"RECONNECT","id":"any text","ip":"ip:port"}`, where `ip` is the client's own
 //!   socket that lost its partner

@@ -1,4 +1,4 @@
-//! Frames: how messages are cut out of a connection's bytes. All numbers are little-endian:
+//! Frames: the form of messages in a connection's bytes. All numbers are little-endian:
 //!
 //! ```text
 //! length u32 | crc32 u32 | id u64 | body          length and crc32 cover id and body

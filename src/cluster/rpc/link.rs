@@ -1,4 +1,4 @@
-//! The asking side: one connection to one member.
+//! The requesting side: one connection to one member.
 //!
 //! A task owns the connection. It connects when there is something to say, and fails what is asked
 //! while the member cannot be reached, at once and with the reason; raft does the repeating. One

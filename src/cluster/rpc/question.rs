@@ -1,4 +1,4 @@
-//! Requests that have one kind of answer, as types: what is asked decides what comes back.
+//! Requests that have one kind of answer, as types: the type of a request names that of its answer.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! From when until when a certificate is good. rustls refuses what is out of date, in the middle of
-//! a handshake; an operator has to know days before.
+//! The dates of certificates. rustls refuses an expired one in the middle of a handshake; an
+//! operator has to know days before.
 
 use std::fmt;
 

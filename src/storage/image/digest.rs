@@ -1,4 +1,4 @@
-//! Digests of records: they tell an image from a damaged one, and equal registries from others.
+//! Digests of records: they detect a damaged image, and registries that differ.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Snapshots: whole registries in files of our own, which sled has no part in.
+//! Snapshots: whole registries in files of our own, without sled.
 //!
 //! The raft log is purged only behind a snapshot that is durable here, so that snapshot and log
 //! together always hold everything. A snapshot is written under a draft name, synced, and

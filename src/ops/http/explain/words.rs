@@ -1,4 +1,5 @@
-//! The sentences of `explain`. Each says what is the case, why, and what would change it.
+//! The sentences of `explain`. Each tells the state, its cause, and the events that would change
+//! it.
 
 use super::Own;
 use crate::{

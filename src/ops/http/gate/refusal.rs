@@ -1,4 +1,4 @@
-//! Why a request may not be made, and what to do. Each caller is told in its own terms: a command
+//! The refusals, each with a way out. Each caller gets it in its own terms: a command
 //! of this program takes a file, a program that speaks HTTP sends a header.
 
 use axum::http::{HeaderMap, header};
