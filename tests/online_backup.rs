@@ -160,9 +160,9 @@ fn an_instance_that_was_behind_hands_out_what_others_answered() {
 /// What becomes of the bytes of an instance on their way.
 #[derive(Clone, Copy)]
 enum Way {
-    /// So many arrive, and then the connection ends.
+    /// This number arrives, and then the connection ends.
     Cut(usize),
-    /// So many arrive, and then nothing does.
+    /// This number arrives, and then nothing does.
     Hung(usize),
     /// This one is another.
     Flipped(usize),

@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_command_takes_effect_once_whatever_is_lost() {
+    async fn every_command_takes_effect_once_under_all_losses() {
         let clean = run(|_| Fault::None).await;
         assert!(clean < 1000, "a crowd shares entries: {clean}");
         run(|write| if write % 3 == 0 { Fault::EntryLost } else { Fault::None }).await;
