@@ -33,7 +33,7 @@ fn files(folder: &str, endings: &[&str]) -> Vec<PathBuf> {
     found
 }
 
-/// Fails with every line of `files` that `wrong` says something about.
+/// Fails with every line of `files` in which `wrong` finds a fault.
 fn no_line(files: &[PathBuf], wrong: impl Fn(&str) -> Option<String>) {
     let mut faults = String::new();
     for path in files {
@@ -47,7 +47,7 @@ fn no_line(files: &[PathBuf], wrong: impl Fn(&str) -> Option<String>) {
     assert!(faults.is_empty(), "\n{faults}");
 }
 
-/// A file or folder of `src` as paths, whichever it is.
+/// Returns the files of a module of `src`, in a file or a folder.
 fn module(name: &str) -> Vec<PathBuf> {
     let (file, folder) = (format!("src/{name}.rs"), format!("src/{name}"));
     let mut all = Vec::new();
@@ -292,10 +292,10 @@ fn every_module_opens_with_prose() {
 fn the_page_of_metrics_is_the_code() {
     let mut page = String::from(
         "# Metrics\n\nEvery metric of `/metrics`, as `src/metrics.rs` declares it; the \
-         process's own (`process_*`) come on top.\nLinks, repairs and what expires are counted \
-         while entries are applied: every instance counts alike, take `max`\nover instances. What \
-         the log had already when an instance started is not counted again. The rest is\nthe \
-         instance's own.\n\n\
+         process's own (`process_*`) come on top.\nLinks, repairs and expiries are counted when \
+         entries are applied: every instance counts the same, so take\n`max` over instances. \
+         Entries that were in the log at a start are not counted again. All other metrics are\n\
+         the instance's own.\n\n\
          | name | type | labels | meaning |\n|---|---|---|---|\n",
     );
     for Declaration { name, kind, labels, help } in Metrics::TABLE {
