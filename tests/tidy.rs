@@ -280,6 +280,23 @@ fn the_words_are_plain() {
     });
 }
 
+/// A function's doc begins with a verb, a type's with a noun; "what" and "how" hide both.
+#[test]
+fn docs_begin_with_the_thing_itself() {
+    for path in files("src", &[".rs"]) {
+        let text = fs::read_to_string(&path).unwrap();
+        let mut before = "";
+        for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+            let first = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! "));
+            let opens = !before.starts_with("///") && !before.starts_with("//!");
+            let hides = |doc: &str| doc.starts_with("What ") || doc.starts_with("How ");
+            let at = format!("{}:{number}", path.display());
+            assert!(!(opens && first.is_some_and(hides)), "{at}: {line}");
+            before = line;
+        }
+    }
+}
+
 #[test]
 fn every_module_opens_with_prose() {
     for path in files("src", &[".rs"]) {

@@ -37,7 +37,7 @@ pub enum Effect {
     Tell {
         /// The connection that is told.
         session: SessionId,
-        /// What.
+        /// The message.
         message: Message,
         /// The next step for the connection afterwards.
         then: Then,
