@@ -49,7 +49,7 @@ struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Job {
-    /// kill -9 of the leader, until the first pair is told that asked then.
+    /// kill -9 of the leader, until the first pair that asked then gets its answers.
     LeaderKill,
     /// SIGTERM to the leader: the longest time without an answer.
     LeaderStop,

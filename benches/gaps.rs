@@ -116,7 +116,7 @@ struct World {
     registry: Registry,
     now_ms: u64,
     sessions: u64,
-    /// Who asks over which session, and since when.
+    /// The asking client of each session, and since when.
     asks: BTreeMap<u64, (Side, u64)>,
     /// Partners told since the scenario began.
     told: BTreeMap<Side, Socket>,

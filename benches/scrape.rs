@@ -73,7 +73,7 @@ fn show_chains(metrics: &Metrics, census: &Census) {
     }
 }
 
-/// All clients, evenly over so many chains.
+/// All clients, evenly over this number of chains.
 fn registry(chains: u32) -> Registry {
     let mut registry = Registry::default();
     let mut apply = |commands| {

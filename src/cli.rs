@@ -1,8 +1,9 @@
 //! The command line: what the operator asked for, and how the process answers with its exit code.
 //!
 //! The seed's own line, `EMNetChain -dis-addr A -chain-addr B`, and its two prompts are served as
-//! ever. Whatever is at fault is said in one line for each fault on standard error, and nothing
-//! has started then. Arguments that the seed would have ignored are refused, for they are slips.
+//! ever. Each fault is said in one line for each fault on standard error, and nothing
+//! has started then. Arguments that the seed would have ignored are refused, because they are
+//! slips.
 
 mod backup;
 mod call;
@@ -192,7 +193,7 @@ fn collect_flags(
     Ok(words)
 }
 
-/// The seed's two questions, for what neither the environment nor a file answers.
+/// Asks the seed's two questions, for what neither the environment nor a file answers.
 fn ask_for_addresses(sources: &mut Sources) -> Result<(), String> {
     let questions = [
         ("dis_addr", "insert ipv4:port for emdisi server :"),

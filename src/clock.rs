@@ -4,7 +4,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The monotonic time now; in tests that move tokio's time, that.
+/// Returns the monotonic time now; in tests that move tokio's time, that.
 pub fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -23,9 +23,9 @@
 //! ```
 //!
 //! A value is written at the *lowest version that can hold it*. So its bytes follow from the value
-//! alone, whichever binary writes them: digests of replicas agree while their binaries differ, and
-//! nothing of a new version is written before something uses it, which the rules in force decide.
-//! A version above [`NEWEST`] is refused as [`Newer`].
+//! alone, not from the binary that writes them: digests of replicas agree while their binaries
+//! differ, and nothing of a new version is written before something uses it, which the rules in
+//! force decide. A version above [`NEWEST`] is refused as [`Newer`].
 //!
 //! The version in work is kept per thread while postcard runs, because serde hands no context to
 //! the fields of a struct. Both run to their end without a pause, so calls cannot mix.

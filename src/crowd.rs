@@ -1,5 +1,6 @@
 //! Those that have a place and may have to give it up, by age and by holder: what one source or
-//! site takes too much of is its own loss. Whatever makes room among connections goes by this.
+//! site takes too much of is its own loss. Every rule for making room among connections goes by
+//! this.
 
 use std::{
     cmp::Reverse,
@@ -64,7 +65,7 @@ impl<T> Crowd<T> {
         self.by_holder.get(&holder).map_or(0, BTreeSet::len)
     }
 
-    /// Whether one is still here.
+    /// Returns whether one is still here.
     pub(crate) fn has(&self, arrival: Arrival) -> bool {
         self.members.contains_key(&arrival)
     }
@@ -95,12 +96,12 @@ impl<T> Crowd<T> {
         }
     }
 
-    /// The oldest of a holder.
+    /// Returns the oldest of a holder.
     pub(crate) fn oldest(&self, holder: Holder) -> Option<Arrival> {
         self.by_holder.get(&holder)?.first().copied()
     }
 
-    /// The oldest of the holder that has the most.
+    /// Returns the oldest of the holder that has the most.
     pub(crate) fn oldest_of_largest(&self) -> Option<Arrival> {
         let (weight, _) = self.by_weight.last()?;
         Some(weight.oldest.0)

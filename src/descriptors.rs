@@ -38,7 +38,7 @@ impl Shares {
     }
 }
 
-/// The soft limit of open files out of `/proc/self/limits`; `None` if there is none.
+/// Returns the soft limit of open files out of `/proc/self/limits`; `None` if there is none.
 fn descriptors_max(limits: &str) -> Option<usize> {
     let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
     line.split_whitespace().nth(3)?.parse().ok()

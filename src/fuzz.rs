@@ -31,7 +31,7 @@ pub(crate) struct Target {
     name: &'static str,
     corpus: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
-    /// Bytes of an input at the most.
+    /// Bytes of an input at most.
     input_max: usize,
     /// Bytes that a case may have allocated at one time.
     memory_max: usize,
@@ -160,7 +160,7 @@ impl Target {
     }
 }
 
-/// A number at an edge of its type, or a small one.
+/// Returns a number at an edge of its type, or a small one.
 fn edge(chance: &mut Chance) -> u64 {
     let base: u64 = chance.pick(&[0, 1 << 7, 1 << 8, 1 << 15, 1 << 16, 1 << 31, 1 << 32, 1 << 63]);
     base.wrapping_add(chance.next() % 4).wrapping_sub(chance.next() % 4)

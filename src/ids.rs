@@ -22,7 +22,7 @@ pub struct InstanceId(pub u64);
 pub struct Incarnation(pub u64);
 
 impl Incarnation {
-    /// The life after this one.
+    /// Returns the life after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
@@ -76,7 +76,7 @@ impl fmt::Display for SessionId {
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// This time and `ms` milliseconds more.
+    /// Returns this time and `ms` milliseconds more.
     pub fn plus_ms(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
@@ -87,7 +87,7 @@ impl Timestamp {
     }
 }
 
-/// So many milliseconds, for people: in the two largest units.
+/// Formats milliseconds for people, in the two largest units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Age(pub u64);
 
@@ -150,7 +150,7 @@ impl Socket {
         Some(Self { endpoint, spelling })
     }
 
-    /// The canonical form.
+    /// Returns the canonical form.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
@@ -183,7 +183,7 @@ pub struct TailAddr(pub Socket);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OrphanAddr(pub Socket);
 
-/// Which of a client's two sockets. `Tail` sorts first, for it faces the earlier neighbour.
+/// Which of a client's two sockets. `Tail` sorts first, because it faces the earlier neighbour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// Faces the earlier neighbour.
@@ -193,7 +193,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// The other socket of the same client; also the part that a link's far end has.
+    /// Returns the other socket of the same client; also the part that a link's far end has.
     pub fn opposite(self) -> Self {
         match self {
             Self::Tail => Self::Head,
@@ -201,7 +201,7 @@ impl Part {
         }
     }
 
-    /// The word on the wire.
+    /// Returns the word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tail => "tail",
@@ -229,7 +229,7 @@ pub struct PeerId(pub u32);
 pub struct Source(IpAddr);
 
 impl Source {
-    /// The source that an address belongs to.
+    /// Returns the source that an address belongs to.
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -237,18 +237,18 @@ impl Source {
         })
     }
 
-    /// Whether it is of the operator's own networks; see [`is_local`]. Of the /64 of the IPv6
-    /// loopback address, `::1` is the only address that anything comes from.
+    /// Returns whether it is of the operator's own networks; see [`is_local`]. Of the /64 of the
+    /// IPv6 loopback address, `::1` is the only address that anything comes from.
     pub fn is_local(self) -> bool {
         self.0.is_unspecified() || is_local(self.0)
     }
 
-    /// The network around it, if that is more than the source: the /48 of an IPv6 source.
+    /// Returns the network around it, if that is more than the source: the /48 of an IPv6 source.
     pub fn site(self) -> Option<Network> {
         self.0.is_ipv6().then(|| self.network())
     }
 
-    /// All that is counted against it: itself and its site.
+    /// Returns all that is counted against it: itself and its site.
     pub fn holders(self) -> impl Iterator<Item = Holder> {
         let site = self.site().map(Holder::Network);
         [Some(Holder::Source(self)), site].into_iter().flatten()
@@ -261,7 +261,7 @@ impl Source {
 pub struct Network(IpAddr);
 
 impl Source {
-    /// The network that it belongs to.
+    /// Returns the network that it belongs to.
     pub fn network(self) -> Network {
         Network(match self.0 {
             IpAddr::V4(v4) => IpAddr::V4(v4),
@@ -280,7 +280,7 @@ pub enum Holder {
 }
 
 impl Holder {
-    /// Whether it is of the operator's own networks; see [`Source::is_local`].
+    /// Returns whether it is of the operator's own networks; see [`Source::is_local`].
     pub fn is_local(self) -> bool {
         match self {
             Self::Source(source) => source.is_local(),
@@ -299,8 +299,8 @@ impl fmt::Display for Source {
     }
 }
 
-/// Whether an address is loopback, private, shared (RFC 6598), link-local or unique local: a host
-/// of the operator's own networks rather than of the public internet.
+/// Returns whether an address is loopback, private, shared (RFC 6598), link-local or unique local:
+/// a host of the operator's own networks rather than of the public internet.
 pub fn is_local(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {

@@ -61,13 +61,13 @@ const HANG_UP_MAX: Duration = Duration::from_millis(500);
 /// The part of the shutdown deadline that is kept for writing out and closing: one in this number.
 const CLOSING_SHARE: u32 = 4;
 
-/// Runs an instance until it is told to stop, or fails.
+/// Runs an instance until a signal stops it, or it fails.
 pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
     raise_descriptor_limit();
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            tracing::error!(%error, "signals cannot be received");
+            tracing::error!(%error, "cannot receive signals");
             return Exit::Internal;
         }
     };
@@ -97,7 +97,7 @@ fn raise_descriptor_limit() {
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
     {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "the limit of open files was not raised");
     }
 }
 
@@ -196,7 +196,7 @@ impl Instance {
         })
     }
 
-    /// Serves until it is told to stop or something fails.
+    /// Serves until a signal stops it or something fails.
     async fn run(mut self, mut reload: Reload, signals: &mut Signals) -> Exit {
         let mut readiness = self.readiness.clone();
         let failure = loop {
@@ -231,7 +231,7 @@ impl Instance {
         }
     }
 
-    /// Waits for whatever ends the instance against its will.
+    /// Waits for a failure that ends the instance.
     async fn failure(&mut self) -> Exit {
         let why = loop {
             tokio::select! {
@@ -269,7 +269,7 @@ impl Instance {
     }
 
     /// Closes all sockets. The kernel does that at the end of a process, but a thread that waits
-    /// for a disk which hangs cannot be ended, and until then clients, other instances and
+    /// because a disk which hangs cannot be ended, and until then clients, other instances and
     /// supervisors would reach a process that never answers.
     async fn hang_up(&mut self) {
         self.servers.abort_all();
@@ -282,7 +282,7 @@ impl Instance {
         let _ = timeout(HANG_UP_MAX, ended).await;
     }
 
-    /// An operator had it leave service; what belongs to clients ends with them.
+    /// Returns whether an operator had it leave service; what belongs to clients ends with them.
     fn is_draining(&self) -> bool {
         *self.phase.borrow() >= Phase::Drained
     }
@@ -344,8 +344,8 @@ fn leave(fault: &fault::Fault) -> Exit {
     }
 }
 
-/// Which rules this instance knows, and when it raises them. In test builds an instance can be made
-/// older than its program, so that one program plays both parts of an upgrade.
+/// Returns which rules this instance knows, and when it raises them. In test builds an instance can
+/// be made older than its program, so that one program plays both parts of an upgrade.
 fn rules() -> RulesOptions {
     #[cfg(feature = "rules-3")]
     {
@@ -447,7 +447,7 @@ async fn open_stores(
             Err(Exit::of(error.exit_code()))
         }
         Err(panic) => {
-            tracing::error!("opening the data directory: {panic}");
+            tracing::error!("panic while opening the data directory: {panic}");
             Err(Exit::Internal)
         }
     }
@@ -514,7 +514,8 @@ fn failed(faults: &fault::FaultWatch, error: &dyn std::error::Error) -> Exit {
     }
 }
 
-/// An error and what caused it, on one line; a cause that the error tells itself is told once.
+/// Returns an error and what caused it, on one line; a cause that the error tells itself is told
+/// once.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -2,7 +2,7 @@
 //!
 //! Programs across the internet form a *chain*: every client owns two UDP sockets, a head and a
 //! tail, and the service tells neighbours each other's sockets. When a client leaves, its two
-//! neighbours are joined across the gap. What was told is on disk before it is told.
+//! neighbours are joined across the gap. Every answer is on disk before it is sent.
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!

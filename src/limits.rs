@@ -40,7 +40,7 @@ pub const RPC_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Raft entries after which a snapshot is made, so that the log can be cut.
 pub const SNAPSHOT_AFTER_ENTRIES: u64 = 20_000;
 
-/// Bytes of log after which a snapshot is made, whatever the number of entries.
+/// Bytes of log after which a snapshot is made, with any number of entries.
 pub const SNAPSHOT_AFTER_LOG_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Raft entries kept behind a snapshot, for members that lag a little.
@@ -85,7 +85,7 @@ pub const PEER_GUESSES_BURST: u32 = 20;
 
 /// Between two further wrong ids of one source: 43,200 a day, so that in the ten minutes that an
 /// entry lives one source in 3,300 finds it. It is as short as that because those that share a
-/// guesser's address wait behind it, so long for each of its questions that wait.
+/// guesser's address wait behind it, this time for each of its questions that wait.
 pub const PEER_GUESS_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Questions of one source that may wait at one time because of its wrong ids: the last of them is
@@ -122,5 +122,5 @@ pub const SILENT_SHARE: usize = 8;
 /// [`REPAIR_ID_BYTES_MAX`], it would be 42 MiB.
 pub const HISTORY_EVENTS: usize = 65_536;
 
-/// Clients, chains or events that one answer of the operators' HTTP holds at the most.
+/// Clients, chains or events that one answer of the operators' HTTP holds at most.
 pub const VIEW_ITEMS_MAX: usize = 1000;

@@ -107,7 +107,7 @@ impl OtlpEndpoint {
         let is_good = text.strip_prefix("http://").is_some_and(|host| !host.is_empty());
         if !is_good || text.parse::<axum::http::Uri>().is_err() {
             return Err(format!(
-                "{text:?} is no collector that can be reached; write http://HOST:PORT, of one on \
+                "{text:?} is not the address of a collector; write http://HOST:PORT, of one on \
                  the same host if traces go further by TLS"
             ));
         }
@@ -136,7 +136,7 @@ impl LogHandle {
         self.output.put(format!("{line}\n").as_bytes());
     }
 
-    /// Sends the traces that are still to be sent, for a few seconds at the most, and writes the
+    /// Sends the traces that are still to be sent, for a few seconds at most, and writes the
     /// last lines to each stream, for half a second.
     pub fn finish(&self) {
         #[cfg(feature = "otlp")]

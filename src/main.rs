@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     exit.into()
 }
 
-/// Runs an instance to its end. A panic in it is a fault inside like any other.
+/// Runs an instance to its end. A panic in it is an internal error like any other.
 fn serve(config: Config, sources: Sources) -> Exit {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

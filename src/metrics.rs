@@ -39,7 +39,7 @@ macro_rules! metrics {
         }
 
         impl Metrics {
-            /// All metrics at zero, registered.
+            /// Returns all metrics at zero, registered.
             pub fn new() -> Self {
                 Self::registered().with_known_labels()
             }
@@ -243,8 +243,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A counter that appears with its first event hides that event from `rate()`, so what is known
-    /// to come begins at zero.
+    /// A counter that appears with its first event hides that event from `rate()`, so what
+    /// is known to come begins at zero.
     fn with_known_labels(self) -> Self {
         let known: [(&IntCounterVec, &[&str]); 12] = [
             (&self.links, &["again", "gather", "join", "repair"]),
@@ -271,7 +271,7 @@ impl Metrics {
         self
     }
 
-    /// The Prometheus text exposition of all metrics and of the process.
+    /// Returns the Prometheus text exposition of all metrics and of the process.
     pub fn render(&self) -> String {
         let mut families = self.registry.gather();
         families.extend(prometheus::process_collector::ProcessCollector::for_self().collect());
@@ -284,7 +284,7 @@ impl Metrics {
 }
 
 /// Makes `gauges`, which have one label or none, say exactly these values. Those that stay are
-/// never away in between, for they may be read meanwhile.
+/// never away in between, because they may be read meanwhile.
 pub fn show<A: Atomic>(gauges: &GenericGaugeVec<A>, values: &BTreeMap<Vec<&str>, A::T>) {
     for family in gauges.collect() {
         for metric in family.get_metric() {

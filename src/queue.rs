@@ -11,7 +11,7 @@ use crate::registry::Command;
 pub struct Queued {
     /// The command.
     pub command: Command,
-    /// `None` if it counts whatever becomes of the client.
+    /// `None` if it counts even when the client goes.
     claim: Option<Weak<()>>,
 }
 
@@ -21,20 +21,20 @@ pub struct Queued {
 pub struct Claim(Arc<()>);
 
 impl Claim {
-    /// A request for the queue that counts until this is dropped.
+    /// Returns a request for the queue that counts until this is dropped.
     pub fn on(&self, command: Command) -> Queued {
         Queued { command, claim: Some(Arc::downgrade(&self.0)) }
     }
 }
 
 impl Queued {
-    /// Whether the command still counts.
+    /// Returns whether the command still counts.
     pub fn is_wanted(&self) -> bool {
         self.claim.as_ref().is_none_or(|claim| claim.strong_count() > 0)
     }
 }
 
-/// A command that counts whatever becomes of the client.
+/// A command that counts even when the client goes.
 impl From<Command> for Queued {
     fn from(command: Command) -> Self {
         Self { command, claim: None }

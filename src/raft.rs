@@ -87,7 +87,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// A member that is reached at `raft_addr`, whose store is not known yet.
+    /// Creates a member that is reached at `raft_addr`, whose store is not known yet.
     pub fn at(raft_addr: impl Into<String>) -> Self {
         Self { raft_addr: raft_addr.into(), store: None }
     }
@@ -124,8 +124,8 @@ impl FromStr for Member {
     }
 }
 
-/// Whether this may be the name of a host. One that ends in digits alone would be an IPv4 address
-/// to some, in an odd spelling, and none to others.
+/// Returns whether this may be the name of a host. One that ends in digits alone would be an IPv4
+/// address to some, in an odd spelling, and none to others.
 fn is_name(host: &str) -> bool {
     let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();

@@ -11,9 +11,9 @@
 //! forged sources, which have one turn each, the clock of a source that has used its turns up is
 //! ahead of theirs and stays. For datagrams, the limit on the whole bounds what such a flood gets.
 //!
-//! The operator's own networks have a higher rate, for one address of theirs often stands for many
-//! clients: a proxy, a network of containers. They have one all the same: a service that answers
-//! whatever it is sent, and one forged datagram, would keep us busy with each other for ever.
+//! The operator's own networks have a higher rate, because one address of theirs often stands for
+//! many clients: a proxy, a network of containers. They have one all the same: a service that
+//! answers every datagram, and one forged datagram, would keep us busy with each other for ever.
 
 use std::{
     hash::{BuildHasher, Hash, RandomState},
@@ -52,7 +52,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    /// So many turns a second, and `burst` at once after a quiet time.
+    /// This number of turns a second, and `burst` at once after a quiet time.
     pub(crate) fn per_second(turns: u32, burst: u32) -> Self {
         Self::every(Duration::from_secs(1) / turns.max(1), burst)
     }
@@ -76,7 +76,7 @@ impl Rate {
         self.times(LOCAL_RATE_FACTOR)
     }
 
-    /// The rate of a holder, of which this is the one of public sources.
+    /// Returns the rate of a holder, of which this is the one of public sources.
     fn of(self, holder: Holder) -> Self {
         let rate = if holder.is_local() { self.times(LOCAL_RATE_FACTOR) } else { self };
         match holder {
@@ -113,7 +113,7 @@ impl Clocks {
         Clock(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2))
     }
 
-    /// The slot of a holder; if it has none, one that it can have.
+    /// Returns the slot of a holder; if it has none, one that it can have.
     fn slot(&mut self, key: u64) -> &mut Slot {
         let set = &mut self.sets[key as usize % SETS];
         let place = set.iter().position(|slot| slot.key == key);
@@ -185,7 +185,7 @@ impl RateLimit {
         }
     }
 
-    /// Whether a datagram from `source` may be answered now; if so, it is charged for.
+    /// Returns whether a datagram from `source` may be answered now; if so, it is charged for.
     pub(crate) fn allow(&mut self, source: IpAddr, now: Instant) -> bool {
         let (source, time) = (Source::of(source), self.clocks.clock(now));
         let waits = !self.in_all.wait(self.all, time).is_zero()

@@ -37,8 +37,8 @@ pub fn follow_seed(seed: u64) {
     SEED.set(Some(seed));
 }
 
-/// Whether chance on this thread follows a seed: then this is the one thread of a simulation, and
-/// nothing may block it or run beside it.
+/// Returns whether chance on this thread follows a seed: then this is the one thread of a
+/// simulation, and nothing may block it or run beside it.
 pub fn follows_seed() -> bool {
     SEED.get().is_some()
 }
@@ -63,7 +63,7 @@ pub fn random() -> io::Result<u128> {
     Ok(u128::from_be_bytes(bytes))
 }
 
-/// Runs work that may block where it may.
+/// Runs blocking work on a thread for such work.
 ///
 /// # Errors
 /// If it panicked, or the runtime is being shut down.

@@ -7,15 +7,16 @@ use std::{
     path::Path,
 };
 
-/// A token, in bytes: what the rate of wrong tokens keeps from being guessed at the least, and what
-/// fits into a header with room to spare at the most.
+/// A token, in bytes: what the rate of wrong tokens keeps from being guessed at least, and what
+/// fits into a header with room to spare at most.
 const TOKEN_BYTES: RangeInclusive<usize> = 8..=4096;
 
 /// The owner of files that the system hands to a service.
 const ROOT: u32 = 0;
 
-/// The permissions of a file that others can read; `None` if it is private. A file of root's may be
-/// readable by its group: so Kubernetes and systemd hand secrets to a service that is not root.
+/// Returns the permissions of a file that others can read; `None` if it is private. A file of
+/// root's may be readable by its group: so Kubernetes and systemd hand secrets to a service that is
+/// not root.
 pub fn exposure(file: &Metadata) -> Option<u32> {
     exposed(file.mode() & 0o777, file.uid())
 }
@@ -40,7 +41,7 @@ pub fn read_token(path: &Path) -> Result<String, String> {
     if !TOKEN_BYTES.contains(&token.len()) {
         let (length, least, most) = (token.len(), TOKEN_BYTES.start(), TOKEN_BYTES.end());
         return Err(wrong(format!(
-            "a token of {length} characters; it must have {least} at the least and {most} at the \
+            "a token of {length} characters; it must have {least} at least and {most} at \
              most: make one with `head -c 32 /dev/urandom | base64`"
         )));
     }
@@ -76,7 +77,7 @@ mod tests {
             match read(&"x".repeat(length)) {
                 Ok(token) => assert!(is_good && token.len() == length),
                 Err(why) => {
-                    let told = format!("{length} characters; it must have 8 at the least and 4096");
+                    let told = format!("{length} characters; it must have 8 at least and 4096");
                     assert!(!is_good && why.contains(&told), "{why}");
                 }
             }

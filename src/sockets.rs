@@ -1,5 +1,5 @@
-//! The one way to open a listener. Whatever listens, for clients, operators or other instances,
-//! takes IPv4 on `[::]` as well, whatever the system's `net.ipv6.bindv6only` says, may bind while
+//! The one way to open a listener. Every listener, for clients, operators or other instances,
+//! takes IPv4 on `[::]` as well, with any `net.ipv6.bindv6only`, may bind while
 //! connections of an earlier process end, and has the same backlog.
 //!
 //! A datagram is answered from the address that it was sent to ([`Datagrams`]): a host has many,
@@ -81,7 +81,7 @@ impl Received {
         Self { buffer: vec![0; RECEIVED_BYTES_MAX].into(), bytes: 0, stride: 1 }
     }
 
-    /// The payload of each datagram; one may be empty.
+    /// Returns the payload of each datagram; one may be empty.
     pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
         let empty = (self.bytes == 0).then_some(&[][..]);
         empty.into_iter().chain(self.buffer[..self.bytes].chunks(self.stride))
@@ -107,7 +107,7 @@ impl Datagrams {
         Ok(Self { address: socket.local_addr()?, state, socket })
     }
 
-    /// Where it is bound; port 0 has become the port picked.
+    /// Returns where it is bound; port 0 has become the port picked.
     pub fn address(&self) -> SocketAddr {
         self.address
     }

@@ -200,7 +200,7 @@ fn a_configuration_is_told_all_its_faults_at_once() {
         "EMNETCHAIN_CHIAN_ADDR: there is no such variable; did you mean EMNETCHAIN_CHAIN_ADDR?",
     ];
     ends(&check.finish(), 2, &told);
-    for (text, told) in [("secret".to_owned(), "8 at the least"), ("x".repeat(100_000), "4096")] {
+    for (text, told) in [("secret".to_owned(), "8 at least"), ("x".repeat(100_000), "4096")] {
         fs::write(&token, text).unwrap();
         fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
         let args = [&["config", "check", "--admin-token-file", &token], &ADDRESSES[..]].concat();
@@ -214,5 +214,5 @@ fn a_configuration_is_told_all_its_faults_at_once() {
     // What a start would refuse is no good configuration.
     fs::set_permissions(&token, fs::Permissions::from_mode(0o644)).unwrap();
     let said = good.env("EMNETCHAIN_DATA_DIR", &token).finish();
-    ends(&said, 2, &["other users can read it", "is no directory"]);
+    ends(&said, 2, &["other users can read it", "is not a directory"]);
 }

@@ -104,7 +104,7 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
     let raft = free_address().to_string();
     let alone = Service::start(&dir.path().join("1"), &["--raft-addr", &raft]);
     eventually("it serves", || is_ready(&alone));
-    refused(&alone, &["promote", "7"], &["7 is no member; members are 1"]);
+    refused(&alone, &["promote", "7"], &["7 is not a member; members are 1"]);
     refused(&alone, &["remove", "1"], &["is the only voter; promote another one first"]);
     refused(&alone, &["transfer-leader"], &["no other voter is there"]);
     let newest = emnetchain::registry::Rules::NEWEST.0;
@@ -127,7 +127,7 @@ fn what_an_operator_cannot_mean_is_refused_with_the_way_out() {
         &["upgrade"],
         &[&format!("instance 2 ({absent}) is not reached: start it, or")],
     );
-    assert!(done(&alone, &["remove", "2"]).contains("instance 2 is no member any more"));
+    assert!(done(&alone, &["remove", "2"]).contains("instance 2 is no longer a member"));
     for wrong in [
         &["promote", "two"][..],
         &["add", "2"],

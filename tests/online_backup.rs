@@ -160,9 +160,9 @@ fn an_instance_that_was_behind_hands_out_what_others_answered() {
 /// What becomes of the bytes of an instance on their way.
 #[derive(Clone, Copy)]
 enum Way {
-    /// So many arrive, and then the connection ends.
+    /// This number arrives, and then the connection ends.
     Cut(usize),
-    /// So many arrive, and then nothing does.
+    /// This number arrives, and then nothing does.
     Hung(usize),
     /// This one is another.
     Flipped(usize),
@@ -217,7 +217,7 @@ fn what_does_not_arrive_whole_leaves_nothing() {
         let taken = format!("broke off after {at} of ");
         refused(&output, 69, &[&taken, "no backup was made"]);
         let output = backup(spoil(http(&service), Way::Flipped(at)), &file, &[]).finish();
-        refused(&output, 78, &["it.backup", "is not kept; ask again", "no backup was made"]);
+        refused(&output, 78, &["it.backup", "is not kept; repeat", "no backup was made"]);
     }
     assert_eq!(names(&files), Vec::<PathBuf>::new());
     // A backup that is told to stop takes its draft along.

@@ -420,7 +420,7 @@ fn a_pause_of_the_service_does_not_count_as_silence_of_its_clients() {
     assert_eq!(first.rest(), repaired(&c.tail()));
 }
 
-/// What is written below a name that is gone is lost to the next start, whatever was synced.
+/// What is written below a name that is gone is lost to the next start, synced or not.
 #[test]
 fn a_data_directory_that_is_moved_away_ends_the_instance() {
     for asks in [false, true] {

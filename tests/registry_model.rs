@@ -6,7 +6,7 @@
 //! seed and the shortest sequence that shows it:
 //!
 //! - `EMNETCHAIN_SEED=7 cargo test --test registry_model` runs the sequences of one seed;
-//! - `EMNETCHAIN_SEQUENCES=1000000 cargo test --test registry_model` runs so many of each kind.
+//! - `EMNETCHAIN_SEQUENCES=1000000 cargo test --test registry_model` runs this number of each kind.
 
 #[path = "registry_model/generate.rs"]
 mod generate;

@@ -96,7 +96,7 @@ impl Load {
         eventually("the clients pause", || self.shared.lock().unwrap().idle.then_some(()));
     }
 
-    /// Waits until so many more have joined.
+    /// Waits until this number more have joined.
     fn wait_for(&self, more: u16) {
         let joined = || self.shared.lock().unwrap().joined;
         let goal = joined() + more;
@@ -141,7 +141,7 @@ fn run(shared: &Mutex<Shared>) {
     }
 }
 
-/// Joins behind the one before, asking whatever instance answers; `None` if all is over. `tip` is
+/// Joins behind the one before, asking any instance that answers; `None` if all is over. `tip` is
 /// the connection of the one before, which waits to be told of this one.
 fn join(
     number: u16,

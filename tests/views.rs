@@ -107,7 +107,7 @@ fn a_gap_is_seen_from_any_instance_and_its_cause_and_its_end() {
         let linked = format!("its tail was linked with {} by a repair", members[1].head());
         assert_says(&page, &[&linked, "by RECONNECT with an id"]);
         let lost = ask(service, &["explain", &members[2].tail()]);
-        let why = "those beside it reported that they lost it";
+        let why = "its neighbours reported it as lost";
         assert_says(
             &lost,
             &["It has been cut off from the path of its chain", why, "forgotten in"],

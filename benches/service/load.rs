@@ -59,7 +59,7 @@ pub(crate) struct Plan {
 /// When a run ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Extent {
-    /// After so many links or repairs, all of them measured.
+    /// After this number of links or repairs, all of them measured.
     Count(usize),
     /// When the time is up; what happens before `measured` begins is not measured.
     Time {
@@ -298,8 +298,8 @@ async fn run(
                 Err(_) => return,
             }
         }
-        let everybody = u32::try_from(plan.clients).expect("a window is far smaller");
-        let _ = timeout(plan.patience, window.acquire_many(everybody)).await;
+        let all_clients = u32::try_from(plan.clients).expect("a window is far smaller");
+        let _ = timeout(plan.patience, window.acquire_many(all_clients)).await;
     };
     match plan.extent {
         Extent::Count(_) => {

@@ -15,11 +15,11 @@ use crate::{
 
 /// Why there is no backup.
 enum Failure {
-    /// What was asked for cannot be meant like this.
+    /// The command line is wrong.
     Usage(String),
     /// The instance did not hand it out, or not all of it.
     Instance(String),
-    /// What was to be written, or what arrived, is at fault.
+    /// The file that was to be written, or the data that arrived, is at fault.
     File(StorageError),
 }
 

@@ -22,10 +22,10 @@ use crate::{
     ops::http::{DEFAULT_ADDR, gate::COMMAND},
 };
 
-/// How long an answer may take: longer than the service lets a change of the cluster take.
+/// Longest wait for an answer: longer than the service lets a change of the cluster take.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// How long a download may pause.
+/// Longest pause of a download.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// The longest answer, in bytes.
@@ -39,7 +39,7 @@ pub(super) struct Instance {
     token: Option<String>,
 }
 
-/// What a command makes of `--http-addr`.
+/// The meaning of `--http-addr`.
 enum Where {
     At(String),
     Auto,
@@ -67,8 +67,8 @@ impl Value for Where {
     }
 }
 
-/// What the request calls its receiver. One on this machine is called by its address: it knows its
-/// own operators by that.
+/// Returns the `Host` of the request. A receiver on this machine is called by its address: it knows
+/// its own operators by that.
 fn host(given: &str, reached: Option<SocketAddr>) -> String {
     match reached {
         Some(reached) if reached.ip().to_canonical().is_loopback() => reached.to_string(),
@@ -77,7 +77,7 @@ fn host(given: &str, reached: Option<SocketAddr>) -> String {
 }
 
 impl Instance {
-    /// The instance that the settings name.
+    /// Returns the instance that the settings name.
     pub(super) fn of(sources: &Sources) -> Result<Self, String> {
         let faults = |faults: Faults| faults.to_string();
         let address = match sources.read_key("http_addr").map_err(faults)? {
@@ -96,12 +96,12 @@ impl Instance {
         Ok(Self { address, token: token_file.as_deref().map(read).transpose()? })
     }
 
-    /// What it says to GET.
+    /// Returns the answer to GET.
     pub(super) fn get(&self, path: &str) -> Result<Json, String> {
         self.call(Method::GET, path, None)
     }
 
-    /// What it says to POST.
+    /// Returns the answer to POST.
     pub(super) fn post(&self, path: &str, body: &Json) -> Result<Json, String> {
         self.call(Method::POST, path, Some(body))
     }
@@ -204,7 +204,7 @@ impl Instance {
         }
     }
 
-    /// What an answer in JSON says.
+    /// Reads an answer in JSON.
     async fn read(&self, answer: Response<Body>) -> Result<Json, String> {
         let status = answer.status();
         let body = timeout(ANSWER_MAX, to_bytes(answer.into_body(), ANSWER_BYTES_MAX)).await;

@@ -84,7 +84,7 @@ fn sentence(answer: &Value) -> String {
     format!("{}\n", answer["done"].as_str().unwrap_or_default())
 }
 
-/// The status for people.
+/// Returns the status for people.
 fn page(status: &Value, with_cluster: bool) -> String {
     let mut page = String::new();
     let leader = &status["leader"];
@@ -120,7 +120,7 @@ fn page(status: &Value, with_cluster: bool) -> String {
     page
 }
 
-/// A value for people.
+/// Returns a value for people.
 fn text(value: &Value) -> String {
     match value.as_str() {
         Some("") => "-".to_owned(),
@@ -130,7 +130,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// The cluster in a few lines.
+/// Returns the cluster in a few lines.
 fn head(status: &Value) -> String {
     let (mut page, leader) = (String::new(), &status["leader"]);
     let chains = &status["chains"];
@@ -173,7 +173,7 @@ fn head(status: &Value) -> String {
     page
 }
 
-/// How to start an instance that was taken in.
+/// Returns the command line that starts an instance that was added.
 fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
     let members = status["members"].as_array().into_iter().flatten();
     let others = members.filter(|member| member["node"] != json!(id.0)).map(|member| {
@@ -188,7 +188,8 @@ fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
     )
 }
 
-/// Where an instance listens that others reach at this address: a name is not an address to bind.
+/// Returns where an instance listens that others reach at this address: a name is not an address to
+/// bind.
 fn listened_at(address: &str) -> String {
     let port = address.rsplit_once(':').map_or("", |(_, port)| port);
     address.parse::<SocketAddr>().map_or(format!("[::]:{port}"), |address| address.to_string())

@@ -11,7 +11,7 @@ use clap::{
 
 use crate::config::{Config, Key, Preset};
 
-/// The whole command line, made from the keys of the configuration.
+/// Returns the whole command line, made from the keys of the configuration.
 pub(super) fn command() -> Command {
     let check = Command::new("check").about("Checks the configuration and lists every fault in it");
     let print =
@@ -54,7 +54,7 @@ pub(super) fn command() -> Command {
 /// The keys of commands that a running instance answers.
 const AT: [&str; 2] = ["http_addr", "admin_token_file"];
 
-/// The commands that look at chains.
+/// Returns the commands that look at chains.
 fn chain() -> Command {
     let option = |name: &'static str, value: &'static str, help: &'static str| {
         Arg::new(name).long(name).value_name(value).value_parser(value_parser!(OsString)).help(help)
@@ -93,7 +93,7 @@ fn chain() -> Command {
         )
 }
 
-/// The commands that look at a running cluster or change it.
+/// Returns the commands that look at a running cluster or change it.
 fn cluster() -> Command {
     let named = |name, about| Command::new(name).about(about);
     let with = |command, required, placeholder, help| {

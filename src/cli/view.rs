@@ -70,7 +70,7 @@ fn number(name: &str, text: &str) -> Result<(), Failure> {
     is_good.then_some(()).ok_or_else(why)
 }
 
-/// How the chain without a name is called.
+/// The name that is shown for the unnamed chain.
 const DEFAULT_CHAIN: &str = "default";
 
 fn list(answer: &Value) -> String {
@@ -146,7 +146,7 @@ fn chain(answer: &Value) -> String {
     page
 }
 
-/// How a client stands to the next one.
+/// Returns the state of a client's link to the next one.
 fn next(client: &Value, next: Option<&Value>, is_newest: bool) -> String {
     let head = &client["head_side"];
     let asks = |side: &Value| match side["state"].as_str() {
@@ -216,7 +216,7 @@ fn called(name: &Value) -> String {
     }
 }
 
-/// A text without what would move the cursor.
+/// Returns a text without what would move the cursor.
 fn text(value: &Value) -> String {
     let text = value.as_str().unwrap_or("-");
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()

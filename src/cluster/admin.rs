@@ -48,8 +48,8 @@ const LISTEN_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a new leader to appear.
 const TRANSFER_MAX: Duration = Duration::from_secs(3);
 
-/// A voter that has answered no heartbeat for so long is not counted on, neither to lead nor to be
-/// one of a majority; there are ten a second.
+/// A voter that has answered no heartbeat for this time is not counted on, neither to lead nor to
+/// be one of a majority; there are ten a second.
 const FRESH: Duration = Duration::from_millis(500);
 
 /// The advice in the answer to an addition when the instance has no data yet.
@@ -71,7 +71,7 @@ pub enum Change {
     },
     /// Let this learner vote.
     Promote(InstanceId),
-    /// This instance is no member any more.
+    /// This instance is no longer a member.
     Remove(InstanceId),
     /// Let this member lead, or the voter that has caught up furthest.
     TransferLeader(Option<InstanceId>),
@@ -95,7 +95,7 @@ pub enum ChangeError {
     #[error("{0}")]
     Refused(String),
     /// It may have been made or not.
-    #[error("{0}; look at `EMNetChain cluster members` and repeat it if need be")]
+    #[error("{0}; see `EMNetChain cluster members`, and repeat it if necessary")]
     Unknown(String),
 }
 
@@ -175,7 +175,7 @@ impl Cluster {
     }
 
     /// Gives the leadership away, if this instance has it and another one can take it. Returns why
-    /// it goes on leading, if it does.
+    /// it keeps the leadership, if it does.
     pub async fn step_down(&self) -> Option<String> {
         if !self.leads() || self.raft.voter_ids().eq([self.instance.0]) {
             return None;
@@ -220,7 +220,8 @@ impl Leading<'_> {
             Some(to) => self.fit_to_lead(to).await?.0,
             None => self.furthest().await.ok_or_else(|| {
                 ChangeError::Refused(format!(
-                    "no other voter is there and has caught up, so instance {me} goes on leading"
+                    "no other voter is there and has caught up, so instance {me} keeps the \
+                     leadership"
                 ))
             })?,
         };
@@ -237,7 +238,7 @@ impl Leading<'_> {
         })
     }
 
-    /// Whether a member can take the leadership now.
+    /// Returns whether a member can take the leadership now.
     async fn fit_to_lead(&self, to: InstanceId) -> Result<InstanceId, ChangeError> {
         let (id, raft) = (to.0, self.raft);
         let me = raft.node_id();
@@ -252,15 +253,15 @@ impl Leading<'_> {
         }
         if !self.answers(id).await {
             return Err(ChangeError::Refused(format!(
-                "instance {id} is not heard{}, so instance {me} goes on leading",
+                "instance {id} is not heard{}, so instance {me} keeps the leadership",
                 self.why(to)
             )));
         }
         match lag(raft, id) {
             Some(lag) if lag <= PROMOTE_LAG_MAX => Ok(to),
             lag => Err(ChangeError::Refused(format!(
-                "instance {id} is {} entries behind, so instance {me} goes on leading; repeat this \
-                 when it has caught up",
+                "instance {id} is {} entries behind, so instance {me} keeps the leadership; \
+                 repeat this when it has caught up",
                 lag.map_or_else(|| "all".to_owned(), |lag| lag.to_string())
             ))),
         }
@@ -273,7 +274,7 @@ impl Leading<'_> {
         self.network.ask(InstanceId(id), &member, Introduce, FRESH).await.is_ok()
     }
 
-    /// The other voter whose log goes furthest, of those that are there and have caught up.
+    /// Returns the other voter whose log goes furthest, of those that are there and have caught up.
     async fn furthest(&self) -> Option<u64> {
         let raft = self.raft;
         let others = raft.voter_ids().filter(|id| id != raft.node_id());
@@ -283,7 +284,7 @@ impl Leading<'_> {
         fit.filter(|(lag, _)| *lag <= PROMOTE_LAG_MAX).min().map(|(_, id)| id)
     }
 
-    /// Why a member is not reached, in parentheses.
+    /// Returns why a member is not reached, in parentheses.
     pub(super) fn why(&self, id: InstanceId) -> String {
         match self.peers.reach(id) {
             Reach::Lost(why) | Reach::Refused(why) => format!(" ({why})"),
@@ -319,7 +320,7 @@ async fn remove(
         }
         Some(false) => apply(raft, ChangeMembers::RemoveNodes([id].into())).await?,
     }
-    Ok(format!("instance {id} is no member any more; stop it, and never use its number again"))
+    Ok(format!("instance {id} is no longer a member; stop it, and never use its number again"))
 }
 
 /// Returns the number of entries that a member lags behind; `None` if it has acknowledged none yet.
@@ -346,21 +347,21 @@ pub(super) async fn hear(
     drop(timeout(LISTEN_MAX, listen).await);
 }
 
-/// Whether the leader has heard from a member for less than so long ago.
+/// Returns whether the leader has heard from a member within this time.
 pub(super) fn is_heard(raft: &Raft<TypeConfig, StateMachine>, id: u64, within: Duration) -> bool {
     let states = raft.metrics();
     let now = states.borrow_watched();
     id == now.id || silence_of(&now, id).is_some_and(|silence| silence < within)
 }
 
-/// A member as the membership has it.
+/// Returns a member as the membership has it.
 pub(super) fn node(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<Member> {
     let states = raft.metrics();
     let now = states.borrow_watched();
     now.membership_config.membership().get_node(&id).cloned()
 }
 
-/// Whether a member votes; `None` if it is none.
+/// Returns whether a member votes; `None` if it is none.
 pub(super) fn find(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Option<bool> {
     let states = raft.metrics();
     let now = states.borrow_watched();
@@ -375,7 +376,7 @@ pub(super) fn not_a_member(raft: &Raft<TypeConfig, StateMachine>, id: u64) -> Ch
         let now = states.borrow_watched();
         now.membership_config.membership().nodes().map(|(id, _)| id.to_string()).collect()
     };
-    ChangeError::Refused(format!("{id} is no member; members are {}", members.join(", ")))
+    ChangeError::Refused(format!("{id} is not a member; members are {}", members.join(", ")))
 }
 
 pub(super) async fn apply(

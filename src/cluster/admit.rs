@@ -32,14 +32,14 @@ impl Leading<'_> {
         let me = *self.raft.node_id();
         if node(self.raft, me).is_some_and(|own| own.raft_addr.is_empty()) && id != me {
             return Err(ChangeError::Refused(format!(
-                "no instance reaches instance {me}, because it has no --raft-addr: start it again with \
-                 one, and repeat this"
+                "no instance reaches instance {me}, because it has no --raft-addr: start it again \
+                 with one, and repeat this"
             )));
         }
         if let Some((other, spelled)) = self.taken_by(instance, &address).await {
             let alias = if spelled == address { String::new() } else { format!(" (as {spelled})") };
             return Err(ChangeError::Refused(format!(
-                "{address} is where instance {other} is reached{alias}: give the address that \
+                "{address} is the address of instance {other}{alias}: give the address that \
                  instance {id} has for itself"
             )));
         }
@@ -60,7 +60,7 @@ impl Leading<'_> {
         Ok(added(id, &address))
     }
 
-    /// The other member that is reached at this address, and how the cluster spells it.
+    /// Returns the other member that is reached at this address, and how the cluster spells it.
     async fn taken_by(&self, instance: InstanceId, address: &str) -> Option<(u64, String)> {
         let mut members: BTreeMap<String, u64> = {
             let states = self.raft.metrics();

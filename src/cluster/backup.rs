@@ -1,6 +1,6 @@
 //! The registry as one file, taken while the cluster serves: a snapshot that this instance makes
-//! now. First it waits until it has applied all that was committed anywhere, so whatever a client
-//! was answered before it was asked is in the file. Writers do not wait for any of it.
+//! now. First it waits until it has applied all that was committed anywhere, so every answer that a
+//! client was answered before it was asked is in the file. Writers do not wait for any of it.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ impl Cluster {
         Ok(written.map_err(|_| BackupError::Late)??)
     }
 
-    /// A snapshot that covers this entry, which is applied here.
+    /// Returns a snapshot that covers this entry, which is applied here.
     async fn snapshot_of(&self, entry: u64) -> Result<SnapshotFile, ClusterError> {
         loop {
             let stopped = |error: &dyn std::fmt::Display| ClusterError::Raft(error.to_string());

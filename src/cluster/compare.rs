@@ -1,12 +1,13 @@
-//! Replicas are held against each other, for one that was damaged in memory or on disk, or applied
-//! an entry otherwise than the rest, would tell its clients other partners than the others do.
+//! Replicas compare themselves with each other, because one that was damaged in memory or on disk,
+//! or applied an entry otherwise than the rest, would tell its clients other partners than the
+//! others do.
 //!
 //! Every replica keeps the digests of its registry at the same entries ([`Digests`]), asks the
-//! voters for theirs now and then, and judges itself: one whose digest at an entry is not that of a
+//! voters for theirs at intervals, and judges itself: one whose digest at an entry is not that of a
 //! majority of the voters leaves service, and tells no digests any more. Where no digest has a
 //! majority and two contradict each other, it cannot be said which is right, so none of them
-//! answers until there is a majority. Raft goes on in either case, for it replicates entries, and
-//! the log is right.
+//! answers until there is a majority. Raft goes on in either case, because it replicates entries,
+//! and the log is right.
 //!
 //! No verdict is false. At the same applied entry all replicas of one log have the same registry,
 //! so two digests that differ are a fault of one; a replica that lags, was just started or has just
@@ -68,8 +69,8 @@ pub enum Accord {
 }
 
 impl Accord {
-    /// Why this replica must not answer clients, and what to do: a sentence without its full stop.
-    /// `None` if it may.
+    /// Returns why this replica must not answer clients, and what to do: a sentence without its
+    /// full stop. `None` if it may.
     pub fn trouble(self) -> Option<String> {
         match self {
             Self::Fits | Self::Suspect { .. } => None,
@@ -175,9 +176,9 @@ impl Cluster {
     }
 
     /// Compares this replica with the others before it answers clients, as far as they are there,
-    /// for what was wrong when an instance stopped is wrong when it starts. If it must not answer,
-    /// ends its life, so that no partner waits for its clients, and waits until it may; then it
-    /// returns false.
+    /// because what was wrong when an instance stopped is wrong when it starts. If it must not
+    /// answer, ends its life, so that no partner waits for its clients, and waits until it may;
+    /// then it returns false.
     pub(super) async fn prove(&self) -> bool {
         for _ in 0..PROOFS_MAX {
             let verdict = self.compare().await;
@@ -277,7 +278,7 @@ impl Cluster {
         }
     }
 
-    /// The voters, in two sets while they change, and how the others of them are reached.
+    /// Returns the voters, in two sets while they change, and how the others of them are reached.
     fn electorate(&self) -> (Vec<BTreeSet<InstanceId>>, BTreeMap<InstanceId, Member>) {
         let states = self.raft.metrics();
         let now = states.borrow_watched();

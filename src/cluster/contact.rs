@@ -1,5 +1,5 @@
-//! When this instance last heard from those that count: its leader, and a candidate that asked for
-//! its vote. From that it knows when it is cut off, and when it may stand itself.
+//! The times at which this instance last heard its leader, and a candidate that asked for its vote.
+//! They tell whether it is cut off, and whether it may stand for election itself.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -39,12 +39,12 @@ impl Contact {
         self.heard().candidate = Some(clock::now());
     }
 
-    /// When the leader was heard; `None` if it never was.
+    /// Returns when the leader was heard; `None` if it never was.
     pub fn leader_heard(&self) -> Option<Instant> {
         self.heard().leader
     }
 
-    /// When a candidate was heard; `None` if none ever was.
+    /// Returns when a candidate was heard; `None` if none ever was.
     pub fn candidate_heard(&self) -> Option<Instant> {
         self.heard().candidate
     }

@@ -1,4 +1,4 @@
-//! When this instance stands for election. openraft would decide that by a timer of fixed length,
+//! The elections of this instance. openraft would start them by a timer of fixed length,
 //! which also bounds how long a vote may take; a disk on which two syncs take longer would never
 //! have a leader again. So openraft's timer is off, and this task decides by what it measures.
 //!
@@ -88,7 +88,7 @@ impl Campaigns {
     }
 
     /// From when on no candidate has a claim to be waited for, if a leader and a candidate were
-    /// heard last at these times, and a sync of the vote takes so long.
+    /// heard last at these times, and a sync of the vote takes `sync`.
     fn free_from(
         &self,
         leader: Option<Instant>,
@@ -202,7 +202,8 @@ impl Cluster {
     }
 }
 
-/// A random share of time on a disk whose syncs take so long, after so many campaigns in vain.
+/// Returns a random share of time on a disk with this time of a sync, after this number of
+/// campaigns in vain.
 fn share(sync: Duration, failed: u32) -> Duration {
     let range = (SHARE_RANGE + 4 * sync).saturating_mul(1 << failed.min(5)).min(SHARE_RANGE_MAX);
     let range = u64::try_from(range.as_millis()).unwrap_or(u64::MAX);

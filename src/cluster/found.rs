@@ -1,5 +1,5 @@
-//! The way of an instance with an empty log into a cluster: it founds one with the others, or it
-//! joins one that exists.
+//! Founding and joining: an instance with an empty log founds a cluster with the others, or joins
+//! one that exists.
 //!
 //! # Founding
 //!
@@ -18,7 +18,7 @@
 //! One that is missing is waited for and named. The way out is to start it, or to start the others
 //! with a shorter list and to add it later. The first leader then gives the history a random name
 //! ([`Command::Found`](crate::registry::Command::Found)), so two clusters never share a history,
-//! whatever their lists say.
+//! even with equal lists.
 //!
 //! # Joining
 //!
@@ -112,7 +112,7 @@ impl Standing {
         Ok(Self::Founded { store, known: greeter.known(peer), first: is_first.then_some(first) })
     }
 
-    /// The store of the one that says so.
+    /// Returns the store of the one that says so.
     pub fn store(&self) -> StoreId {
         match self {
             Self::Empty { store, .. } | Self::Founded { store, .. } => *store,
@@ -130,7 +130,7 @@ pub enum Founding {
 }
 
 impl Founding {
-    /// The list by numbers and addresses.
+    /// Returns the list by numbers and addresses.
     pub(in super::super) fn list(&self, me: InstanceId) -> BTreeMap<InstanceId, String> {
         match self {
             Self::Alone(member) => BTreeMap::from([(me, member.raft_addr.clone())]),
@@ -193,7 +193,7 @@ impl Cluster {
         }
     }
 
-    /// Whether this instance's log has a beginning.
+    /// Returns whether this instance's log has a beginning.
     pub(super) async fn is_founded(&self) -> Result<bool, ClusterError> {
         let known = self.raft.is_initialized().await;
         known.map_err(|error| ClusterError::Raft(error.to_string()))
@@ -286,8 +286,8 @@ impl Cluster {
         join_all(asking).await.into_iter().collect()
     }
 
-    /// The founding entry, if one was decided on and names this store, or if it is on this instance
-    /// to decide.
+    /// Returns the founding entry, if one was decided on and names this store, or if it is on this
+    /// instance to decide.
     fn founding_entry(
         &self,
         members: &BTreeMap<InstanceId, Member>,
@@ -298,7 +298,7 @@ impl Cluster {
     }
 }
 
-/// The founding entry that a member has, if it names this store.
+/// Returns the founding entry that a member has, if it names this store.
 fn entry_to_copy(
     (me, store): (InstanceId, StoreId),
     answers: &Answers,
@@ -311,8 +311,8 @@ fn entry_to_copy(
     })
 }
 
-/// Whether a member's log names this store, and the founding entry is not the last to do so: then
-/// this instance cannot copy it, and gets it from the leader, with all that came after it.
+/// Returns whether a member's log names this store, and the founding entry is not the last to do
+/// so: then this instance cannot copy it, and gets it from the leader, with all that came after it.
 fn names_later(store: StoreId, answers: &Answers) -> bool {
     answers.values().any(|answer| match answer {
         Ok(Standing::Founded { known: Known::Named { store: Some(named), .. }, first, .. }) => {
@@ -322,8 +322,8 @@ fn names_later(store: StoreId, answers: &Answers) -> bool {
     })
 }
 
-/// The founding entry, if this instance has the lowest number of its list and every other listed
-/// one is there, empty and of the same list.
+/// Returns the founding entry, if this instance has the lowest number of its list and every other
+/// listed one is there, empty and of the same list.
 fn entry_to_decide(
     (me, store): (InstanceId, StoreId),
     members: &BTreeMap<InstanceId, Member>,

@@ -1,4 +1,4 @@
-//! Whether raft may hear the others, and whether this instance may vote.
+//! The gate: it decides whether raft hears the others, and whether this instance votes.
 //!
 //! Raft is safe only if no vote and no acknowledged entry is ever forgotten. An instance whose disk
 //! was emptied or replaced has forgotten both, and nothing in its data directory can tell so. So
@@ -40,7 +40,7 @@ struct State {
 }
 
 impl Gate {
-    /// Whether it is open.
+    /// Returns whether it is open.
     pub fn is_open(&self) -> bool {
         self.0.open.load(Ordering::Acquire) && !self.0.locked.load(Ordering::Acquire)
     }
@@ -56,8 +56,9 @@ impl Gate {
     }
 }
 
-/// Whether a membership names this store under this number. A cluster of one that was restored
-/// from a backup names no store at first; there is no other vote that could contradict its own.
+/// Returns whether a membership names this store under this number. A cluster of one that was
+/// restored from a backup names no store at first; there is no other vote that could contradict its
+/// own.
 pub fn names(membership: &Membership, instance: u64, store: StoreId) -> bool {
     let recorded = membership.membership().get_node(&instance).map(|member| member.store);
     match recorded {

@@ -4,7 +4,7 @@
 //! Each side holds what the other says of itself ([`Facts`]) against what it knows, and refuses a
 //! peer that
 //!
-//! - has another history: two clusters that were founded apart must never mix, whatever their lists
+//! - has another history: two clusters that were founded apart must never mix, even if their lists
 //!   and ids say;
 //! - was removed from the cluster, by an entry that is applied here;
 //! - has another store than is recorded for its number: its disk was lost or replaced, and its
@@ -12,10 +12,11 @@
 //! - vouches for less than it is remembered to have acknowledged: its data directory is an older
 //!   copy (see [`progress`](super::progress)).
 //!
-//! Each side also learns what the other one knows of it, for the one that has forgotten something
-//! cannot know by itself. An instance that learns that its votes are lost locks its [`Gate`] at
-//! once and ends ([`Turned`]); refilling it is not safe. Say X was committed by 1 and 3, and 3 goes
-//! back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader without X.
+//! Each side also learns what the other one knows of it, because the one that has forgotten
+//! something cannot know by itself. An instance that learns that its votes are lost locks its
+//! [`Gate`] at once and ends ([`Turned`]); refilling it is not safe. Say X was committed by 1 and
+//! 3, and 3 goes back and is being refilled by 1 when 1 dies: then 2 and 3 could elect a leader
+//! without X.
 //!
 //! An instance with an empty log opens its gate when a member of the cluster says that it may join:
 //! its number is named, and no store bears it yet.
@@ -137,12 +138,12 @@ impl Greeter {
         &self.0.peers
     }
 
-    /// Where this instance was started.
+    /// Returns where this instance was started.
     pub fn place(&self) -> &Place {
         &self.0.place
     }
 
-    /// Whether raft may hear the others.
+    /// Returns whether raft may hear the others.
     pub fn gate(&self) -> &Gate {
         &self.0.gate
     }
@@ -152,22 +153,22 @@ impl Greeter {
         &self.0.acknowledged
     }
 
-    /// This instance's store.
+    /// Returns this instance's store.
     pub fn store(&self) -> StoreId {
         self.0.store
     }
 
-    /// The newest rules that this instance can apply.
+    /// Returns the newest rules that this instance can apply.
     pub fn newest_rules(&self) -> Rules {
         self.0.rules
     }
 
-    /// This instance.
+    /// Returns this instance.
     pub fn me(&self) -> InstanceId {
         self.0.me.node
     }
 
-    /// The members in this instance's own log.
+    /// Returns the members in this instance's own log.
     pub fn roster(&self) -> watch::Receiver<Roster> {
         self.0.roster.subscribe()
     }
@@ -183,7 +184,7 @@ impl Greeter {
         });
     }
 
-    /// The list that this instance was started with; `None` until that is known.
+    /// Returns the list that this instance was started with; `None` until that is known.
     pub fn list(&self) -> Option<BTreeMap<InstanceId, String>> {
         self.0.list.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -198,7 +199,7 @@ impl Greeter {
         self.0.learnt.subscribe()
     }
 
-    /// Whether this instance's log is empty.
+    /// Returns whether this instance's log is empty.
     fn is_empty(&self) -> bool {
         self.0.acknowledged.now().last.is_none() && self.0.roster.borrow().is_empty()
     }
@@ -237,7 +238,7 @@ impl Greeter {
         }
     }
 
-    /// Whether a peer may speak with this instance, by what it says of itself.
+    /// Returns whether a peer may speak with this instance, by what it says of itself.
     fn judge(&self, peer: InstanceId, facts: &Facts) -> Result<(), Refusal> {
         let mine = self.0.view.read(Registry::history);
         if mine.zip(facts.history).is_some_and(|(mine, theirs)| mine != theirs) {
@@ -299,7 +300,7 @@ impl Greeter {
                     learnt.removed.get_or_insert((entry, by));
                     is_new
                 });
-                // Whatever else its store has forgotten, it is no member any more, and that is
+                // Its store may have forgotten more, but it is no longer a member, and that is
                 // what helps its operator. It must not vote all the same.
                 self.0.gate.lock();
                 return;

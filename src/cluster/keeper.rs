@@ -28,9 +28,9 @@ const LOG_CHECK: Duration = Duration::from_secs(1);
 /// The bounds of the log's length, in entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogBounds {
-    /// A snapshot is made after so many.
+    /// Entries after which a snapshot is made.
     pub snapshot_after_entries: u64,
-    /// So many are kept behind it, for members that lag a little.
+    /// Entries that are kept behind it, for members that lag a little.
     pub entries_kept: u64,
 }
 
@@ -41,7 +41,7 @@ impl Default for LogBounds {
 }
 
 impl LogBounds {
-    /// Whether a log with `entries` behind the last snapshot, and `bytes`, is long, or
+    /// Returns whether a log with `entries` behind the last snapshot, and `bytes`, is long, or
     /// large in comparison with that snapshot.
     fn are_reached(self, entries: u64, bytes: u64, snapshot_bytes: u64) -> bool {
         // A large registry is written out only when the log has grown by as much.

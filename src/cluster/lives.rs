@@ -6,8 +6,8 @@
 //! that were connected there wait for the resume grace and no longer. If the instance is alive
 //! after all, it finds its life over, closes what sessions it has and begins another one: the
 //! clients knock again and are told what they missed. The same happens after a snapshot was
-//! installed, for the entries that it stands for were never applied here, and no client was told
-//! what they said.
+//! installed, because the entries that it stands for were never applied here, and no client was
+//! told what they said.
 
 use std::time::{Duration, Instant};
 
@@ -34,14 +34,14 @@ use crate::{
     runtime::Runtime,
 };
 
-/// An instance that the leader has not heard from for so long is taken for dead. Its clients have
+/// An instance that the leader has not heard from for this time is taken for dead. Its clients have
 /// the resume grace on top.
 pub const LOST_AFTER: Duration = Duration::from_secs(3);
 
 /// Why a life is over that the leader has ended.
 pub const GIVEN_UP: &str = "the others had given this instance up";
 
-/// Why a life is over of an instance that is no member any more: it could never answer its clients.
+/// Why a life is over of an instance that is no longer a member: it could never answer its clients.
 pub const REMOVED: &str = "this instance was removed from the cluster";
 
 /// Interval between the leader's checks.
@@ -133,7 +133,7 @@ impl Cluster {
     /// # Errors
     /// If raft has stopped.
     pub async fn begin_life(&self) -> Result<Life, ClusterError> {
-        // Whatever an earlier life was told is behind this, so no number can be taken twice.
+        // All answers to earlier lives are behind this, so no number can be taken twice.
         self.catch_up().await?;
         while !self.prove().await {
             self.catch_up().await?;
@@ -179,7 +179,7 @@ impl Cluster {
         self.greeter.learnt()
     }
 
-    /// Whether this instance has learnt that it is no member any more.
+    /// Returns whether this instance has learnt that it is no longer a member.
     pub fn is_removed(&self) -> bool {
         self.learnt().borrow().removed.is_some()
     }
@@ -217,7 +217,7 @@ impl Cluster {
         }
     }
 
-    /// The instances that are lost and whose clients still ask, with their present lives.
+    /// Returns the instances that are lost and whose clients still ask, with their present lives.
     fn lost(&self, watch: &mut Watch) -> Vec<(InstanceId, Incarnation)> {
         let now = clock::now();
         let states = self.raft.metrics();
@@ -278,8 +278,8 @@ impl Watch {
     }
 }
 
-/// Whether a member is lost that was not heard for so long (`None`: never), for a leader that has
-/// listened for so long.
+/// Returns whether a member is lost after this silence (`None`: never heard), for a leader that has
+/// listened for `listened`.
 fn is_lost(silence: Option<Duration>, listened: Duration) -> bool {
     silence.unwrap_or(listened).min(listened) > LOST_AFTER
 }

@@ -54,7 +54,7 @@ pub struct Network {
     calls: Arc<Mutex<Ways>>,
     /// Told what the others acknowledge.
     peers: Peers,
-    /// Told the vote of this instance before others hear of it, for they remember it.
+    /// Told the vote of this instance before others hear of it, because they remember it.
     acknowledged: Acknowledged,
 }
 
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Network {
 }
 
 impl Network {
-    /// A network over the given transport.
+    /// Creates a network over the given transport.
     pub fn new(transport: Arc<dyn Transport>, peers: Peers, acknowledged: Acknowledged) -> Self {
         Self { transport, calls: Arc::default(), peers, acknowledged }
     }
@@ -112,7 +112,7 @@ impl Network {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).remove(&target);
     }
 
-    /// Finds out which store answers as `target` at an address where it may or may not be. Its
+    /// Finds out which store answers as `target` at an address, if it is there. Its
     /// connections go on meanwhile.
     ///
     /// # Errors
@@ -246,7 +246,7 @@ impl Peer {
         Ok(response)
     }
 
-    /// The link for entries, and how long it may take to answer.
+    /// Returns the link for entries, and how long it may take to answer.
     fn append_link(&mut self, option: &RPCOption) -> (Arc<Link>, Duration) {
         match &mut self.appends {
             Appends::Heartbeats => {
@@ -346,7 +346,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     }
 }
 
-/// Whether two addresses differ by case or by the dot behind a name at most.
+/// Returns whether two addresses differ by case or by the dot behind a name at most.
 fn spelled_alike(one: &str, other: &str) -> bool {
     let bare = |address: &str| address.replace(".:", ":").to_ascii_lowercase();
     bare(one) == bare(other)

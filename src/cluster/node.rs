@@ -1,4 +1,4 @@
-//! This instance as a member of the cluster: raft, and what it needs around it.
+//! This instance as a member of the cluster: raft and the tasks around it.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -120,7 +120,7 @@ impl From<Turned> for ClusterError {
 }
 
 impl ClusterError {
-    /// Whether it is the data directory that is refused.
+    /// Returns whether it is the data directory that is refused.
     pub fn refuses_data(&self) -> bool {
         matches!(self, Self::Turned(_) | Self::Stranger { .. })
     }
@@ -238,7 +238,7 @@ impl Cluster {
         Ok(Started { cluster, service })
     }
 
-    /// A proposer for the commands of this instance's clients in the given life.
+    /// Returns a proposer for the commands of this instance's clients in the given life.
     pub fn proposer(&self, incarnation: Incarnation) -> Proposer<Router> {
         let (router, metrics) = (self.router.clone(), self.metrics.clone());
         Proposer::new(router, self.instance, incarnation, metrics, self.proposals.clone())
@@ -318,8 +318,8 @@ impl Cluster {
         }
     }
 
-    /// Whether this instance may give votes, and stand for election: its gate is open, and the
-    /// membership in its own log names its own store. See [`gate`].
+    /// Returns whether this instance may give votes, and stand for election: its gate is open, and
+    /// the membership in its own log names its own store. See [`gate`].
     pub fn may_vote(&self) -> bool {
         let may_hear = self.greeter.gate().is_open() && !self.is_removed();
         let states = self.raft.metrics();
@@ -332,8 +332,8 @@ impl Cluster {
         self.greeter.place().listens_at(address);
     }
 
-    /// Where the members look for this instance, and where it was started, if it is none of the
-    /// addresses at which they reach it. The only voter's address follows its flags.
+    /// Returns where the members look for this instance, and where it was started, if it is none of
+    /// the addresses at which they reach it. The only voter's address follows its flags.
     pub(super) fn misplaced(&self) -> Option<(String, String)> {
         let known = self.members().remove(&self.instance)?.raft_addr;
         let list = self.greeter.list().unwrap_or_default();
@@ -342,13 +342,13 @@ impl Cluster {
         (!self.raft.voter_ids().eq([self.instance.0])).then_some((known, started))
     }
 
-    /// The members as they are in this instance's own log.
+    /// Returns the members as they are in this instance's own log.
     pub(super) fn members(&self) -> Roster {
         self.greeter.roster().borrow().clone()
     }
 
-    /// The newest rules that a member can apply, as it said last; `None` if it has not introduced
-    /// itself yet.
+    /// Returns the newest rules that a member can apply, as it said last; `None` if it has not
+    /// introduced itself yet.
     pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
         if id == self.instance {
             Some(self.greeter.newest_rules())
@@ -372,7 +372,7 @@ impl Cluster {
         }
     }
 
-    /// The registry as it is applied here.
+    /// Returns the registry as it is applied here.
     pub fn view(&self) -> &RegistryView {
         &self.view
     }

@@ -1,5 +1,6 @@
-//! The knowledge of this instance about each other one: whether it is reached and if not why, which
-//! store answers under its number, what that store has acknowledged, and which rules it can apply.
+//! The peers of this instance: for each one whether it is reached and if not why, the store that
+//! answers under its number, the progress that this store acknowledged, and the rules that it
+//! knows.
 //!
 //! All of it is in memory only. The state of a peer is told in one log line when it changes; why a
 //! peer is not reached goes into the sentences of `trouble.rs`.
@@ -126,7 +127,7 @@ impl Peers {
         peer.reach = Reach::Refused(why);
     }
 
-    /// Whether a peer is reached, and if not why.
+    /// Returns whether a peer is reached, and if not why.
     pub fn reach(&self, id: InstanceId) -> Reach {
         self.guard().get(&id).map(|peer| peer.reach.clone()).unwrap_or_default()
     }
@@ -140,7 +141,7 @@ impl Peers {
         }
     }
 
-    /// The run of a peer's process that was not refused last.
+    /// Returns the run of a peer's process that was not refused last.
     pub fn run(&self, id: InstanceId) -> Option<u64> {
         self.guard().get(&id)?.run
     }
@@ -150,19 +151,19 @@ impl Peers {
         self.guard().get(&id)?.acknowledged.get(&store).copied()
     }
 
-    /// Whether another store has acknowledged entries under this number.
+    /// Returns whether another store has acknowledged entries under this number.
     pub fn knows_another_store(&self, id: InstanceId, store: StoreId) -> bool {
         let peers = self.guard();
         let stores = peers.get(&id).into_iter().flat_map(|peer| &peer.acknowledged);
         stores.into_iter().any(|(other, known)| *other != store && known.last.is_some())
     }
 
-    /// The store that answers under a number, if it has introduced itself.
+    /// Returns the store that answers under a number, if it has introduced itself.
     pub fn store(&self, id: InstanceId) -> Option<StoreId> {
         self.guard().get(&id)?.store
     }
 
-    /// The newest rules that a peer can apply; `None` if it has not introduced itself yet.
+    /// Returns the newest rules that a peer can apply; `None` if it has not introduced itself yet.
     pub fn newest_rules(&self, id: InstanceId) -> Option<Rules> {
         self.guard().get(&id)?.rules
     }

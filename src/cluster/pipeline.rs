@@ -26,8 +26,8 @@ use crate::raft::{LogId, TypeConfig, Vote};
 /// than the other end works on at once.
 const APPENDS_IN_FLIGHT_MAX: usize = 64;
 
-/// Entries in these requests, for they are held in memory until they are answered. A request that
-/// exceeds it alone goes alone.
+/// Entries in these requests, because they are held in memory until they are answered. A request
+/// that exceeds it alone goes alone.
 const ENTRIES_IN_FLIGHT_MAX: usize = 512;
 
 pub(super) type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -54,7 +54,7 @@ struct Sent {
 }
 
 impl Pipeline {
-    /// Sends what comes out of `input`; each answer may be waited for so long. `note` is told what
+    /// Sends what comes out of `input`; each answer may take `within`. `note` is told what
     /// the member acknowledges.
     pub(super) fn new(
         link: Arc<Link>,
@@ -66,7 +66,7 @@ impl Pipeline {
         Self { link, within, input: Some(input), in_flight, entries_in_flight: 0, note }
     }
 
-    /// The answers, up to the first error of whichever kind.
+    /// Returns the answers, up to the first error of any kind.
     pub(super) fn into_results(self) -> AppendResults<'static> {
         let results = stream::unfold(Some(self), |pipeline| async move {
             let mut pipeline = pipeline?;
@@ -77,7 +77,7 @@ impl Pipeline {
         results.boxed()
     }
 
-    /// The next answer; meanwhile, requests are sent as they come.
+    /// Returns the next answer; meanwhile, requests are sent as they come.
     async fn next(&mut self) -> Option<AppendResult> {
         let late = sleep(self.within);
         tokio::pin!(late);

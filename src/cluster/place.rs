@@ -1,4 +1,4 @@
-//! Where this instance was started, held against where the members look for it.
+//! The address at which this instance was started, compared with the one that the members know.
 //!
 //! An operator may start an instance at another address and forget to tell the cluster. Then it
 //! reaches the others, but they do not reach it: it hears no leader, and if it led, the others
@@ -50,13 +50,14 @@ impl Place {
         self.0.called.store(true, Ordering::Release);
     }
 
-    /// Whether members have had the time to call this instance.
+    /// Returns whether members have had the time to call this instance.
     pub fn is_old(&self) -> bool {
         clock::now().saturating_duration_since(self.0.since) > CALLED_WITHIN
     }
 
-    /// Where this instance was started, if that is not where the members look for it (`known`) and
-    /// none has called it. `listed` is its own entry in the list that it was started with.
+    /// Returns where this instance was started, if that is not where the members look for it
+    /// (`known`) and none has called it. `listed` is its own entry in the list that it was started
+    /// with.
     pub fn differing(&self, listed: Option<&str>, known: &str) -> Option<String> {
         let listening = *self.0.listening.get()?;
         if self.0.called.load(Ordering::Acquire) {

@@ -12,9 +12,9 @@
 //!
 //! # What is remembered and what is compared
 //!
-//! Only what a store has *acknowledged* may be remembered against it, for only that is known to be
-//! on its disk: entries that its leader sent and it reported as durable, and votes that it granted.
-//! The facts of a member that introduces itself may contain more (the tail of its log may
+//! Only what a store has *acknowledged* may be remembered against it, because only that is known to
+//! be on its disk: entries that its leader sent and it reported as durable, and votes that it
+//! granted. The facts of a member that introduces itself may contain more (the tail of its log may
 //! be about to be cut off), so of that only the vote is remembered. A member says the highest of
 //! what its log held when it started and of what it has acknowledged since ([`Acknowledged`]). That
 //! is never less than what others remember of it, unless its disk went back.
@@ -47,12 +47,12 @@ impl Default for Progress {
 }
 
 impl Progress {
-    /// The progress of a store that has granted a vote.
+    /// Returns the progress of a store that has granted a vote.
     pub fn of_vote(vote: Vote) -> Self {
         Self { vote, last: None }
     }
 
-    /// Whether this is behind `other`.
+    /// Returns whether this is behind `other`.
     pub fn is_behind(&self, other: &Self) -> bool {
         self.compare(other) == Ordering::Less
     }

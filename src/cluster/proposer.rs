@@ -8,8 +8,8 @@
 //! A request whose client has hung up is left out, each time that its batch is proposed. That is
 //! safe, though the batch may be in the log with that request in it: of each number the registry
 //! applies what comes first and nothing else, and the end of the session comes behind both. A batch
-//! of which nothing is left is still proposed, for numbers have no gaps. What has gone to a leader
-//! cannot be taken back.
+//! of which nothing is left is still proposed, because numbers have no gaps. What has gone to a
+//! leader cannot be taken back.
 //!
 //! A proposer serves one life of its instance. What the sessions of an earlier life still had in
 //! the queue is dropped: they were closed, and the registry would not listen.
@@ -98,8 +98,8 @@ impl<W> std::fmt::Debug for Proposer<W> {
 }
 
 impl<W: Writer> Proposer<W> {
-    /// A proposer for the given life of the instance. Batches are marked in `pulse` until they are
-    /// applied.
+    /// Creates a proposer for the given life of the instance. Batches are marked in `pulse` until
+    /// they are applied.
     pub fn new(
         writer: W,
         instance: InstanceId,
@@ -179,7 +179,7 @@ impl<W: Writer> Proposer<W> {
         );
     }
 
-    /// The oldest batch has an outcome.
+    /// Notes that the oldest batch has an outcome.
     async fn acknowledge(
         &mut self,
         outcome: Result<Written, WriteError>,
@@ -275,7 +275,7 @@ mod tests {
         }
     }
 
-    /// A flaky log, and a life of an instance that has begun there.
+    /// Returns a flaky log, and a life of an instance that has begun there.
     fn flaky(life: u64, fault: fn(u64) -> Fault) -> (Flaky, InstanceId, Incarnation) {
         let writer = Flaky { registry: Arc::default(), writes: Arc::default(), fault };
         let (instance, incarnation) = (InstanceId(1), Incarnation(life));
@@ -317,7 +317,7 @@ mod tests {
         *writes.lock().unwrap()
     }
 
-    /// The registry applies what a batch of the present life brings, whichever session it names.
+    /// The registry applies a batch of the present life, for every session that it names.
     /// So a command of an earlier life that slips in would ask for a client that no session speaks
     /// for.
     #[tokio::test(start_paused = true)]
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_command_takes_effect_once_whatever_is_lost() {
+    async fn every_command_takes_effect_once_under_all_losses() {
         let clean = run(|_| Fault::None).await;
         assert!(clean < 1000, "a crowd shares entries: {clean}");
         run(|write| if write % 3 == 0 { Fault::EntryLost } else { Fault::None }).await;

@@ -134,7 +134,8 @@ fn role(state: ServerState) -> &'static str {
 mod tests {
     use super::*;
 
-    /// The leader's view of voters and learners, each with the milliseconds since it was heard.
+    /// Returns the leader's view of voters and learners, each with the milliseconds since it was
+    /// heard.
     fn status(members: &[(bool, Option<u64>)]) -> ClusterStatus {
         let members = (1..).zip(members).map(|(id, (voter, silence))| {
             let (member, voter) = (Member::default(), *voter);

@@ -1,6 +1,6 @@
 //! The transport between instances. It opens connections, and a connection is bytes both
 //! ways between two instances that know each other. What travels over it is the matter of
-//! [`rpc`](super::rpc), the same over whatever transport; [`tcp`](super::tcp) is the service's own.
+//! [`rpc`](super::rpc), the same over every transport; [`tcp`](super::tcp) is the service's own.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -42,7 +42,7 @@ pub enum Lane {
 }
 
 impl Lane {
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Append => "append",
@@ -75,7 +75,7 @@ pub trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'static, io::Result<Box<dyn Stream>>>;
 
     /// Returns the same transport without knowledge of its own: it looks for a member exactly where
-    /// it is told to. `None` if this one does so.
+    /// it should be. `None` if this one does so.
     fn exactly(&self) -> Option<Arc<dyn Transport>> {
         None
     }

@@ -1,6 +1,6 @@
-//! Why clients cannot be answered now, in one sentence for each cause: which members are not
-//! reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster status`,
-//! and in the log when it changes, so nothing in it changes by itself.
+//! The reason why clients cannot be answered now, one sentence for each cause: which members are
+//! not reached, why, and what an operator can do. The sentence is in `/readyz`, in `cluster
+//! status`, and in the log when it changes, so nothing in it changes by itself.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -9,15 +9,16 @@ use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
 use super::{Cluster, greeter::Roster, peers::Reach, waiting::removed_text};
 use crate::ids::InstanceId;
 
-/// A leader that no majority has answered for so long, and a follower that has not heard its leader
-/// for so long, cannot answer clients now: the longest time until an election, and a half more.
+/// A leader that no majority has answered for this time, and a follower that has not heard its
+/// leader for this time, cannot answer clients now: the longest time until an election, and a half
+/// more.
 pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
 /// Writes at the start of an instance take less than that, unless something is wrong.
 const UNWRITTEN_AFTER: Duration = Duration::from_secs(3);
 
 impl Cluster {
-    /// Why clients cannot be answered now: a sentence; `None` if they can.
+    /// Returns why clients cannot be answered now: a sentence; `None` if they can.
     pub fn trouble(&self) -> Option<String> {
         let learnt = self.learnt().borrow().clone();
         if let Some(turned) = learnt.turned {
@@ -49,15 +50,15 @@ impl Cluster {
         Some(text + &also)
     }
 
-    /// Why no leader is reached that could write; `None` if one is. A leader elsewhere that is
-    /// reached and not heard may well do what it is asked.
+    /// Returns why no leader is reached that could write; `None` if one is. A leader elsewhere that
+    /// is reached and not heard may well do what it is asked.
     pub(super) fn without_majority(&self) -> Option<String> {
         let leader = self.raft.metrics().borrow_watched().current_leader.map(InstanceId);
         let is_there = leader.is_some_and(|id| id != self.instance && self.is_reached(id));
         if is_there { None } else { self.trouble() }
     }
 
-    /// The voters, and why no leader is there for this instance; `None` if one is.
+    /// Returns the voters, and why no leader is there for this instance; `None` if one is.
     fn leaderless(&self) -> (Vec<InstanceId>, Option<String>) {
         let states = self.raft.metrics();
         let now = states.borrow_watched();
@@ -89,8 +90,8 @@ impl Cluster {
         (voters, trouble)
     }
 
-    /// Why this instance does not serve yet though a leader is heard; `None` if nothing is in the
-    /// way that it knows of. What it writes at its start goes to the leader, wherever that is.
+    /// Returns why this instance does not serve yet though a leader is heard; `None` if nothing is
+    /// in the way that it knows of. What it writes at its start goes to the leader.
     pub fn unwritten(&self, waited: Duration) -> Option<String> {
         let leader = InstanceId(self.raft.metrics().borrow_watched().current_leader?);
         let address = self.members().remove(&leader).unwrap_or_default().raft_addr;
@@ -111,13 +112,13 @@ impl Cluster {
         }
     }
 
-    /// Whether a majority of the voters is reached, this instance included.
+    /// Returns whether a majority of the voters is reached, this instance included.
     fn has_majority(&self, voters: &[InstanceId]) -> bool {
         let is_there = |id: &&InstanceId| **id == self.instance || self.is_reached(**id);
         2 * voters.iter().filter(is_there).count() > voters.len()
     }
 
-    /// Why there is no leader.
+    /// Returns why there is no leader.
     fn without_a_leader(&self, voters: &[InstanceId]) -> String {
         if voters.is_empty() {
             return "the cluster has no leader that speaks to this instance".to_owned();
@@ -142,8 +143,8 @@ impl Cluster {
         self.greeter.peers().reach(id) == Reach::Reached
     }
 
-    /// Those that are not reached, each with its address and the reason, and what can be done;
-    /// empty if there are none.
+    /// Returns those that are not reached, each with its address and the reason, and what can be
+    /// done; empty if there are none.
     fn unreached(&self, ids: &[InstanceId]) -> String {
         let members: Roster = self.members();
         let (mut text, mut is_lost) = (String::new(), false);
@@ -181,7 +182,7 @@ fn unreached_leader(leader: InstanceId, address: &str, why: &str) -> String {
     )
 }
 
-/// A system's or TLS's reason in an operator's words.
+/// Returns a system's or TLS's reason in an operator's words.
 fn plain(why: &str) -> String {
     let known = [
         ("Connection refused", "nothing listens there (connection refused)"),

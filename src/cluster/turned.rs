@@ -1,5 +1,5 @@
-//! The facts that an instance learns about itself from others: that its votes are lost and it cannot go on
-//! with its data directory, or that it was removed.
+//! The facts that an instance learns about itself from others: that its votes are lost and it
+//! cannot go on with its data directory, or that it was removed.
 
 use super::progress::Progress;
 use crate::ids::{HistoryId, InstanceId, StoreId};

@@ -252,7 +252,8 @@ impl Upgrades {
         Survey { in_force, voters, members: join_all(asking).await }
     }
 
-    /// The newest rules that a member can apply; `None` if it does not answer, or is refused.
+    /// Returns the newest rules that a member can apply; `None` if it does not answer, or is
+    /// refused.
     async fn hear(&self, id: InstanceId, member: &Member) -> Option<Rules> {
         let Inner { network, greeter, .. } = &*self.0;
         let facts = network.ask(id, member, greeter.facts_for(id), ANSWER_MAX).await.ok()?;

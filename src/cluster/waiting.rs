@@ -1,4 +1,4 @@
-//! The reason for which an instance with an empty log waits, in a sentence for operators.
+//! The reason why an instance with an empty log waits, in a sentence for operators.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ impl Waiting<'_> {
         format!("{} ({})", id.0, address.unwrap_or("?"))
     }
 
-    /// A sentence that says what is waited for and what an operator can do.
+    /// Returns a sentence that says what is waited for and what an operator can do.
     pub(super) fn text(&self, learnt: &Learnt, is_known: bool) -> String {
         let me = self.me.0;
         if let Some((entry, by)) = learnt.removed {
@@ -71,7 +71,7 @@ impl Waiting<'_> {
         )
     }
 
-    /// The listed ones that do not answer, each with its address and why.
+    /// Returns the listed ones that do not answer, each with its address and why.
     fn absent(&self) -> Vec<String> {
         let silent =
             self.answers.iter().filter_map(|(id, answer)| Some((id, answer.as_ref().err()?)));

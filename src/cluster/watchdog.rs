@@ -1,8 +1,8 @@
-//! Sees that nothing hangs. A disk that does not answer gives no error: whatever waits for it waits
-//! for as long as it likes, and the instance looks well. So operations on the disk and proposals
-//! are timed from outside ([`crate::storage::Pulse`]). An instance whose log hangs is not ready,
-//! and a leader whose log hangs gives the leadership away, for which it needs no disk of its own:
-//! the others can commit without it. After [`DISK_WAIT_MAX`] the instance ends.
+//! Watches for hangs. A disk that does not answer gives no error: everything that waits for it
+//! waits without end, and the instance looks well. So operations on the disk and proposals are
+//! timed from outside ([`crate::storage::Pulse`]). An instance whose log hangs is not ready, and a
+//! leader whose log hangs gives the leadership away, for which it needs no disk of its own: the
+//! others can commit without it. After [`DISK_WAIT_MAX`] the instance ends.
 //!
 //! Image and snapshot are different. Nothing that clients wait for waits for them, so they are
 //! logged and measured, and end the instance after the same time.
@@ -31,7 +31,7 @@ impl Cluster {
         Some(format!("a write of the raft log has been pending for {} s", stuck.as_secs()))
     }
 
-    /// Says that requests of clients are not written, for whatever reason: half a sentence; `None`
+    /// Says that requests of clients are not written, for any reason: half a sentence; `None`
     /// if they are.
     pub fn stall(&self) -> Option<String> {
         let stuck = self.proposals.stuck()?;

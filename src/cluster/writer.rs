@@ -1,4 +1,4 @@
-//! Ways into the raft log: [`LocalWriter`] writes where it stands, if that is the leader;
+//! Ways into the raft log: [`LocalWriter`] writes on this instance, if it leads;
 //! [`Router`] finds the leader, here or elsewhere.
 //!
 //! Neither repeats anything. A write that fails has an unknown outcome; one that was numbered may
@@ -23,7 +23,7 @@ use crate::{
     storage::{RegistryView, StateMachine},
 };
 
-/// A leader that was not heard for so long, three heartbeats, is waited for.
+/// A leader that is silent for this time, three heartbeats, is waited for.
 const HEARD_WITHIN: Duration = Duration::from_millis(300);
 
 /// Longest wait of a write for a leader.
@@ -52,7 +52,7 @@ impl std::fmt::Debug for LocalWriter {
 }
 
 impl LocalWriter {
-    /// A writer to this instance's raft.
+    /// Creates a writer to this instance's raft.
     pub fn new(raft: Raft<TypeConfig, StateMachine>, view: RegistryView) -> Self {
         Self(Arc::new(Local { raft, clock: LogClock::default(), view }))
     }
@@ -101,7 +101,7 @@ impl Writer for LocalWriter {
     }
 }
 
-/// Writes at the leader, wherever it is.
+/// Writes at the leader.
 #[derive(Clone, Debug)]
 pub struct Router {
     local: LocalWriter,
@@ -118,13 +118,13 @@ pub(super) struct Leader {
 }
 
 impl Router {
-    /// A router that writes with `local` while this instance leads. `contact` knows when another
-    /// leader was heard.
+    /// Creates a router that writes with `local` while this instance leads. `contact` knows when
+    /// another leader was heard.
     pub fn new(local: LocalWriter, network: Network, contact: Contact) -> Self {
         Self { local, network, contact }
     }
 
-    /// The leader, as far as this instance knows.
+    /// Returns the leader, as far as this instance knows.
     fn leader(&self) -> Option<Leader> {
         let states = self.local.0.raft.metrics();
         let now = states.borrow_watched();

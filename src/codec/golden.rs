@@ -17,12 +17,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 const REWRITE: &str = "EMNETCHAIN_REWRITE_BYTES_THAT_USERS_HAVE_ON_DISK";
 
-/// Whether fixtures are written instead of read.
+/// Returns whether fixtures are written instead of read.
 pub(crate) fn is_rewriting() -> bool {
     std::env::var_os(REWRITE).is_some_and(|value| value == "yes")
 }
 
-/// Where the fixtures of this rules version are.
+/// Returns where the fixtures of this rules version are.
 pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/rules-2")
 }

@@ -69,8 +69,8 @@ pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
 }
 
 impl Config {
-    /// The members that an instance with an empty data directory looks for. `raft_addr` is where it
-    /// listens for others.
+    /// Returns the members that an instance with an empty data directory looks for. `raft_addr` is
+    /// where it listens for others.
     pub fn founding(&self, raft_addr: Option<SocketAddr>) -> Founding {
         let InitialCluster(members) = &self.initial_cluster;
         if self.lists_others() || (members.is_empty() && self.cluster_id.is_some()) {
@@ -81,20 +81,20 @@ impl Config {
         Founding::Alone(listed.unwrap_or_else(|| Member::at(listening())))
     }
 
-    /// The cluster that an empty data directory is founded for; `None` for one of its own. A list
-    /// of one names a cluster as a list of three does: `cluster certs` derives the same.
+    /// Returns the cluster that an empty data directory is founded for; `None` for one of its own.
+    /// A list of one names a cluster as a list of three does: `cluster certs` derives the same.
     pub fn founded_cluster(&self) -> Option<ClusterId> {
         let derived = || ClusterId::derived_from(&self.initial_cluster.to_string());
         let is_listed = !self.initial_cluster.0.is_empty();
         self.cluster_id.or_else(|| is_listed.then(derived))
     }
 
-    /// Whether the first members are more than this instance.
+    /// Returns whether the first members are more than this instance.
     fn lists_others(&self) -> bool {
         self.initial_cluster.0.keys().any(|id| *id != self.node_id)
     }
 
-    /// The files for TLS between instances, if they are given.
+    /// Returns the files for TLS between instances, if they are given.
     pub fn tls_files(&self) -> Option<TlsFiles> {
         Some(TlsFiles {
             ca: self.raft_tls_ca.clone()?,

@@ -25,8 +25,8 @@ const CONNECTION_LISTENERS: [&str; 5] =
 /// The keys that name files which must be there.
 const FILES: [&str; 4] = ["admin_token_file", "raft_tls_ca", "raft_tls_cert", "raft_tls_key"];
 
-/// Whether two listeners would be in each other's way: all addresses of a host are all, those of
-/// IPv4 among those of IPv6.
+/// Returns whether two listeners would be in each other's way: all addresses of a host are all,
+/// those of IPv4 among those of IPv6.
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let [first, second] = [a, b].map(|address| address.ip().to_canonical());
     let holds = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
@@ -86,12 +86,12 @@ pub(super) struct Given {
 }
 
 impl Given {
-    /// The text given for a key; `None` if its default holds.
+    /// Returns the text given for a key; `None` if its default holds.
     pub(super) fn text(&self, key: &Key) -> Option<&str> {
         self.values.get(key.name).map(|(_, text)| text.as_str())
     }
 
-    /// Where a key stands.
+    /// Returns where a key stands.
     pub(super) fn place(&self, name: &str) -> Place {
         let given = self.values.get(name).map(|(place, _)| place.clone());
         given.unwrap_or_else(|| Place::Default(key(name)))
@@ -142,7 +142,7 @@ impl Given {
         }
     }
 
-    /// The addresses that are given for a listener, and where they stand.
+    /// Returns the addresses that are given for a listener, and where they stand.
     fn addresses(&self, name: &str) -> impl Iterator<Item = (SocketAddr, Place)> {
         self.values.get(name).into_iter().flat_map(|(place, text)| {
             let addresses = text.split(',').filter_map(|text| SocketAddr::parse(text.trim()).ok());
@@ -155,7 +155,7 @@ impl Given {
         if let Some((place, path)) = self.values.get("data_dir")
             && fs::metadata(path.trim()).is_ok_and(|there| !there.is_dir())
         {
-            let why = format!("{} is no directory", path.trim());
+            let why = format!("{} is not a directory", path.trim());
             self.faults.push(Fault::BadValue { place: place.clone(), why });
         }
         for name in FILES {
@@ -227,7 +227,7 @@ impl Given {
     }
 }
 
-/// The key of that name, which exists.
+/// Returns the key of that name, which exists.
 pub(super) fn key(name: &str) -> &'static Key {
     Config::key(name).expect("only names of keys are asked for")
 }
@@ -244,7 +244,7 @@ fn read_text(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// A string, a decimal number or a boolean as text; `None` for anything else.
+/// Returns a string, a decimal number or a boolean as text; `None` for anything else.
 fn text_of(value: &DeValue<'_>) -> Option<String> {
     if let Some(number) = value.as_integer() {
         return (number.radix() == 10).then(|| number.as_str().to_owned());

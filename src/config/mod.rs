@@ -317,7 +317,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    /// A configuration from these flags alone.
+    /// Returns a configuration from these flags alone.
     fn from_flags(flags: &[(&str, &str)]) -> Result<Config, Faults> {
         let mut sources = Sources::default();
         for (name, text) in flags {

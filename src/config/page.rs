@@ -45,7 +45,7 @@ fn line(key: &Key, given: &Given) -> String {
     }
 }
 
-/// A TOML value: a whole number and a truth stand by themselves, anything else is a string.
+/// Returns a TOML value: a whole number and a truth stand by themselves, anything else is a string.
 fn quoted(text: &str) -> String {
     let is_number = text.parse::<u32>().is_ok_and(|number| number.to_string() == text);
     if is_number || text.parse::<bool>().is_ok() {

@@ -1,5 +1,5 @@
-//! Where values come from: flags, then the environment, then the configuration file. The first
-//! that gives a key decides; what the others say of it is not even looked at.
+//! The sources of values: flags, then the environment, then the configuration file. The first that
+//! gives a key wins; the others are not even read for it.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ impl Sources {
         self.flags.insert(key.name, value);
     }
 
-    /// Adds the variables that are keys. An empty one counts as not given, for that is how
+    /// Adds the variables that are keys. An empty one counts as not given, because that is how
     /// service managers and containers leave one out.
     pub fn give_environment(&mut self, variable: impl Fn(&str) -> Option<OsString>) {
         for key in Config::KEYS {
@@ -110,12 +110,12 @@ impl Sources {
         if given.faults.is_empty() { Ok(page(&given)) } else { Err(Faults(given.faults)) }
     }
 
-    /// Whether the command line gives the key.
+    /// Returns whether the command line gives the key.
     pub fn is_flag(&self, key: &Key) -> bool {
         self.flags.contains_key(key.name)
     }
 
-    /// Whether some source gives the key.
+    /// Returns whether some source gives the key.
     pub fn gives(&self, key: &Key) -> bool {
         self.collect().text(key).is_some()
     }

@@ -28,7 +28,7 @@ pub trait Value: Sized {
     fn parse(text: &str) -> Result<Self, String>;
 }
 
-/// Whether the value lies in the range; if not, says so.
+/// Returns whether the value lies in the range; if not, says so.
 pub(super) fn within<T>(value: &T, range: &RangeInclusive<T>) -> Result<(), String>
 where
     T: PartialOrd + Shown,
@@ -42,7 +42,7 @@ where
 
 /// The form of a value in a message about its range.
 pub(super) trait Shown {
-    /// The text, as an operator would write it.
+    /// Returns the text, as an operator would write it.
     fn shown(&self) -> String;
 }
 
@@ -255,7 +255,7 @@ const UNITS: [(&str, u64); 5] =
 impl Value for Duration {
     const PLACEHOLDER: &'static str = "TIME";
 
-    /// A whole number and a unit; without a unit, seconds.
+    /// Parses a whole number and a unit; without a unit, seconds.
     fn parse(text: &str) -> Result<Self, String> {
         let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (number, unit) = (&text[..digits], text[digits..].trim_start());
@@ -279,17 +279,17 @@ impl Shown for Duration {
     }
 }
 
-/// So many seconds.
+/// Returns this number of seconds.
 pub(super) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-/// So many hours.
+/// Returns this number of hours.
 pub(super) const fn hours(n: u64) -> Duration {
     seconds(n * 3600)
 }
 
-/// So many days.
+/// Returns this number of days.
 pub(super) const fn days(n: u64) -> Duration {
     hours(n * 24)
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 thread_local! {
-    /// Bytes now and at the most, since the last [`peak_of`] began.
+    /// Bytes now and at most, since the last [`peak_of`] began.
     static TAKEN: Cell<(isize, isize)> = const { Cell::new((0, 0)) };
 }
 

@@ -41,7 +41,7 @@ impl Unbound {
         Self { flag, why: format!("cannot be bound: {error}"), kind: error.kind() }
     }
 
-    /// Whether the same address may be fine a moment later.
+    /// Returns whether the same address may be fine a moment later.
     fn may_pass(&self) -> bool {
         matches!(self.kind, io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse)
     }
@@ -67,7 +67,7 @@ pub(super) async fn bind(config: &Config, options: LiveOptions) -> Result<Listen
             return Err(unbound.exit());
         }
         if !is_told {
-            tracing::warn!("{flag} {why}; waiting for it, {} s at the most", WAIT_MAX.as_secs());
+            tracing::warn!("{flag} {why}; waiting for it, {} s at most", WAIT_MAX.as_secs());
             is_told = true;
         }
         sleep(RETRY).await;
@@ -98,12 +98,12 @@ fn bind_now(config: &Config, options: &LiveOptions) -> Result<Listeners, Unbound
 }
 
 impl Listeners {
-    /// Where other instances reach this one, if they can.
+    /// Returns where other instances reach this one, if they can.
     pub(super) fn raft_address(&self) -> Option<SocketAddr> {
         self.raft.as_ref()?.local_addr().ok()
     }
 
-    /// Where clients, operators and other instances find this one.
+    /// Returns where clients, operators and other instances find this one.
     pub(super) fn banner(&self) -> Banner {
         let addresses = self.servers.addresses();
         let chains = addresses.chains.iter().map(|address| ("EMNetChain", *address));
@@ -128,7 +128,7 @@ impl Banner {
     }
 }
 
-/// The flag that says where a server listens.
+/// Returns the flag that says where a server listens.
 fn flag_of(server: &str) -> &'static str {
     match server {
         "chain" => "--chain-addr",
@@ -138,7 +138,7 @@ fn flag_of(server: &str) -> &'static str {
     }
 }
 
-/// The limits of the edge that a configuration sets.
+/// Returns the limits of the edge that a configuration sets.
 pub(super) fn server_options(config: &Config) -> ServerOptions {
     let defaults = ServerOptions::default();
     ServerOptions {

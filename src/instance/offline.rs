@@ -1,5 +1,6 @@
 //! Work on the data of an instance that does not run: one line on standard output says
-//! what was found or made, and one on standard error what is at fault, for there are no logs here.
+//! what was found or made, and one on standard error what is at fault, because there are no logs
+//! here.
 
 use std::path::Path;
 

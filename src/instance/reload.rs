@@ -1,5 +1,5 @@
 //! The reload at SIGHUP: the configuration, as far as a running instance can
-//! take new values, its certificates and the operators' secret. Whatever is at fault is said, and
+//! take new values, its certificates and the operators' secret. A fault is logged, and
 //! leaves everything as it was.
 
 use tokio::sync::watch;
@@ -51,12 +51,12 @@ impl Reload {
         Ok((Self { sources, logs, config, options, policy, token }, live))
     }
 
-    /// The configuration in force.
+    /// Returns the configuration in force.
     pub(super) fn config(&self) -> &Config {
         &self.config
     }
 
-    /// Where lines for operators go.
+    /// Returns where lines for operators go.
     pub(super) fn logs(&self) -> &LogHandle {
         &self.logs
     }
@@ -120,5 +120,5 @@ pub(super) async fn follow(
             return error.to_string();
         }
     }
-    "the configuration is not read any more".to_owned()
+    "the configuration is no longer read".to_owned()
 }

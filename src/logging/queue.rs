@@ -32,8 +32,8 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    /// A queue to `out`; lines that have no room, or cannot be written, are counted in `dropped`,
-    /// and `failed` hears why they cannot.
+    /// Creates a queue to `out`; lines that have no room, or cannot be written, are counted in
+    /// `dropped`, and `failed` hears why they cannot.
     ///
     /// # Errors
     /// If the process cannot have one more thread.
@@ -61,7 +61,7 @@ impl Queue {
         }
     }
 
-    /// Waits until all lines are written, for so long at the most.
+    /// Waits until all lines are written, for this time at most.
     pub(super) fn finish(&self, within: Duration) {
         let deadline = clock::now() + within;
         while self.waiting.load(Ordering::Acquire) > 0 && clock::now() < deadline {

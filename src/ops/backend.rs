@@ -1,5 +1,5 @@
-//! What the operators' HTTP shows and changes. A trait, so that the server can be tested without a
-//! cluster.
+//! The views and changes of the operators' HTTP. A trait, so that the server can be tested without
+//! a cluster.
 
 use std::{io, sync::Arc};
 
@@ -45,7 +45,7 @@ pub struct Backup {
     pub bytes: u64,
     /// The last entry that it covers.
     pub entry: u64,
-    /// How many records it holds.
+    /// The number of its records.
     pub records: u64,
     /// Fills a buffer from a place in the file; it may block.
     pub read_at: ReadAt,

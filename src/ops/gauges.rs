@@ -15,7 +15,7 @@ use crate::{
     storage::ImageProgress,
 };
 
-/// How often the disk is asked how much is free.
+/// Interval between questions to the disk for its free space.
 const DISK_EVERY: Duration = Duration::from_secs(5);
 
 /// The label of the chain that the seed's clients are in, which has no name.

@@ -7,10 +7,10 @@ use tokio::{sync::watch, task::JoinSet, time::sleep};
 
 use crate::{clock, cluster::Cluster, metrics::Metrics, server::Phase};
 
-/// How often it is looked whether clients can be answered.
+/// Interval between looks at whether clients can be answered.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What an instance says that an operator had leave service.
+/// The reason of an instance that an operator had leave service.
 const DRAINED: &str = "an operator drained this instance (`EMNetChain cluster drain`), so it takes \
                        no new clients: restart it to have it serve again";
 
@@ -23,7 +23,7 @@ pub enum Readiness {
     Ready,
 }
 
-/// What readiness follows from.
+/// The causes of readiness.
 #[derive(Debug)]
 pub struct Watching {
     cluster: Cluster,
@@ -34,7 +34,7 @@ pub struct Watching {
 }
 
 impl Watching {
-    /// What is watched; `progress` tells what is waited for at the start.
+    /// Watches these; `progress` tells what is waited for at the start.
     pub fn new(
         cluster: &Cluster,
         phase: &watch::Receiver<Phase>,
@@ -83,7 +83,7 @@ impl Watching {
         }
     }
 
-    /// What is waited for at the start.
+    /// Returns the thing that is waited for at the start.
     fn starting(&mut self) -> String {
         let progress = self.progress.borrow().clone();
         let trouble = if progress.is_empty() { self.cluster.trouble() } else { Some(progress) };
@@ -105,12 +105,12 @@ impl Watching {
             (None, false) => Readiness::Ready,
             (None, true) => Readiness::NotReady(DRAINED.to_owned()),
             (Some(why), false) => Readiness::NotReady(why),
-            // The operator who drained it may wait for what is missing besides.
+            // The operator that drained it may wait for what is missing besides.
             (Some(why), true) => Readiness::NotReady(format!("{DRAINED}; besides, {why}")),
         }
     }
 
-    /// Why this instance cannot answer clients, whether it may take them or not.
+    /// Returns why this instance cannot answer clients, whether it may take them or not.
     fn cause(&mut self, phase: Phase) -> Option<String> {
         let accord = self.cluster.accord().borrow().trouble();
         if accord.is_some() {
@@ -126,7 +126,7 @@ impl Watching {
     }
 }
 
-/// The cause alone: for how many seconds it has been so is not news each second.
+/// Returns the cause alone: for how many seconds it has been so is not news each second.
 fn without_times(why: &str) -> String {
     let words: Vec<&str> = why.split(' ').collect();
     let is_number = |word: &str| word.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Asks: who waits to be told a partner, over which connection, and what happens when two meet.
+//! Asks: the sockets that wait for a partner, their connections, and the meeting of two.
 
 use super::{
     Answer, Ask, AskRef, Client, Ended, Line, LinkedBy, Message, Note, Past, Record, Registry,
@@ -36,7 +36,7 @@ impl Registry {
         });
     }
 
-    /// A new ask over `session`, of a socket that remembers this.
+    /// Returns a new ask over `session`, of a socket that remembers this.
     pub(super) fn new_ask(&mut self, session: SessionId, request: Request, past: Past) -> Ask {
         let since = self.now();
         Ask {
@@ -66,7 +66,7 @@ impl Registry {
                 let left = |partner| Past::Left { partner, doubt };
                 self.neighbour(serial, part).map_or(Past::Lost, left)
             }
-            // A client that asks is not gone, whatever its partner said.
+            // A client that asks is not gone, even if its partner said so.
             Some(_) | None => Past::Lost,
         };
         let ask = self.new_ask(session, request, past);
@@ -134,8 +134,8 @@ impl Registry {
         let waited_ms = self.now().ms_since(of_a.ask.since.min(of_b.ask.since));
         let joined = [&of_a, &of_b].iter().all(|party| party.ask.request == Request::Connect);
         let both_repair = [&of_a, &of_b].iter().all(|party| party.ask.request != Request::Connect);
-        // Who was offered the other is done first. Of a newcomer's link the earlier client is told
-        // first, of any other pair the second caller.
+        // The one that was offered the other is done first. Of a newcomer's link the earlier client
+        // is told first, of any other pair the second caller.
         let a_first = match told {
             Some(offered) => offered == a,
             None if both_repair || !linked => of_a.ask.number > of_b.ask.number,
@@ -226,7 +226,7 @@ impl Registry {
     }
 
     /// Ends an ask without a partner. An offer that may have been read stands: unless the client
-    /// hung up, which says that nobody read it, the two become partners after all.
+    /// hung up, which says that the offer was not read, the two become partners after all.
     pub(super) fn withdraw(&mut self, at: AskRef, why: Ended) {
         if let Some(offered) = self.index.offers.get(&at).copied() {
             return self.conclude(offered, at, Some(offered), LinkedBy::Repair);
@@ -297,7 +297,7 @@ impl Registry {
         }
     }
 
-    /// Whether two asks are the facing sockets of neighbours in one chain.
+    /// Returns whether two asks are the facing sockets of neighbours in one chain.
     fn face_each_other(&self, a: AskRef, b: AskRef) -> bool {
         match (a, b) {
             (AskRef::Side(left, Part::Head), AskRef::Side(right, Part::Tail))
@@ -317,7 +317,7 @@ struct Party {
     source: Source,
 }
 
-/// The words for a partner, as the request's server says them.
+/// Returns the words for a partner, as the request's server says them.
 fn message_for(request: &Request, at: AskRef, ip: Socket) -> Message {
     match (request, at) {
         (Request::Connect, AskRef::Side(_, part)) => Message::Link { part, ip },

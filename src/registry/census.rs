@@ -68,8 +68,8 @@ impl ChainTotals {
 }
 
 impl Registry {
-    /// The `named_max` largest chains, and what all others have together. Takes time in proportion
-    /// to `named_max`.
+    /// Returns the `named_max` largest chains, and what all others have together. Takes time in
+    /// proportion to `named_max`.
     pub fn census(&self, named_max: usize) -> Census {
         let largest = self.chains(Order::Size, named_max);
         let named = largest.iter().fold(ChainTotals::default(), |sum, (_, chain)| sum.plus(*chain));
@@ -84,7 +84,7 @@ impl Registry {
         Census { largest, others }
     }
 
-    /// The first chains in some order.
+    /// Returns the first chains in some order.
     pub fn chains(&self, order: Order<'_>, max: usize) -> Vec<(ChainName, ChainTotals)> {
         let totals = |name: &ChainName| {
             self.index.chains.get(name).map(|chain| (name.clone(), chain.totals()))

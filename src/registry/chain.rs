@@ -1,4 +1,4 @@
-//! Chains: joining, coming back, and leaving.
+//! Chains: joining, returning, and leaving.
 
 use std::collections::BTreeSet;
 
@@ -78,7 +78,7 @@ impl Registry {
         }));
     }
 
-    /// The client comes back: it is told again what it was told, and asks for the rest.
+    /// The client comes back: it gets its answers again, and asks for the rest.
     fn resume(&mut self, serial: Serial, session: SessionId) {
         for part in [Part::Tail, Part::Head] {
             self.conclude_offer(AskRef::Side(serial, part));

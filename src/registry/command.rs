@@ -122,8 +122,8 @@ pub enum Command {
 }
 
 impl Command {
-    /// The first rules that know it. Before they are in force it must not be written, and changes
-    /// nothing.
+    /// Returns the first rules that know it. Before they are in force it must not be written, and
+    /// changes nothing.
     pub fn rules(&self) -> Rules {
         #[cfg(feature = "rules-3")]
         if matches!(self, Self::Mark(_)) {
@@ -132,7 +132,7 @@ impl Command {
         Rules::FIRST
     }
 
-    /// The session that it comes from, if it comes from one.
+    /// Returns the session that it comes from, if it comes from one.
     pub fn session(&self) -> Option<SessionId> {
         match self {
             Self::AddPeer { session, .. }

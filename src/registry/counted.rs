@@ -1,4 +1,4 @@
-//! A set of serials that counts those in a range without looking at each of them.
+//! A set of serials that counts those in a range without visiting each of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
 
 use super::Serial;
 
-/// A block of a level is so many bits of serials, or of blocks of the level below.
+/// A block of a level is this number of bits of serials, or of blocks of the level below.
 const BITS: u32 = 5;
 
 /// Levels of blocks above the serials.
@@ -94,7 +94,7 @@ impl Counted {
     }
 }
 
-/// The block of each level that a serial is in.
+/// Returns the block of each level that a serial is in.
 fn blocks(serial: Serial) -> impl Iterator<Item = u64> {
     (1..).map(move |level| serial.0 >> (BITS * level))
 }

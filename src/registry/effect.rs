@@ -37,7 +37,7 @@ pub enum Effect {
     Tell {
         /// The connection that is told.
         session: SessionId,
-        /// What.
+        /// The message.
         message: Message,
         /// The next step for the connection afterwards.
         then: Then,
@@ -59,7 +59,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// The session that it concerns.
+    /// Returns the session that it concerns.
     pub fn session(&self) -> SessionId {
         match self {
             Self::Tell { session, .. }
@@ -156,7 +156,7 @@ pub enum What {
     Ended(Ended),
     /// Something was forgotten.
     Forgotten(Forgotten),
-    /// A tail that lost its partner counts as first, for no head asks before it.
+    /// A tail that lost its partner counts as first, because no head asks before it.
     CountsAsFirst,
     /// Clients were cut off from their run; the note is about the tail of the first and the head
     /// of the last.
@@ -243,7 +243,7 @@ pub enum Forgotten {
 /// Why a client was taken out, or cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Cause {
-    /// It was not heard of for the retention time.
+    /// It was silent for the retention time.
     Forgotten,
     /// Those beside it reported that they lost it.
     Lost,

@@ -38,7 +38,7 @@ pub struct Event {
 }
 
 impl History {
-    /// Room for so many events.
+    /// Makes room for this number of events.
     pub fn new(capacity: usize) -> Self {
         Self { events: VecDeque::new(), capacity }
     }
@@ -53,7 +53,7 @@ impl History {
         }
     }
 
-    /// The last `max` events about any of these sockets, the oldest first. Takes time in
+    /// Returns the last `max` events about any of these sockets, the oldest first. Takes time in
     /// proportion to all that is remembered.
     pub fn about(&self, sockets: &[Endpoint], max: usize) -> Vec<&Event> {
         let concerns = |event: &&Event| {
@@ -69,7 +69,7 @@ impl History {
         (self.events.len(), self.capacity)
     }
 
-    /// When the oldest event that is remembered happened.
+    /// Returns when the oldest event that is remembered happened.
     pub fn since(&self) -> Option<Timestamp> {
         self.events.front().map(|event| event.at)
     }

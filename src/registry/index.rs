@@ -92,8 +92,8 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// The index of `image`, with the places of asking heads to be settled once more, which sets
-    /// their gather timers and changes nothing else.
+    /// Returns the index of `image`, with the places of asking heads to be settled once more, which
+    /// sets their gather timers and changes nothing else.
     pub(super) fn build(image: &Image) -> Self {
         let mut index = Self::default();
         // The largest two are sorted as wholes: quicker than one by one, and denser in memory.
@@ -378,7 +378,7 @@ impl Index {
         }
     }
 
-    /// The asks that a session holds.
+    /// Returns the asks that a session holds.
     pub(super) fn asks_of(&self, session: SessionId) -> Vec<AskRef> {
         self.sessions
             .range((session, LOWEST)..)
@@ -387,12 +387,12 @@ impl Index {
             .collect()
     }
 
-    /// Whether a session holds any ask.
+    /// Returns whether a session holds any ask.
     pub(super) fn holds_asks(&self, session: SessionId) -> bool {
         self.sessions.range((session, LOWEST)..).next().is_some_and(|(of, _)| *of == session)
     }
 
-    /// The asks that wait with a repair id.
+    /// Returns the asks that wait with a repair id.
     pub(super) fn asks_with(&self, id: &RepairId) -> impl Iterator<Item = AskRef> + '_ {
         let of_id = id.clone();
         let waiting = self.waiting.range((id.clone(), LOWEST)..);

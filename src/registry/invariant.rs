@@ -115,7 +115,8 @@ impl Registry {
         Ok(())
     }
 
-    /// Whether one of two facing asks is on offer to another ask, by their common repair id.
+    /// Returns whether one of two facing asks is on offer to another ask, by their common repair
+    /// id.
     fn is_spoken_for(&self, left: Serial, right: Serial) -> bool {
         use super::AskRef::Side;
         self.index.offers.contains_key(&Side(left, Part::Head))

@@ -29,7 +29,7 @@ pub(super) enum Key {
     Timer(Timestamp, Timer),
 }
 
-/// All entries of a record.
+/// Returns all entries of a record.
 pub(super) fn index_keys(serial: Serial, record: &Record, policy: &Policy) -> Vec<Key> {
     match record {
         Record::Client(client) => client_keys(serial, client, policy),

@@ -16,11 +16,11 @@
 //!
 //! # How a change spreads
 //!
-//! Commands only move asks and members. Whatever they touch is noted by the index as unsettled, and
+//! Commands only move asks and members. All that they touch is noted by the index as unsettled, and
 //! [`Registry::settle`](Registry::apply) then looks at the surroundings of each touched place: it
 //! links facing asks, starts or stops the gather window over silent clients between two asks, and
-//! pairs the waiters of a repair id. So every rule about links stands in one place, whatever
-//! brought the two together.
+//! pairs the waiters of a repair id. So every rule about links stands in one place, for every event
+//! that brings two together.
 //!
 //! # Invariants
 //!
@@ -155,13 +155,13 @@ impl Registry {
         std::mem::take(&mut self.applied)
     }
 
-    /// The records that changed since the last call, each as it was before; `None` stands for one
-    /// that is new. A serial that [`Image::records`] no longer holds was removed.
+    /// Returns the records that changed since the last call, each as it was before; `None` stands
+    /// for one that is new. A serial that [`Image::records`] no longer holds was removed.
     pub fn take_changed(&mut self) -> BTreeMap<Serial, Option<Record>> {
         std::mem::take(&mut self.changed)
     }
 
-    /// The registry at rest; a copy shares the records until either side changes them.
+    /// Returns the registry at rest; a copy shares the records until either side changes them.
     pub fn image(&self) -> &Image {
         &self.image
     }
@@ -171,17 +171,17 @@ impl Registry {
         self.image.meta.now
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     pub fn policy(&self) -> &Policy {
         &self.image.meta.policy
     }
 
-    /// The present life of an instance; 0 if it was never started.
+    /// Returns the present life of an instance; 0 if it was never started.
     pub fn incarnation(&self, instance: InstanceId) -> Incarnation {
         self.image.meta.instances.get(&instance).map(|known| known.incarnation).unwrap_or_default()
     }
 
-    /// The instances whose sessions hold asks, each with its present life.
+    /// Returns the instances whose sessions hold asks, each with its present life.
     pub fn instances_that_hold_asks(&self) -> Vec<(InstanceId, Incarnation)> {
         let known = self.image.meta.instances.iter();
         let holds = |id: InstanceId, life: Incarnation| {
@@ -193,7 +193,7 @@ impl Registry {
         lives.filter(|(id, life)| holds(*id, *life)).collect()
     }
 
-    /// When the next deadline passes; a [`Command::Tick`] at that time carries it out.
+    /// Returns when the next deadline passes; a [`Command::Tick`] at that time carries it out.
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.index.timers.first().map(|(at, _)| *at)
     }
@@ -213,8 +213,9 @@ impl Registry {
         }
     }
 
-    /// Whether a batch is the next one of the present life of its instance. An instance's commands
-    /// take effect in the order in which it proposed them: a hang-up cannot overtake its CONNECT.
+    /// Returns whether a batch is the next one of the present life of its instance. An instance's
+    /// commands take effect in the order in which it proposed them: a hang-up cannot overtake its
+    /// CONNECT.
     fn admit(&mut self, batch: BatchId) -> Verdict {
         let known = self.image.meta.instances.entry(batch.instance).or_default();
         if batch.incarnation != known.incarnation {
@@ -294,12 +295,12 @@ impl Registry {
         self.image.meta.instances.get(&instance)
     }
 
-    /// The history; `None` until the first leader has named it.
+    /// Returns the history; `None` until the first leader has named it.
     pub fn history(&self) -> Option<HistoryId> {
         self.image.meta.history
     }
 
-    /// The rules in force.
+    /// Returns the rules in force.
     pub fn rules(&self) -> Rules {
         self.image.meta.rules
     }

@@ -13,7 +13,7 @@ use crate::ids::Part;
 /// One chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Chain {
-    /// Its clients by their serials, in whatever run they are.
+    /// Its clients by their serials, over all runs.
     pub(super) clients: Counted,
     /// The asking sockets: a client's tail comes before its head.
     pub(super) asks: BTreeSet<(Serial, Part)>,
@@ -37,7 +37,7 @@ impl Chain {
         self.clients.len()
     }
 
-    /// The sums over all clients.
+    /// Returns the sums over all clients.
     fn sums(&self) -> Sums {
         Sums {
             clients: self.clients.len(),
@@ -47,7 +47,7 @@ impl Chain {
         }
     }
 
-    /// The sums over the path.
+    /// Returns the sums over the path.
     fn path(&self) -> Sums {
         match self.sections.open() {
             Some(open) => self.sections.run(open),
@@ -118,20 +118,20 @@ impl Chain {
         self.sections.set_own(section, own);
     }
 
-    /// The serials of the clients around `serial` in its section; all of them, if there is one run
-    /// in the order of serials.
+    /// Returns the serials of the clients around `serial` in its section; all of them, if there is
+    /// one run in the order of serials.
     fn range(&self, section: Option<SectionId>) -> (Serial, Serial) {
         section.map_or((Serial(0), Serial(u64::MAX)), |id| self.sections.range(id))
     }
 
-    /// The section that `serial` belongs to: `None` if it belongs to none; in a chain that has no
-    /// sections, every serial belongs to the whole.
+    /// Returns the section that `serial` belongs to: `None` if it belongs to none; in a chain that
+    /// has no sections, every serial belongs to the whole.
     pub(super) fn place_of(&self, serial: Serial) -> Option<Option<SectionId>> {
         if self.sections.is_empty() { Some(None) } else { self.sections.find(serial).map(Some) }
     }
 
-    /// The next client, in the direction that a socket faces, whether there is a client at `serial`
-    /// or there was one.
+    /// Returns the next client, in the direction that a socket faces, whether there is a client at
+    /// `serial` or there was one.
     pub(super) fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
         let section = self.place_of(serial)?;
         let (first, end) = self.range(section);
@@ -146,7 +146,8 @@ impl Chain {
         })
     }
 
-    /// The first client of a section, seen from its tail, or the last one, seen from its head.
+    /// Returns the first client of a section, seen from its tail, or the last one, seen from its
+    /// head.
     fn end_of(&self, section: SectionId, part: Part) -> Option<Serial> {
         let (first, end) = self.sections.range(section);
         match part {
@@ -155,7 +156,7 @@ impl Chain {
         }
     }
 
-    /// The asking socket before or after this one in its run.
+    /// Returns the asking socket before or after this one in its run.
     pub(super) fn next_ask(&self, at: (Serial, Part), forward: bool) -> Option<(Serial, Part)> {
         let section = self.place_of(at.0)?;
         let (first, end) = self.range(section);
@@ -171,13 +172,13 @@ impl Chain {
         })
     }
 
-    /// The socket at the other end of the gap that an asking socket is one end of.
+    /// Returns the socket at the other end of the gap that an asking socket is one end of.
     pub(super) fn across(&self, at: (Serial, Part)) -> Option<Serial> {
         let facing = self.next_ask(at, at.1 == Part::Head)?;
         (facing.1 == at.1.opposite()).then_some(facing.0)
     }
 
-    /// The first and the last client of the run that `serial` belongs to.
+    /// Returns the first and the last client of the run that `serial` belongs to.
     pub(super) fn ends(&self, serial: Serial) -> Option<(Serial, Serial)> {
         let Some(section) = self.place_of(serial)? else {
             return Some((self.clients.range(..).next()?, self.clients.range(..).next_back()?));
@@ -185,7 +186,7 @@ impl Chain {
         self.run_ends(section)
     }
 
-    /// The first and the last client of the path.
+    /// Returns the first and the last client of the path.
     pub(super) fn path_ends(&self) -> Option<(Serial, Serial)> {
         self.ends(Serial(u64::MAX))
     }
@@ -196,8 +197,8 @@ impl Chain {
         Some((first, self.nearest(last, Part::Head)?))
     }
 
-    /// The first client of a section, seen from its tail, or the last one, seen from its head; if
-    /// the section has none, the nearest one beyond it in the run.
+    /// Returns the first client of a section, seen from its tail, or the last one, seen from its
+    /// head; if the section has none, the nearest one beyond it in the run.
     pub(super) fn nearest(&self, section: SectionId, part: Part) -> Option<Serial> {
         let holder = match self.sections.own(section).clients {
             0 => self.sections.beyond(section, part == Part::Tail, |sums| sums.clients > 0)?,
@@ -206,7 +207,7 @@ impl Chain {
         self.end_of(holder, part)
     }
 
-    /// Whether what belongs to this serial is of the path.
+    /// Returns whether what belongs to this serial is of the path.
     pub(super) fn is_path(&self, serial: Serial) -> bool {
         match (self.place_of(serial), self.sections.open()) {
             (Some(Some(section)), Some(open)) => self.sections.is_one_run(section, open),
@@ -215,7 +216,7 @@ impl Chain {
         }
     }
 
-    /// The last of a run that is cut off and waits for a tip that asks.
+    /// Returns the last of a run that is cut off and waits for a tip that asks.
     pub(super) fn waiting_run(&self) -> Option<Serial> {
         self.waiting_runs.first().copied()
     }

@@ -46,7 +46,7 @@ impl Registry {
         self.tell(session, message, Then::Stay);
     }
 
-    /// The candidate, or the next id after it that is free.
+    /// Returns the candidate, or the next id after it that is free.
     fn free_peer_id(&self, candidate: PeerId) -> Option<PeerId> {
         if self.index.peers.len() >= PEER_IDS as usize {
             return None;

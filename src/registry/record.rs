@@ -255,7 +255,7 @@ pub struct Instance {
 }
 
 /// A version of the rules by which entries are applied. It is the cluster's, not a binary's: every
-/// replica applies an entry by the rules in force at that entry, whatever else it knows.
+/// replica applies an entry by the rules in force at that entry, even if it knows newer ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rules(pub u32);
 
@@ -282,22 +282,22 @@ pub struct Image {
 }
 
 impl Record {
-    /// The client, if it is one.
+    /// Returns the client, if it is one.
     pub fn client(&self) -> Option<&Client> {
         if let Self::Client(client) = self { Some(client) } else { None }
     }
 
-    /// The client, for changing.
+    /// Returns the client, for changing.
     pub(super) fn client_mut(&mut self) -> Option<&mut Client> {
         if let Self::Client(client) = self { Some(client) } else { None }
     }
 
-    /// The wait of a socket that no chain knows, if it is one.
+    /// Returns the wait of a socket that no chain knows, if it is one.
     pub fn caller(&self) -> Option<&Caller> {
         if let Self::Caller(caller) = self { Some(caller) } else { None }
     }
 
-    /// The section, if it is one.
+    /// Returns the section, if it is one.
     pub(super) fn section(&self) -> Option<&Section> {
         if let Self::Section(section) = self { Some(section) } else { None }
     }
@@ -320,7 +320,7 @@ impl Client {
         }
     }
 
-    /// The given socket's address.
+    /// Returns the given socket's address.
     pub fn socket(&self, part: Part) -> &Socket {
         match part {
             Part::Head => &self.head.0,
@@ -328,27 +328,27 @@ impl Client {
         }
     }
 
-    /// Its head and its tail, as a [`super::Note`] is about them.
+    /// Returns its head and its tail, as a [`super::Note`] is about them.
     pub(super) fn sockets(&self) -> [Option<Endpoint>; 2] {
         [Some(self.head.0.endpoint()), Some(self.tail.0.endpoint())]
     }
 
-    /// Its sides, the tail first.
+    /// Returns its sides, the tail first.
     fn sides(&self) -> [&Side; 2] {
         [&self.tail_side, &self.head_side]
     }
 
-    /// Whether neither socket has a partner or asks for one.
+    /// Returns whether neither socket has a partner or asks for one.
     pub fn is_idle(&self) -> bool {
         self.sides().iter().all(|side| matches!(side, Side::Open(_)))
     }
 
-    /// Whether neither socket asks.
+    /// Returns whether neither socket asks.
     pub fn is_silent(&self) -> bool {
         self.sides().iter().all(|side| side.ask().is_none())
     }
 
-    /// Whether a partner said that this client is gone, and it has not spoken up since.
+    /// Returns whether a partner said that this client is gone, and it has not spoken up since.
     pub fn is_reported(&self) -> bool {
         self.sides().iter().any(|side| side.is_reported())
     }
@@ -368,10 +368,10 @@ impl Client {
         }
     }
 
-    /// When it is forgotten, if it stays silent; `None` if never. A client that was reported and
-    /// has no partner is rather dead; any other one may have been linked long ago, and be well. But
-    /// two hostile neighbours can report one that is alive, so it is remembered as long as a
-    /// neighbour may wait for it to notice.
+    /// Returns when it is forgotten, if it stays silent; `None` if never. A client that was
+    /// reported and has no partner is rather dead; any other one may have been linked long ago, and
+    /// be well. But two hostile neighbours can report one that is alive, so it is remembered as
+    /// long as a neighbour may wait for it to notice.
     pub fn forgotten_at(&self, policy: &Policy) -> Option<Timestamp> {
         let reported = self.sides().into_iter().filter_map(Side::reported_at);
         match reported.max().filter(|_| self.is_idle()) {
@@ -383,7 +383,7 @@ impl Client {
 }
 
 impl Side {
-    /// The ask, if it asks.
+    /// Returns the ask, if it asks.
     pub fn ask(&self) -> Option<&Ask> {
         match self {
             Self::Asking(ask) => Some(ask),
@@ -391,12 +391,12 @@ impl Side {
         }
     }
 
-    /// Whether it is open because the partner said that this client is gone.
+    /// Returns whether it is open because the partner said that this client is gone.
     pub fn is_reported(&self) -> bool {
         self.reported_at().is_some()
     }
 
-    /// When the partner said that this client is gone, if it is open because of that.
+    /// Returns when the partner said that this client is gone, if it is open because of that.
     pub(super) fn reported_at(&self) -> Option<Timestamp> {
         match self {
             Self::Open(Past::Reported { since, .. }) => Some(*since),
@@ -407,7 +407,7 @@ impl Side {
         }
     }
 
-    /// Whether it is linked with its neighbour.
+    /// Returns whether it is linked with its neighbour.
     pub fn is_linked(&self) -> bool {
         matches!(self, Self::Linked { .. })
     }

@@ -38,7 +38,7 @@ impl Registry {
         }
     }
 
-    /// The wait of a socket that no chain knows under this id, and who owns it.
+    /// Returns the wait of a socket that no chain knows under this id, and its owner.
     fn caller(&self, id: &RepairId, orphan: &Socket) -> Option<(AskRef, Source)> {
         self.index.asks_with(id).find_map(|at| match at {
             AskRef::Caller(serial) => {
@@ -72,8 +72,8 @@ impl Registry {
         None
     }
 
-    /// Whether the partner of a client's socket was reported by its other neighbour, or cut off,
-    /// since the two are partners.
+    /// Returns whether the partner of a client's socket was reported by its other neighbour, or cut
+    /// off, since the two are partners.
     fn is_doubted(&self, serial: Serial, part: Part) -> bool {
         let Some(
             Side::Linked { since: partners_since, .. } | Side::Paired { since: partners_since, .. },
@@ -92,7 +92,7 @@ impl Registry {
         is_cut || is_reported(Part::Tail) || is_reported(Part::Head)
     }
 
-    /// The partner of a client's socket, if it has one.
+    /// Returns the partner of a client's socket, if it has one.
     pub fn partner(&self, serial: Serial, part: Part) -> Option<&Socket> {
         match self.client(serial)?.side(part) {
             Side::Linked { .. } => {

@@ -1,4 +1,4 @@
-//! Room: what gives way when a table is full, or when one source has as much of it as it may
+//! Room: the choice of an entry to evict when a table is full, or when one source has its share
 //! (rule 19 of `proto-docs/chains.md`). A bound keeps no client out for good: what one hand has
 //! made too much of goes, and the newcomer comes in.
 //!
@@ -87,10 +87,10 @@ impl Registry {
         self.make_room(source, bounds, |it| &it.index.client_shares, spare, evict);
     }
 
-    /// The client that gives way when the registry is full: one of the source that has the most, so
-    /// that a flood is its own loss. Nothing else may decide. What is silent is no worse than what
-    /// asks: a few connections keep clients asking. What was reported or cut off may be well: two
-    /// hostile ends bring that about.
+    /// Returns the client that gives way when the registry is full: one of the source that has the
+    /// most, so that a flood is its own loss. Nothing else may decide. What is silent is no worse
+    /// than what asks: a few connections keep clients asking. What was reported or cut off may be
+    /// well: two hostile ends bring that about.
     fn spare_client(&self, source: Source, chain: &ChainName) -> Option<Serial> {
         let shares = &self.index.client_shares;
         // Where all have one client each the tip is the newest. If it went, no newcomer would ever
@@ -100,8 +100,8 @@ impl Registry {
         shares.newest_of_most_new(source).or_else(|| shares.newest_of_most(source, tip))
     }
 
-    /// Makes room for one more wait of a socket that no chain knows: the oldest goes, for what it
-    /// waits for has not come for the longest time.
+    /// Makes room for one more wait of a socket that no chain knows: the oldest goes, because what
+    /// it waits for has not come for the longest time.
     pub(super) fn room_for_caller(&mut self, source: Source) {
         let bounds = (self.policy().repairs_max, self.policy().repairs_per_source_max);
         let spare = |registry: &Self, over| oldest(&registry.index.caller_shares, over, source);

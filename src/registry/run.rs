@@ -32,8 +32,8 @@ impl Registry {
         }
     }
 
-    /// The section whose first client is at `first` or behind it. Splits the one that has it in its
-    /// range, unless that would leave a part without a client; `None` if none has it.
+    /// Returns the section whose first client is at `first` or behind it. Splits the one that has
+    /// it in its range, unless that would leave a part without a client; `None` if none has it.
     fn section_from(&mut self, chain: &ChainName, first: Serial) -> Option<SectionId> {
         if self.chain(chain)?.sections.is_empty() {
             let whole = Section {
@@ -235,7 +235,7 @@ impl Registry {
         self.note(Note { about, session: None, what: what(clients.unwrap_or_default()) });
     }
 
-    /// Why a client is cut off; `None` if it is in the path.
+    /// Returns why a client is cut off; `None` if it is in the path.
     pub fn cut_of(&self, serial: Serial) -> Option<&Cut> {
         let known = self.chain(&self.client(serial)?.chain)?;
         let (first, _) = known.sections.ends(known.sections.find(serial)?);

@@ -1,4 +1,4 @@
-//! The order of one chain's clients, where it is not that of their serials any more.
+//! The order of one chain's clients, where it is no longer that of their serials.
 //!
 //! A run is a list of *sections*, and a section is all clients of the chain in a range of serials.
 //! Records hold the ranges, and which section comes next; this is what is derived from them: for
@@ -57,7 +57,7 @@ type Slot = usize;
 struct Node {
     id: SectionId,
     first: Serial,
-    /// `None`: to the end, whatever comes.
+    /// `None`: to the end.
     last: Option<Serial>,
     own: Sums,
     /// Over the node and all below it.
@@ -70,7 +70,7 @@ struct Node {
 /// The sections of a chain; none, as long as all its clients are in the order of their serials.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sections {
-    /// Side by side in memory, for every question is a walk from node to node.
+    /// Side by side in memory, because every question is a walk from node to node.
     nodes: Vec<Node>,
     /// The slots of sections that went, to be used again.
     vacant: Vec<Slot>,
@@ -97,7 +97,7 @@ impl PartialEq for Sections {
 impl Eq for Sections {}
 
 impl Sections {
-    /// Whether all clients are in the order of their serials.
+    /// Returns whether all clients are in the order of their serials.
     pub(super) fn is_empty(&self) -> bool {
         self.slots.is_empty()
     }
@@ -106,27 +106,27 @@ impl Sections {
         self.slots.len()
     }
 
-    /// The section that has this serial in its range.
+    /// Returns the section that has this serial in its range.
     pub(super) fn find(&self, serial: Serial) -> Option<SectionId> {
         let (_, slot) = self.by_first.range(..=serial).next_back()?;
         let node = &self.nodes[*slot];
         node.last.is_none_or(|last| serial <= last).then_some(node.id)
     }
 
-    /// The section that newcomers are in.
+    /// Returns the section that newcomers are in.
     pub(super) fn open(&self) -> Option<SectionId> {
         let (_, slot) = self.by_first.last_key_value()?;
         Some(self.nodes[*slot].id)
     }
 
-    /// The sections beside this one in the order of serials.
+    /// Returns the sections beside this one in the order of serials.
     pub(super) fn beside(&self, first: Serial) -> [Option<SectionId>; 2] {
         let before = self.by_first.range(..first).next_back();
         let after = self.by_first.range(Serial(first.0 + 1)..).next();
         [before, after].map(|side| side.map(|(_, slot)| self.nodes[*slot].id))
     }
 
-    /// The range of a section: its first serial, and the first one behind it.
+    /// Returns the range of a section: its first serial, and the first one behind it.
     pub(super) fn range(&self, id: SectionId) -> (Serial, Serial) {
         let node = &self.nodes[self.slots[&id]];
         (node.first, node.last.map_or(Serial(u64::MAX), |last| Serial(last.0 + 1)))
@@ -136,7 +136,7 @@ impl Sections {
         self.nodes[self.slots[&id]].own
     }
 
-    /// The first section of each run.
+    /// Returns the first section of each run.
     pub(super) fn fronts(&self) -> impl DoubleEndedIterator<Item = SectionId> + '_ {
         self.fronts.iter().copied()
     }
@@ -235,12 +235,12 @@ impl Sections {
         self.fronts.insert(first);
     }
 
-    /// The sums over the run of a section.
+    /// Returns the sums over the run of a section.
     pub(super) fn run(&self, id: SectionId) -> Sums {
         self.nodes[self.root(self.slots[&id])].sum
     }
 
-    /// The first and the last section of the run of a section.
+    /// Returns the first and the last section of the run of a section.
     pub(super) fn ends(&self, id: SectionId) -> (SectionId, SectionId) {
         let root = self.root(self.slots[&id]);
         (self.nodes[self.end(root, false)].id, self.nodes[self.end(root, true)].id)
@@ -250,17 +250,17 @@ impl Sections {
         a == b || self.root(self.slots[&a]) == self.root(self.slots[&b])
     }
 
-    /// The next section of the run.
+    /// Returns the next section of the run.
     pub(super) fn after(&self, id: SectionId) -> Option<SectionId> {
         self.beyond(id, true, |_| true)
     }
 
-    /// The previous section of the run.
+    /// Returns the previous section of the run.
     pub(super) fn before(&self, id: SectionId) -> Option<SectionId> {
         self.beyond(id, false, |_| true)
     }
 
-    /// The next section, or the previous one, in which there is something.
+    /// Returns the next section, or the previous one, in which there is something.
     pub(super) fn beyond(
         &self,
         id: SectionId,
@@ -305,7 +305,7 @@ impl Sections {
         at
     }
 
-    /// The first node below `root`, or the last one.
+    /// Returns the first node below `root`, or the last one.
     fn end(&self, root: Slot, is_last: bool) -> Slot {
         let mut at = root;
         while let Some(below) = if is_last { self.nodes[at].right } else { self.nodes[at].left } {

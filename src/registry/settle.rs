@@ -1,6 +1,6 @@
 //! The consequences of changed asks, clients and runs: the rules 5, 6 and 8 to 12 of
 //! `proto-docs/chains.md`, each looked at around the places that changed, until nothing is left to
-//! do. So every rule about partners stands in one place, whatever brought the two together.
+//! do. So every rule about partners stands in one place, for every event that brings two together.
 
 use super::{
     AskRef, Cause, Client, LinkedBy, Note, Past, Record, Registry, Request, Serial, Side, What,
@@ -11,7 +11,7 @@ use crate::ids::{ChainName, Part, RepairId, Timestamp};
 /// An ask that its id may pair: the id, the chain of its client, and the ask.
 type FreeKey = (RepairId, Option<ChainName>, AskRef);
 
-/// The most clients between two sockets that are cut off on the word of both, whatever they ask.
+/// The most clients between two sockets that are cut off on the word of both, even if they ask.
 const DOUBTED_MAX: usize = 2;
 
 impl Registry {
@@ -358,7 +358,7 @@ impl Registry {
         true
     }
 
-    /// The first ask that this one's id may pair it with.
+    /// Returns the first ask that this one's id may pair it with.
     fn first_fitting(&self, (id, chain, at): &FreeKey) -> Option<FreeKey> {
         let from = |chain| (id.clone(), chain, super::index::LOWEST);
         let strangers = self.index.free.range(from(None)..);
@@ -378,8 +378,8 @@ impl Registry {
         self.index.unsettled_asks.insert(at);
     }
 
-    /// Whether two asks with one id are of one socket or of one client. A client's socket may have
-    /// begun to wait before it joined its chain, or another source may wait in its name.
+    /// Returns whether two asks with one id are of one socket or of one client. A client's socket
+    /// may have begun to wait before it joined its chain, or another source may wait in its name.
     fn is_same_party(&self, a: AskRef, b: AskRef) -> bool {
         match (a, b) {
             (AskRef::Side(client, _), AskRef::Side(other, _)) => client == other,

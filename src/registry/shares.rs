@@ -1,4 +1,4 @@
-//! Who holds how much of a table: the entries of each source, and of each network of sources, in
+//! The shares of a table: the entries of each source, and of each network of sources, in
 //! the order in which they make room (see [`super::room`]).
 
 use std::{
@@ -13,7 +13,7 @@ use crate::ids::{Holder, Source};
 /// reported or is new, else a silent one, else any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Spare {
-    /// Whatever is no client. Its oldest goes; of clients it is the newest.
+    /// Every entry that is no client. Its oldest goes; of clients it is the newest.
     Aging,
     /// A client that asks, most likely over a connection that lives.
     Asks,
@@ -115,7 +115,7 @@ impl Shares {
         self.held.get(&network_of(source)).map(|held| held.ranks).unwrap_or_default()
     }
 
-    /// The last entry of a holder.
+    /// Returns the last entry of a holder.
     fn last(&self, holder: Holder) -> Option<(Spare, Serial)> {
         let (_, spare, serial) = self.entries.range(range_of(holder)).next_back()?;
         Some((*spare, *serial))
@@ -126,8 +126,8 @@ impl Shares {
         self.held.get(&holder).map(|held| held.all.into()).unwrap_or_default()
     }
 
-    /// The entry of a holder that makes room: the newest of its clients that make it the most
-    /// readily, or, in a table without clients, its oldest.
+    /// Returns the entry of a holder that makes room: the newest of its clients that make it the
+    /// most readily, or, in a table without clients, its oldest.
     pub(super) fn spare(&self, holder: Holder) -> Option<Serial> {
         self.spare_or(holder, self.last(holder)?)
     }
@@ -145,9 +145,9 @@ impl Shares {
         }
     }
 
-    /// The client that makes room of the network that has the most; of equal ones of that of the
-    /// newcomer, or else of the one whose client is the newest. The `tip` that the newcomer comes
-    /// behind is passed over as long as another one has as many.
+    /// Returns the client that makes room of the network that has the most; of equal ones of that
+    /// of the newcomer, or else of the one whose client is the newest. The `tip` that the newcomer
+    /// comes behind is passed over as long as another one has as many.
     pub(super) fn newest_of_most(&self, newcomer: Source, tip: Option<Serial>) -> Option<Serial> {
         let own = self.ranks(newcomer).most;
         let (most, last) = self.most.last()?;
@@ -156,16 +156,16 @@ impl Shares {
         pick(&self.most, own.filter(is_other), newest.find(|rank| is_other(rank))).or(Some(*last))
     }
 
-    /// The newest client that is silent and never had a partner, of the network that has the most
-    /// such ones; of equal ones of that of the newcomer, or else of the one whose client is the
-    /// newest.
+    /// Returns the newest client that is silent and never had a partner, of the network that has
+    /// the most such ones; of equal ones of that of the newcomer, or else of the one whose client
+    /// is the newest.
     pub(super) fn newest_of_most_new(&self, newcomer: Source) -> Option<Serial> {
         pick(&self.most_new, self.ranks(newcomer).most_new, self.most_new.last())
     }
 
-    /// The entry that makes room in a table without clients: the oldest of the network that has
-    /// the most; of equal ones of that of the newcomer, if there is one, or else the oldest of all
-    /// of theirs.
+    /// Returns the entry that makes room in a table without clients: the oldest of the network that
+    /// has the most; of equal ones of that of the newcomer, if there is one, or else the oldest of
+    /// all of theirs.
     pub(super) fn oldest_of_most(&self, newcomer: Option<Source>) -> Option<Serial> {
         let own = newcomer.and_then(|newcomer| self.ranks(newcomer).most);
         let (most, _) = self.most.last()?;

@@ -42,24 +42,24 @@ impl<V> Table<V> {
         self.len
     }
 
-    /// Whether it holds none.
+    /// Returns whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The value under `serial`.
+    /// Returns the value under `serial`.
     pub fn get(&self, serial: Serial) -> Option<&V> {
         self.chunks.get(&chunk_of(serial))?.get(&serial)
     }
 
-    /// All values, by rising serial.
+    /// Returns all values, by rising serial.
     pub fn iter(&self) -> impl Iterator<Item = (Serial, &V)> {
         self.chunks.values().flat_map(|chunk| chunk.iter().map(|(serial, value)| (*serial, value)))
     }
 }
 
 impl<V: Clone> Table<V> {
-    /// The value under `serial`, for changing.
+    /// Returns the value under `serial`, for changing.
     pub fn get_mut(&mut self, serial: Serial) -> Option<&mut V> {
         Arc::make_mut(self.chunks.get_mut(&chunk_of(serial))?).get_mut(&serial)
     }

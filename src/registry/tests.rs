@@ -58,7 +58,7 @@ impl Script {
         socket
     }
 
-    /// The session named by `on=`, or a new one with the client's name.
+    /// Returns the session named by `on=`, or a new one with the client's name.
     fn session(&mut self, args: &mut ArgumentConsumer<'_>, name: &str) -> SessionId {
         let name = args.take_key("on").unwrap_or(name).to_owned();
         let known = self.sessions.iter().find(|(_, known)| **known == name).map(|(id, _)| *id);
@@ -225,7 +225,7 @@ impl goldenscript::Runner for Script {
     }
 }
 
-/// The settings, with those changed that a line names.
+/// Returns the settings, with those changed that a line names.
 fn settings(mut policy: Policy, args: &mut ArgumentConsumer<'_>) -> Result<Policy, Box<dyn Error>> {
     while let Some((key, value)) = args.next_key() {
         *match key {

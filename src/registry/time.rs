@@ -14,7 +14,7 @@ impl Registry {
             && deadline <= now
         {
             self.image.meta.now = self.now().max(deadline);
-            // What is free by now may be paired, whatever else is due at the same time.
+            // What is free by now may be paired, before what else is due at the same time.
             let free = (deadline, Timer::Free(super::index::LOWEST));
             let free = self.index.timers.range(free..).take_while(|(at, _)| *at == deadline);
             for (_, timer) in free.copied().collect::<Vec<_>>() {
@@ -61,7 +61,7 @@ impl Registry {
         self.note(Note { about, session: None, what: What::Forgotten(what) });
     }
 
-    /// A new life of an instance begins: whatever its earlier lives held is detached.
+    /// A new life of an instance begins: all that its earlier lives held is detached.
     pub(super) fn start(&mut self, instance: InstanceId, incarnation: Incarnation) {
         let known = self.image.meta.instances.entry(instance).or_default();
         if incarnation <= known.incarnation {

@@ -31,8 +31,8 @@ impl Registry {
         self.image.meta.marks.marks += 1;
     }
 
-    /// The rule that changes: each ADD_PEER is counted, and its record says by which rules it was
-    /// made.
+    /// Carries out the rule that changes: each ADD_PEER is counted, and its record says by which
+    /// rules it was made.
     pub(super) fn mark_peer(&mut self) -> Option<Rules> {
         let rules = self.rules();
         (rules >= VERSION_3).then(|| {

@@ -1,4 +1,4 @@
-//! A part of one chain, for people who look at it. A chain may have millions of clients, so a part
+//! A part of one chain, for people to look at. A chain may have millions of clients, so a part
 //! of its path is shown; what needs an eye, the gaps and the runs that are cut off, is told for the
 //! whole chain.
 
@@ -60,7 +60,7 @@ pub struct CutOff {
 }
 
 impl Registry {
-    /// A window of at most `max` clients; `None` if there is no such chain. Takes time in
+    /// Returns a window of at most `max` clients; `None` if there is no such chain. Takes time in
     /// proportion to `max`.
     pub fn window(&self, chain: &ChainName, place: Place, max: usize) -> Option<Window> {
         let chain = self.index.chains.get(chain)?;
@@ -106,7 +106,7 @@ impl Registry {
         })
     }
 
-    /// The clients of the path before broken links, as many as are worth telling.
+    /// Returns the clients of the path before broken links, as many as are worth telling.
     fn gaps(&self, chain: &Chain) -> Vec<Serial> {
         let is_gap = |serial: &Serial| {
             let after = chain.neighbour(*serial, Part::Head);
@@ -125,31 +125,31 @@ impl Registry {
         fronts.filter_map(run).take(GAPS_MAX).collect()
     }
 
-    /// The client that owns a socket, and which of its sockets it is.
+    /// Returns the client that owns a socket, and which of its sockets it is.
     pub fn find(&self, socket: Endpoint) -> Option<(Serial, Part)> {
         self.index.sockets.get(&socket).copied()
     }
 
-    /// A client by its serial.
+    /// Returns a client by its serial.
     pub fn client(&self, serial: Serial) -> Option<&Client> {
         self.image.records.get(serial)?.client()
     }
 
-    /// The neighbour in its run that a client's socket faces.
+    /// Returns the neighbour in its run that a client's socket faces.
     pub fn neighbour(&self, serial: Serial, part: Part) -> Option<Serial> {
         let chain = &self.client(serial)?.chain;
         self.index.chains.get(chain)?.neighbour(serial, part)
     }
 
-    /// Whether a client is in the path of its chain.
+    /// Returns whether a client is in the path of its chain.
     pub fn is_path(&self, serial: Serial) -> bool {
         let client = self.client(serial);
         let chain = client.and_then(|client| self.index.chains.get(&client.chain));
         chain.is_some_and(|chain| chain.is_path(serial))
     }
 
-    /// The client that an asking socket will be linked with when the silent ones between them are
-    /// cut off, and when that is.
+    /// Returns the client that an asking socket will be linked with when the silent ones between
+    /// them are cut off, and when that is.
     pub fn gathering(&self, serial: Serial, part: Part) -> Option<(Serial, Timestamp)> {
         let chain = self.index.chains.get(&self.client(serial)?.chain)?;
         chain.asks.get(&(serial, part))?;
@@ -158,12 +158,13 @@ impl Registry {
         self.index.windows.get(&Timer::Gather(left)).map(|at| (facing, *at))
     }
 
-    /// When an asking tail, before which no head asks, counts as first, or brings its run back.
+    /// Returns when an asking tail, before which no head asks, counts as first, or brings its run
+    /// back.
     pub fn waits_as_first(&self, serial: Serial) -> Option<Timestamp> {
         self.index.windows.get(&Timer::Front(serial)).copied()
     }
 
-    /// The waits of a socket that no chain knows.
+    /// Returns the waits of a socket that no chain knows.
     pub fn callers(&self, socket: Endpoint) -> Vec<&Caller> {
         let waits = self.index.callers.range((socket, Serial(0))..);
         let waits = waits.take_while(|(of, _)| *of == socket);

@@ -64,7 +64,7 @@ impl Process {
         self.wake_all();
     }
 
-    /// Whether the tasks are stopped.
+    /// Returns whether the tasks are stopped.
     pub fn is_paused(&self) -> bool {
         self.lock().is_paused
     }

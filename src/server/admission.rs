@@ -1,4 +1,4 @@
-//! Which connections have a place: caps on all of them, on those of one source address and on those
+//! Places for connections: caps on all of them, on those of one source address and on those
 //! of one IPv6 site, which has many. A cap keeps no newcomer out: another connection *makes room*.
 //!
 //! - A connection is *silent* while it has no request in hand. Silence never displaces a request:
@@ -203,7 +203,7 @@ impl Hold {
 }
 
 impl Permit {
-    /// A request is in hand; false if the place was given away before.
+    /// Notes that a request is in hand; false if the place was given away before.
     pub(super) fn heard(&mut self) -> bool {
         let mut state = self.admission.state();
         if let Hold::Silent(_) = self.hold {
@@ -223,7 +223,7 @@ impl Permit {
         }
     }
 
-    /// Whether it was not given away.
+    /// Returns whether it was not given away.
     pub(super) fn is_held(&self) -> bool {
         self.hold.is_in(&self.admission.state())
     }

@@ -1,4 +1,4 @@
-//! Where connections come in, by whichever way: each gets a place and a session, or is turned away.
+//! The entrance for connections: each gets a place and a session, or is turned away.
 
 use std::{future::Future, net::SocketAddr, sync::Arc};
 

@@ -46,8 +46,8 @@ impl Session {
         }
     }
 
-    /// The next request among the bytes received so far; faults before it are counted, and met
-    /// with silence.
+    /// Returns the next request among the bytes received so far; faults before it are counted, and
+    /// met with silence.
     fn next_request(&self, ear: &mut Ear) -> Option<Request> {
         let sender = Sender { session: self.session(), source: self.peer.ip() };
         let policy = self.edge.options.borrow().address_policy;

@@ -58,12 +58,12 @@ pub(super) fn request(object: &Object, sender: Sender) -> Request {
 /// Decides when a source may ask for an id: wrong ones cost it, and its IPv6 site, their next
 /// turns, right ones nothing.
 ///
-/// A client that asks for wrong ids in a row waits, for what it takes if it guesses is another's.
-/// Those behind one address cannot be told apart before the registry is asked, so a right id of a
-/// guesser's neighbour waits as well. It is not failed for that: turns are given in the order in
-/// which they are asked for, one to each connection at a time, and few wait at one source. Of more
-/// the oldest is closed, so that a crowd of guessers costs a neighbour half a minute and not all
-/// day. Turns of those that went away are given back.
+/// A client that asks for wrong ids in a row waits, because what it takes if it guesses is
+/// another's. Those behind one address cannot be told apart before the registry is asked, so a
+/// right id of a guesser's neighbour waits as well. It is not failed for that: turns are given in
+/// the order in which they are asked for, one to each connection at a time, and few wait at one
+/// source. Of more the oldest is closed, so that a crowd of guessers costs a neighbour half a
+/// minute and not all day. Turns of those that went away are given back.
 #[derive(Debug)]
 pub(super) struct Guesses {
     state: Mutex<State>,
@@ -143,8 +143,8 @@ impl Guesses {
 }
 
 impl Turn<'_> {
-    /// The registry is asked; until it answers, the id counts as wrong. False if the turn was lost
-    /// to a later one.
+    /// Notes that the registry is asked; until it answers, the id counts as wrong. False if the
+    /// turn was lost to a later one.
     fn ask(&mut self) -> bool {
         self.costs = true;
         let wait = self.wait.take();
@@ -271,7 +271,7 @@ fn random_peer_id() -> PeerId {
 mod tests {
     use super::*;
 
-    /// The source of this number in a /48.
+    /// Returns the source of this number in a /48.
     fn of_site(number: usize) -> Source {
         Source::of(format!("2001:db8:7:{number:x}::1").parse().unwrap())
     }

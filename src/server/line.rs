@@ -28,7 +28,7 @@ pub(super) enum Order {
     Broken,
     /// Close, though the registry did not say so: the instance stops.
     Stop,
-    /// Close at once: its place is needed. If it has asked, the registry is told that it is gone.
+    /// Close at once: its place is needed. If it has asked, the registry hears that it is gone.
     Yield,
 }
 
@@ -57,7 +57,7 @@ impl Line {
         Self { stream, state: Mutex::default(), wake: Notify::new() }
     }
 
-    /// The stream, for reading and for asking about it.
+    /// Returns the stream, for reading and for asking about it.
     pub(super) fn stream(&self) -> &dyn ClientStream {
         &*self.stream
     }
@@ -94,7 +94,8 @@ impl Line {
         self.wake.notify_one();
     }
 
-    /// The next order; only the session's task waits here. Nothing is lost if the wait is dropped.
+    /// Returns the next order; only the session's task waits here. Nothing is lost if the wait is
+    /// dropped.
     pub(super) async fn next_order(&self) -> Order {
         loop {
             if let Some(order) = self.take_order() {
@@ -104,13 +105,13 @@ impl Line {
         }
     }
 
-    /// Whether the session was told to stop, even if it has other orders to see to first.
+    /// Returns whether the session was told to stop, even if it has other orders to see to first.
     pub(super) fn is_stopping(&self) -> bool {
         let ends = |order: &Order| matches!(order, Order::Stop | Order::Yield);
         self.state().orders.iter().any(ends)
     }
 
-    /// Waits until the session's place is needed, whatever other orders there are; only the
+    /// Waits until the session's place is needed, past all other orders; only the
     /// session's task waits here.
     pub(super) async fn needed(&self) {
         while !self.state().orders.contains(&Order::Yield) {

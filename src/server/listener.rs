@@ -155,7 +155,7 @@ fn verdict(error: &io::Error) -> Verdict {
         Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => {
             Verdict::End
         }
-        // EMFILE, ENFILE, ENOMEM, ENOBUFS, and whatever a network may be down with.
+        // EMFILE, ENFILE, ENOMEM, ENOBUFS, and the errors of a network that is down.
         _ => Verdict::Pause,
     }
 }

@@ -1,6 +1,6 @@
-//! The edge of the service: what clients connect to. No protocol decision is taken here. A
-//! request becomes a [`Command`] and goes to the proposer; what the registry makes of it comes
-//! back as [`crate::registry::Effect`]s through the [`Outbox`].
+//! The edge of the service: the servers that clients connect to. No decision about chains is made
+//! here. A request becomes a [`Command`] and goes to the proposer; what the registry makes of it
+//! comes back as [`crate::registry::Effect`]s through the [`Outbox`].
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
 //! - `listener` accepts, `doors` give each connection its session, `admission` says which may stay,
@@ -152,7 +152,7 @@ impl Servers {
         })
     }
 
-    /// Where the servers are bound; port 0 has become the port picked.
+    /// Returns where the servers are bound; port 0 has become the port picked.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
@@ -216,7 +216,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The name of the server, as metrics and logs have it.
+    /// Returns the name of the server, as metrics and logs have it.
     fn as_str(self) -> &'static str {
         match self {
             Self::Chain => "chain",
@@ -250,7 +250,7 @@ struct Sender {
     source: IpAddr,
 }
 
-/// The bytes that tell a client a message.
+/// Returns the bytes that tell a client a message.
 fn encode(message: &Message) -> Vec<u8> {
     match message {
         Message::Link { part, ip } => wire::chain::reply(*part, ip),

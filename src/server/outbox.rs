@@ -2,7 +2,7 @@
 //! of the instance in which it began; when a life is over, its sessions are closed.
 //!
 //! One dispatcher task hands the registry's effects over in order, and each message is written
-//! before the next effect is looked at. Hence of one link the head's message is on the wire
+//! before the next effect is looked at. So of one link the head's message is on the wire
 //! before the tail's, if both clients are connected here.
 
 use std::{
@@ -36,7 +36,7 @@ struct Sessions {
 }
 
 impl Outbox {
-    /// An outbox without sessions, before the first life.
+    /// Creates an outbox without sessions, before the first life.
     pub fn new(instance: InstanceId, metrics: Metrics) -> Self {
         Self { instance, metrics, sessions: Mutex::default() }
     }
@@ -77,8 +77,8 @@ impl Outbox {
         self.lock().lines.len()
     }
 
-    /// Tells every session to close; their asks stay in the registry, for the clients will knock
-    /// on another instance.
+    /// Tells every session to close; their asks stay in the registry, because the clients will
+    /// knock on another instance.
     pub fn stop_all(&self) {
         let lines: Vec<_> = self.lock().lines.values().cloned().collect();
         lines.iter().for_each(|line| line.order(Order::Stop));

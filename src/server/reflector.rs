@@ -101,7 +101,7 @@ impl Reflector {
         }
     }
 
-    /// Whether the sender claims to be this very socket.
+    /// Returns whether the sender claims to be this very socket.
     fn is_own(&self, sender: Endpoint, ends: Ends) -> bool {
         let address = self.datagrams.address();
         let is_asked = ends.to.is_some_and(|to| to.to_canonical() == sender.ip);

@@ -231,8 +231,8 @@ impl Session {
         }
     }
 
-    /// Whether the socket has taken all that was told, in time. A client whose place is needed
-    /// has no more time.
+    /// Returns whether the socket has taken all that was told, in time. A client whose place is
+    /// needed has no more time.
     async fn flushed(&self) -> bool {
         let deadline = self.edge.options.borrow().write_deadline;
         let flushing = async {
@@ -301,7 +301,7 @@ impl Session {
         Course::Over
     }
 
-    /// Says goodbye without waiting, for the place is needed: our FIN behind what was told, and
+    /// Says goodbye without waiting, because the place is needed: our FIN behind what was told, and
     /// what has arrived is discarded, so that the close is no reset that destroys an answer.
     pub(super) fn part(&self) {
         let _ = self.line.stream().finish();

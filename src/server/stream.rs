@@ -41,7 +41,7 @@ pub trait ClientStream: fmt::Debug + Send + Sync + 'static {
     /// If the connection is broken.
     fn finish(&self) -> io::Result<()>;
 
-    /// Whether the far end's kernel has taken everything that was written.
+    /// Returns whether the far end's kernel has taken everything that was written.
     ///
     /// # Errors
     /// If the far end reset the connection.
@@ -57,7 +57,7 @@ impl ClientStream for TcpStream {
         self.try_write(bytes)
     }
 
-    /// Unlike [`TcpStream::readable`] this costs the waiting task no room, for a stream keeps a
+    /// Unlike [`TcpStream::readable`] this costs the waiting task no room, because a stream keeps a
     /// place for the one task that reads it.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.poll_read_ready(context)

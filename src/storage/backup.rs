@@ -95,7 +95,7 @@ pub struct BackupDraft {
 }
 
 impl BackupDraft {
-    /// Begins a file that shall be `to`.
+    /// Begins a file that becomes `to`.
     ///
     /// # Errors
     /// If `to` is there already, or the disk fails.
@@ -125,7 +125,7 @@ impl BackupDraft {
     pub fn finish(self) -> Result<Backup, StorageError> {
         self.file.sync()?;
         let file = RealDisk.open(&self.path, Access::Read)?;
-        let way_out = "it did not arrive as it was sent, and is not kept; ask again";
+        let way_out = "it was damaged on the way and is not kept; repeat the command";
         let found = Backup::survey(&*file).map_err(|bad| bad.refusal(&self.to, way_out))?;
         rename_new(&self.path, &self.to)?;
         Ok(found)
@@ -187,7 +187,7 @@ pub fn backup(data_dir: &Path, to: &Path) -> Result<Backup, StorageError> {
     write().inspect_err(|_| drop(RealDisk.remove(to)))
 }
 
-/// The registry as image or snapshot have it, whichever is newer, and then the log.
+/// Returns the registry as image or snapshot have it, whichever is newer, and then the log.
 fn gather(
     data_dir: &Path,
     identity: identity::Identity,

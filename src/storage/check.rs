@@ -1,4 +1,4 @@
-//! Looks into a data directory that no process uses, and changes nothing in it.
+//! The check of a data directory that no process uses. It changes nothing.
 
 use std::{
     fmt,
@@ -60,7 +60,7 @@ pub enum Finding {
 }
 
 impl CheckReport {
-    /// Whether anything is damaged. It may still be healed at the next start.
+    /// Returns whether anything is damaged. It may still be healed at the next start.
     pub fn is_damaged(&self) -> bool {
         let damaged = |finding: &Finding| matches!(finding, Finding::Damaged { .. });
         let apart = self.gap().is_some() || self.older_vote().is_some();
@@ -85,7 +85,8 @@ impl CheckReport {
         older_vote(vote, newest)
     }
 
-    /// The last entry that was purged from the log, if neither image nor snapshot covers it.
+    /// Returns the last entry that was purged from the log, if neither image nor snapshot covers
+    /// it.
     fn gap(&self) -> Option<u64> {
         if self.foreign_log().is_some() {
             return None;
@@ -94,7 +95,7 @@ impl CheckReport {
         (!self.covers(purged.index)).then_some(purged.index)
     }
 
-    /// Whether image or snapshot reach to this entry.
+    /// Returns whether image or snapshot reach to this entry.
     pub(super) fn covers(&self, index: u64) -> bool {
         let covered = self.image.applied().max(self.snapshot.applied());
         covered.is_some_and(|entry| entry.index >= index)
@@ -124,7 +125,7 @@ impl Finding {
         }
     }
 
-    /// The last entry that it covers.
+    /// Returns the last entry that it covers.
     fn applied(&self) -> Option<LogId> {
         self.at()?.last_log_id
     }
@@ -239,7 +240,7 @@ fn check_image(data_dir: &Path, cluster: ClusterId) -> Result<Finding, StorageEr
 
 /// A copy of the image, opened; it is gone when this is dropped.
 pub(super) struct ImageCopy {
-    /// The result of the check. Before the directory, for sled must let go of its files first.
+    /// The result of the check. Before the directory, because sled must let go of its files first.
     pub(super) found: Found,
     _scratch: Scratch,
 }

@@ -3,8 +3,8 @@
 //! it was.
 //!
 //! A name (of a new file, or a renamed one) is durable only once its directory was synced, and the
-//! contents of a file only once the file was. Every error says what was tried on which file, for
-//! that is what an operator needs.
+//! contents of a file only once the file was. Every error says what was tried on which file,
+//! because that is what an operator needs.
 
 use std::{
     any::Any,

@@ -1,4 +1,4 @@
-//! Why a data directory cannot be used.
+//! The reasons why a data directory cannot be used.
 
 use std::{
     io,
@@ -79,8 +79,8 @@ impl From<LogError> for StorageError {
 }
 
 impl StorageError {
-    /// The exit code of a process that stops because of this: 2 when it was given the wrong name,
-    /// 74 when the disk fails, 78 when the data is refused.
+    /// Returns the exit code of a process that stops because of this: 2 when it was given the wrong
+    /// name, 74 when the disk fails, 78 when the data is refused.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Unfit { .. } => 2,
@@ -155,7 +155,7 @@ impl Unusable {
         }
     }
 
-    /// The end of an undertaking that has no other source.
+    /// Returns the end of an undertaking that has no other source.
     pub(super) fn refusal(self, path: &Path, way_out: &'static str) -> StorageError {
         match self.damage(path) {
             Ok(what) => StorageError::Damaged { path: path.to_path_buf(), what, way_out },

@@ -1,7 +1,7 @@
 //! The ends of an instance: a disk that fails (exit code 74), or data that contradict each other
 //! (exit code 78). The thread that sees it first reports it here once. Nothing is retried on a
-//! file whose sync failed, for the kernel may have dropped the very pages that it could not write;
-//! and with two histories at hand nothing may be written at all.
+//! file whose sync failed, because the kernel may have dropped the very pages that it could not
+//! write; and with two histories at hand nothing may be written at all.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -84,8 +84,8 @@ impl FaultReporter {
 }
 
 impl DiskFault {
-    /// An operation that has not ended for longer than it may take. Nothing can be concluded from
-    /// it about what is on the disk.
+    /// Returns the fault of an operation that has not ended for longer than it may take. Nothing
+    /// can be concluded from it about what is on the disk.
     pub fn hung(path: PathBuf, pending: Duration) -> Self {
         let text = format!("the disk has not answered for {} s", pending.as_secs());
         let source = io::Error::new(io::ErrorKind::TimedOut, text);
@@ -94,7 +94,7 @@ impl DiskFault {
 }
 
 impl FaultWatch {
-    /// The failure, if one was reported.
+    /// Returns the failure, if one was reported.
     pub fn current(&self) -> Option<Arc<Fault>> {
         self.0.borrow().clone()
     }

@@ -45,7 +45,7 @@ pub(super) fn create_new(disk: &dyn Disk, path: &Path) -> Result<Arc<dyn DiskFil
     })
 }
 
-/// The refusal of a name that is taken.
+/// Returns the refusal of a name that is taken.
 pub(super) fn is_there(path: &Path) -> StorageError {
     let what = "exists already, and nothing is overwritten; name another file";
     StorageError::Unfit { path: path.to_path_buf(), what }
@@ -70,14 +70,14 @@ pub(super) fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), Disk
     disk.sync_dir(parent(to))
 }
 
-/// The name under which a file is written before it is whole.
+/// Returns the name under which a file is written before it is whole.
 pub(super) fn draft_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".new");
     PathBuf::from(name)
 }
 
-/// The directory that holds `path`.
+/// Returns the directory that holds `path`.
 pub(super) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
@@ -85,17 +85,18 @@ pub(super) fn parent(path: &Path) -> &Path {
     }
 }
 
-/// The paths of what a directory holds, sorted; none if it does not exist.
+/// Returns the paths of what a directory holds, sorted; none if it does not exist.
 pub(super) fn list(disk: &dyn Disk, dir: &Path) -> Result<Vec<PathBuf>, DiskFault> {
     Ok(disk.names(dir)?.iter().map(|name| dir.join(name)).collect())
 }
 
-/// A large file is synced after each so many bytes. One sync of all of it could take minutes, would
-/// keep the syncs of the raft log waiting, and could not be told from a disk that hangs.
+/// A large file is synced each time this number of bytes is written. One sync of all of it could
+/// take minutes, would keep the syncs of the raft log waiting, and could not be told from a disk
+/// that hangs.
 pub(super) const SYNC_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Reads a file from its beginning to its end, or writes one from its beginning on. Its errors do
-/// not name the file, for the caller knows more of what it does with it.
+/// not name the file, because the caller knows more of what it does with it.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     file: &'a dyn DiskFile,
@@ -105,7 +106,7 @@ pub(super) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// A cursor at the beginning.
+    /// Creates a cursor at the beginning.
     pub(super) fn new(file: &'a dyn DiskFile) -> Result<Self, DiskFault> {
         Ok(Self { file, at: 0, size: file.size()?, synced: 0 })
     }

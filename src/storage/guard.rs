@@ -3,8 +3,8 @@
 //! in debug builds only. So a disk that came back older, or two histories under one name, would go
 //! unnoticed, and what clients were told would be cut away.
 //!
-//! The log and the state machine share one [`LogGuard`]. Whichever of them sees a contradiction
-//! refuses it, and the instance ends with exit code 78.
+//! The log and the state machine share one [`LogGuard`]. The first of them that sees a
+//! contradiction refuses it, and the instance ends with exit code 78.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,12 +1,12 @@
-//! Whose data directory this is. Two processes must never work on one directory, and a directory
-//! must never serve another node or cluster than the one that filled it: raft counts on every
-//! vote and entry that a node has acknowledged, and a node that forgot them must not come back
-//! under its old name.
+//! The identity of a data directory. Two processes must never work on one directory, and a
+//! directory must never serve another node or cluster than the one that filled it: raft counts on
+//! every vote and entry that a node has acknowledged, and a node that forgot them must not come
+//! back under its old name.
 //!
 //! So the directory is locked for the life of the process, and `identity.json` is written before
 //! anything else. It says at first that the directory is not yet *initialised*; once log and image
 //! were opened for the first time that is corrected. From then on a directory without its raft
-//! log is refused, for it has lost votes. The file carries a checksum of its own.
+//! log is refused, because it has lost votes. The file carries a checksum of its own.
 //!
 //! A directory without any vote, entry or snapshot has promised nothing, and belongs to no cluster
 //! yet: at each start it takes the cluster that the present settings name. Else one that was once
@@ -64,12 +64,13 @@ pub(super) const WAY_OUT: &str = "restore a backup into a new data directory, or
 pub struct ClusterId(pub u128);
 
 impl ClusterId {
-    /// The id of a new cluster.
+    /// Returns the id of a new cluster.
     pub(super) fn random() -> Result<Self, io::Error> {
         runtime::random().map(Self)
     }
 
-    /// The id that follows from a text: the same for all that begin with the same one (FNV-1a).
+    /// Returns the id that follows from a text: the same for all that begin with the same one
+    /// (FNV-1a).
     pub fn derived_from(text: &str) -> Self {
         const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
         const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
@@ -164,19 +165,19 @@ impl DataDir {
         if identity.initialised && dir.disk.names(&dir.raft_dir())?.is_empty() {
             return Err(StorageError::Damaged {
                 path: dir.raft_dir(),
-                what: "the raft log is missing, and with it votes that were given".into(),
+                what: "the raft log is missing, and its votes with it".into(),
                 way_out: WAY_OUT,
             });
         }
         Ok(dir)
     }
 
-    /// The directory itself.
+    /// Returns the directory itself.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The disk that it is on.
+    /// Returns the disk that it is on.
     pub(super) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
     }
@@ -186,17 +187,17 @@ impl DataDir {
         &self.pulses
     }
 
-    /// The disk that it is on, for snapshots.
+    /// Returns the disk that it is on, for snapshots.
     pub(super) fn snapshot_disk(&self) -> Arc<dyn Disk> {
         Arc::new(WatchedDisk::new(Arc::clone(&self.disk), self.pulses.snapshot.clone()))
     }
 
-    /// The place of the registry's image.
+    /// Returns the place of the registry's image.
     pub(super) fn image_store(&self) -> Arc<dyn ImageStore> {
         self.disk.image_store(&self.registry_dir(), self.seal())
     }
 
-    /// The place where snapshots of other instances arrive.
+    /// Returns the place where snapshots of other instances arrive.
     pub fn inbox(&self) -> SnapshotInbox {
         SnapshotInbox::new(self.snapshot_disk(), self.snapshot_dir(), self.cluster_id())
     }
@@ -206,7 +207,7 @@ impl DataDir {
         self.identity
     }
 
-    /// The cluster that the directory belongs to.
+    /// Returns the cluster that the directory belongs to.
     pub fn cluster_id(&self) -> ClusterId {
         self.identity.cluster
     }
@@ -216,32 +217,32 @@ impl DataDir {
         self.identity.seal
     }
 
-    /// The node that the directory belongs to.
+    /// Returns the node that the directory belongs to.
     pub fn node_id(&self) -> InstanceId {
         self.identity.node
     }
 
-    /// Whether nothing was ever stored here: the first start, or one that was cut short.
+    /// Returns whether nothing was ever stored here: the first start, or one that was cut short.
     pub fn is_new(&self) -> bool {
         !self.identity.initialised
     }
 
-    /// Where the raft log lives.
+    /// Returns where the raft log lives.
     pub fn raft_dir(&self) -> PathBuf {
         raft_dir(&self.path)
     }
 
-    /// Where the image of the registry lives.
+    /// Returns where the image of the registry lives.
     pub fn registry_dir(&self) -> PathBuf {
         registry_dir(&self.path)
     }
 
-    /// Where snapshots live.
+    /// Returns where snapshots live.
     pub fn snapshot_dir(&self) -> PathBuf {
         snapshot_dir(&self.path)
     }
 
-    /// A share of the lock for a thread that may outlive this value.
+    /// Returns a share of the lock for a thread that may outlive this value.
     pub(super) fn lock(&self) -> DirLock {
         self.lock.clone()
     }
@@ -283,17 +284,17 @@ impl DirLock {
     }
 }
 
-/// Where the raft log lives in a data directory.
+/// Returns where the raft log lives in a data directory.
 pub(super) fn raft_dir(path: &Path) -> PathBuf {
     path.join(RAFT_DIR)
 }
 
-/// Where the image lives in a data directory.
+/// Returns where the image lives in a data directory.
 pub(super) fn registry_dir(path: &Path) -> PathBuf {
     path.join(REGISTRY_DIR)
 }
 
-/// Where the snapshots live in a data directory.
+/// Returns where the snapshots live in a data directory.
 pub(super) fn snapshot_dir(path: &Path) -> PathBuf {
     path.join(SNAPSHOT_DIR)
 }
@@ -340,7 +341,8 @@ fn chosen(cluster: Option<ClusterId>, path: &Path) -> Result<ClusterId, StorageE
     Ok(cluster.map_or_else(random, Ok)?)
 }
 
-/// Whether nothing was ever stored in a directory: no vote, no entry, no image of one, no snapshot.
+/// Returns whether nothing was ever stored in a directory: no vote, no entry, no image of one, no
+/// snapshot.
 fn is_blank(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<bool, StorageError> {
     let raft = raft_dir(path);
     // What is wrong with a log or an image is told when it is opened to be written.
@@ -375,7 +377,7 @@ struct IdentityFile {
 }
 
 impl IdentityFile {
-    /// The checksum over everything else.
+    /// Returns the checksum over everything else.
     fn expected_check(&self) -> String {
         let mut text =
             format!("{} {} {} {}", self.format, self.cluster, self.node, self.initialised);
@@ -419,7 +421,7 @@ fn parse_identity(bytes: &[u8]) -> Result<Identity, (String, &'static str)> {
     }
     let id = |text: &String| {
         let parsed = u128::from_str_radix(text, 16);
-        parsed.map_err(|error| damaged(format!("`{text}` is no id: {error}")))
+        parsed.map_err(|error| damaged(format!("`{text}` is not an id: {error}")))
     };
     Ok(Identity {
         cluster: ClusterId(id(&file.cluster)?),

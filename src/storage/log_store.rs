@@ -1,4 +1,4 @@
-//! The raft log as openraft sees it; how it stands on disk is told in [`super::wal`].
+//! The raft log as openraft sees it; [`super::wal`] has its form on disk.
 //!
 //! `append` returns as soon as the entries are readable, and openraft hears through a callback
 //! when they are durable. It waits only if the disk is so far behind that the entries not yet
@@ -84,7 +84,7 @@ impl LogStore {
         Ok(Self::open_offline(disk, dir, cluster_id)?.summary())
     }
 
-    /// Whether nothing was ever stored in a log that is there.
+    /// Returns whether nothing was ever stored in a log that is there.
     pub(super) fn is_blank(
         disk: &dyn Disk,
         dir: &Path,
@@ -117,12 +117,12 @@ impl LogStore {
         wal::create(disk, dir, cluster_id, Beginning { vote: Some(vote), purged })
     }
 
-    /// The last entry purged.
+    /// Returns the last entry purged.
     pub fn purged(&self) -> Option<LogId> {
         self.reader.shared.lock().purged
     }
 
-    /// The last entry, or the last purged one if there is none.
+    /// Returns the last entry, or the last purged one if there is none.
     pub fn last(&self) -> Option<LogId> {
         self.reader.shared.lock().last
     }
@@ -133,7 +133,7 @@ impl LogStore {
         self.reader.shared.lock().vote
     }
 
-    /// The store that this log makes of its directory.
+    /// Returns the store that this log makes of its directory.
     pub fn store(&self) -> StoreId {
         self.wal.store
     }
@@ -155,7 +155,7 @@ impl LogStore {
         Ok(Self { wal, reader, guard })
     }
 
-    /// The guard of this log, to be shared with the state machine that applies its entries.
+    /// Returns the guard of this log, to be shared with the state machine that applies its entries.
     pub fn guard(&self) -> LogGuard {
         self.guard.clone()
     }
@@ -342,7 +342,7 @@ fn encode(
     Ok(encoded)
 }
 
-/// A range as `from..to`.
+/// Returns a range as `from..to`.
 fn bounds(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let from = match range.start_bound() {
         Bound::Included(from) => *from,

@@ -20,7 +20,7 @@
 //! 1. [`DataDir::open`] locks the directory and makes sure whose it is. It refuses a directory
 //!    that has lost its raft log, so it must come before the log creates one.
 //! 2. The raft log is opened in [`DataDir::raft_dir`]; it gives its [`LogEnds`]. On the first
-//!    start it must have created at least one file there, for an empty `raft/` counts as lost
+//!    start it must have created at least one file there, because an empty `raft/` counts as lost
 //!    afterwards.
 //! 3. [`StateMachine::open`] restores the registry, starts to write its image, and marks the
 //!    directory as initialised.

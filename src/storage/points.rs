@@ -8,14 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::image::RunningDigest;
 use crate::registry::{Registry, Serial};
 
-/// So many of the last entries each have a digest: replicas that wait for the next entry, or are a
-/// heartbeat apart, have some of them in common.
+/// The number of last entries that each have a digest: replicas that wait for the next entry, or
+/// are a heartbeat apart, have some of them in common.
 const RECENT: usize = 64;
 
 /// Of the entries before those, the ones whose index is a multiple of this have one.
 const EVERY: u64 = 64;
 
-/// So many of these are kept: 8,192 entries, more than a replica that keeps up is ever behind.
+/// The number of these that are kept: 8,192 entries, more than a replica that keeps up is ever
+/// behind.
 const KEPT: usize = 128;
 
 /// The encoding and hash of records. Digests of two kinds say nothing about each other, so that a
@@ -50,8 +51,8 @@ pub(super) struct Points {
 }
 
 impl Points {
-    /// Those of a registry as this entry left it; it is looked at as a whole. What no entry was
-    /// applied to has no point, for that would be taken for what the first entry left.
+    /// Returns those of a registry as this entry left it; it is looked at as a whole. What no entry
+    /// was applied to has no point, because that would be taken for what the first entry left.
     pub(super) fn of(registry: &Registry, entry: Option<u64>) -> Self {
         let running = RunningDigest::of(registry.image());
         let (recent, older) = (VecDeque::new(), VecDeque::new());
@@ -61,7 +62,8 @@ impl Points {
         points
     }
 
-    /// An entry has changed the registry; returns the serials of the records that it changed.
+    /// Notes that an entry has changed the registry; returns the serials of the records that it
+    /// changed.
     pub(super) fn follow(&mut self, entry: u64, registry: &mut Registry) -> Vec<Serial> {
         let before = registry.take_changed();
         self.running.follow(&before, registry.image());
@@ -77,7 +79,7 @@ impl Points {
         before.into_keys().collect()
     }
 
-    /// The digest of the registry, which stands at this entry.
+    /// Returns the digest of the registry, which stands at this entry.
     pub(super) fn newest(&mut self, entry: u64, registry: &Registry) -> Point {
         Point { entry, digest: self.running.digest(&registry.image().meta) }
     }
@@ -87,7 +89,7 @@ impl Points {
         self.disowned = true;
     }
 
-    /// All that are known.
+    /// Returns all that are known.
     pub(super) fn all(&self) -> Digests {
         if self.disowned {
             return Digests { kind: KIND, points: Vec::new() };

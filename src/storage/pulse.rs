@@ -12,14 +12,14 @@ use std::{
 
 use crate::clock;
 
-/// Operations of so long are compared with each other: the slowest of this stretch of time and of
-/// the one before it counts.
+/// Operations of this length are compared with each other: the slowest of this stretch of time and
+/// of the one before it counts.
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// An operation that takes longer than this is stuck, unless all of them are so slow.
 const STUCK_AFTER: Duration = Duration::from_millis(1250);
 
-/// A disk whose slow operations take so long, or longer, gets no more patience.
+/// A disk whose slow operations take this time, or longer, gets no more patience.
 const SLOWEST_MAX: Duration = Duration::from_secs(4);
 
 /// Marks what a thread is doing; clones share it.
@@ -56,7 +56,7 @@ impl Pulse {
         Beat { pulse: self.clone(), number, began }
     }
 
-    /// Notes that an operation took so long, for [`Self::slowest`].
+    /// Notes that an operation took this time, for [`Self::slowest`].
     pub fn took(&self, time: Duration) {
         let now = clock::now();
         let mut state = self.state();
@@ -139,7 +139,7 @@ mod tests {
         for _ in 0..100 {
             let beat = pulse.begin();
             advance(Duration::from_millis(1500)).await;
-            assert_eq!(pulse.stuck(), None, "all of them take so long");
+            assert_eq!(pulse.stuck(), None, "all of them are slow");
             pulse.took(beat.elapsed());
         }
         let _beat = pulse.begin();

@@ -89,7 +89,7 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Loaded, StorageError> {
     snapshot::load(&*file, None).map_err(|unusable| unusable.refusal(path, way_out))
 }
 
-/// The entry that stands for the restoration, and the vote of the term that it begins.
+/// Returns the entry that stands for the restoration, and the vote of the term that it begins.
 fn next_entry(last: Option<LogId>, node: InstanceId) -> (LogId, Vote) {
     let term = last.map_or(0, |last| last.committed_leader_id().term) + 1;
     let index = last.map_or(0, |last| last.index + 1);
@@ -97,7 +97,7 @@ fn next_entry(last: Option<LogId>, node: InstanceId) -> (LogId, Vote) {
     (LogId::new(leader, index), Vote::new(term, node.0))
 }
 
-/// The members that the entry makes: one voter.
+/// Returns the members that the entry makes: one voter.
 fn founding(entry: LogId, node: InstanceId, member: Member) -> SnapshotMeta {
     let entry = Some(entry);
     let voters = vec![BTreeSet::from([node.0])];

@@ -1,4 +1,4 @@
-//! Which source the registry is rebuilt from when a process starts. `proto-docs/storage-image.md`
+//! The source of the registry when a process starts. `proto-docs/storage-image.md`
 //! has the table; in words: the image if it is whole and the raft log goes on where it ends, else
 //! the snapshot under the same condition, else nothing at all if the log still has its first
 //! entry. openraft then applies the rest of the log. If no source connects with the log, entries
@@ -147,9 +147,9 @@ fn refuse_contradictions(
     }
 }
 
-/// An entry may be committed, and applied, while it is on the disks of others only; then a power
-/// cut leaves a registry that is ahead of its own log, and openraft mends that. But a voter alone
-/// applies nothing that is not in its own log: there the log has lost entries.
+/// An entry may be committed, and applied, while it is on the disks of others only; then a
+/// power cut leaves a registry that is ahead of its own log, and openraft mends that. But a voter
+/// alone applies nothing that is not in its own log: there the log has lost entries.
 fn accept_short_log(dir: &DataDir, log: LogEnds, at: &SnapshotMeta) -> Result<(), StorageError> {
     let (applied, last) = (index(at.last_log_id), index(log.last));
     let applied = applied.unwrap_or_default();

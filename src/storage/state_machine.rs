@@ -49,7 +49,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct StateMachineOptions {
     /// Takes what each entry brought about, in order. A task must receive from the moment openraft
-    /// starts, for it applies what is left of the log before it comes back.
+    /// starts, because it applies what is left of the log before it comes back.
     pub effects: mpsc::Sender<Applied>,
     /// The service's metrics.
     pub metrics: Metrics,
@@ -65,7 +65,7 @@ pub struct StateMachineOptions {
 }
 
 impl StateMachineOptions {
-    /// The service's options.
+    /// Returns the service's options.
     pub fn new(effects: mpsc::Sender<Applied>, metrics: Metrics, faults: FaultReporter) -> Self {
         let (newest_rules, guard) = (Rules::NEWEST, LogGuard::default());
         Self { effects, metrics, faults, newest_rules, has_image: true, guard }
@@ -150,18 +150,20 @@ impl RegistryView {
         })
     }
 
-    /// A copy of the registry, and the index of the entry that it is as of. It is cheap to make.
+    /// Returns a copy of the registry, and the index of the entry that it is as of. It is cheap to
+    /// make.
     pub fn image(&self) -> (u64, Image) {
         self.read(|registry| (self.applied.load(Ordering::Acquire), registry.image().clone()))
     }
 
-    /// The digest of the registry, and the entry that it is as of.
+    /// Returns the digest of the registry, and the entry that it is as of.
     pub fn digest(&self) -> Point {
         let Replica { registry, points, .. } = &mut *lock(&self.replica);
         points.newest(self.applied.load(Ordering::Acquire), registry)
     }
 
-    /// The digests of the registry as some entries left it, to be held against other replicas'.
+    /// Returns the digests of the registry as some entries left it, to be held against other
+    /// replicas'.
     pub fn digests(&self) -> Digests {
         lock(&self.replica).points.all()
     }
@@ -193,7 +195,7 @@ impl RegistryView {
 
 impl StateMachine {
     /// Restores the registry from what the data directory holds, and begins to write its image.
-    /// The raft log must be open already, for its ends decide what can be used.
+    /// The raft log must be open already, because its ends decide what can be used.
     ///
     /// # Errors
     /// If nothing in the directory connects with the log, or the disk fails.
@@ -209,12 +211,12 @@ impl StateMachine {
             .map_err(|newer| StorageError::Newer { path: dir.path().to_path_buf(), newer })?;
         let (queue, progress) = match store {
             Some(store) => {
-                let anew = image.is_none().then(|| registry.image().clone());
+                let fresh = image.is_none().then(|| registry.image().clone());
                 let (at, meta) = (at.clone(), registry.image().meta.clone());
                 let begin = image::Start { store, image, at: at.clone(), meta };
                 let (metrics, faults) = (&options.metrics, &options.faults);
                 let (queue, progress) = image::spawn(dir, begin, metrics, faults)?;
-                if let Some(image) = anew {
+                if let Some(image) = fresh {
                     queue.send_first(Work::Replace { image, at });
                 }
                 (queue, progress)
@@ -288,7 +290,7 @@ impl StateMachine {
         Ok(verdict)
     }
 
-    /// The part that needs the lock.
+    /// Does the part that needs the lock.
     fn advance(&mut self, entry: Entry) -> (Step, Applied) {
         let mut replica = lock(&self.replica);
         let Replica { registry, history, points, applied_at } = &mut *replica;
@@ -449,12 +451,12 @@ fn as_openraft(file: SnapshotFile) -> SnapshotOf<TypeConfig, SnapshotFile> {
     Snapshot { meta: file.meta().clone(), snapshot: file }
 }
 
-/// The registry as work for the image's writer.
+/// Returns the registry as work for the image's writer.
 fn whole(replica: &Mutex<Replica>, at: &SnapshotMeta) -> Work {
     Work::Replace { image: lock(replica).registry.image().clone(), at: at.clone() }
 }
 
-/// Between entries the registry is whole, whatever happened to a thread that looked at it; and a
+/// Between entries the registry is whole, even if a thread that looked at it has panicked; and a
 /// panic *while* it is applied to ends the task that applies.
 fn lock(replica: &Mutex<Replica>) -> MutexGuard<'_, Replica> {
     replica.lock().unwrap_or_else(PoisonError::into_inner)

@@ -30,11 +30,11 @@ pub(super) trait Worker: Send + 'static {
     /// The name of its thread.
     const NAME: &str;
 
-    /// Carries out a job, and as many of those behind it as shall share its sync. A break ends the
+    /// Carries out a job, and as many of those behind it as are to share its sync. A break ends the
     /// worker.
     fn work(&mut self, job: Self::Job, behind: &Receiver<Self::Job>) -> ControlFlow<()>;
 
-    /// When [`Self::idle`] shall be called though no job comes.
+    /// Returns when [`Self::idle`] is to be called though no job comes.
     fn due(&self) -> Option<Instant> {
         None
     }
@@ -45,7 +45,7 @@ pub(super) trait Worker: Send + 'static {
         ControlFlow::Continue(())
     }
 
-    /// Where it marks what it is doing. On a thread it does so itself.
+    /// Returns where it marks what it is doing. On a thread it does so itself.
     fn pulse(&self) -> &Pulse;
 
     /// Returns the pause that a simulated disk wants before anything is written.
@@ -74,7 +74,7 @@ impl<J> Queue<J> {
     }
 }
 
-/// Wakes a task, for a blocking queue cannot; rung for the last time when it is dropped.
+/// Wakes a task, because a blocking queue cannot; rung for the last time when it is dropped.
 #[derive(Debug)]
 struct Bell(Arc<Notify>);
 

@@ -1,6 +1,6 @@
-//! Which sockets a client may announce.
+//! The sockets that a client may announce.
 //!
-//! Whatever is announced will be told to strangers, which will send packets there. So a client out
+//! An announced socket will be told to strangers, which will send packets there. So a client out
 //! on the internet must not be able to point a chain at the machine of another, nor at the machines
 //! behind the service. Two classes matter:
 //!
@@ -61,7 +61,7 @@ pub enum Forbidden {
 }
 
 impl Forbidden {
-    /// The label of the counter of rejected requests.
+    /// Returns the label of the counter of rejected requests.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Broadcast => "address_broadcast",
@@ -74,7 +74,7 @@ impl Forbidden {
     }
 }
 
-/// Whether a client that connects from `source` may announce this socket.
+/// Returns whether a client that connects from `source` may announce this socket.
 pub fn allow(policy: AddressPolicy, source: IpAddr, announced: &Endpoint) -> Result<(), Forbidden> {
     if announced.port == 0 {
         return Err(Forbidden::Port);
@@ -107,7 +107,7 @@ pub(super) fn announced(
 enum Scope {
     /// Has a meaning only near its speaker.
     Inside,
-    /// The same host wherever it is said.
+    /// The same host in every spelling.
     Public,
 }
 
@@ -156,7 +156,7 @@ fn scope_v6(ip: Ipv6Addr) -> Result<Scope, Forbidden> {
     }
 }
 
-/// The IPv4 address that an IPv6 one stands for.
+/// Returns the IPv4 address that an IPv6 one stands for.
 fn carried_v4(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [a, b, c, d] = match ip.segments() {
         [0, 0, 0, 0, 0, 0 | 0xffff, ..] // RFC 4291, 2.5.5: compatible and mapped
@@ -184,7 +184,7 @@ impl FromStr for AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// The word in the configuration.
+    /// Returns the word in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",

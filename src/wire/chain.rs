@@ -1,4 +1,4 @@
-//! The chain server: a client announces its two sockets and is told its neighbours'.
+//! The chain server: a client announces its two sockets and gets those of its neighbours.
 //!
 //! - request: `{"msg":"CONNECT","head":"ip:port","tail":"ip:port"}`
 //! - replies: `{"msg":"CONNECT","part":"head","ip":"ip:port"}` and the same for `tail`
@@ -36,7 +36,7 @@ impl ConnectRequest {
     }
 }
 
-/// The bytes that tell a client to connect its `part` to `ip`.
+/// Returns the bytes that tell a client to connect its `part` to `ip`.
 pub fn reply(part: Part, ip: &Socket) -> Vec<u8> {
     #[derive(Serialize)]
     struct Reply<'a> {

@@ -38,7 +38,7 @@ enum State {
     /// Between messages; `junk` once something else than white space was seen, or a fault was
     /// reported to which what follows belongs.
     Between { junk: bool },
-    /// The peer speaks HTTP: whatever it sends is not for us.
+    /// The peer speaks HTTP: its bytes are not for us.
     Deaf,
     /// At the beginning of the connection, with this much of an HTTP request line seen.
     Opening(Http),

@@ -1,11 +1,11 @@
-//! EMNet: swaps an address for a short number, which people can tell each other.
+//! EMNet: swaps an address for a short number that people can pass on.
 //!
 //! - `{"msg":"ADD_PEER","IP_Peer":"any text"}` → `{"id":123456,"msg":"SUCCESS"}`
 //! - `{"msg":"ASK_IP","id":123456}` → `{"IP":"any text","msg":"SUCCESS"}`, once
 //! - any other object → `{"msg":"FAILED"}`
 //!
 //! Each reply ends with a newline and the connection stays open. What is not JSON gets no reply.
-//! Keys are sorted and strings escaped as Go's encoder does, for the original is a Go program.
+//! Keys are sorted and strings escaped as Go's encoder does, because the original is a Go program.
 
 use super::Object;
 use crate::{ids::PeerId, limits::PEER_TEXT_BYTES_MAX};
@@ -61,7 +61,7 @@ pub enum Reply<'a> {
 }
 
 impl Reply<'_> {
-    /// The bytes on the wire, newline included.
+    /// Returns the bytes on the wire, newline included.
     pub fn encode(self) -> Vec<u8> {
         let line = match self {
             Self::Added(PeerId(id)) => format!("{{\"id\":{id},\"msg\":\"SUCCESS\"}}\n"),
@@ -72,7 +72,7 @@ impl Reply<'_> {
     }
 }
 
-/// A JSON string as Go writes it: safe in HTML and in JavaScript too.
+/// Returns a JSON string as Go writes it: safe in HTML and in JavaScript too.
 fn go_string(text: &str) -> String {
     let mut string = String::with_capacity(text.len() + 2);
     for c in serde_json::Value::from(text).to_string().chars() {

@@ -4,9 +4,9 @@
 //!
 //! A message is a bare JSON object: no length before it, no newline behind it, and any number of
 //! them in one packet or any number of packets for one. A [`Decoder`] finds where each begins and
-//! ends; the seed took whatever one `read` returned for a message. White space between messages is
-//! nothing. Other bytes there are *junk*: they are passed over up to the next `{`, for a correct
-//! message must not suffer from what a careless program sent before it.
+//! ends; the seed took the bytes of one `read` for a message. White space between messages is
+//! nothing. Other bytes there are *junk*: they are passed over up to the next `{`, because a
+//! correct message must not suffer from what a careless program sent before it.
 //!
 //! One kind of junk is not forgiven: a connection that begins with an HTTP request line is deaf
 //! from then on. Any web page can make a browser send a POST with a body of its choosing, and the
@@ -14,7 +14,7 @@
 //!
 //! # Dialect
 //!
-//! JSON comes first: whatever is JSON means what JSON says. What is not is read as the seed's
+//! JSON comes first: what is JSON means what JSON says. What is not is read as the seed's
 //! chain and repair servers read it ([`Dialect::Seed`]): keys and values without quotes, trailing
 //! commas, raw control characters in strings. Two rules hold for both: the last of equal keys
 //! counts, and invalid UTF-8 becomes U+FFFD. EMNet was written with a real JSON parser and gets
@@ -29,7 +29,7 @@
 //!
 //! # Faults
 //!
-//! A legacy client sees silence and an open connection whatever it sends wrong. So nothing here
+//! A legacy client sees silence and an open connection after every mistake. So nothing here
 //! makes an error reply; a [`WireError`] or an [`Ignored`] is for the metrics and the log. The page
 //! for authors of clients is `proto-docs/messages.md`.
 
@@ -76,7 +76,7 @@ pub enum WireError {
 }
 
 impl WireError {
-    /// The label of the counter of rejected requests.
+    /// Returns the label of the counter of rejected requests.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -112,7 +112,7 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// The label of the counter of rejected requests.
+    /// Returns the label of the counter of rejected requests.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Forbidden(forbidden) => forbidden.reason(),

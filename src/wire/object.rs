@@ -1,4 +1,4 @@
-//! One message as named fields, read from its complete text.
+//! A message as named fields, read from its complete text.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -44,12 +44,12 @@ impl Object {
         }
     }
 
-    /// The value under `key`.
+    /// Returns the value under `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
     }
 
-    /// The string under `key`; `None` if there is none or it is not a string.
+    /// Returns the string under `key`; `None` if there is none or it is not a string.
     pub fn text(&self, key: &str) -> Option<&str> {
         match self.get(key)? {
             Value::Text(text) => Some(text),
@@ -57,7 +57,7 @@ impl Object {
         }
     }
 
-    /// The number under `key`; `None` if there is none or it is not a number.
+    /// Returns the number under `key`; `None` if there is none or it is not a number.
     pub fn number(&self, key: &str) -> Option<f64> {
         match self.get(key)? {
             Value::Number(number) => Some(*number),
@@ -65,7 +65,8 @@ impl Object {
         }
     }
 
-    /// The seed's way: fields lie between commas, keys before colons, quotes are optional.
+    /// Parses in the seed's way: fields lie between commas, keys before colons, quotes are
+    /// optional.
     fn parse_leniently(text: &str) -> Self {
         let mut fields = BTreeMap::new();
         let mut scanner = Scanner::new();

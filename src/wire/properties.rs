@@ -11,7 +11,7 @@ use crate::{
 
 type Found = Result<Object, WireError>;
 
-/// Everything that a decoder finds in these packets.
+/// Returns everything that a decoder finds in these packets.
 fn decode(dialect: Dialect, packets: &[&[u8]]) -> Vec<Found> {
     let mut decoder = Decoder::new(dialect);
     let mut found = Vec::new();
@@ -75,7 +75,7 @@ fn object() -> impl Strategy<Value = serde_json::Map<String, serde_json::Value>>
     vec((text(), json()), 0..6).prop_map(|fields| fields.into_iter().collect())
 }
 
-/// Whether a field is what JSON says it is.
+/// Returns whether a field is what JSON says it is.
 fn same(value: Option<&Value>, json: &serde_json::Value) -> bool {
     match value {
         Some(Value::Text(text)) => json.as_str() == Some(text),

@@ -16,7 +16,7 @@ enum Class {
     Public,
     Inside,
     No(Forbidden),
-    /// IPv6 that stands for the IPv4 address behind so many bits.
+    /// IPv6 that stands for the IPv4 address behind this number of bits.
     Carrier(u32),
 }
 
@@ -48,7 +48,7 @@ const RANGES: &[(&str, u32, Class)] = &[
     ("ff00::", 8, No(Forbidden::Multicast)),
 ];
 
-/// An address as a number, with how many bits it has.
+/// Returns an address as a number, with how many bits it has.
 fn bits(ip: IpAddr) -> (u128, u32) {
     match ip {
         IpAddr::V4(ip) => (u32::from(ip).into(), 32),
@@ -63,7 +63,7 @@ fn address(bits: u128, width: u32) -> IpAddr {
     }
 }
 
-/// The first and the last address of a range, as numbers, and their width.
+/// Returns the first and the last address of a range, as numbers, and their width.
 fn span(base: &str, prefix: u32) -> (u128, u128, u32) {
     let (first, width) = bits(base.parse().expect("an address"));
     let size = (width - prefix).min(127);
@@ -101,7 +101,7 @@ fn assert_judged(ip: IpAddr) {
     assert_eq!(near.is_ok(), class(ip) == Inside, "{ip} as a source");
 }
 
-/// An address, and what carries it if it is IPv4.
+/// Returns an address, and what carries it if it is IPv4.
 fn in_all_disguises(ip: IpAddr) -> Vec<IpAddr> {
     let (number, width) = bits(ip);
     let mut all = vec![ip];

@@ -1,4 +1,4 @@
-//! EMUDP: tells the sender of a datagram from which `ip:port` it came.
+//! EMUDP: tells the sender of a datagram its `ip:port`.
 //!
 //! STUN requests get a STUN answer. Everything else, even nothing, gets the address as text: the
 //! seed's protocol. Since a datagram's source can be forged, an answer must never be worth a
@@ -22,7 +22,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// The bytes of the datagram.
+    /// Returns the bytes of the datagram.
     pub fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Stun(bytes) => bytes,
@@ -30,7 +30,7 @@ impl Answer {
         }
     }
 
-    /// The label of the counter of answers.
+    /// Returns the label of the counter of answers.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Stun(_) => "stun",
@@ -54,7 +54,7 @@ pub enum Silence {
 }
 
 impl Silence {
-    /// The label of the counter of dropped datagrams.
+    /// Returns the label of the counter of dropped datagrams.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Reflection => "reflection",
@@ -64,7 +64,8 @@ impl Silence {
     }
 }
 
-/// The answer to a datagram from `source`. The server's own sockets must be kept out before.
+/// Returns the answer to a datagram from `source`. The server's own sockets must be kept out
+/// before.
 pub fn answer(payload: &[u8], source: Endpoint) -> Result<Answer, Silence> {
     if !may_be_client(source) {
         return Err(Silence::Source);
@@ -79,8 +80,8 @@ pub fn answer(payload: &[u8], source: Endpoint) -> Result<Answer, Silence> {
     Ok(Answer::Text(source.to_string()))
 }
 
-/// Whether a payload is what a reflector answers: an `ip:port`, in our spelling or in that of the
-/// seed, which prints IPv6 without brackets; or STUN that is not a request.
+/// Returns whether a payload is what a reflector answers: an `ip:port`, in our spelling or in that
+/// of the seed, which prints IPv6 without brackets; or STUN that is not a request.
 pub fn is_reflection(payload: &[u8]) -> bool {
     if stun::is_stun(payload) {
         return stun::BindingRequest::parse(payload).is_err();
@@ -101,7 +102,7 @@ pub fn is_reflection(payload: &[u8]) -> bool {
     ip.parse::<IpAddr>().is_ok() && port.parse::<u16>().is_ok()
 }
 
-/// Whether a client can be at this socket: a single host's address, and no service's port.
+/// Returns whether a client can be at this socket: a single host's address, and no service's port.
 fn may_be_client(source: Endpoint) -> bool {
     let broadcast = matches!(source.ip, IpAddr::V4(ip) if ip.is_broadcast());
     source.port >= CLIENT_PORT_MIN

@@ -1,4 +1,4 @@
-//! The repair server (the seed's EMDisi): a client whose neighbour left is told another.
+//! The repair server (the seed's EMDisi): a client whose neighbour left gets another one.
 //!
 //! - request: `{"msg":"RECONNECT","id":"any text","ip":"ip:port"}`, where `ip` is the client's own
 //!   socket that lost its partner
@@ -39,7 +39,7 @@ impl ReconnectRequest {
     }
 }
 
-/// The bytes that tell a client to connect its orphaned socket to `ip`.
+/// Returns the bytes that tell a client to connect its orphaned socket to `ip`.
 pub fn reply(ip: &Socket) -> Vec<u8> {
     #[derive(Serialize)]
     struct Reply<'a> {

@@ -2,7 +2,7 @@
 //!
 //! A string begins only where a key or a value may begin; anywhere else a quote is mere text.
 //! For well-formed JSON this is JSON's own rule. It also bounds what broken text can do: a
-//! message that lost its end does not swallow the next one if it was cut outside a string, for
+//! message that lost its end does not swallow the next one if it was cut outside a string, because
 //! an opening brace where no value may begin is taken as the start of a new message.
 
 use crate::limits::MESSAGE_DEPTH_MAX;
@@ -16,7 +16,7 @@ pub(super) enum Step {
     Comma,
     /// The brace that closes the message.
     End,
-    /// A brace that opens a new message, for the one so far has lost its end.
+    /// A brace that opens a new message, because the one so far has lost its end.
     Restart,
     /// A bracket that opens one level more than may be. The scanner cannot follow any further.
     TooDeep,
@@ -52,7 +52,7 @@ pub(super) struct Scanner {
 const _: () = assert!(MESSAGE_DEPTH_MAX <= u32::BITS as usize, "each open bracket has its bit");
 
 impl Scanner {
-    /// The state behind the brace that opens a message.
+    /// Returns the state behind the brace that opens a message.
     pub(super) fn new() -> Self {
         Self { place: Place::Start, in_key: true, open: 1, depth: 1 }
     }
@@ -119,7 +119,7 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    /// The steps of a message behind its opening brace that mean something.
+    /// Returns the steps of a message behind its opening brace that mean something.
     fn steps(text: &str) -> Vec<Step> {
         let mut scanner = Scanner::new();
         let steps = text.bytes().map(|byte| scanner.step(byte));

@@ -72,8 +72,8 @@ pub struct BindingRequest {
 #[error("STUN, but not a well-formed Binding request")]
 pub struct Unanswerable;
 
-/// Whether a datagram is STUN at all, well-formed or not (section 5: two zero bits, the cookie), or
-/// a message of RFC 3489: one of its six types, and the length of the datagram.
+/// Returns whether a datagram is STUN at all, well-formed or not (section 5: two zero bits, the
+/// cookie), or a message of RFC 3489: one of its six types, and the length of the datagram.
 pub fn is_stun(datagram: &[u8]) -> bool {
     has_cookie(datagram) || is_old(datagram)
 }
@@ -127,8 +127,8 @@ impl BindingRequest {
         Ok(request)
     }
 
-    /// The answer to a request from `source`: its address, or error 420 if there is something in
-    /// the request that must be understood and is not.
+    /// Returns the answer to a request from `source`: its address, or error 420 if there is
+    /// something in the request that must be understood and is not.
     pub fn reply(&self, source: Endpoint) -> Vec<u8> {
         let mut reply = Vec::with_capacity(64);
         let kind = if self.unknown.is_empty() { BINDING_SUCCESS } else { BINDING_ERROR };
@@ -160,7 +160,7 @@ impl BindingRequest {
     }
 }
 
-/// The value of an address attribute, hidden by a mask that begins with the port's.
+/// Returns the value of an address attribute, hidden by a mask that begins with the port's.
 fn address_value(source: Endpoint, mask: [u8; 16]) -> Vec<u8> {
     let (family, mut address) = match source.ip {
         IpAddr::V4(ip) => (1, ip.octets().to_vec()),
@@ -198,7 +198,7 @@ fn set_length(message: &mut [u8], more: usize) {
     message[2..4].copy_from_slice(&bytes.to_be_bytes());
 }
 
-/// The value of FINGERPRINT for the message before it (section 14.7).
+/// Returns the value of FINGERPRINT for the message before it (section 14.7).
 fn fingerprint(message: &[u8]) -> [u8; 4] {
     (crc32fast::hash(message) ^ 0x5354_554e).to_be_bytes()
 }
@@ -238,7 +238,7 @@ mod tests {
         Socket::parse(text).unwrap().endpoint()
     }
 
-    /// A request with these attributes and no fingerprint.
+    /// Returns a request with these attributes and no fingerprint.
     fn request(attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut message = hex(&format!("00010000 2112a442 {TRANSACTION}"));
         for (kind, value) in attributes {

@@ -97,8 +97,8 @@ fn what_no_client_may_announce_is_met_with_silence_and_counted() {
     assert_eq!(next.object(), told("tail", GOOD));
 }
 
-/// Proves that a client on loopback may announce any host's socket, and that it is told as it was
-/// spelled.
+/// Proves that a client on loopback may announce any host's socket, and that it is passed on as it
+/// was spelled.
 #[test]
 fn what_a_client_on_loopback_announces_is_told_as_it_was_spelled() {
     let dir = TempDir::new().unwrap();

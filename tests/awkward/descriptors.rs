@@ -56,7 +56,7 @@ fn without_descriptors_those_that_are_there_are_served() {
     println!("the chain server paused {paused} times");
     assert!((5.0..200.0).contains(&paused), "the pauses are neither missing nor a busy loop");
 
-    // What was told without descriptors was on the disk: it is told again after kill -9.
+    // Answers given without descriptors were on the disk: they are given again after kill -9.
     let service = service.kill_and_restart();
     let mut again = Client::say(service.chain(), Member(3).connect());
     assert_eq!(again.object(), told("tail", &Member(2).head()));
@@ -90,7 +90,7 @@ fn connections_leave_descriptors_to_the_disk_and_to_operators() {
 }
 
 /// Proves that all listeners of a member, the raft port among them, leave the disk what a backup
-/// needs, whatever strangers take of the rest.
+/// needs, even if strangers take all the rest.
 #[test]
 fn strangers_at_every_port_of_a_member_leave_descriptors_to_the_disk() {
     const FILES_MAX: usize = 256;

@@ -114,7 +114,7 @@ fn a_tip_that_resets_is_told_to_no_other_until_it_is_back() {
 }
 
 /// Proves the same of a client whose process ended, which closes with a FIN as a half-closed client
-/// does: it is told first, its kernel answers with a reset, and so no other hears of it.
+/// does: it is answered first, its kernel answers with a reset, and so no other hears of it.
 #[test]
 fn a_client_that_exits_while_it_waits_is_told_to_no_other() {
     let dir = TempDir::new().unwrap();

@@ -37,7 +37,7 @@ impl<'a> Honest<'a> {
         Self { service, tip: None, rounds: 0 }
     }
 
-    /// Serves so many rounds.
+    /// Serves this number of rounds.
     pub(super) fn rounds(&mut self, count: u16) {
         (0..count).for_each(|_| self.round());
     }

@@ -1,4 +1,4 @@
-//! Messages in pieces: wherever the network cuts, and whatever stands around a message, it means
+//! Messages in pieces: however the network cuts, and with anything around a message, it means
 //! the same.
 
 use std::{net::SocketAddr, thread};
@@ -141,7 +141,7 @@ fn added(answer: &str) -> u32 {
 /// Proves that a request is heard behind junk and behind messages that mean nothing, in the same
 /// packet or in pieces of three bytes, and that of two requests in a packet the first one counts.
 #[test]
-fn a_request_is_heard_behind_whatever_does_not_concern_us() {
+fn a_request_is_read_behind_foreign_bytes() {
     let dir = TempDir::new().unwrap();
     let service = Service::start(dir.path(), &[]);
     let before = [

@@ -29,7 +29,7 @@ fn with_a_dead_follower() -> (Cluster, usize, usize, usize) {
 fn the_leadership_goes_to_a_member_that_is_heard() {
     let (cluster, leader, dead, living) = with_a_dead_follower();
     let begun = clock::now();
-    let leads = format!("instance {leader} goes on leading");
+    let leads = format!("instance {leader} keeps the leadership");
     refused(cluster.at(living), &["transfer-leader", &dead.to_string()], &["is not heard", &leads]);
     assert!(clock::now() - begun < Duration::from_millis(2_500), "it is said at once");
     let said = done(cluster.at(living), &["transfer-leader"]);
@@ -82,7 +82,7 @@ fn a_member_that_moves_is_found_at_its_new_address_and_serves_clients_there() {
     refused(cluster.at(leader), &["add", &nowhere], &["runs and is reached at", "stop it first"]);
     // Nor is any sent to the address of another one.
     let taken = format!("{moved}={}", cluster.raft(living));
-    let another = format!("is where instance {living} is reached");
+    let another = format!("is the address of instance {living}");
     refused(cluster.at(leader), &["add", &taken], &[&another]);
     let address = free_address();
     eventually("the dead one is not heard any more", || {
@@ -114,7 +114,7 @@ fn an_address_is_the_same_however_it_is_spelled() {
     let port = |id: usize| cluster.raft(id).port();
     for spelled in ["LocalHost:0", "[::ffff:127.0.0.1]:", "127.0.0.1:0"] {
         let taken = format!("{}={spelled}{}", followers[0], port(followers[1]));
-        let another = format!("is where instance {} is reached", followers[1]);
+        let another = format!("is the address of instance {}", followers[1]);
         refused(cluster.at(leader), &["add", &taken], &[&another]);
     }
     // A member that runs may move to another spelling of its own address; so may the leader.

@@ -29,7 +29,7 @@ struct Slowed {
 }
 
 impl Slowed {
-    /// Three instances that serve, and each of whose syncs has taken so long from the first.
+    /// Three instances that serve, and each of whose syncs has been slow from the first.
     fn start(takes: Duration) -> Self {
         let library = TempDir::new().unwrap();
         make_library(library.path());
@@ -270,5 +270,5 @@ fn a_sole_instance_whose_disk_hangs_says_so_and_ends() {
     says_that_it_hangs(&service);
     println!("not ready after {:?}", clock::now() - began);
     ends_with_74(&mut service, began);
-    assert_eq!(client.hear_for(PATIENCE), "", "it is told nothing");
+    assert_eq!(client.hear_for(PATIENCE), "", "it hears nothing");
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn three_found_the_cluster_in_whatever_order_they_start() {
+fn three_found_the_cluster_in_any_order_of_starts() {
     let mut cluster = Cluster::new(&[]);
     cluster.start_these(&[3, 1]);
     cluster.start_these(&[2]);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[test]
-fn after_an_outage_of_all_everybody_gets_its_place_again() {
+fn after_an_outage_of_all_each_client_gets_its_place_again() {
     let mut cluster = Cluster::start(&["--resume-grace", "10min"]);
     let mut chance = Chance::new();
     let members: Vec<Member> = (0..5).map(Member).collect();

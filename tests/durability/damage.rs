@@ -1,4 +1,4 @@
-//! Files that were cut, zeroed, flipped, lost or mixed up: at the next start either everybody is
+//! Files that were cut, zeroed, flipped, lost or mixed up: at the next start either every client is
 //! told what they were told before, or the process ends with exit code 78 and one line that says
 //! what is wrong where and what can be done. It never serves less, and it never says nothing.
 

@@ -123,7 +123,7 @@ fn an_idle_instance_on_a_frozen_disk_says_so_and_ends() {
 const TOLD_MEANWHILE: u16 = 50;
 
 #[test]
-fn a_snapshot_that_hangs_holds_up_nobody_and_is_written_later() {
+fn a_snapshot_that_hangs_delays_no_client_and_is_written_later() {
     if !may_run("a hanging snapshot", "a C compiler", &["cc"]) {
         return;
     }

@@ -1,5 +1,5 @@
 //! What was told is never lost: the real process is killed under load, its files are damaged, its
-//! disk is full or fails, and whatever its clients were told before must still be so afterwards.
+//! disk is full or fails, and all that its clients were told before must still hold afterwards.
 //!
 //! `EMNETCHAIN_SEED` repeats the choices of a run. What needs root (mounts, injected faults, hangs,
 //! a power cut) runs with `EMNETCHAIN_PRIVILEGED=1`.

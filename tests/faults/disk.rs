@@ -57,7 +57,7 @@ impl Disk {
         wrapper
     }
 
-    /// From now on each sync takes so long, those included that have begun.
+    /// From now on each sync takes this time, those included that have begun.
     pub(crate) fn take(&self, time: Duration) {
         self.syncs.as_ref().expect("slowed").take(time);
     }

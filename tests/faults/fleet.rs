@@ -66,7 +66,7 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// So many instances that serve.
+    /// This number of instances, all serving.
     pub(crate) fn start(count: u8, protection: Protection, disks: Disks, flags: &[&str]) -> Self {
         let dir = TempDir::new().unwrap();
         let net = Net::new(dir.path());
@@ -245,7 +245,7 @@ impl Fleet {
     /// Waits until an instance has applied some more entries.
     pub(crate) fn wait_for_progress(&self, id: u8) {
         let applied = || read_status(self.at(id), "/status")["applied_index"].as_u64();
-        let enough = applied().expect("it is told") + 20;
+        let enough = applied().expect("the status has it") + 20;
         eventually("more is applied", || (applied()? >= enough).then_some(()));
     }
 

@@ -272,7 +272,7 @@ fn lose_power(fleet: &mut Fleet, ids: &[u8]) {
     }
 }
 
-/// Lasts so long that an instance may be given up, or not.
+/// Lasts long enough that an instance may be given up, or not.
 fn last(random: &mut Random) {
     thread::sleep(Duration::from_millis(200 + random.next() % 4500));
 }

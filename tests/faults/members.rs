@@ -26,7 +26,7 @@ impl Fleet {
 
     /// Takes an instance out for good, which runs or not.
     pub(crate) fn shrink(&mut self, id: u8) {
-        self.insist(&["remove", &id.to_string()], "is no member");
+        self.insist(&["remove", &id.to_string()], "is not a member");
         if let Some(mut gone) = self.drop_one(id) {
             let status = gone.stop();
             assert_eq!(status.code(), Some(0), "{}", gone.log());

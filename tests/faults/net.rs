@@ -135,7 +135,7 @@ impl Net {
         self.drop_at(to, &format!("ip saddr {}", self.ip(from)));
     }
 
-    /// Of what arrives at `to`, so many packets in a hundred are lost.
+    /// Of what arrives at `to`, this share of packets in a hundred is lost.
     pub(crate) fn lose(&self, percent: u8, to: u8) {
         self.drop_at(to, &format!("iif eth0 numgen random mod 100 < {percent}"));
     }

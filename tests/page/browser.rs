@@ -238,7 +238,7 @@ fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> String 
 }
 
 /// Sends a request, and reads the status line and the body of its answer. The driver keeps the
-/// connection open, whatever it is asked to do.
+/// connection open, for every request.
 fn exchange(address: SocketAddr, request: &str) -> io::Result<(String, Value)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -26,8 +26,8 @@ pub(crate) fn join(service: &Service, number: usize) -> Client {
     Client::say(service.chain(), connect)
 }
 
-/// Makes one chain of so many clients, in no certain order but for the last one, which is returned:
-/// it waits for a newcomer.
+/// Makes one chain of this number of clients, in no certain order but for the last one, which is
+/// returned: it waits for a newcomer.
 pub(crate) fn chain_of(service: &Service, count: usize) -> Client {
     let next = AtomicUsize::new(0);
     let (sender, done) = mpsc::channel();

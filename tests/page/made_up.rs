@@ -37,7 +37,7 @@ fn privileged_names_of_strangers_stay_text() {
     let unnamed = "return [...document.querySelectorAll('#list bdi')]
         .map((it) => [it.textContent, it.classList.contains('unnamed')]).slice(1)";
     assert_eq!(browser.run(unnamed), json!([["default", true], ["default", false]]));
-    // The address leads to the chain again, whatever its name is.
+    // The address leads to the chain again, with any name.
     browser.click("#list a");
     browser.until("return document.getElementById('explanation').hidden", &json!(true));
     let url = browser.run("return location.href");

@@ -178,7 +178,7 @@ pub(crate) struct Generator {
     offered: Vec<SessionId>,
     first: bool,
     joining: std::ops::Range<u64>,
-    /// Those who died, as numbers of persons.
+    /// The dead, as numbers of persons.
     dead: BTreeSet<u64>,
     /// The sockets whose loss is reported next.
     reports: Vec<u64>,

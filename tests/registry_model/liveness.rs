@@ -80,7 +80,7 @@ impl World {
         clients.map(|serial| self.registry.client(serial).expect("it is shown").clone()).collect()
     }
 
-    /// Whatever was offered arrives, and what is due is done.
+    /// Every offer arrives, and what is due is done.
     fn come_to_rest(&mut self, chain: &ChainName) {
         loop {
             let clients = self.clients(chain);
@@ -105,7 +105,7 @@ fn shuffle<T>(random: &mut Random, items: &mut [T]) {
     }
 }
 
-/// After any sequence, some clients of the chain die. The others ask for whatever partner they
+/// After any sequence, some clients of the chain die. The others ask for any partner that they
 /// lost, until they are told of a living one: all of them are one path soon, and nothing moves
 /// after that.
 pub(crate) fn survivors_become_one_path(seed: u64, weights: Weights) {

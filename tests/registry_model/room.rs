@@ -1,4 +1,5 @@
-//! Rule 19: who makes room for a newcomer. Everything is counted by looking at all of it.
+//! Rule 19: the entries that make room for a newcomer. Everything is counted by looking at all of
+//! it.
 
 use std::collections::BTreeMap;
 

@@ -67,7 +67,7 @@ impl Model {
         gap.is_some_and(|gap| self.cut_off(&gap.between)) // 8
     }
 
-    /// Cuts off one client or two, whatever they ask, if those beside them say that they are gone
+    /// Cuts off one client or two, asking or not, if those beside them say that they are gone
     /// and one of these has said so again and again (8).
     fn cut_doubted(&mut self, chain: &ChainName) -> bool {
         let runs = self.runs.iter().filter(|run| run.chain == *chain);

@@ -224,7 +224,7 @@ fn guarded(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
 const SIMPLER: [fn(&mut Step); 3] =
     [|step| step.wait_ms = 0, |step| step.behind_ms = 0, |step| step.rebuild = false];
 
-/// Leaves out whatever is not needed for a failure.
+/// Leaves out all that is not needed for a failure.
 fn shrink(mut steps: Vec<Step>) -> Vec<Step> {
     loop {
         let before = format!("{steps:?}");

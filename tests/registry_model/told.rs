@@ -351,7 +351,7 @@ impl Told {
         }
     }
 
-    /// Whatever a client was told, and others of it, may have ended.
+    /// Each link that a client was told of may have ended.
     fn touch(&mut self, client: &Known) {
         for socket in [client.head, client.tail] {
             let others = self.facts.iter().filter(|(_, fact)| fact.partner == socket);

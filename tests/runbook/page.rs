@@ -150,7 +150,7 @@ impl Section {
         eventually(command, || self.try_run(command, words).status.success().then_some(()));
     }
 
-    /// Runs a command of the page to its end, whatever that is.
+    /// Runs a command of the page to its end.
     #[track_caller]
     pub(crate) fn try_run(&self, command: &str, words: &Words) -> Output {
         let mut shell = self.shell(command, words, "");

@@ -17,7 +17,7 @@ use crate::{
 /// Living clients that the world keeps up.
 const POPULATION: usize = 9;
 
-/// How often a client looks after an unanswered repair before it joins anew: if both its
+/// How often a client looks after an unanswered repair before it joins again: if both its
 /// connections broke, it is no client of the chain any more.
 const WAITS_MAX: u32 = 3;
 
@@ -213,7 +213,7 @@ impl World {
         if self.people[number].asks.iter().any(repairs) {
             return;
         }
-        // Both sides of a gap have the id that who left gave them, or each makes one of its own.
+        // Both sides of a gap have the id that the leaver gave them, or each makes one of its own.
         let me = self.people[number].socket(part).endpoint();
         let knew_me = self.people.iter().any(|other| {
             let told =
@@ -228,19 +228,20 @@ impl World {
     }
 
     /// A client closes its connections and asks for everything.
-    fn join_anew(&mut self, number: usize) {
+    fn join_again(&mut self, number: usize) {
         let its = self.connections.iter().filter(|(_, connection)| connection.person == number);
         for connection in its.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.connections.remove(&connection).into_iter().for_each(|old| old.visit.close());
         }
         let person = &mut self.people[number];
         (person.asks, person.waits) = (vec![Ask::Connect], 0);
-        // Until it is told again it answers no partner, so one that still counts on it asks too.
+        // Until it is answered again it answers no partner, so one that still counts on it asks
+        // too.
         (person.told_head, person.told_tail) = (None, None);
         self.plan(100, 500, Event::Knock(number, Ask::Connect));
     }
 
-    /// Looks after both sockets. A partner that is dead, or that talks to somebody else whenever it
+    /// Looks after both sockets. A partner that is dead, or that talks to another one whenever it
     /// is looked at, is missed.
     pub(crate) fn review(&mut self, number: usize) {
         if !self.people[number].alive {
@@ -251,7 +252,7 @@ impl World {
         let repairs = person.asks.iter().any(|ask| *ask != Ask::Connect);
         person.waits = if repairs { person.waits + 1 } else { 0 };
         if person.waits > WAITS_MAX {
-            return self.join_anew(number);
+            return self.join_again(number);
         }
         for part in [Part::Tail, Part::Head] {
             let me = self.people[number].clone();

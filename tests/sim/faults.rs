@@ -197,7 +197,7 @@ impl World {
                     let other = if *a == leader { b } else { a };
                     (*a == leader || *b == leader) && !friends.contains(other)
                 }
-                // Whatever.
+                // Anything.
                 _ => self.chance.percent(50),
             })
             .flat_map(both)
@@ -252,7 +252,7 @@ impl World {
         self.plan(100, most, Event::Heal(Fault::Paused(paused)));
     }
 
-    /// Who leads and knows it.
+    /// The instance that leads and knows it.
     pub(crate) fn leader(&self) -> Option<InstanceId> {
         let leads = |instance: &Instance| {
             instance.cluster().is_some_and(|cluster| cluster.status().role == "leader")
@@ -260,7 +260,7 @@ impl World {
         self.instances.iter().find(|(_, instance)| leads(instance)).map(|(id, _)| *id)
     }
 
-    /// Whoever is down is started.
+    /// Starts all that are down.
     pub(crate) fn restart_all(&mut self) {
         self.ids().into_iter().for_each(|id| self.heal(Fault::Down(id)));
     }

@@ -1,6 +1,6 @@
 //! Liveness while things go wrong (L3): instances that are up, whose disks work and that all reach
 //! each other are *well*. Where they are a majority, and have been for a while, there is a leader,
-//! and clients of each of them are answered, whatever happens to the others.
+//! and clients of each of them are answered, even if the others fail.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

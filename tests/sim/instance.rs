@@ -45,10 +45,10 @@ use crate::{
 /// The cluster that all simulated instances belong to.
 const CLUSTER: ClusterId = ClusterId(0x51);
 
-/// Entries whose effects may wait for the witness, who takes them one by one.
+/// Entries whose effects may wait for the witness, which takes them one by one.
 const EFFECTS_MAX: usize = 64;
 
-/// The log is cut early, so that whoever lags is sent a snapshot.
+/// The log is cut early, so that an instance that lags is sent a snapshot.
 const LOG_BOUNDS: LogBounds = LogBounds { snapshot_after_entries: 60, entries_kept: 20 };
 
 /// What all instances share.
@@ -254,7 +254,7 @@ impl Instance {
         self.shared.oracle.runs(self.id, false);
     }
 
-    /// A client connects; `None` if nobody serves it.
+    /// A client connects; `None` if no instance serves it.
     pub(crate) fn enter(
         &self,
         protocol: Protocol,

@@ -1,4 +1,4 @@
-//! Who led when, as the entries tell it: the checks of raft's promises about leaders (S14) and of
+//! The leaders, as the entries tell them: the checks of raft's promises about leaders (S14) and of
 //! what leaders say about time (B5).
 
 use std::{collections::BTreeMap, mem::take};
@@ -136,7 +136,7 @@ impl Leaders {
         Ok(is_new)
     }
 
-    /// Leader completeness (raft, figure 3): whatever was committed before this leader was heard
+    /// Leader completeness (raft, figure 3): all that was committed before this leader was heard
     /// of is in its log, which ends in `last`.
     fn is_complete(&self, leader: Leader, last: Option<Place>) -> Result<(), String> {
         let before = self.committed.partition_point(|(highest, _)| *highest < leader);

@@ -25,7 +25,7 @@ use crate::{
 /// The most entries in one reading, so that replication goes in steps.
 const READ_MAX: u64 = 16;
 
-/// A write under way: its entries, its result, and who waits for it.
+/// A write under way: its entries, its result, and the waiter.
 type Write = (Vec<LogId>, OneshotReceiverOf<TypeConfig, io::Result<()>>, IOFlushed<TypeConfig>);
 
 /// What is the same for the log and its readers.

@@ -152,7 +152,7 @@ fn seeds() {
 /// openraft would let a leader go on in its old term. What its disk lost, others may have, and the
 /// next entries would bear the same numbers.
 #[test]
-fn a_leader_that_comes_back_is_elected_anew() {
+fn a_leader_that_comes_back_is_elected_again() {
     assert_plays(Play::LeaderComesBack, 0..2);
 }
 

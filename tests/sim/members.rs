@@ -39,7 +39,7 @@ impl Config {
 /// The members as the log has them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Members {
-    /// By index: the one that was committed last, and whatever was written after it.
+    /// By index: the one that was committed last, and all that was written after it.
     configs: BTreeMap<u64, BTreeMap<LogId, Config>>,
     committed: Config,
 }

@@ -1,5 +1,5 @@
 //! The network between the instances: every direction of every pair has its delay and can be cut;
-//! connections can be reset. Who listens is registered here, so an instance that is down refuses.
+//! connections can be reset. Listeners are registered here, so an instance that is down refuses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -115,7 +115,7 @@ impl Network {
         incoming
     }
 
-    /// An instance is gone: its connections break and nobody listens.
+    /// An instance is gone: its connections break and it no longer listens.
     pub(crate) fn silence(&self, at: InstanceId) {
         let mut state = self.lock();
         state.listeners.remove(&at);
@@ -155,7 +155,7 @@ impl Network {
         !state.cut.contains(&way) && most <= GOOD_MS
     }
 
-    /// From now on bytes take so many milliseconds on a way.
+    /// From now on bytes take this number of milliseconds on a way.
     pub(crate) fn set_delay(&self, way: Way, least: u64, most: u64) {
         let mut state = self.lock();
         state.delays.insert(way, (least, most));

@@ -2,7 +2,7 @@
 //! those of `proto-docs/chains.md` (I) and of the checker for whole histories (S, L).
 //!
 //! The first instance that applies an entry shows what is committed; the oracle applies it to a
-//! registry of its own, and from then on everybody must agree. What sessions are told is compared
+//! registry of its own, and from then on all must agree. What sessions are told is compared
 //! with what that registry says, and that is held to the invariants of `tests/registry_model/told`.
 
 use std::{
@@ -28,7 +28,7 @@ use crate::{
     trace::{Trace, digest},
 };
 
-/// The registry of an instance checks itself after every so many entries.
+/// The registry of an instance checks itself after each of this number of entries.
 const CHECK_EVERY: u64 = 8;
 
 /// What is committed at one index.
@@ -116,7 +116,7 @@ impl Oracle {
         self.state.lock().unwrap()
     }
 
-    /// Notes what happens, for the comparison of two runs and for whoever reads a failure.
+    /// Notes what happens, for the comparison of two runs and for the reader of a failure.
     pub(crate) fn note(&self, line: String) {
         self.lock().trace.note(line);
     }
@@ -215,7 +215,7 @@ impl Oracle {
         });
     }
 
-    /// Entries go into somebody's log.
+    /// Entries go into an instance's log.
     pub(crate) fn appends(&self, life: Life, mut before: Option<LogId>, entries: &[Entry]) {
         self.judge(|state| {
             for entry in entries {
@@ -316,7 +316,7 @@ impl Oracle {
                 let is_its = session.instance == who && session.incarnation == life;
                 is_its && !state.carried_out.contains(&(index, *n))
             });
-            require(missing.is_none(), "L2: who waits is told", || {
+            require(missing.is_none(), "L2: every caller that waits is told", || {
                 format!("{who:?} at {index}: {missing:?}")
             })
         });

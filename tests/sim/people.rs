@@ -1,6 +1,6 @@
 //! The clients: programs with two sockets each that join a chain, wait, die, miss each other and
-//! ask again. They know what they were told and nothing else, as clients do; who is dead is told to
-//! their partners by silence, after a while.
+//! ask again. They know what they were told and nothing else, as clients do; the death of a
+//! neighbour is told to their partners by silence, after a while.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -25,7 +25,7 @@ pub(crate) struct Person {
     pub(crate) told_tail: Option<Endpoint>,
     /// What it asks for, be it connected or about to connect again.
     pub(crate) asks: Vec<Ask>,
-    /// The sockets whose partner was found to be busy with somebody else when it last looked.
+    /// The sockets whose partner was found to be busy with another one when it last looked.
     pub(crate) doubts: Vec<Part>,
     /// How often it has looked and found a repair unanswered.
     pub(crate) waits: u32,

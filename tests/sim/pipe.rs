@@ -35,7 +35,7 @@ struct State {
     cut: bool,
     /// The connection is broken.
     reset: bool,
-    /// Nobody will read any more, and the far kernel will say so when bytes arrive.
+    /// No one will read any more, and the far kernel will say so when bytes arrive.
     unread: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
@@ -51,7 +51,7 @@ impl State {
 }
 
 impl Pipe {
-    /// A pipe whose bytes take so long.
+    /// A pipe whose bytes take this time.
     pub(crate) fn new(delay: Duration, cut: bool) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State { delay, cut, ..State::default() })))
     }
@@ -60,7 +60,7 @@ impl Pipe {
         self.0.lock().unwrap()
     }
 
-    /// From now on bytes take so long.
+    /// From now on bytes take this time.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.lock().delay = delay;
     }

@@ -1,5 +1,5 @@
 //! Mistakes that are built into the doubles around the real code, one at a time, to show that the
-//! simulation finds them: each by a promise that is named beforehand, within so many seeds.
+//! simulation finds them: each by a promise that is named beforehand, within a number of seeds.
 //! `proto-docs/simulation.md` has them as a table.
 
 use std::{
@@ -30,7 +30,7 @@ pub(crate) enum Planted {
     DiffersAndServes,
     /// A log says that entries are durable when it has taken them.
     DurableTooEarly,
-    /// What goes to other instances is not always what stands in the log.
+    /// Entries sent to other instances are not always those in the log.
     EntriesChanged,
     /// Members that are down at a start do not belong to the list of those that found a cluster.
     FoundedWithoutAll,
@@ -54,11 +54,11 @@ pub(crate) enum Planted {
     OldCopyTaken,
     /// The sessions of a life stay open when it is over.
     SessionsOutliveLives,
-    /// Who waits with a repair id, and is no client, is not in snapshots.
+    /// A caller that waits with a repair id, and is no client, is not in snapshots.
     SnapshotWithoutCallers,
     /// The name of a store follows from the number of its instance, and not from chance.
     StoresLookAlike,
-    /// The list of an instance is not held against what its history knows.
+    /// The list of an instance is not compared with its history.
     StrangerTaken,
     /// The syncs of files do nothing.
     SyncRemoved,
@@ -72,7 +72,7 @@ pub(crate) enum Planted {
     WipedDiskTaken,
 }
 
-/// Within so many seeds a mistake must be found.
+/// The number of seeds within which a mistake must be found.
 const SEEDS_MAX: u64 = 20;
 
 /// Where a mistake is looked for.
@@ -175,6 +175,6 @@ found! {
     sync_removed SyncRemoved Wild 1 "S6: "
     term_keeps_time_base TermKeepsTimeBase Wild 1 "B5: log time passes while its stamper runs"
     vote_not_stored VoteNotStored Wild 1 "S14: a vote never goes back or S6: a store opens again"
-    waiter_not_told WaiterNotTold Wild 1 "L2: who waits is told"
+    waiter_not_told WaiterNotTold Wild 1 "L2: every caller that waits is told"
     wiped_disk_taken WipedDiskTaken Wild 1 "S6: what was durable survives a crash"
 }

@@ -268,7 +268,7 @@ impl World {
     }
 }
 
-/// L3: two are cut off one after the other, for so long that the others give them up.
+/// L3: two are cut off one after the other, long enough that the others give them up.
 pub(crate) async fn given_up(world: &mut World) {
     if !world.all_serve().await {
         return;

@@ -53,7 +53,7 @@ struct State {
     paused_at: Option<u64>,
     /// The life, as the registry counts it, whose sessions are open.
     open: Option<Incarnation>,
-    /// The instance has crashed: whatever still runs of it is not real any more.
+    /// The instance has crashed: all that still runs of it is no longer real.
     is_over: bool,
 }
 
@@ -280,8 +280,8 @@ impl Witness {
         entry
     }
 
-    /// A planted mistake: the registry came from a snapshot, and who waits without being a client
-    /// is not in it.
+    /// A planted mistake: the registry came from a snapshot, and a caller that waits without being
+    /// a client is not in it.
     fn forget_callers(&self, proposal: &mut Proposal) {
         let view = self.view.get().expect("it sees the registry before it applies");
         let forget =

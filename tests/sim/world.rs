@@ -52,7 +52,7 @@ pub(crate) enum Event {
     Probe(InstanceId),
     /// An instance that was removed is stopped.
     Retire,
-    /// A client looks whether it still waits for something that nobody works on.
+    /// A client looks whether it still waits for something that no one works on.
     Review(usize),
     /// Some are spared for a while.
     Spare,
@@ -72,8 +72,8 @@ pub(crate) struct World {
     /// What a new instance is given.
     pub(crate) shared: Shared,
     pub(crate) people: Vec<Person>,
-    /// Whether the two sides of a gap may ask with a common id. It pairs them whatever stands
-    /// between them by now, so the chain need not become one path then.
+    /// Whether the two sides of a gap may ask with a common id. It pairs them, with anything that
+    /// stands between them by now, so the chain need not become one path then.
     pub(crate) has_common_ids: bool,
     /// Whether faults, deaths and newcomers go on.
     pub(crate) is_wild: bool,
@@ -173,7 +173,7 @@ impl World {
         id
     }
 
-    /// Has something happen in so many milliseconds.
+    /// Has something happen in this number of milliseconds.
     pub(crate) fn plan(&mut self, least: u64, most: u64, event: Event) {
         let at = now() + Duration::from_millis(self.chance.between(least, most));
         self.plan_at(at, event);

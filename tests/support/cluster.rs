@@ -201,14 +201,14 @@ pub fn assert_equal_registries(services: &[&Service]) {
     assert!(digests.iter().all(|one| *one == digests[0]), "replicas differ: {digests:?}");
 }
 
-/// Waits until an instance counts so many clients.
+/// Waits until an instance counts this number of clients.
 pub fn wait_for_clients(service: &Service, count: usize) {
     eventually(&format!("{count} clients are registered"), || {
         (service.metric("emnetchain_clients") == count as f64).then_some(())
     });
 }
 
-/// Waits until an instance counts so many asks.
+/// Waits until an instance counts this number of asks.
 pub fn wait_for_asks(service: &Service, count: usize) {
     eventually(&format!("{count} sockets ask"), || {
         (service.metric("emnetchain_asks") == count as f64).then_some(())

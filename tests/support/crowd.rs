@@ -164,7 +164,7 @@ impl<'a> Crowd<'a> {
         }
     }
 
-    /// Has the clients at work while `drive` runs. At its end everybody was told all they waited
+    /// Has the clients at work while `drive` runs. At its end each was told all that it waited
     /// for, except one last client, which is returned: the tip of the chain.
     pub(crate) fn work_while(
         &self,
@@ -401,7 +401,7 @@ fn field<'t>(answer: &'t str, pattern: &str) -> Option<&'t str> {
     answer.strip_prefix(before)?.strip_suffix(after)
 }
 
-/// Asserts that everybody is told the same again, that the chain is one path in the order of
+/// Asserts that all are told the same again, that the chain is one path in the order of
 /// arrival, and that the service counts as many clients and links.
 pub(crate) fn assert_all_is_as_told(service: &Service, door: &dyn Door, history: &History) {
     let crowd = Crowd::new(door, history);

@@ -1,7 +1,7 @@
 //! Everything that clients were told, held against itself with every new word.
 //!
 //! A link exists here from the moment that either side was told of it. Only a repair that this test
-//! asked for may end one. So whatever else is told to a client, ever, must agree.
+//! asked for may end one. So everything else that is told to a client, ever, must agree.
 
 #![allow(dead_code, reason = "each test program uses its own part")]
 

@@ -74,7 +74,7 @@ impl Service {
         })
     }
 
-    /// Starts the service in a process that may open so many files at most.
+    /// Starts the service in a process that may open this number of files at most.
     pub fn start_with_files_max(data_dir: &Path, files_max: usize, arguments: &[&str]) -> Self {
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
         let files_max = files_max.to_string();

@@ -71,7 +71,7 @@ impl Mount {
 
     /// Has every write wait, as a snapshot of the volume or a storage network that is gone does.
     pub(crate) fn freeze(&self) -> Frozen {
-        // The end of the test, whatever it is, closes the pipe that is read from.
+        // Any end of the test closes the pipe that is read from.
         let script = "fsfreeze -f \"$0\"; echo frozen; read _ || true; fsfreeze -u \"$0\"";
         let command = self.wrapper(&["sh", "-ec", script, path(self.dir.path())]);
         let (keeper, line) = keep(&command);

@@ -121,7 +121,7 @@ impl Clients {
         Ok(bytes)
     }
 
-    /// Whatever was said has been heard, and each that closed was expected to.
+    /// All that was said has been heard, and each that closed was expected to.
     fn expect_nothing_more(&mut self) -> Result<(), String> {
         for (name, connection) in &mut self.open {
             let looked = if connection.ended { Ok(()) } else { connection.expect_silence(AT_ONCE) };

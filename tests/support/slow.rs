@@ -82,7 +82,7 @@ impl Syncs {
         ["env".to_owned()].into_iter().chain(set).collect()
     }
 
-    /// From now on each sync takes so long, those included that have begun.
+    /// From now on each sync takes this time, those included that have begun.
     pub(crate) fn take(&self, time: Duration) {
         self.take_of("/", time);
     }

@@ -24,7 +24,7 @@ pub(crate) struct Told {
     over: AtomicBool,
 }
 
-/// Lets no pair come any more, whatever happens.
+/// Lets no pair come any more.
 struct Over<'a>(&'a Told);
 
 impl Drop for Over<'_> {

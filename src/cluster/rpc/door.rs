@@ -1,4 +1,4 @@
-//! Which connections are open. An instance has at most one connection of each kind to us: a new one
+//! The open connections. An instance has at most one connection of each kind to us: a new one
 //! takes the place of the old, whose other end is usually gone. So what a member can hold is
 //! bounded, and a member that comes back need not wait until we notice that it was gone.
 

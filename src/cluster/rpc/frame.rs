@@ -1,4 +1,4 @@
-//! Frames: how messages are cut out of a connection's bytes. All numbers are little-endian:
+//! Frames: the form of messages in a connection's bytes. All numbers are little-endian:
 //!
 //! ```text
 //! length u32 | crc32 u32 | id u64 | body          length and crc32 cover id and body
@@ -128,8 +128,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { input, buffer: Vec::new(), from: 0 }
     }
 
-    /// The next frame; `None` when the connection ends between two. May be dropped and called again
-    /// at any time; nothing is lost.
+    /// Returns the next frame; `None` when the connection ends between two. May be dropped and
+    /// called again at any time; nothing is lost.
     ///
     /// # Errors
     /// If the connection fails, or carries something else than frames.
@@ -147,7 +147,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    /// A frame that has come whole.
+    /// Returns a frame that has come whole.
     fn take(&mut self) -> Result<Option<Frame>, FrameError> {
         let arrived = &self.buffer[self.from..];
         let Some((prefix, rest)) = arrived.split_first_chunk::<4>() else { return Ok(None) };
@@ -182,7 +182,8 @@ mod tests {
 
     use super::*;
 
-    /// All frames that come out of bytes which arrive in pieces, and whether the end was an error.
+    /// Returns all frames that come out of bytes which arrive in pieces, and whether the end was an
+    /// error.
     fn read(pieces: Vec<Vec<u8>>) -> (Vec<Frame>, bool) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {

@@ -90,7 +90,7 @@ fn frames() {
     let bodies = ["requests.txt", "responses.txt"].map(codec::golden::all_of).concat();
     let framed_bodies: Vec<_> =
         bodies.iter().map(|body| frame::encode(7, &body.as_slice()).expect("short")).collect();
-    // A list is made with room for 1 MiB at the most before its items are seen (serde).
+    // A list is made with room for 1 MiB at most before its items are seen (serde).
     let target = Target::new("frames", 2 << 20).with(bodies).with(framed_bodies);
     target.run(20_000, |input, chance| {
         let bytes = framed(input, chance);

@@ -1,7 +1,7 @@
 //! The first bytes of a connection, the same over every transport. The side that connected says
 //! which instance it is and which one it wants; the other side answers; then the first gives its
-//! verdict, for it may be the one that remembers more. All numbers are little-endian, and all three
-//! messages have one form:
+//! verdict, because it may be the one that remembers more. All numbers are little-endian, and all
+//! three messages have one form:
 //!
 //! ```text
 //! "EMNETRFT" | version u16 | refusal u8 | length u16 | body, in postcard
@@ -89,7 +89,7 @@ impl Refusal {
         Self::Version,
     ];
 
-    /// Its name in metrics and logs.
+    /// Returns its name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cluster => "cluster",
@@ -125,7 +125,7 @@ impl Refusal {
         }
     }
 
-    /// Its number in an answer.
+    /// Returns its number in an answer.
     pub fn code(self) -> u8 {
         match self {
             Self::Cluster => 1,
@@ -211,7 +211,7 @@ struct Body {
 }
 
 impl Hello {
-    /// Whether `me` may go on with it, as far as the hello says.
+    /// Returns whether `me` may go on with it, as far as the hello says.
     ///
     /// # Errors
     /// Its fault.
@@ -315,10 +315,10 @@ pub async fn receive(
     let (code, body) = read_rest(input).await?;
     let facts = postcard::take_from_bytes::<Facts>(&body).ok().map(|(facts, _later)| facts);
     match (code, Refusal::of(code)) {
-        (0, _) if facts.is_none() => Err(refused("it says nothing of itself")),
+        (0, _) if facts.is_none() => Err(refused("it does not introduce itself")),
         (0, _) => Ok((None, facts)),
         (_, Some(refusal)) => Ok((Some(refusal), facts)),
-        (_, None) => Err(refused("it refuses this instance, for a reason that is not known here")),
+        (_, None) => Err(refused("it refuses this instance, for a reason unknown to this version")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The asking side: one connection to one member.
+//! The requesting side: one connection to one member.
 //!
 //! A task owns the connection. It connects when there is something to say, and fails what is asked
 //! while the member cannot be reached, at once and with the reason; raft does the repeating. One
@@ -39,7 +39,7 @@ const WRITE_BYTES: usize = 256 * 1024;
 /// The first and the longest pause before a member that could not be reached is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(400));
 
-/// A connection on which nothing moves for so long, though something should, is given up.
+/// A connection on which nothing moves for this time, though something should, is given up.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// The number of checks until silence is believed.
@@ -103,7 +103,7 @@ impl Waiting {
             Ok(Ok(Response::Failed(why))) => Err(CallError::Failed(why)),
             Ok(Ok(Response::Contradicted(why))) => {
                 let instance = self.target.0;
-                tracing::warn!(instance, %why, "an instance refuses the entries of this one");
+                tracing::warn!(instance, %why, "an instance refuses the entries of this leader");
                 Err(CallError::Failed(why))
             }
             Ok(answer) => answer,
@@ -113,7 +113,7 @@ impl Waiting {
 }
 
 impl Link {
-    /// A way to the member; it connects when there is something to ask.
+    /// Creates a way to the member; it connects when there is something to ask.
     pub fn new(
         transport: Arc<dyn Transport>,
         target: InstanceId,

@@ -31,7 +31,8 @@ pub enum Request {
         /// The commands.
         commands: Vec<Command>,
     },
-    /// Raft: here is a snapshot of so many bytes. They follow, as they are, in frames of their own.
+    /// Raft: here is a snapshot, with its size in bytes. They follow, as they are, in frames of
+    /// their own.
     Snapshot {
         /// The leader that sends it.
         vote: Vote,
@@ -85,7 +86,8 @@ pub enum Response {
 }
 
 impl Request {
-    /// The instance in whose name it is made, if it names one. It must be the one at the other end.
+    /// Returns the instance in whose name it is made, if it names one. It must be the one at the
+    /// other end.
     pub fn author(&self) -> Option<InstanceId> {
         let vote = match self {
             Self::AppendEntries(rpc) => &rpc.vote,

@@ -1,4 +1,4 @@
-//! Requests between instances, over whatever [`Transport`](super::transport::Transport).
+//! Requests between instances, over any [`Transport`](super::transport::Transport).
 //!
 //! A [`Link`] is the asking side: one connection to one member, opened when there is something to
 //! ask and again when it was lost. Requests go out without waiting for earlier answers. A

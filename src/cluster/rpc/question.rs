@@ -1,4 +1,4 @@
-//! Requests that have one kind of answer, as types: what is asked decides what comes back.
+//! Requests that have one kind of answer, as types: the type of a request names that of its answer.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ pub trait Question: Sized {
     /// The answer.
     type Answer;
 
-    /// The request.
+    /// Returns the request.
     fn request(self) -> Request;
 
-    /// The answer in a response; `None` if it is another kind of response.
+    /// Returns the answer in a response; `None` if it is another kind of response.
     fn answer(response: Response) -> Option<Self::Answer>;
 
-    /// Asks over a link, and waits at most so long.
+    /// Asks over a link, and waits for this time at most.
     ///
     /// # Errors
     /// If no answer comes, or one of another kind.

@@ -118,7 +118,7 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    /// The reason under which it is counted as a refusal; `None` for what just happens to
+    /// Returns the reason under which it is counted as a refusal; `None` for what just happens to
     /// connections.
     pub fn refusal(&self) -> Option<&'static str> {
         match self {
@@ -138,7 +138,7 @@ impl ServeError {
 }
 
 impl Service {
-    /// A service.
+    /// Creates a service.
     pub fn new(options: ServiceOptions) -> Self {
         Self(options, Door::default())
     }
@@ -158,7 +158,7 @@ impl Service {
         self.attend(stream, guest).await
     }
 
-    /// The first half of [`Self::serve`]: the two ends introduce themselves.
+    /// Does the first half of [`Self::serve`]: the two ends introduce themselves.
     ///
     /// # Errors
     /// If the connection fails, or one of the two refuses the other.
@@ -170,7 +170,7 @@ impl Service {
         self.0.greeter.hear(stream, proven).await.map_err(ServeError::Unwelcome)
     }
 
-    /// The second half of [`Self::serve`]: answers what the other end asks.
+    /// Does the second half of [`Self::serve`]: answers what the other end asks.
     ///
     /// # Errors
     /// If the connection fails, or what it carries is refused.
@@ -219,7 +219,7 @@ impl Service {
         standing.map_or_else(failed, Response::Introduced)
     }
 
-    /// Whether this instance may give a vote: see [`gate`].
+    /// Returns whether this instance may give a vote: see [`gate`].
     fn may_vote(&self) -> bool {
         let greeter = &self.0.greeter;
         let membership = self.0.raft.metrics().borrow_watched().membership_config.clone();
@@ -237,7 +237,7 @@ impl Service {
     }
 
     /// Refuses entries that contradict what was applied. openraft takes every entry below the
-    /// committed one for the same, whatever its id.
+    /// committed one for the same, with any id.
     fn check(&self, rpc: &AppendEntriesRequest<TypeConfig>) -> Result<(), String> {
         let checked = self.0.guard.check_leader(&rpc.vote, rpc.prev_log_id, &rpc.entries);
         checked.map_err(|fault| fault.to_string())
@@ -366,7 +366,7 @@ trait Work: Send {
     /// Returns the number of requests in work.
     fn len(&self) -> usize;
 
-    /// The next answer, or answers. May be dropped and called again at any time.
+    /// Returns the next answer, or answers. May be dropped and called again at any time.
     fn next(&mut self) -> impl Future<Output = Result<Vec<(u64, Response)>, ServeError>> + Send;
 }
 

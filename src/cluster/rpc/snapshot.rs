@@ -103,7 +103,7 @@ pub(super) async fn receive(
     }
     let (raft, faults) = (service.0.raft.clone(), service.0.faults.clone());
     let response = match fill(&service.0.inbox, peer, bytes, &mut frames).await {
-        // Raft must find the draft until it has done with it, whatever becomes of the connection.
+        // Raft must find the draft until it has done with it, even if the connection ends.
         Ok(draft) => match spawn(install(raft, faults, draft, vote)).await {
             Ok(response) => response,
             Err(_) => return Err(ServeError::Stopped),

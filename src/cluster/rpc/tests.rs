@@ -28,7 +28,7 @@ use crate::{
 pub(in crate::cluster) struct Prepared(Mutex<Vec<DuplexStream>>);
 
 impl Prepared {
-    /// The far end of the connection that will be opened next.
+    /// Returns the far end of the connection that will be opened next.
     pub(in crate::cluster) fn next(&self) -> DuplexStream {
         let (near, far) = tokio::io::duplex(1 << 20);
         self.0.lock().unwrap().push(near);
@@ -88,7 +88,7 @@ async fn requests_do_not_wait_for_answers_and_answers_find_their_requests() {
         assert_eq!(rpc.vote.leader_id.term, term, "in order, none answered yet");
         ids.push(frame.id);
     }
-    // One is not waited for any more; the others are answered in whatever order.
+    // One is not waited for any more; the others are answered in any order.
     drop(waiting.remove(7));
     for id in ids.iter().rev() {
         let answer = if *id == ids[3] { Response::Failed("no".to_owned()) } else { success() };

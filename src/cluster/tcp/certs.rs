@@ -93,7 +93,8 @@ pub fn make_certs(
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
-/// The CA of a cluster, always under the same name, so that its key alone is enough to go on.
+/// Returns the CA of a cluster, always under the same name, so that its key alone is enough to go
+/// on.
 fn ca_params(cluster: ClusterId) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(&format!("{cluster}.emnetchain"));
@@ -102,7 +103,8 @@ fn ca_params(cluster: ClusterId) -> CertificateParams {
     params
 }
 
-/// The certificate of an instance, which it shows when it connects and when it is connected to.
+/// Returns the certificate of an instance, which it shows when it connects and when it is connected
+/// to.
 fn node_params(name: NodeName, hosts: &[String]) -> Result<CertificateParams, rcgen::Error> {
     let mut names = vec![name.dns_name()];
     names.extend(hosts.iter().cloned());

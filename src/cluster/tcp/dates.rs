@@ -1,5 +1,5 @@
-//! From when until when a certificate is good. rustls refuses what is out of date, in the middle of
-//! a handshake; an operator has to know days before.
+//! The dates of certificates. rustls refuses an expired one in the middle of a handshake; an
+//! operator has to know days before.
 
 use std::fmt;
 
@@ -25,7 +25,7 @@ pub(super) struct Dates {
 }
 
 impl Dates {
-    /// The dates in a certificate (RFC 5280, 4.1.2.5); `None` if it is not of that form.
+    /// Returns the dates in a certificate (RFC 5280, 4.1.2.5); `None` if it is not of that form.
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate, _) = take(certificate, Some(SEQUENCE))?;
         let (_, mut rest, _) = take(certificate, Some(SEQUENCE))?;
@@ -48,7 +48,7 @@ impl Dates {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 
-    /// Why they are out of date at a moment; `None` if they are good.
+    /// Returns why they are out of date at a moment; `None` if they are good.
     pub(super) fn fault(self, now: i64) -> Option<String> {
         let days = |seconds: i64| seconds / SECONDS_OF_A_DAY;
         if now > self.until {
@@ -107,7 +107,7 @@ impl fmt::Display for Stage {
     }
 }
 
-/// The time of this host, in seconds since 1970.
+/// Returns the time of this host, in seconds since 1970.
 pub(super) fn now() -> i64 {
     i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX)
 }

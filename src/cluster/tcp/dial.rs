@@ -38,7 +38,7 @@ pub struct TcpTransport {
 }
 
 impl TcpTransport {
-    /// The transport of the instance `me`.
+    /// Returns the transport of the instance `me`.
     pub fn new(me: NodeName, security: Security, metrics: Metrics) -> Self {
         Self { me, security, metrics }
     }

@@ -73,7 +73,7 @@ impl RpcServer {
         Self { listener, door: Arc::new(door) }
     }
 
-    /// Where it listens, as far as the system tells.
+    /// Returns where it listens, as far as the system tells.
     pub fn address(&self) -> Option<SocketAddr> {
         self.listener.local_addr().ok()
     }
@@ -115,7 +115,8 @@ impl RpcServer {
     }
 }
 
-/// Whether an error of accept(2) is about the connection, not about the listener or the system.
+/// Returns whether an error of accept(2) is about the connection, not about the listener or the
+/// system.
 fn is_of_one(error: &io::Error) -> bool {
     let kinds = [
         io::ErrorKind::ConnectionAborted,
@@ -137,7 +138,7 @@ impl Door {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| now - told >= QUIET) {
             *told = Some(now);
-            tracing::warn!(%address, %error, "a raft connection was refused: it has no TLS that both ends accept");
+            tracing::warn!(%address, %error, "a raft connection was refused: TLS failed");
         }
     }
 
@@ -175,7 +176,7 @@ impl Door {
                     self.refuse(address, reason);
                 }
             }
-            () = changed => tracing::info!(%address, "the CA has changed; the instance may reconnect"),
+            () = changed => tracing::info!(%address, "the CA has changed: connection closed"),
         }
     }
 
@@ -204,7 +205,8 @@ impl Door {
         Ok((stream, guest))
     }
 
-    /// The reason under which the end of a connection is counted as a refusal, if it is one.
+    /// Returns the reason under which the end of a connection is counted as a refusal, if it is
+    /// one.
     fn ended(address: SocketAddr, error: &ServeError) -> Option<&'static str> {
         tracing::debug!(%address, %error, "raft connection ended");
         error.refusal()

@@ -5,8 +5,8 @@
 //! counted. What the two ends then say to each other, and whether they go on, is the same over
 //! every transport: see [`rpc::hello`](super::rpc::hello).
 //!
-//! Without TLS no end proves anything, so that is for one machine, or for an operator who says that
-//! the network is safe: see [`Security`].
+//! Without TLS no end proves anything, so that is for one machine, or for an operator that says
+//! that the network is safe: see [`Security`].
 
 pub mod certs;
 
@@ -77,7 +77,7 @@ impl Security {
         }
     }
 
-    /// Whether a connection to or from this address may be used at all.
+    /// Returns whether a connection to or from this address may be used at all.
     fn permits(&self, address: SocketAddr) -> bool {
         match self {
             Self::Insecure | Self::Tls(_) => true,

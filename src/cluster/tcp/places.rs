@@ -91,8 +91,8 @@ impl Place {
         let _ = (&mut self.needed).await;
     }
 
-    /// The connection has introduced itself; false if it has lost its place, or there are too many
-    /// that have.
+    /// Notes that the connection has introduced itself; false if it has lost its place, or there
+    /// are too many that have.
     pub(super) fn introduce(&mut self) -> bool {
         let mut state = self.of.state();
         let Hold::Stranger(arrival) = std::mem::replace(&mut self.hold, Hold::Nothing) else {

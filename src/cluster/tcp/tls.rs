@@ -3,7 +3,7 @@
 //! The CA is the cluster's own: a holder of a certificate of it is an instance, and *which* one
 //! says the DNS name in the certificate ([`NodeName::dns_name`]). No session is resumed, so every
 //! connection is judged by the files as they are. [`Tls::reload`] reads them again; connections
-//! that are open go on, unless the CA is another: then all are ended, whichever side opened them,
+//! that are open go on, unless the CA is another: then all are ended, from either side,
 //! and opened again with what is in force.
 
 use std::{
@@ -274,7 +274,7 @@ fn check_dates(files: &TlsFiles) -> Result<(), TlsError> {
     Ok(())
 }
 
-/// Whether a certificate, already known to be of our CA, is that of `name`.
+/// Returns whether a certificate, already known to be of our CA, is that of `name`.
 pub(super) fn is_of(certificate: &CertificateDer<'_>, name: NodeName) -> bool {
     let Ok(server_name) = server_name(name) else { return false };
     ParsedCertificate::try_from(certificate)
@@ -343,8 +343,8 @@ fn assemble(
     Ok(Loaded { ca, chain, dates, client: Arc::new(client), server: Arc::new(server) })
 }
 
-/// Whether a certificate leads to one of these CAs. What is out of date is another matter, so this
-/// is asked of the last moment at which the certificate is good.
+/// Returns whether a certificate leads to one of these CAs. What is out of date is another matter,
+/// so this is asked of the last moment at which the certificate is good.
 fn is_signed_by(ca: &[CertificateDer<'static>], chain: &[CertificateDer<'static>]) -> bool {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(ca.iter().cloned());

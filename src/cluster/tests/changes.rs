@@ -62,11 +62,11 @@ async fn a_newcomer_is_added_promoted_and_removed_and_its_number_never_comes_bac
 
     // The leader and a follower say the same.
     for by in [leader, second] {
-        expect(by, promote(4), false, &["4 is no member; members are 1, 2, 3"]).await;
-        expect(by, add(4, "host-2:7000"), false, &["host-2:7000 is where instance 2 is reached"])
+        expect(by, promote(4), false, &["4 is not a member; members are 1, 2, 3"]).await;
+        expect(by, add(4, "host-2:7000"), false, &["host-2:7000 is the address of instance 2"])
             .await;
         expect(by, promote(2), true, &["instance 2 votes already"]).await;
-        expect(by, remove(5), false, &["5 is no member; members are 1, 2, 3"]).await;
+        expect(by, remove(5), false, &["5 is not a member; members are 1, 2, 3"]).await;
     }
     expect(
         second,
@@ -79,7 +79,7 @@ async fn a_newcomer_is_added_promoted_and_removed_and_its_number_never_comes_bac
     expect(second, promote(4), false, &["instance 4 is not reached (", "refused"]).await;
     expect(second, add(4, "host-4:7000"), true, &["instance 4 at host-4:7000 is a learner"]).await;
     expect(second, transfer(4), false, &["instance 4 does not vote, so it cannot lead"]).await;
-    expect(second, transfer(7), false, &["7 is no member"]).await;
+    expect(second, transfer(7), false, &["7 is not a member"]).await;
 
     let fourth = Instance::start(&wires, Given::with(4, &[1, 2, 3])).await;
     until("it serves", || fourth.serves()).await;
@@ -89,9 +89,9 @@ async fn a_newcomer_is_added_promoted_and_removed_and_its_number_never_comes_bac
     assert_eq!(leader.member(4).unwrap().store, Some(fourth.greeter.store()));
     until("it is the leader's to follow", || leader.status().failure_tolerance() == Some(1)).await;
 
-    expect(second, remove(4), true, &["instance 4 is no member any more"]).await;
+    expect(second, remove(4), true, &["instance 4 is no longer a member"]).await;
     assert_eq!(members(leader), [1, 2, 3]);
-    until("it is told", || fourth.is_removed()).await;
+    until("it knows", || fourth.is_removed()).await;
     assert!(!fourth.may_vote());
     until("its life is over", || fourth.was_over() == "this instance was removed from the cluster")
         .await;
@@ -99,7 +99,7 @@ async fn a_newcomer_is_added_promoted_and_removed_and_its_number_never_comes_bac
     expect(second, add(4, "host-4:7000"), false, &["instance 4 was a member before"]).await;
     // A learner goes as well.
     expect(second, add(5, "host-5:7000"), true, &["instance 5 at host-5:7000"]).await;
-    expect(second, remove(5), true, &["instance 5 is no member any more"]).await;
+    expect(second, remove(5), true, &["instance 5 is no longer a member"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +118,7 @@ async fn the_leadership_goes_to_one_that_is_there_and_has_caught_up() {
     let leads = leader(&three).await;
     let gone = three.remove(leads);
     let asked = &three[0];
-    expect(asked, remove(gone.id.0), true, &["is no member any more; stop it"]).await;
+    expect(asked, remove(gone.id.0), true, &["is no longer a member; stop it"]).await;
     let now = leader(&three).await;
     assert_eq!(members(&three[now]).len(), 2);
     gone.stop();
@@ -133,7 +133,7 @@ async fn the_leadership_goes_to_one_that_is_there_and_has_caught_up() {
         &why,
         &[
             "no other voter is there and has caught up",
-            &format!("instance {} goes on leading", only.id.0),
+            &format!("instance {} keeps the leadership", only.id.0),
         ],
     );
     seconds(0.6).await;
@@ -141,7 +141,7 @@ async fn the_leadership_goes_to_one_that_is_there_and_has_caught_up() {
         &only,
         transfer(id),
         false,
-        &[&format!("instance {id} is not heard ("), "goes on leading"],
+        &[&format!("instance {id} is not heard ("), "keeps the leadership"],
     )
     .await;
     expect(
@@ -162,7 +162,7 @@ async fn the_leadership_goes_to_one_that_is_there_and_has_caught_up() {
     until("it serves", || back.serves()).await;
     let two = [only, back];
     let only = &two[lead(&two, stays).await];
-    expect(only, remove(id), true, &["is no member any more"]).await;
+    expect(only, remove(id), true, &["is no longer a member"]).await;
     expect(only, remove(only.id.0), false, &["is the only voter; promote another one first"]).await;
 }
 

@@ -26,7 +26,7 @@ fn progress(term: u64, entry: u64) -> Progress {
     Progress { vote: Vote::new(term, 1), last }
 }
 
-/// A greeter of number 1 with this store, that knows what `of` has applied.
+/// Returns a greeter of number 1 with this store, that knows what `of` has applied.
 fn greets(of: &Instance, store: StoreId, held: Progress) -> Greeter {
     let me = NodeName { cluster: CLUSTER, node: InstanceId(1) };
     Greeter::new(me, store, held, Rules::NEWEST, of.view().clone())
@@ -64,7 +64,7 @@ async fn a_peer_is_judged_by_its_history_its_store_and_what_it_has_forgotten() {
             Err(refusal) => assert_eq!(reach, Reach::Refused(refusal.words().to_owned())),
         }
     }
-    assert_eq!(me.learnt().borrow().turned, None, "one that serves goes on, whatever is said");
+    assert_eq!(me.learnt().borrow().turned, None, "one that serves ignores what is said");
     assert!(me.gate().is_open());
 
     // A number that no entry names may come with any store, until entries of it count.
@@ -217,7 +217,7 @@ async fn one_that_does_not_introduce_itself_in_time_or_at_all_is_let_go() {
     assert_eq!(heard, Err(Unwelcome::Refused(Refusal::Timeout)));
     assert_eq!((clock::now() - begun).as_secs(), 2);
     drop(far);
-    assert_eq!(near.read(&mut [0; 9]).await.unwrap(), 0, "it is told nothing");
+    assert_eq!(near.read(&mut [0; 9]).await.unwrap(), 0, "no byte reaches it");
 
     // What speaks the first version is told so in its words; what is no instance, nothing.
     let facts = two[1].greeter.facts_for(InstanceId(1));

@@ -9,7 +9,7 @@ use crate::{
     queue::{Claim, Queued},
 };
 
-/// A client of the third instance says that the partner of this socket is gone.
+/// Says, for a client of the third instance says that the partner of this socket is gone.
 fn reconnect(connection: u64, orphan: &str) -> Command {
     let (instance, incarnation) = (InstanceId(3), Incarnation(1));
     Command::Reconnect {

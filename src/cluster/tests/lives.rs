@@ -3,7 +3,7 @@
 use super::*;
 use crate::cluster::admin::Change;
 
-/// The life of an instance as the registry of another one has it.
+/// Returns the life of an instance as the registry of another one has it.
 fn life(at: &Instance, of: u64) -> u64 {
     at.view().read(|registry| registry.incarnation(InstanceId(of))).0
 }

@@ -57,12 +57,12 @@ fn policy() -> Policy {
     Policy { resume_grace_ms: 4321, retention_ms: 20_000, ..Policy::default() }
 }
 
-/// Where an instance listens at first.
+/// Returns where an instance listens at first.
 fn address(id: u64) -> String {
     format!("host-{id}:7000")
 }
 
-/// A list to start instances with.
+/// Returns a list to start instances with.
 fn list(ids: &[u64]) -> BTreeMap<InstanceId, Member> {
     ids.iter().map(|id| (InstanceId(*id), Member::at(address(*id)))).collect()
 }
@@ -91,7 +91,7 @@ fn assert_says(text: &str, parts: &[&str]) {
     }
 }
 
-/// A client of an instance's first life asks for a partner.
+/// Asks, for a client of an instance's first life, for a partner.
 fn connect(instance: u64, connection: u64) -> Command {
     let (instance, incarnation) = (InstanceId(instance), Incarnation(1));
     let socket = |port| Socket::parse(&format!("10.0.{}.{connection}:{port}", instance.0)).unwrap();
@@ -277,17 +277,17 @@ impl Instance {
         Self { id, cluster, disk, progress, life, ended, process, wires }
     }
 
-    /// Whether it serves, or would if it had clients.
+    /// Returns whether it serves, or would if it had clients.
     fn serves(&self) -> bool {
         self.life.borrow().0.is_some()
     }
 
-    /// Its life, as a number.
+    /// Returns its life, as a number.
     fn life(&self) -> u64 {
         self.life.borrow().0.map_or(0, |life| life.0)
     }
 
-    /// Why its last life was over.
+    /// Returns why its last life was over.
     fn was_over(&self) -> &'static str {
         self.life.borrow().1
     }
@@ -308,7 +308,7 @@ impl Instance {
         disk
     }
 
-    /// Writes commands wherever the leader is.
+    /// Writes commands at the leader.
     async fn write(&self, commands: Vec<Command>) {
         use super::proposer::Writer as _;
         let begun = clock::now();
@@ -429,7 +429,7 @@ async fn found(wires: &Wires, ids: &[u64]) -> Vec<Instance> {
     instances
 }
 
-/// The place of the leader, once all of these know the same one.
+/// Returns the place of the leader, once all of these know the same one.
 async fn leader(instances: &[Instance]) -> usize {
     let mut at = None;
     until("all know the same leader", || {

@@ -16,7 +16,7 @@ use crate::{
 
 const KIB: usize = 1024;
 
-/// The bytes of a snapshot as they are in its file.
+/// Returns the bytes of a snapshot as they are in its file.
 fn bytes_of(file: &SnapshotFile) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(file.bytes()).unwrap()];
     file.read_at(&mut bytes, 0).unwrap();

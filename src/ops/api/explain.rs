@@ -17,31 +17,31 @@ pub struct Explanation {
     pub waits: Vec<Ask>,
     /// The same for people, a sentence each.
     pub says: Vec<String>,
-    /// What happened, the oldest first.
+    /// The events, the oldest first.
     pub events: Vec<Told>,
-    /// How far this instance remembers.
+    /// The extent of this instance's memory.
     pub history: Remembered,
 }
 
 /// One thing that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
-    /// How long ago.
+    /// The age of the event.
     pub ago_ms: u64,
     /// The entry that brought it about.
     pub entry: u64,
     /// The id of the request that it is about.
     pub request: Option<String>,
-    /// What it was, in words.
+    /// The event, in words.
     pub text: String,
 }
 
-/// How far an instance remembers.
+/// The extent of an instance's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// How many events it has in memory.
+    /// The number of events in memory.
     pub events: usize,
-    /// How many it keeps at the most.
+    /// The most events that it keeps.
     pub capacity: usize,
     /// The age of the oldest.
     pub since_ms: Option<u64>,

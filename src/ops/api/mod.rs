@@ -1,4 +1,4 @@
-//! Requests and answers of the operators' HTTP as types: the server writes what the command line
+//! Requests and answers of the operators' HTTP as types: the server writes, the command line
 //! reads. Scripts read them too: keys are added, never renamed or taken away.
 
 use std::borrow::Cow;

@@ -16,7 +16,7 @@ pub struct Status {
     pub cluster: String,
     /// This instance.
     pub node: InstanceId,
-    /// What it is in its cluster: leader, follower, candidate, learner or shutdown.
+    /// Its role in its cluster: leader, follower, candidate, learner or shutdown.
     pub role: Word,
     /// The leader, if this instance hears one.
     pub leader: Option<InstanceId>,
@@ -38,12 +38,12 @@ pub struct Status {
     pub chains: Chains,
     /// Open client connections of this instance, by listener.
     pub connections: BTreeMap<Word, u64>,
-    /// What the registry comes to; only in `/status?digest`.
+    /// The digest of the registry; only in `/status?digest`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registry: Option<Digest>,
 }
 
-/// What the registry comes to after an entry. All instances that tell the same entry must tell the
+/// The digest of the registry after an entry. All instances that tell the same entry must tell the
 /// same digest; if they do not, they have told clients different things.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
@@ -62,7 +62,7 @@ pub struct Member {
     pub address: String,
     /// Whether it votes.
     pub voter: bool,
-    /// How many entries it lags behind the leader; only the leader knows.
+    /// The entries that it lags behind the leader; only the leader knows.
     pub lag: Option<u64>,
     /// For how many milliseconds it was not heard: the leader knows it of all, a follower of its
     /// leader.

@@ -10,7 +10,7 @@ use crate::ids::InstanceId;
 pub struct List {
     /// The last entry that is applied.
     pub applied: u64,
-    /// How many chains there are in all.
+    /// The number of all chains.
     pub total: u64,
     /// Whether there are more than these.
     pub more: bool,
@@ -80,7 +80,7 @@ pub struct Run {
     pub first: u64,
     /// Its last client.
     pub last: u64,
-    /// How many clients it has.
+    /// The number of its clients.
     pub clients: u64,
     /// Since when.
     pub since_ms: u64,
@@ -111,13 +111,13 @@ pub struct Client {
     pub joined_ms: u64,
     /// Since when it was not heard of.
     pub refreshed_ms: u64,
-    /// What its head does.
+    /// The state of its head.
     pub head_side: Side,
-    /// What its tail does.
+    /// The state of its tail.
     pub tail_side: Side,
 }
 
-/// What one socket of a client does.
+/// The state of one socket of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase")]
 pub enum Side {
@@ -129,7 +129,7 @@ pub enum Side {
         partner: String,
         /// Since when.
         since_ms: u64,
-        /// What brought them together: `join`, `repair` or `gather`.
+        /// The cause of the link: `join`, `repair` or `gather`.
         by: Word,
     },
     /// It has no partner and does not ask.
@@ -156,7 +156,7 @@ pub enum Side {
 pub struct Ask {
     /// Since when.
     pub since_ms: u64,
-    /// How long it goes on, unless it finds its partner.
+    /// The time that is left, unless it finds its partner.
     pub left_ms: u64,
     /// The instance whose connection it is.
     pub instance: InstanceId,
@@ -166,7 +166,7 @@ pub struct Ask {
     pub by: Word,
     /// The repair id of a RECONNECT, for a reader with the token.
     pub id: Option<String>,
-    /// What is known of the connection: `open`, `half-closed`, `offered` (the partner's address is
+    /// The state of the connection: `open`, `half-closed`, `offered` (the partner's address is
     /// on the way to it) or `detached` (its instance is gone, and it may come back).
     pub line: Word,
 }

@@ -1,6 +1,6 @@
-//! What an operator can have changed by HTTP: members of the cluster, its leader, and whether this
-//! instance serves. `POST /api/v1/cluster/<action>` with a JSON object; the answer is a JSON object
-//! with a sentence for people under `done`, or under `error`.
+//! The changes that an operator can make by HTTP: members of the cluster, its leader, and whether
+//! this instance serves. `POST /api/v1/cluster/<action>` with a JSON object; the answer is a JSON
+//! object with a sentence for people under `done`, or under `error`.
 //!
 //! Which requests may be made, [`super::gate`] decides. A request must also say that it is JSON,
 //! which no web page can make a visitor's browser do unasked.
@@ -29,7 +29,7 @@ pub(super) fn routes() -> Router<HttpSources> {
         .route("/api/v1/cluster/upgrade", post(upgrade))
 }
 
-/// The body of a request. An error in it is told as all errors are.
+/// The body of a request. An error in it is answered as all errors are.
 pub(super) struct Wish<T>(pub(super) T);
 
 impl<T> FromRequest<HttpSources> for Wish<T>

@@ -34,7 +34,7 @@ use crate::{
     ops::{Backup, api::Nothing},
 };
 
-/// How long it may take until the first byte. The instance gives up before that.
+/// Longest wait for the first byte. The instance gives up before that.
 pub const PREPARATION_MAX: Duration = Duration::from_secs(330);
 
 /// Bytes that are in memory at one time.
@@ -88,13 +88,13 @@ async fn hand_out(
     fresh((headers, Body::from_stream(pieces(backup, Held { life, _turn: turn }))).into_response())
 }
 
-/// What a backup holds while it is handed out.
+/// The parts of a backup while it is sent.
 struct Held {
     life: Kept,
     _turn: OwnedSemaphorePermit,
 }
 
-/// The bytes of the file; the last piece sets everything free.
+/// Returns the bytes of the file; the last piece sets everything free.
 fn pieces(backup: Backup, held: Held) -> impl Stream<Item = io::Result<Vec<u8>>> {
     let Backup { bytes, read_at, .. } = backup;
     stream::try_unfold((0, Some(held)), move |(at, held)| {
@@ -114,7 +114,7 @@ fn pieces(backup: Backup, held: Held) -> impl Stream<Item = io::Result<Vec<u8>>>
     })
 }
 
-/// An operator has a whole backup of this instance on a disk.
+/// Notes that an operator has a whole backup of this instance on a disk.
 async fn keep(State(sources): State<HttpSources>, Wish(Nothing {}): Wish<Nothing>) -> Response {
     let now = i64::try_from(clock::unix_seconds()).unwrap_or(i64::MAX);
     sources.metrics.backup_timestamp.set(now);

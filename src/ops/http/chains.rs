@@ -21,7 +21,7 @@ use crate::{
 /// Why there is no answer: the code, and a sentence that says what to do.
 pub(super) type Complaint = (StatusCode, String);
 
-/// How many chains are listed, and clients shown, unless a request asks for more or less.
+/// The number of chains listed, and of clients shown, unless a request asks for more or less.
 const CHAINS: usize = 100;
 const CLIENTS: usize = 50;
 
@@ -168,7 +168,7 @@ impl Show {
     }
 }
 
-/// The client of this chain that owns the socket.
+/// Returns the client of this chain that owns the socket.
 fn find(look: Look<'_>, name: &ChainName, socket: &Socket) -> Result<Serial, Complaint> {
     let owner = look.registry.find(socket.endpoint()).map(|(serial, _)| serial);
     let member = owner
@@ -181,7 +181,7 @@ fn find(look: Look<'_>, name: &ChainName, socket: &Socket) -> Result<Serial, Com
     })
 }
 
-/// A chain's name, for a sentence.
+/// Returns a chain's name, for a sentence.
 pub(super) fn quoted(name: &ChainName) -> String {
     if name.0.is_empty() {
         "default (the one without a name)".to_owned()
@@ -190,7 +190,7 @@ pub(super) fn quoted(name: &ChainName) -> String {
     }
 }
 
-/// The socket in question.
+/// Returns the socket in question.
 pub(super) fn socket(text: &str) -> Result<Socket, Complaint> {
     Socket::parse(text).ok_or_else(|| usage(&format!("{text:?} is not an IP:PORT or [IP]:PORT")))
 }
@@ -225,7 +225,7 @@ pub(super) fn answer<Q, A: Serialize>(
 }
 
 impl HttpSources {
-    /// What a reader sees now.
+    /// Shows the present state to a reader.
     pub(super) fn see<T>(&self, what: impl FnOnce(Look<'_>) -> T) -> T {
         let (mut what, mut seen) = (Some(what), None);
         self.backend.look(&mut |look| seen = what.take().map(|what| what(look)));

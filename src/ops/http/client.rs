@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl Client {
-    /// The client with this serial, if there is one.
+    /// Returns the client with this serial, if there is one.
     pub(super) fn of(look: Look<'_>, serial: Serial, reader: Reader) -> Option<Self> {
         let client = look.registry.client(serial)?;
         let side = |part| Side::of(look, serial, client.side(part), part, reader);
@@ -86,15 +86,15 @@ impl Ask {
     }
 }
 
-/// Why a client left or was cut off.
+/// Returns why a client left or was cut off.
 pub(super) fn of_cause(cause: Cause) -> &'static str {
     match cause {
-        Cause::Forgotten => "it was not heard of for the retention time",
-        Cause::Lost => "those beside it reported that they lost it",
+        Cause::Forgotten => "it was silent for the retention time",
+        Cause::Lost => "its neighbours reported it as lost",
         Cause::MadeRoom => "it made room for another one: a table was full, or its source's share",
         Cause::Replaced => "its owner uses one of its sockets in another pair",
         Cause::Silent => {
-            "it kept silent for the gather window while clients on both sides of it asked"
+            "it was silent for the gather window while clients on both sides of it asked"
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long a connection of the operators' HTTP lives: a short while, however busy it is. A long
+//! The life of a connection of the operators' HTTP: a short while, however busy it is. A long
 //! answer keeps its connection, and renews its life with every piece that the reader takes; a kept
 //! connection does not give way to newcomers.
 
@@ -30,7 +30,7 @@ fn from_now(time: Duration) -> Instant {
 }
 
 impl Life {
-    /// A life that begins now.
+    /// Creates a life that begins now.
     pub(super) fn new(max: Duration) -> Self {
         let term = Term { ends: from_now(max), is_kept: false };
         Self { max, term: Arc::new(watch::Sender::new(term)) }
@@ -42,7 +42,7 @@ impl Life {
         Kept(self.clone())
     }
 
-    /// Whether something long is being answered.
+    /// Returns whether something long is being answered.
     pub(super) fn is_kept(&self) -> bool {
         self.term.borrow().is_kept
     }
@@ -71,7 +71,7 @@ impl Kept {
         self.renew_for(self.0.max);
     }
 
-    /// The connection lives for so long from now on.
+    /// The connection lives for this time from now on.
     pub(super) fn renew_for(&self, time: Duration) {
         self.0.term.send_modify(|term| term.ends = from_now(time));
     }

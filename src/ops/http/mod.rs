@@ -54,7 +54,7 @@ use self::life::Life;
 use super::{Backend, Readiness, api::Status};
 use crate::{crowd::Crowd, descriptors::Shares, ids::Source, metrics::Metrics, sockets};
 
-/// Where the operators' HTTP is unless it is told otherwise.
+/// The default address of the operators' HTTP.
 pub const DEFAULT_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9180);
 
 /// Where the operators' HTTP listens.
@@ -71,14 +71,14 @@ pub enum HttpAddr {
 /// Bounds of the operators' HTTP.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpOptions {
-    /// How long a request may take to arrive, and a kept connection to bring the next one.
+    /// Longest time for a request to arrive, and for a kept connection to bring the next one.
     pub request_deadline: Duration,
-    /// How long a connection lives in all, however busy; one that hands out a backup lives on.
+    /// Longest life of a connection, however busy; one that hands out a backup lives on.
     pub connection_life_max: Duration,
     /// Connections at one time; one more closes the oldest of the busiest source. By default 128,
     /// or an eighth of the descriptors that the process may open if that is less.
     pub connections_max: usize,
-    /// What every reader may have.
+    /// The pages that every reader may have.
     pub open: gate::Open,
 }
 
@@ -93,10 +93,10 @@ impl Default for HttpOptions {
     }
 }
 
-/// What a request's line and headers may take, in bytes; hyper wants 8 KiB at the least.
+/// The most bytes of a request's line and headers; hyper wants 8 KiB at least.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// How long to wait when the system has no descriptor or memory for a new connection.
+/// Pause when the system has no descriptor or memory for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where the answers come from.
@@ -108,7 +108,7 @@ pub struct HttpSources {
     readiness: watch::Receiver<Readiness>,
     /// The instance.
     backend: Arc<dyn Backend>,
-    /// What they show to have it done.
+    /// The token that they show to have it done.
     token: watch::Receiver<gate::AdminToken>,
 }
 
@@ -139,7 +139,7 @@ pub struct HttpServer {
 }
 
 impl HttpServer {
-    /// Binds the listener; `None` if there shall be none.
+    /// Binds the listener; `None` if there is to be none.
     ///
     /// # Errors
     /// If the address cannot be bound. The default address may be taken: then it is a free port.
@@ -153,7 +153,7 @@ impl HttpServer {
         Ok(Some(Self { listener, address, options }))
     }
 
-    /// Where it listens.
+    /// Returns where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -202,7 +202,7 @@ fn bind_default() -> io::Result<TcpListener> {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let listener = sockets::listen((DEFAULT_ADDR.ip(), 0).into(), |_| Ok(()))?;
             let instead = listener.local_addr()?;
-            warn!(%instead, "{DEFAULT_ADDR} is taken; --http-addr says where HTTP shall be");
+            warn!(%instead, "{DEFAULT_ADDR} is taken; --http-addr sets the address of HTTP");
             Ok(listener)
         }
         result => result,
@@ -225,7 +225,7 @@ struct Open {
 impl Connections {
     /// Closes a connection if there is no room for one more: the oldest of the source or site that
     /// has the most. So a crowd of readers makes room for each other, and what has one or two
-    /// connections, as a supervisor and Prometheus do, is answered whatever the crowd does.
+    /// connections, as a supervisor and Prometheus do, is answered in any crowd.
     fn make_room(&mut self, connections_max: usize) {
         while self.tasks.try_join_next().is_some() {}
         // One that hands out a backup gives way to none, and has not long to live afterwards.
@@ -245,7 +245,7 @@ impl Connections {
     }
 }
 
-/// Counts one open connection for as long as it lives, whatever ends it.
+/// Counts one open connection for as long as it lives.
 struct Gauge(prometheus::IntGauge);
 
 impl Gauge {
@@ -313,7 +313,7 @@ async fn readyz(State(sources): State<HttpSources>) -> Response {
     }
 }
 
-/// One digest at a time, for it takes all of a core.
+/// One digest at a time, because it takes all of a core.
 static DIGESTING: Semaphore = Semaphore::const_new(1);
 
 async fn status(State(sources): State<HttpSources>, RawQuery(query): RawQuery) -> Response {
@@ -338,7 +338,7 @@ async fn nothing() -> Response {
     admin::answer(StatusCode::NOT_FOUND, Err(format!("there is no such path; {names}")))
 }
 
-/// An answer that no proxy may keep.
+/// Returns an answer that no proxy may keep.
 fn fresh(answer: impl IntoResponse) -> Response {
     let mut response = answer.into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,5 +1,6 @@
-//! One that floods the registry behind an address of many, and one that has a whole IPv6 /48: who
-//! is served meanwhile, and afterwards. `cargo test crowd -- --nocapture` prints the figures.
+//! One that floods the registry behind an address of many, and one that has a whole IPv6 /48: the
+//! clients that are served meanwhile, and afterwards. `cargo test crowd -- --nocapture` prints the
+//! figures.
 
 #![expect(clippy::print_stdout, reason = "the figures are for people")]
 
@@ -13,12 +14,12 @@ use crate::ids::{ChainName, HeadAddr, Holder, OrphanAddr, Part, RepairId, Source
 
 const NAT: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
-/// A source of one of many other users.
+/// Returns a source of one of many other users.
 fn elsewhere(number: u32) -> IpAddr {
     Ipv4Addr::from(0x0800_0000 + number).into()
 }
 
-/// A source of the one that has the /48 2001:db8:7::.
+/// Returns a source of the one that has the /48 2001:db8:7::.
 fn of_site(number: u32) -> IpAddr {
     Ipv6Addr::from(0x2001_0db8_0007_0000_0000_0000_0000_0001 + (u128::from(number) << 64)).into()
 }
@@ -80,8 +81,8 @@ impl Crowd {
         self.registry.find(socket(number, Part::Head).endpoint()).is_some()
     }
 
-    /// The neighbours of a client of the NAT that has died ask for each other; whether they are
-    /// told.
+    /// Has the neighbours of a client of the NAT that has died ask for each other; whether they
+    /// are told.
     fn mend(&mut self, gone: u32) -> bool {
         let sides = [(gone - 1, Part::Head), (gone + 1, Part::Tail)];
         let sessions = sides.map(|(number, part)| {

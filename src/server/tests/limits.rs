@@ -25,7 +25,7 @@ async fn silent_connections_hold_up_no_other_and_the_oldest_go_first() {
     assert!(bench.rejected("silent") >= 900);
 }
 
-/// Whether nothing was heard of a connection's end.
+/// Returns whether nothing was heard of a connection's end.
 fn is_open(client: &TcpStream) -> bool {
     let read = client.try_read(&mut [0; 1]);
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
@@ -75,7 +75,7 @@ impl Anywhere {
         Self { bench, doors, listener, commands, gone: 0, sessions: JoinSet::new(), _options }
     }
 
-    /// A connection that says nothing.
+    /// Returns a connection that says nothing.
     async fn silent(&mut self, from: &str) -> TcpStream {
         self.enter(Protocol::Chain, from).await
     }
@@ -86,7 +86,7 @@ impl Anywhere {
         client
     }
 
-    /// A connection that waits at the door, and its other end.
+    /// Returns a connection that waits at the door, and its other end.
     async fn connected(&self) -> (TcpStream, TcpStream) {
         let client = connect(self.listener.local_addr().unwrap()).await;
         (client, self.listener.accept().await.unwrap().0)
@@ -115,7 +115,7 @@ impl Anywhere {
         command
     }
 
-    /// A connection that asks.
+    /// Returns a connection that asks.
     async fn asking(&mut self, from: &str) -> TcpStream {
         let mut client = self.silent(from).await;
         self.ask(&mut client).await;
@@ -135,7 +135,7 @@ fn of_site(subnet: usize) -> String {
     format!("2001:db8:7:{subnet:x}::1")
 }
 
-/// A hundred connections, ten of one address, and so 25 of a /48.
+/// Returns a hundred connections, ten of one address, and so 25 of a /48.
 fn a_hundred() -> ServerOptions {
     ServerOptions {
         connections_max: 100,
@@ -263,7 +263,7 @@ async fn guesses_of_emnet_ids_have_a_rate_per_source() {
     }
     let seconds = (clock::now() - began).as_secs() as u32 + 1;
     assert!(asked <= 400 + 10 * seconds, "{asked} guesses in {seconds} s");
-    assert!(asked >= 300, "{asked}: a local source may err now and then");
+    assert!(asked >= 300, "{asked}: a local source may err at times");
     let missed = bench.metrics.emnet_asks.with_label_values(&["missed"]);
     eventually("all are counted", || missed.get() == u64::from(asked)).await;
 
@@ -351,7 +351,7 @@ async fn limits_may_change_while_clients_wait() {
     eventually("more are too many", || dropped.get() > 0).await;
 }
 
-/// A client that waits, and a session that made room for it.
+/// Returns a client that waits, and a session that made room for it.
 async fn waiting_in_place_of(bench: &mut Bench, gone: SessionId) -> (TcpStream, SessionId) {
     let mut client = bench.chain().await;
     client.write_all(CONNECT).await.unwrap();
@@ -482,7 +482,7 @@ async fn ten_thousand_connects_and_disconnects_leave_nothing_behind() {
     let mut bench = Bench::start(ServerOptions::default());
     let mut commands = std::mem::replace(&mut bench.commands, mpsc::channel(1).1);
     let sink = tokio::spawn(async move { while commands.recv().await.is_some() {} });
-    churn(&bench, 500).await; // whatever is allocated once is allocated now
+    churn(&bench, 500).await; // what is allocated once is allocated now
     bench.all_gone().await;
     let before = resident_kib(std::process::id());
     churn(&bench, 10_000).await;

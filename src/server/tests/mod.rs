@@ -69,7 +69,7 @@ impl Bench {
         connect(self.addresses.emnet.unwrap()).await
     }
 
-    /// A client whose CONNECT has reached the registry.
+    /// Returns a client whose CONNECT has reached the registry.
     async fn waiting(&mut self) -> (TcpStream, SessionId) {
         let mut client = self.chain().await;
         client.write_all(CONNECT).await.unwrap();
@@ -77,7 +77,7 @@ impl Bench {
         (client, session)
     }
 
-    /// A waiting client whose FIN has reached the registry too.
+    /// Returns a waiting client whose FIN has reached the registry too.
     async fn half_closed(&mut self) -> (TcpStream, SessionId) {
         let (mut client, session) = self.waiting().await;
         client.shutdown().await.unwrap();

@@ -1,4 +1,4 @@
-//! Digests of records: they tell an image from a damaged one, and equal registries from others.
+//! Digests of records: they detect a damaged image, and registries that differ.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,7 @@ impl RunningDigest {
         }
     }
 
-    /// The digest over the records and these values beside them.
+    /// Returns the digest over the records and these values beside them.
     pub fn digest(&mut self, meta: &Meta) -> u64 {
         self.encode(meta);
         self.tally.digest.wrapping_add(hash(&[], &self.bytes))
@@ -85,15 +85,17 @@ impl RunningDigest {
     }
 }
 
-/// A digest over all of a registry, from scratch. Replicas that have applied the same entries have
-/// the same one; a replica knows its own without this ([`crate::storage::RegistryView::digest`]).
+/// Returns a digest over all of a registry, from scratch. Replicas that have applied the same
+/// entries have the same one; a replica knows its own without this
+/// ([`crate::storage::RegistryView::digest`]).
 pub fn digest(image: &Image) -> u64 {
     RunningDigest::of(image).digest(&image.meta)
 }
 
-/// A hash over key and value, eight bytes at a time: each step multiplies by a number of Steele and
-/// Vigna's for congruential generators (arXiv 2001.05304), and folds the upper half, which alone
-/// depends on all bits, into the lower one. It finds damage; it is no defence against a forger.
+/// Returns a hash over key and value, eight bytes at a time: each step multiplies by a number of
+/// Steele and Vigna's for congruential generators (arXiv 2001.05304), and folds the upper half,
+/// which alone depends on all bits, into the lower one. It finds damage; it is no defence against a
+/// forger.
 fn hash(key: &[u8], value: &[u8]) -> u64 {
     let length = (key.len() + value.len()) as u64;
     let state = absorb(absorb(length, key), value);

@@ -10,7 +10,7 @@
 //!   position, the number of records and a digest over all of them. A scan at open counts and
 //!   digests again; what does not agree with its stamp, or has none, is no image.
 //! - after sled's `flush` we sync the data file through our own handle ([`DiskImage::flush`]).
-//! - values stay below 4 KiB, for sled moves large ones into `blobs/`, which it never syncs.
+//! - values stay below 4 KiB, because sled moves large ones into `blobs/`, which it never syncs.
 //!   A file found there makes the image worthless.
 //! - opening happens on a thread of its own, which may panic or hang.
 //!
@@ -66,7 +66,7 @@ const FORMAT: u32 = 3;
 /// The largest value; from some 12 KiB on sled would move a page into `blobs/`.
 const VALUE_BYTES_MAX: usize = 4096;
 
-/// A stamp is cut into pieces of this size, for it grows with the members of the cluster.
+/// A stamp is cut into pieces of this size, because it grows with the members of the cluster.
 const STAMP_PIECE_BYTES: usize = 3072;
 
 /// Memory for sled's page cache. The image is read once, at open; later only for old values.
@@ -119,12 +119,12 @@ pub(super) struct SledStore {
 }
 
 impl SledStore {
-    /// The image of a cluster's registry in a directory.
+    /// Returns the image of a cluster's registry in a directory.
     pub(super) fn new(path: &Path, cluster: ClusterId, options: Options) -> Self {
         Self { path: path.to_path_buf(), cluster, options }
     }
 
-    /// Where the old image lies while a new one is written.
+    /// Returns where the old image lies while a new one is written.
     fn superseded(&self) -> PathBuf {
         self.path.with_extension("old")
     }

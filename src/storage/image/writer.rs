@@ -107,7 +107,7 @@ struct Queued {
 }
 
 impl ImageQueue {
-    /// A queue for a registry whose image is not kept.
+    /// Returns a queue for a registry whose image is not kept.
     pub(in crate::storage) fn nowhere() -> (Self, ImageProgress) {
         let (_, watch) = watch::channel(None);
         let room = Arc::new(Semaphore::new(0));
@@ -172,7 +172,7 @@ impl ImageQueue {
 pub struct ImageProgress(watch::Receiver<Option<LogId>>);
 
 impl ImageProgress {
-    /// The last entry that the image would hold after a power cut now.
+    /// Returns the last entry that the image would hold after a power cut now.
     pub fn durable(&self) -> Option<LogId> {
         *self.0.borrow()
     }
@@ -237,7 +237,7 @@ pub(in crate::storage) fn spawn(
     Ok((ImageQueue { queue, room, has_gap: false, metrics }, ImageProgress(watch)))
 }
 
-/// The order of the fields counts, for they are dropped in it: sled closes its files, then the
+/// The order of the fields counts, because they are dropped in it: sled closes its files, then the
 /// directory is free for others, and then those that wait for the end are told.
 struct Writer {
     image: Option<Box<dyn OpenImage>>,

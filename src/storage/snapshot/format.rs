@@ -160,7 +160,7 @@ impl Format {
         }
     }
 
-    /// The records of a frame; `None` stands for one that means nothing any more.
+    /// Returns the records of a frame; `None` stands for one that means nothing any more.
     fn records(self, mut body: &[u8]) -> Result<Vec<Option<(Serial, Record)>>, Unusable> {
         if let Self::V2 = self {
             return Ok(v2::records(body)?);

@@ -63,7 +63,7 @@ fn decodes<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> bool {
 
 #[test]
 fn coded() {
-    // A list is made with room for 1 MiB at the most before its items are seen (serde).
+    // A list is made with room for 1 MiB at most before its items are seen (serde).
     let corpus = codec::golden::all_of("storage.txt");
     Target::new("coded", 2 << 20).with(corpus).run(20_000, |input, _| {
         let is_log = decodes::<Entry>(input) | decodes::<SnapshotMeta>(input);
@@ -76,7 +76,7 @@ fn snapshot() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let names = ["rules-2/chain.backup", "v0.2.0/chain.backup"];
     let corpus = names.map(|name| fs::read(fixtures.join(name)).expect("a fixture"));
-    // A list is made with room for 1 MiB at the most before its items are seen (serde).
+    // A list is made with room for 1 MiB at most before its items are seen (serde).
     Target::new("snapshot", 3 << 20).with(corpus).run(5000, |input, chance| {
         let is_sealed = chance.percent(70);
         let bytes = if is_sealed { sealed(input) } else { input.to_vec() };

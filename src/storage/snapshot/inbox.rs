@@ -41,7 +41,7 @@ impl SnapshotInbox {
         Self { disk, dir, cluster, count: Arc::default() }
     }
 
-    /// The directory of snapshots.
+    /// Returns the directory of snapshots.
     pub(in crate::storage) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -62,7 +62,7 @@ impl SnapshotInbox {
         .await
     }
 
-    /// Runs work on a file where it may block.
+    /// Runs work on a file on a thread that may block.
     async fn in_background<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Snapshots: whole registries in files of our own, which sled has no part in.
+//! Snapshots: whole registries in files of our own, without sled.
 //!
 //! The raft log is purged only behind a snapshot that is durable here, so that snapshot and log
 //! together always hold everything. A snapshot is written under a draft name, synced, and
@@ -75,7 +75,7 @@ impl SnapshotFile {
         self.load().map_err(|unusable| unusable.refusal(&self.path, identity::WAY_OUT))
     }
 
-    /// Where it lay when it was opened.
+    /// Returns where it lay when it was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -103,7 +103,7 @@ impl SnapshotFile {
         self.records
     }
 
-    /// Its length in bytes.
+    /// Returns its length in bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -157,7 +157,7 @@ pub(super) fn fill(
         .map_err(files::failed("write", file.path()))
 }
 
-/// The name of a snapshot in its data directory.
+/// Returns the name of a snapshot in its data directory.
 pub(super) fn path_of(directory: &Path, at: &SnapshotMeta) -> PathBuf {
     let index = at.last_log_id.map_or(0, |last| last.index);
     directory.join(format!("{index:020}.snap"))
@@ -226,7 +226,7 @@ impl SnapshotDir {
         wait_for(&*self.disk, &self.path).await;
     }
 
-    /// The newest durable snapshot.
+    /// Returns the newest durable snapshot.
     pub(super) fn current(&self) -> Option<SnapshotFile> {
         self.guard().clone()
     }
@@ -265,7 +265,7 @@ impl SnapshotDir {
             return Ok(newer.clone());
         }
         let path = path_of(&self.path, &draft.meta);
-        // The contents first: the log is purged behind a file of this name, whatever is in it.
+        // The contents first: the log is purged behind a file of this name, even a damaged one.
         draft.file.sync()?;
         if draft.path != path {
             files::rename(&*self.disk, &draft.path, &path)?;
@@ -280,7 +280,8 @@ impl SnapshotDir {
         Ok(published)
     }
 
-    /// The slot is whole at any time, so a thread that panicked with it in hand broke nothing.
+    /// The slot is whole at any time, so a thread that panicked with it in hand broke
+    /// nothing.
     fn guard(&self) -> MutexGuard<'_, Option<SnapshotFile>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }

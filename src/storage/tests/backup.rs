@@ -43,7 +43,7 @@ pub(super) fn entry(index: u64) -> Entry {
     Entry { log_id: log_id(index), payload: EntryPayload::Normal(proposal) }
 }
 
-/// The registry after all entries.
+/// Returns the registry after all entries.
 fn expected() -> Registry {
     let mut registry = Registry::default();
     for index in 0..ENTRIES {
@@ -53,7 +53,7 @@ fn expected() -> Registry {
     registry
 }
 
-/// A data directory with all entries in its log, of which the first `applied` were applied.
+/// Returns a data directory with all entries in its log, of which the first `applied` were applied.
 async fn directory(applied: u64) -> TempDir {
     let temp = tempfile::tempdir().unwrap();
     let (sender, mut effects) = mpsc::channel(1000);

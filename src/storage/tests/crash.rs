@@ -22,7 +22,7 @@ impl PowerCut {
         Self { registry, synced: Arc::default() }
     }
 
-    /// A sync that keeps its promise.
+    /// Returns a sync that keeps its promise.
     fn sync(&self) -> SyncFn {
         let (registry, synced) = (self.registry.clone(), Arc::clone(&self.synced));
         Arc::new(move |file: &File| {

@@ -39,7 +39,7 @@ fn damage(path: &Path, harm: Harm, random: &mut Random) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The files of the image that sled reads.
+/// Returns the files of the image that sled reads.
 fn image_files(path: &Path) -> Vec<std::path::PathBuf> {
     let mut all = files::list(&RealDisk, &path.join("registry")).unwrap();
     all.retain(|file| file.is_file());

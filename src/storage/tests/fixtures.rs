@@ -24,7 +24,7 @@ const NEW_NODE: InstanceId = InstanceId(9);
 const CLUSTER: ClusterId = ClusterId(0x51);
 const HISTORY: HistoryId = HistoryId(0x1234);
 
-/// Entries in the fixture, of which so many are in the snapshot and so many in the image.
+/// Entries in the fixture, and those of them in the snapshot and in the image.
 const ENTRIES: u64 = 40;
 const IN_SNAPSHOT: u64 = 20;
 const IN_IMAGE: u64 = 30;
@@ -99,7 +99,7 @@ async fn a_directory_of_version_0_2_0_is_refused_with_the_way_out_and_left_alone
     assert!(matches!(found, image::Found::Damaged(_)), "{found:?}");
 }
 
-/// The entries of the fixture: members, the history, settings, and clients that join.
+/// Returns the entries of the fixture: members, the history, settings, and clients that join.
 fn entries(store: StoreId) -> Vec<Entry> {
     let member = Member { store: Some(store), ..Member::at("127.0.0.1:7000") };
     let members = openraft::Membership::new(

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Entries in the log; of these so many are applied.
+/// Entries in the log; and those of them that are applied.
 const WRITTEN: u64 = 10;
 const APPLIED: u64 = 6;
 
@@ -197,7 +197,7 @@ async fn a_restart_forgets_nothing_of_it() {
     opened.assert_refused(opened.disk.operations(), [id(3, 4), own(4)]);
 }
 
-/// Why a start on this directory is refused; the exit code says that it is for the data.
+/// Returns why a start on this directory is refused; the exit code says that it is for the data.
 fn why_no_start(dir: &Path) -> String {
     let (sender, _effects) = mpsc::channel(1);
     let (reporter, _) = fault::channel();
@@ -206,7 +206,7 @@ fn why_no_start(dir: &Path) -> String {
     error.to_string()
 }
 
-/// A real directory whose entries are of one term, all of them applied.
+/// Returns a real directory whose entries are of one term, all of them applied.
 async fn directory_of_term(term: u64) -> TempDir {
     directory_with(term, term).await
 }

@@ -1,5 +1,5 @@
 //! The promises of the storage, tried with hand-made records: each test keeps the registry as it
-//! was after every entry, and whatever comes back from disk must be one of these.
+//! was after every entry, and all that comes back from disk must be one of these.
 
 mod backup;
 mod crash;
@@ -116,7 +116,7 @@ impl Model {
         Step { applied: log_id(index), membership: None, changes, meta: self.image.meta.clone() }
     }
 
-    /// Whatever was restored must be what the registry was after that entry.
+    /// The restored registry must be the one after that entry.
     #[track_caller]
     fn assert_was(&self, restored: &Restored, context: &str) {
         let index = restored.at.last_log_id.map(|last| last.index);
@@ -134,7 +134,7 @@ fn ends(purged: Option<u64>, last: u64) -> LogEnds {
     LogEnds { purged: purged.map(log_id), last: Some(log_id(last)) }
 }
 
-/// An EMNet entry with so many bytes of address.
+/// Returns an EMNet entry with this number of bytes of address.
 fn peer(bytes: usize, until: Timestamp) -> Peer {
     Peer {
         id: PeerId(7),
@@ -154,7 +154,7 @@ fn record(random: &mut Random) -> Record {
     };
     let source = Source::of(IpAddr::V4(Ipv4Addr::from(random.next() as u32)));
     let until = Timestamp(random.below(1 << 40));
-    // No two asks have one id, for they would be paired.
+    // No two asks have one id, because they would be paired.
     let id = "r".repeat(1 + random.below(480) as usize) + &random.next().to_string();
     let id = RepairId(id.into());
     let session = SessionId {
@@ -198,7 +198,7 @@ fn record(random: &mut Random) -> Record {
     }
 }
 
-/// A data directory with something in `raft/`, as if the log were open.
+/// Returns a data directory with something in `raft/`, as if the log were open.
 fn new_dir() -> (TempDir, DataDir) {
     let temp = tempfile::tempdir().unwrap();
     let dir = DataDir::open(temp.path(), NODE, None).unwrap();
@@ -219,12 +219,12 @@ impl Writing {
     fn begin(dir: &DataDir, restored: Restored, options: image::Options) -> Self {
         let (reporter, faults): (FaultReporter, FaultWatch) = fault::channel();
         let Restored { registry, at, image, .. } = restored;
-        let anew = image.is_none();
+        let fresh = image.is_none();
         let store = Arc::new(sled_store(dir, options));
         let meta = registry.image().meta.clone();
         let start = image::Start { store, image, at: at.clone(), meta };
         let (queue, progress) = image::spawn(dir, start, &Metrics::new(), &reporter).unwrap();
-        if anew {
+        if fresh {
             queue.send_first(Work::Replace { image: registry.image().clone(), at });
         }
         Self { queue, progress, faults }
@@ -250,7 +250,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(bound, what).await.expect("it came within a minute")
 }
 
-/// The image of a directory, kept in sled.
+/// Returns the image of a directory, kept in sled.
 fn sled_store(dir: &DataDir, options: image::Options) -> SledStore {
     SledStore::new(&dir.registry_dir(), dir.seal(), options)
 }
@@ -261,7 +261,7 @@ fn restore(dir: &DataDir, log: LogEnds) -> Result<Restored, StorageError> {
     start::restore(dir, log, Some(&store), &LogGuard::default())
 }
 
-/// A directory with an image of `entries` entries, and a snapshot of the first `covered`.
+/// Returns a directory with an image of `entries` entries, and a snapshot of the first `covered`.
 async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) {
     let (temp, mut dir) = new_dir();
     let mut model = Model::new(random);
@@ -280,7 +280,7 @@ async fn filled(random: Random, entries: u64, covered: u64) -> (TempDir, Model) 
     (temp, model)
 }
 
-/// A copy of a data directory that can be damaged.
+/// Returns a copy of a data directory that can be damaged.
 fn copy_of(path: &Path) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     image::tree::copy(path, copy.path()).unwrap();

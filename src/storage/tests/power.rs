@@ -42,7 +42,7 @@ fn start(disk: &SimDisk) -> Result<Process, StorageError> {
     Ok(Process { stores, faults, _effects: effects })
 }
 
-/// An entry that changes the registry.
+/// Returns an entry that changes the registry.
 fn entry(index: u64) -> Entry {
     let session =
         SessionId { instance: InstanceId(1), incarnation: Incarnation(1), connection: index };
@@ -148,7 +148,7 @@ fn start_with(disk: &SimDisk, others: &SimDisk, files: &str) -> StorageError {
     }
 }
 
-/// A disk with entries of one term, all applied and in the image.
+/// Returns a disk with entries of one term, all applied and in the image.
 async fn written(term: u64, seed: u64) -> SimDisk {
     runtime::follow_seed(seed);
     let disk = SimDisk::new(seed);

@@ -23,7 +23,7 @@ fn survey(disk: &SimDisk) -> Option<SnapshotFile> {
     survey.intact
 }
 
-/// A model after some entries, with records in it.
+/// Returns a model after some entries, with records in it.
 fn model_after(seed: u64, entries: u64) -> Model {
     let mut model = Model::new(Random(seed));
     for _ in 0..entries {
@@ -108,7 +108,7 @@ fn canary_a_snapshot_that_is_not_synced_is_found_out() {
     }
 }
 
-/// Where the frames of a snapshot begin.
+/// Returns where the frames of a snapshot begin.
 fn frames(bytes: &[u8]) -> Vec<std::ops::Range<usize>> {
     let (mut frames, mut at) = (Vec::new(), 12);
     while at < bytes.len() {

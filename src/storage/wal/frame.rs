@@ -64,7 +64,7 @@ pub(super) struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    /// The bytes, and the CRC that the first frame is chained to.
+    /// Returns the bytes, and the CRC that the first frame is chained to.
     pub(super) fn encode(&self) -> ([u8; SEGMENT_HEADER_BYTES], u32) {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         bytes[0..8].copy_from_slice(SEGMENT_MAGIC);
@@ -78,7 +78,7 @@ impl SegmentHeader {
         (bytes, sum)
     }
 
-    /// The header and its CRC, or what is wrong with it.
+    /// Returns the header and its CRC, or what is wrong with it.
     pub(super) fn decode(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> Result<(Self, u32), &'static str> {
         if &bytes[0..8] != SEGMENT_MAGIC {
             return Err("this is not a segment of a raft log");
@@ -118,7 +118,7 @@ pub(super) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// The bytes and their CRC.
+    /// Returns the bytes and their CRC.
     pub(super) fn encode(&self, seal: &Seal) -> ([u8; FRAME_HEADER_BYTES], u32) {
         let mut bytes = [0; FRAME_HEADER_BYTES];
         bytes[0..4].copy_from_slice(FRAME_MAGIC);
@@ -133,7 +133,7 @@ impl FrameHeader {
         (bytes, sum)
     }
 
-    /// The header and its CRC; `None` if these bytes are no intact header of this log.
+    /// Returns the header and its CRC; `None` if these bytes are no intact header of this log.
     pub(super) fn decode(bytes: &[u8; FRAME_HEADER_BYTES], seal: &Seal) -> Option<(Self, u32)> {
         let sum = u32_at(bytes, 36);
         if &bytes[0..4] != FRAME_MAGIC || seal.sum(&bytes[..36]) != sum {
@@ -210,7 +210,7 @@ impl<'a> FrameBuilder<'a> {
     }
 }
 
-/// The encoded entries of a frame's body; `None` if they do not fill it exactly.
+/// Returns the encoded entries of a frame's body; `None` if they do not fill it exactly.
 pub(super) fn entries_of(mut body: &[u8], count: u32) -> Option<Vec<&[u8]>> {
     let mut entries = Vec::new();
     for _ in 0..count {
@@ -223,8 +223,8 @@ pub(super) fn entries_of(mut body: &[u8], count: u32) -> Option<Vec<&[u8]>> {
     body.is_empty().then_some(entries)
 }
 
-/// Whether an intact frame header lies anywhere in the bytes that says the segment was durable
-/// beyond `offset`: then what stands at `offset` was acknowledged.
+/// Returns whether an intact frame header lies anywhere in the bytes that says the segment was
+/// durable beyond `offset`: then what stands at `offset` was acknowledged.
 pub(super) fn vouched_for(bytes: &[u8], seal: &Seal, offset: u64) -> bool {
     bytes.windows(FRAME_HEADER_BYTES).filter(|window| window.starts_with(FRAME_MAGIC)).any(
         |window| {

@@ -32,7 +32,7 @@ impl LogIds {
         self.0.drain(..begun.saturating_sub(1));
     }
 
-    /// The id of the entry at an index that the log holds.
+    /// Returns the id of the entry at an index that the log holds.
     pub(super) fn at(&self, index: u64) -> Option<LogId> {
         let begun = self.0.partition_point(|id| id.index <= index);
         let leader = self.0[..begun].last()?.committed_leader_id();

@@ -69,7 +69,7 @@ impl fmt::Debug for Flushed {
     }
 }
 
-/// The error of a job that will not be carried out.
+/// Returns the error of a job that will not be carried out.
 pub(in crate::storage) fn thread_ended() -> io::Error {
     io::Error::other("the thread that writes the raft log has ended")
 }
@@ -88,7 +88,7 @@ impl Shared {
         Self { log: Mutex::new(log), seal, room: Notify::new() }
     }
 
-    /// The log in memory; never held across a read, a write or a sync.
+    /// Locks the log in memory; never held across a read, a write or a sync.
     pub(in crate::storage) fn lock(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }

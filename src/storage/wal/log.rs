@@ -51,7 +51,7 @@ pub(in crate::storage) struct Log {
 }
 
 impl Log {
-    /// An empty log that begins at `first`, with no segment yet.
+    /// Creates an empty log that begins at `first`, with no segment yet.
     pub(super) fn new(first: u64, sizes: Sizes) -> Self {
         Self {
             vote: None,
@@ -85,7 +85,7 @@ impl Log {
         self.durable
     }
 
-    /// The id of the entry at an index, if the log holds it or purged it last.
+    /// Returns the id of the entry at an index, if the log holds it or purged it last.
     pub(in crate::storage) fn id_at(&self, index: u64) -> Option<LogId> {
         if (self.first..self.end).contains(&index) {
             return self.ids.at(index);
@@ -93,7 +93,7 @@ impl Log {
         self.purged.filter(|purged| purged.index == index)
     }
 
-    /// The segment that is being written.
+    /// Returns the segment that is being written.
     pub(super) fn current(&self) -> &Segment {
         self.segments.last().expect("a log has at least one segment")
     }
@@ -107,12 +107,12 @@ impl Log {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Whether a log that was never written may begin at any index.
+    /// Returns whether a log that was never written may begin at any index.
     pub(in crate::storage) fn may_begin_anywhere(&self) -> bool {
         self.first == self.end && self.purged.is_none()
     }
 
-    /// Whether another entry may wait for its sync.
+    /// Returns whether another entry may wait for its sync.
     pub(in crate::storage) fn has_room(&self) -> bool {
         let unsynced = self.end - self.durable;
         let room = unsynced < self.sizes.tail_entries as u64
@@ -194,7 +194,7 @@ impl Log {
         }
     }
 
-    /// Everything that a reader of `from..to` needs, so that it can read without the lock.
+    /// Returns everything that a reader of `from..to` needs, so that it can read without the lock.
     pub(in crate::storage) fn plan(&self, from: u64, to: u64) -> Plan {
         let (from, to) = (from.max(self.first), to.min(self.end));
         let tail_first = self.tail_first();

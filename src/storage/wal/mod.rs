@@ -72,8 +72,8 @@ use crate::{
 pub enum LogError {
     /// Something that was acknowledged is gone or changed, or the files are not this instance's.
     #[error(
-        "{} at byte {offset}: {what}. The raft log is left untouched, because opening it could take \
-         back what clients and other instances were told. If a file was moved or replaced, put it \
+        "{} at byte {offset}: {what}. The raft log is left untouched, because opening it could \
+         take back answers to clients and other instances. If a file was moved or replaced, put it \
          back. Otherwise move the data directory aside and join the cluster again under a new \
          node id; a single instance is restored from its backup",
         path.display()

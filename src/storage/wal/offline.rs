@@ -40,7 +40,7 @@ impl OfflineLog {
         Ok(Self { recovered: recover(disk, dir, &cluster_id, Access::Read, sizes)?, sizes })
     }
 
-    /// The store that it makes of its directory.
+    /// Returns the store that it makes of its directory.
     pub(in crate::storage) fn store(&self) -> StoreId {
         StoreId(u128::from_be_bytes(self.recovered.state.store))
     }
@@ -60,7 +60,7 @@ impl OfflineLog {
         }
     }
 
-    /// The id of the entry at an index, if the log holds it or purged it last.
+    /// Returns the id of the entry at an index, if the log holds it or purged it last.
     pub(in crate::storage) fn id_at(&self, index: u64) -> Option<LogId> {
         self.recovered.log.id_at(index)
     }

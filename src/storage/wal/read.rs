@@ -32,7 +32,7 @@ pub(super) struct Extent {
 }
 
 impl Plan {
-    /// Whether reading asks the disk.
+    /// Returns whether reading asks the disk.
     pub(in crate::storage) fn needs_disk(&self) -> bool {
         !self.extents.is_empty()
     }
@@ -93,7 +93,7 @@ struct EntryReader {
 }
 
 impl EntryReader {
-    /// Whether there was room for the entry.
+    /// Returns whether there was room for the entry.
     fn take(&mut self, encoded: &[u8]) -> bool {
         if self.bytes_left == 0 {
             return false;

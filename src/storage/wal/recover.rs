@@ -35,7 +35,7 @@ pub(super) struct Repairs {
     pub(super) one_slot_stale: bool,
 }
 
-/// Whether the directory has a log; `false` also for one whose creation was interrupted.
+/// Returns whether the directory has a log; `false` also for one whose creation was interrupted.
 ///
 /// # Errors
 /// If there are segments and no state that names them.
@@ -80,7 +80,8 @@ pub(super) fn recover(
     Ok(Recovered { state, state_file, seal, log, repairs })
 }
 
-/// Whether the log's state has a vote, or says that entries were purged; the entries are not read.
+/// Returns whether the log's state has a vote, or says that entries were purged; the entries are
+/// not read.
 ///
 /// # Errors
 /// If there is no intact state, or the disk does not answer.
@@ -126,7 +127,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// The log, and how many torn bytes stand behind it.
+    /// Returns the log, and how many torn bytes stand behind it.
     fn run(&mut self) -> Result<(Log, u64), LogError> {
         let state_path = self.dir.join(STATE_NAME);
         let next = self.state.purged.as_ref().map_or(0, |purged| purged.index + 1);
@@ -243,7 +244,7 @@ fn log_id_of(encoded: &[u8], index: u64) -> Result<LogId, String> {
     Ok(entry.log_id)
 }
 
-/// The path of a segment.
+/// Returns the path of a segment.
 pub(super) fn segment_path(dir: &Path, first: u64) -> PathBuf {
     dir.join(segment_name(first))
 }

@@ -33,12 +33,12 @@ pub(super) struct Mark {
     pub(super) offset: u64,
 }
 
-/// The name of the segment whose first entry has this index.
+/// Returns the name of the segment whose first entry has this index.
 pub(super) fn segment_name(first: u64) -> String {
     format!("{first:020}.wal")
 }
 
-/// The first index in a segment's name: `None` for another kind of file, `Some(None)` for a
+/// Returns the first index in a segment's name: `None` for another kind of file, `Some(None)` for a
 /// segment with a name that we never give.
 pub(super) fn parse_segment_name(name: &str) -> Option<Option<u64>> {
     let first = name.strip_suffix(".wal")?.parse().ok();
@@ -146,7 +146,7 @@ pub(super) struct FrameReader<'a> {
 }
 
 impl FrameReader<'_> {
-    /// The next frame; `None` at the end.
+    /// Returns the next frame; `None` at the end.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         let left = self.end.saturating_sub(self.offset);
         if left == 0 {

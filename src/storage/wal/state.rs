@@ -177,7 +177,7 @@ impl StateFile {
         self.write_slot(&one.slot)
     }
 
-    /// When the second copy of the newest state is to be made; `None` if it is there.
+    /// Returns when the second copy of the newest state is to be made; `None` if it is there.
     pub(super) fn copy_due(&self) -> Option<Instant> {
         let one = self.one_copy.as_ref()?;
         Some((one.written + COPY_AFTER).min(one.since + COPY_WITHIN))
@@ -221,7 +221,7 @@ pub(super) fn encode_slot(state: &State) -> Vec<u8> {
     bytes
 }
 
-/// The state in a slot; `None` if it is not intact.
+/// Returns the state in a slot; `None` if it is not intact.
 fn read_slot(file: &dyn DiskFile, slot: usize) -> Result<Option<State>, LogError> {
     let bytes = read_page(file, (slot * SLOT_BYTES) as u64)?;
     let Some((header, rest)) = bytes.split_first_chunk::<SLOT_HEADER_BYTES>() else {
@@ -245,7 +245,7 @@ struct Noted {
     durable: u64,
 }
 
-/// The watermark, if it is intact.
+/// Returns the watermark, if it is intact.
 fn read_watermark(file: &dyn DiskFile, seal: &Seal) -> Result<Option<Noted>, DiskFault> {
     let page = read_page(file, WATERMARK_AT)?;
     let Some(bytes) = page.first_chunk::<WATERMARK_BYTES>() else { return Ok(None) };

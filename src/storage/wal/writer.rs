@@ -79,7 +79,8 @@ impl Worker for Writer {
     type Job = Job;
     const NAME: &str = "raft-log";
 
-    /// A failed disk does not end it: whatever waits, or still comes, must be answered.
+    /// A failed disk does not end it: every job that waits, or still comes, must be
+    /// answered.
     fn work(&mut self, job: Job, behind: &Receiver<Job>) -> ControlFlow<()> {
         let mut batch = Vec::new();
         let mut batch_bytes = 0;
@@ -212,7 +213,7 @@ impl Writer {
         }
         let _beat = self.pulse.begin();
         self.repair().and_then(|()| job(self)).map_err(|fault| {
-            tracing::error!(error = %fault, "the raft log cannot be written any more");
+            tracing::error!(error = %fault, "the raft log can no longer be written");
             let error = self.faults.report(fault);
             self.failed = Some((error.kind(), error.to_string()));
             self.shared.break_off();
@@ -345,8 +346,8 @@ impl Writer {
             let drop_count = later.take_while(|segment| segment.first <= next).count();
             (if begins_anew { log.segments.len() } else { drop_count }, next)
         };
-        let anew = drop_count == self.state.segments.len();
-        let new_segment = if anew { Some(self.create_segment(next)?) } else { None };
+        let is_fresh = drop_count == self.state.segments.len();
+        let new_segment = if is_fresh { Some(self.create_segment(next)?) } else { None };
         self.state.dropped.extend(self.state.segments.drain(..drop_count));
         self.state.segments.extend(new_segment.as_ref().map(|segment| segment.first));
         self.state.purged = Some(upto);
@@ -418,7 +419,7 @@ impl Writer {
         self.state.dropped.retain(|first| {
             let removed = self.disk.remove(&segment_path(&self.dir, *first));
             if let Err(fault) = &removed {
-                tracing::warn!(error = %fault, "an old segment of the raft log could not be removed");
+                tracing::warn!(error = %fault, "an old segment of the raft log was not removed");
             }
             removed.is_err()
         });
@@ -430,7 +431,7 @@ impl Writer {
         Ok(any)
     }
 
-    /// The file being written, and where its next frame goes.
+    /// Returns the file being written, and where its next frame goes.
     fn current(&self) -> (Arc<dyn DiskFile>, u64) {
         let log = self.shared.lock();
         let current = log.current();

@@ -71,7 +71,7 @@ pub(crate) enum Pace {
     /// Not at all.
     #[default]
     Quick,
-    /// For so many milliseconds, drawn between these two.
+    /// For a number of milliseconds, drawn between these two.
     Slow(u64, u64),
     /// Until another pace is set.
     Hangs,

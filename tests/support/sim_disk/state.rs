@@ -11,8 +11,8 @@ use emnetchain::storage::fault::DiskFault;
 
 use super::{Faults, Pace, Rng, Survives, image::Images};
 
-/// What survives of one write that was not synced is decided for so many bytes at a time: far
-/// fewer than a sector, so that the smallest writes are torn as well.
+/// What survives of one write that was not synced is decided for this number of bytes at a time:
+/// far fewer than a sector, so that the smallest writes are torn as well.
 const SECTOR_BYTES: usize = 16;
 
 #[derive(Clone, Debug)]

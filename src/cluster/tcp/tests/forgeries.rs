@@ -19,7 +19,7 @@ use crate::{
     raft::Vote,
 };
 
-/// A vote that would end every leadership, if an instance listened to it.
+/// Returns a vote that would end every leadership, if an instance listened to it.
 fn greatest_vote(node: u64) -> Vec<u8> {
     let rpc = openraft::raft::VoteRequest::new(Vote::new(1 << 63, node), None);
     frame::encode(1, &Request::Vote(rpc)).unwrap()
@@ -39,7 +39,7 @@ fn facts() -> Facts {
     }
 }
 
-/// A hello, and a verdict that accepts whatever is answered.
+/// Returns a hello, and a verdict that accepts any answer.
 fn hello(from: NodeName, to: u64) -> Vec<u8> {
     let hello = Hello { lane: Lane::Calls, from, to: InstanceId(to), facts: facts() };
     [hello.encode(), verdict()].concat()
@@ -81,7 +81,7 @@ impl Victim {
         TcpStream::connect(("127.0.0.1", self.node.port)).await.unwrap()
     }
 
-    /// A connection with the given certificate, trusting the victim's.
+    /// Returns a connection with the given certificate, trusting the victim's.
     async fn tls(
         &self,
         (certificate, key): (std::path::PathBuf, std::path::PathBuf),
@@ -152,7 +152,7 @@ async fn nothing_without_a_certificate_of_the_cluster_gets_in() {
     victim.unmoved("tls", 5).await;
 }
 
-/// The bytes that a rightful instance sends on a connection.
+/// Returns the bytes that a rightful instance sends on a connection.
 async fn record(victim: &Victim) -> Vec<u8> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -113,7 +113,7 @@ async fn a_disk_that_went_back_and_a_disk_that_was_exchanged_are_refused() {
     assert_eq!(same.learnt().borrow().turned, None);
 }
 
-/// Whatever else a removed one has forgotten, that it was removed is what it is told.
+/// A removed one learns that it was removed, even if it has forgotten more.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_one_with_an_older_copy_learns_that_it_was_removed() {
     let (world, dir) = (World::new(2), tempfile::tempdir().unwrap());
@@ -135,7 +135,7 @@ async fn a_removed_one_with_an_older_copy_learns_that_it_was_removed() {
     let learnt = back.learnt().borrow().clone();
     assert_eq!((learnt.turned, learnt.removed), (None, Some((9, InstanceId(1)))));
     assert!(!back.gate().is_open(), "it votes no more");
-    // One that was not removed is told that its copy is older.
+    // One that was not removed learns that its copy is older.
     let named = Known::Named { store: Some(StoreId(2)), lived: false };
     assert_eq!(back.meet_again(InstanceId(1), &Facts { known: named, ..facts }), Ok(()));
     assert!(back.learnt().borrow().turned.is_some());

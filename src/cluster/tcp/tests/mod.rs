@@ -43,7 +43,7 @@ use crate::{
 
 const CLUSTER: ClusterId = ClusterId(0x00c1_0575);
 
-/// The longest that anything may take before a test gives up; long, for machines can be busy.
+/// The longest that anything may take before a test gives up; long, because machines can be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn name(node: u64) -> NodeName {
@@ -63,7 +63,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
 }
 
-/// Where everybody is at present, and the certificates of all.
+/// The present addresses of all, and the certificates of all.
 struct World {
     certs: TempDir,
     addresses: Arc<Mutex<BTreeMap<InstanceId, String>>>,
@@ -90,7 +90,7 @@ impl World {
         Security::Tls(Arc::new(Tls::load(self.files(node), name(node)).unwrap()))
     }
 
-    /// A way to the others as `node` has it, with the given certificates.
+    /// Returns a way to the others as `node` has it, with the given certificates.
     fn transport(&self, node: u64, security: Security) -> Routed {
         let tcp = TcpTransport::new(name(node), security, Metrics::new());
         Routed { tcp, addresses: Arc::clone(&self.addresses) }
@@ -170,7 +170,7 @@ impl World {
     }
 }
 
-/// Finds members where they are now, whatever the membership says.
+/// Finds members where they are now, not where the membership says.
 struct Routed {
     tcp: TcpTransport,
     addresses: Arc<Mutex<BTreeMap<InstanceId, String>>>,
@@ -216,7 +216,7 @@ impl Node {
         self.view.read(|registry| registry.totals().peers) as usize
     }
 
-    /// Everything that is in the registry, to be compared.
+    /// Returns everything that is in the registry, to be compared.
     fn contents(&self) -> String {
         self.view.read(|registry| {
             let records: Vec<_> = registry.image().records.iter().collect();

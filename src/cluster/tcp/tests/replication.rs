@@ -28,10 +28,10 @@ fn dirs(count: usize) -> Vec<TempDir> {
     (0..count).map(|_| tempfile::tempdir().unwrap()).collect()
 }
 
-/// Where the leader stands, once everybody knows the same one.
+/// Returns the index of the leader, once all know the same one.
 async fn leader(nodes: &[Node]) -> usize {
     let mut at = None;
-    until("everybody knows the same leader", || {
+    until("all know the same leader", || {
         let known: Vec<_> = nodes.iter().map(Node::leader).collect();
         at = nodes.iter().position(|node| known.iter().all(|leader| *leader == Some(node.id)));
         at.is_some()
@@ -41,7 +41,7 @@ async fn leader(nodes: &[Node]) -> usize {
 }
 
 async fn all_alike(nodes: &[Node], peers: usize) {
-    until("everybody has everything", || nodes.iter().all(|node| node.peers() == peers)).await;
+    until("all have everything", || nodes.iter().all(|node| node.peers() == peers)).await;
     let first = nodes[0].contents();
     assert!(nodes.iter().all(|node| node.contents() == first));
 }

@@ -119,7 +119,7 @@ impl Own {
         self.0.iter().map(|(socket, _)| *socket).collect()
     }
 
-    /// Which part a socket is, if it is one of them.
+    /// Returns which part a socket is, if it is one of them.
     fn part(&self, socket: Endpoint) -> Option<Option<Part>> {
         self.0.iter().find(|(own, _)| *own == socket).map(|(_, part)| *part)
     }

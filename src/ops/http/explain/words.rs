@@ -1,4 +1,5 @@
-//! The sentences of `explain`. Each says what is the case, why, and what would change it.
+//! The sentences of `explain`. Each tells the state, its cause, and the events that would change
+//! it.
 
 use super::Own;
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     },
 };
 
-/// A client that a chain knows.
+/// Describes a client that a chain knows.
 pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part, reader: Reader) -> Vec<String> {
     let Some(client) = look.registry.client(serial) else { return Vec::new() };
     let mut says = vec![format!(
@@ -35,7 +36,7 @@ pub(super) fn of_client(look: Look<'_>, serial: Serial, part: Part, reader: Read
     says
 }
 
-/// A socket that no chain knows, and that waits.
+/// Describes a socket that no chain knows, and that waits.
 pub(super) fn of_caller(now: Timestamp, caller: &Caller, reader: Reader) -> String {
     format!(
         "No chain knows {}. It {}, and will be paired with the next other socket that sends the \
@@ -45,7 +46,7 @@ pub(super) fn of_caller(now: Timestamp, caller: &Caller, reader: Reader) -> Stri
     )
 }
 
-/// A socket of which nothing is known.
+/// Describes a socket of which nothing is known.
 pub(super) fn of_stranger(socket: &Socket) -> String {
     format!(
         "No chain knows {socket}, and it does not wait for a repair: it was never announced, or it \
@@ -55,9 +56,9 @@ pub(super) fn of_stranger(socket: &Socket) -> String {
 
 fn cut_off(look: Look<'_>, cut: &Cut) -> String {
     format!(
-        "It has been cut off from the path of its chain for {}, with those beside it: {}. The run \
-         keeps its links, and comes back behind the tip when the tail of its first client asks, or \
-         when the head of its last one asks and the tip does not.",
+        "It has been cut off from the path of its chain for {}, together with its run: {}. The \
+         run keeps its links, and returns behind the tip when the tail of its first client asks, \
+         or when the head of its last one asks and the tip does not.",
         Age(look.now.ms_since(cut.since)),
         of_cause(cut.cause)
     )
@@ -73,7 +74,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
         Side::Linked { since, by } => {
             let partner = facing.map(ToString::to_string).unwrap_or_default();
             let by = match by {
-                LinkedBy::Gather => "the clients between them kept silent and were cut off",
+                LinkedBy::Gather => "the clients between them were silent and were cut off",
                 LinkedBy::Join => "the later of the two joined behind the other",
                 LinkedBy::Repair => "a repair brought them together",
                 LinkedBy::Again => "they were neighbours before, and both asked again",
@@ -82,7 +83,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
         }
         Side::Paired { partner, since } => format!(
             "{whose} has been paired with {partner} for {}: both sent the same repair id, and they \
-             are no neighbours in a chain.",
+             are not neighbours in a chain.",
             for_ms(*since)
         ),
         Side::Open(Past::Reported { since, .. }) => format!(
@@ -96,7 +97,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
             }
             (Part::Head, None) => format!(
                 "{whose} has no partner and does not ask for one, though it is the newest client \
-                 of its chain: it will be told a newcomer when it asks again."
+                 of its chain: it gets a newcomer when it asks again."
             ),
             (_, Some(facing)) => format!(
                 "{whose} has no partner and does not ask for one; {facing} faces it across the gap."
@@ -109,7 +110,7 @@ fn of_side(look: Look<'_>, serial: Serial, client: &Client, part: Part, reader: 
     }
 }
 
-/// A repair id, for a reader that may see it.
+/// Returns a repair id, for a reader that may see it.
 fn with_id(id: &RepairId, reader: Reader) -> String {
     match reader.sees_ids {
         true => format!("RECONNECT with id {:?}", id.0),
@@ -181,7 +182,7 @@ fn why_it_waits(
                 );
             }
             format!(
-                "The clients between it and {} keep silent: if they still do in {}, they are cut \
+                "The clients between it and {} are silent: if they still are in {}, they are cut \
                  off and the two are linked.",
                 other.map(ToString::to_string).unwrap_or_default(),
                 Age(at.ms_since(look.now))
@@ -194,7 +195,7 @@ fn why_it_waits(
     }
 }
 
-/// What happened, as seen from one client.
+/// Returns an event in words, as seen from one client.
 pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
     let sockets = || note.about.iter().flatten().copied();
     let mine = sockets().find_map(|socket| own.part(socket));
@@ -238,7 +239,7 @@ pub(super) fn of_note(own: &Own, note: &Note, reader: Reader) -> String {
             format!("{its} was paired with {other} by a repair id, after {}", Age(*waited_ms))
         }
         What::Parted => {
-            format!("{its} has lost its partner {other}, by the word of one of the two")
+            format!("{its} has lost its partner {other}: one of the two reported the other")
         }
         What::CountsAsFirst => {
             "it counts as the first of its chain: no client before it asks".to_owned()

@@ -1,4 +1,4 @@
-//! What a request shows of where it comes from.
+//! The facts of a request that show where it comes from.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -24,7 +24,7 @@ pub(super) enum Token {
     InHeader,
 }
 
-/// What decides.
+/// The facts that decide.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
     /// It comes from a loopback address.
@@ -84,9 +84,9 @@ const NAMING: [&str; 6] = [
     "x-real-ip",
 ];
 
-/// The addresses for which the last proxy may ask: what each header names last. A client can write
-/// these headers too. What it wrote stands before what the proxy appends, or in a header that the
-/// proxy leaves alone, and which one that is cannot be told from here.
+/// Returns the addresses for which the last proxy may ask: what each header names last. A client
+/// can write these headers too. What it wrote stands before what the proxy appends, or in a header
+/// that the proxy leaves alone, and which one that is cannot be told from here.
 pub(super) fn forwarded_for(headers: &HeaderMap) -> Vec<IpAddr> {
     NAMING.iter().filter_map(|name| named_last(headers, name)).collect()
 }
@@ -166,14 +166,14 @@ fn carried(headers: &HeaderMap, token: &AdminToken) -> Token {
     if is_right { Token::InCookie } else { Token::Stale }
 }
 
-/// The cookie that a browser shall keep until it is closed. It has no path of its own: so it goes
-/// with the path that a proxy has the page below.
+/// Returns the cookie that a browser is to keep until it is closed. It has no path of its own: so
+/// it goes with the path that a proxy has the page below.
 pub(in crate::ops::http) fn cookie(token: &str, headers: &HeaderMap) -> String {
     let secure = if is(headers, "x-forwarded-proto", "https") { "; Secure" } else { "" };
     format!("{COOKIE}={}; HttpOnly; SameSite=Strict{secure}", escaped(token))
 }
 
-/// A token with nothing in it that ends the value of a cookie (RFC 6265 section 4.1.1).
+/// Returns a token with nothing in it that ends the value of a cookie (RFC 6265 section 4.1.1).
 pub(super) fn escaped(token: &str) -> String {
     let escape = |c: char| match c {
         'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' | '.' | '~' | '+' | '/' | '=' => {

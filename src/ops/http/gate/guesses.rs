@@ -1,9 +1,9 @@
-//! How often a wrong token may be shown. Each source has a rate, and each IPv6 site one of sixteen
+//! The rate of wrong tokens. Each source has a rate, and each IPv6 site one of sixteen
 //! times that; beyond it no token of it is looked at, right or wrong: else a guesser would go on at
 //! full speed. So it locks out, for as long as it guesses, those that share its address or its
 //! site, and no other source.
 //!
-//! What comes through a proxy of the operators', on this machine or a private network, counts for
+//! A request through a proxy of the operators', on this machine or a private network, counts for
 //! the address that the proxy says it asks for, so a stranger locks out neither an operator at the
 //! machine nor one behind the same proxy. A stranger may add a header of its own that names another
 //! address, and which header is the proxy's cannot be told. So a request that names several counts
@@ -34,7 +34,7 @@ use crate::{
     ratelimit::{Clocks, Rate},
 };
 
-/// The rate of a public source.
+/// Returns the rate of a public source.
 fn public() -> Rate {
     Rate::every(TOKEN_GUESS_INTERVAL, TOKEN_GUESSES_BURST)
 }
@@ -46,13 +46,13 @@ pub(in crate::ops::http) struct Guesses {
     metrics: Metrics,
 }
 
-/// What one source may still show.
+/// The guesses that one source still has.
 #[derive(Clone, Debug)]
 pub(in crate::ops::http) struct Guess {
     of: Guesses,
     source: Source,
     is_forwarded: bool,
-    /// What a proxy of the operators' may ask for, each once.
+    /// The sources that a proxy of the operators' may ask for, each once.
     clients: Vec<Source>,
 }
 
@@ -61,7 +61,7 @@ impl Guesses {
         Self { clocks: Arc::new(Mutex::new(Clocks::new(clock::now()))), metrics }
     }
 
-    /// Those of a source; `named` is what its headers say it asks for.
+    /// Returns those of a source; `named` is what its headers say it asks for.
     pub(super) fn of(&self, caller: IpAddr, is_forwarded: bool, named: &[IpAddr]) -> Guess {
         // A stranger that asks us directly may say what it likes.
         let named = named.iter().filter(|_| is_local(caller));

@@ -1,4 +1,4 @@
-//! What a request may do: the one place that decides.
+//! The rights of a request: the one place that decides.
 //!
 //! A request that changes something can take the cluster apart, and a backup holds all that the
 //! registry knows. Both take the operators' token where there is one. Without one they take a
@@ -69,11 +69,11 @@ impl AdminToken {
     }
 }
 
-/// What is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) IpAddr);
 
-/// What every reader may have without a token, from everywhere.
+/// The pages that every reader may have without a token, from everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open([bool; 4]);
 
@@ -111,10 +111,10 @@ impl Default for Open {
     }
 }
 
-/// What a request is for.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// What is open to every reader.
+    /// It is open to every reader.
     Open,
     /// Shows an operator what goes on.
     View,
@@ -125,7 +125,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// The kind of a route. What is not known to be harmless is a change.
+    /// Returns the kind of a route. What is not known to be harmless is a change.
     fn of(method: &Method, route: &str, open: Open) -> Self {
         let is_read = method == Method::GET || method == Method::HEAD;
         let is_open = |name: &str| if open.has(name) { Self::Open } else { Self::View };
@@ -141,7 +141,7 @@ impl Kind {
     }
 }
 
-/// What a request may be told.
+/// The right of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Reader {
     /// Whether it may see repair ids.
@@ -180,7 +180,7 @@ fn decide(kind: Kind, facts: Facts, has_token: bool) -> Result<Reader, Refusal> 
     }
 }
 
-/// What the gate knows.
+/// The knowledge of the gate.
 #[derive(Clone, Debug)]
 pub(super) struct Gate {
     pub(super) token: watch::Receiver<AdminToken>,

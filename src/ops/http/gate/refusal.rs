@@ -1,9 +1,9 @@
-//! Why a request may not be made, and what to do. Each caller is told in its own terms: a command
+//! The refusals, each with a way out. Each caller gets it in its own terms: a command
 //! of this program takes a file, a program that speaks HTTP sends a header.
 
 use axum::http::{HeaderMap, header};
 
-/// How a command of this program names itself; its version follows.
+/// The name by which a command of this program introduces itself; its version follows.
 pub(crate) const COMMAND: &str = "EMNetChain/";
 
 /// Why a request may not be made.
@@ -18,7 +18,7 @@ pub(super) enum Refusal {
     OtherHost,
 }
 
-/// What asks.
+/// The kind of the program that asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
     /// The command line of this program.
@@ -36,7 +36,7 @@ impl Asker {
         }
     }
 
-    /// How it shows the token.
+    /// Returns the way in which it shows the token.
     fn shows_token(self) -> &'static str {
         match self {
             Self::Command => {
@@ -49,7 +49,7 @@ impl Asker {
         }
     }
 
-    /// How it asks an instance that has no token.
+    /// Returns the way in which it asks an instance that has no token.
     fn asks_without(self) -> &'static str {
         match self {
             Self::Command => {
@@ -94,9 +94,9 @@ impl Refusal {
     }
 }
 
-/// What is said of a wrong token.
+/// The answer to a wrong token.
 const NOT_IT: &str = "this is not the operators' token";
 
-/// What is said of a request without one.
+/// The answer to a request without a token.
 const NEEDED: &str = "this instance has an operators' token, and changes and backups need it, on \
                       its own machine as well";

@@ -8,7 +8,7 @@ fn token() -> AdminToken {
     AdminToken(Some("secret; of \"them\"".into()))
 }
 
-/// A request as it comes in.
+/// Returns a request as it comes in.
 fn asked(from: &str, headers: &[(&str, &str)]) -> Request {
     let mut request = Request::builder().uri("/").extension(Caller(from.parse().unwrap()));
     for (name, value) in headers {

@@ -12,7 +12,7 @@ const PAUSE_MS = 1000, PAUSE_MAX_MS = 10_000;
 /** An answer that takes longer than this is none. */
 const PATIENCE_MS = 5000;
 
-/** What is shown is called old when the next answer is so much overdue, whatever the reason. */
+/** What is shown is called old when the next answer is so much overdue, for any reason. */
 const OVERDUE_MS = 2500;
 
 const CHAINS_MAX = 50, WINDOW_MAX = 50;
@@ -79,7 +79,7 @@ async function ask(path, parameters = {}) {
   });
   const answer = await response.json();
   if (response.ok) return answer;
-  // The token was changed, or the browser has lost it: the form for it is where this page is.
+  // The token was changed, or the browser has lost it: its form is where this page is.
   if (response.status === 403) location.reload();
   if (response.status >= 400 && response.status < 500 && answer.error) throw new Refusal(answer.error);
   throw new Error(`${path}: ${response.status}`);
@@ -150,7 +150,7 @@ function drawChain(chain, asked, known, isSought) {
   const [first] = chain.window;
   const isShort = chain.earlier && !chain.later && chain.window.length < WINDOW_MAX / 2;
   if (isShort && asked.from !== null) settle({ from: "newest", before: null });
-  // From now on the window stays where it is, whichever client leaves it.
+  // From now on the window stays where it is when a client leaves it.
   else if (first && (isSought || asked.before !== null)) settle({ from: String(first.serial), before: null });
 }
 

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::{HttpSources, fresh, gate};
 
-/// What a browser may do with the page: our scripts, our styles, our answers, and nothing else; in
+/// The rights of the page in a browser: our scripts, our styles, our answers, and nothing else; in
 /// no other page's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
@@ -34,8 +34,8 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
-/// The page and its parts. The parts have paths below the page's own, so that all of it works below
-/// any path that a proxy gives it.
+/// Returns the page and its parts. The parts have paths below the page's own, so that all of it
+/// works below any path that a proxy gives it.
 pub(super) fn routes() -> Router<HttpSources> {
     Router::new()
         .route("/", get(async || part(HTML, include_str!("index.html"))))
@@ -89,7 +89,8 @@ async fn sign_in(
     }
 }
 
-/// The form for the token, and why it is needed. Without a token there is nothing to fill in.
+/// Returns the form for the token, and why it is needed. Without a token there is nothing to fill
+/// in.
 pub(super) fn sign_in_form(status: StatusCode, why: &str, has_token: bool) -> Response {
     let form = if has_token { include_str!("sign-in.html") } else { "" };
     let text = format!(

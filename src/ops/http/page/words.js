@@ -96,7 +96,7 @@ export function stateWords(status) {
       tone: "bad",
       line: `Not serving · ${status.trouble}`,
       trouble: "No client that asks this instance is answered now. " +
-        "What is shown is what it knew last, and may be old.",
+        "The page shows its last known state, which may be old.",
     };
   }
   if (status.leader === null) {
@@ -104,7 +104,7 @@ export function stateWords(status) {
       tone: "bad",
       line: "No leader · no client is answered now",
       trouble: "The cluster has no leader: no instance can answer a client until a majority of the voters " +
-        "reaches each other. What is shown is what this instance knew last, and may be old.",
+        "reaches each other. The page shows the last state that this instance knew, which may be old.",
     };
   }
   const { members } = status;

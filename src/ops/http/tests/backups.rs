@@ -6,10 +6,10 @@ use crate::ops::Backup;
 /// More than the kernel keeps for a reader that does not read.
 const BYTES: u64 = 24 * 1024 * 1024 + 77;
 
-/// What opens the instance.
+/// The header that opens the instance.
 const SECRET: &str = "authorization: Bearer secret\r\n";
 
-/// A file in which every byte tells its place.
+/// Returns a file in which every byte tells its place.
 pub(super) fn backup() -> Backup {
     let read_at = |piece: &mut [u8], at: u64| {
         for (byte, place) in piece.iter_mut().zip(at..) {

@@ -53,7 +53,7 @@ impl Bench {
     }
 }
 
-/// What a server shows, and what changes whether it is ready and its token.
+/// Returns the sources of a server, and the senders that change whether it is ready and its token.
 fn sources(
     metrics: Metrics,
     backend: Arc<dyn Backend>,
@@ -63,7 +63,7 @@ fn sources(
     (HttpSources { metrics, readiness: receiver, backend, token }, readiness, secret)
 }
 
-/// Everything until the server closes, which it must do within a bound.
+/// Returns everything until the server closes, which it must do within a bound.
 async fn rest(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer));
@@ -166,7 +166,7 @@ async fn only_reading_is_allowed_and_other_paths_are_told_the_right_ones() {
     assert!(answer.starts_with("HTTP/1.1 404 ") && error(&answer).contains("/readyz"), "{answer}");
 }
 
-/// The sentence of an error, which is all of its body.
+/// Returns the sentence of an error, which is all of its body.
 fn error(answer: &str) -> String {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.contains("content-type: application/json"), "{answer}");
@@ -176,7 +176,7 @@ fn error(answer: &str) -> String {
     body["error"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
-/// Whatever refuses a request, a program reads one form of error.
+/// A program reads one form of error for every refusal.
 #[tokio::test]
 async fn every_error_has_one_form() {
     let bench = Bench::start(HttpOptions::default());

@@ -1,4 +1,4 @@
-//! What people and scripts are shown of chains, over HTTP and against a small registry.
+//! The views of chains for people and scripts, over HTTP and against a small registry.
 
 use serde_json::{Value, json};
 
@@ -204,7 +204,7 @@ async fn a_socket_is_explained() {
             "its tail was linked with 10.0.0.1:1 as newcomer and tip, after 1 s",
             "its head was linked with 10.0.0.3:2 as newcomer and tip, after 1 s",
             "its head asked for a new partner by RECONNECT with id \"<b>\"",
-            "its head has lost its partner 10.0.0.3:2, by the word of one of the two",
+            "its head has lost its partner 10.0.0.3:2: one of the two reported the other",
         ],
     )
     .await;
@@ -222,7 +222,7 @@ async fn a_socket_is_explained() {
             joined,
             "its tail was linked with 10.0.0.2:1 as newcomer and tip, after 1 s",
             "its head was linked with 10.0.0.4:2 as newcomer and tip, after 1 s",
-            "its tail has lost its partner 10.0.0.2:1, by the word of one of the two",
+            "its tail has lost its partner 10.0.0.2:1: one of the two reported the other",
         ],
     )
     .await;

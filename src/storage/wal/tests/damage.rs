@@ -1,4 +1,4 @@
-//! Damage to the files of a log that was closed in good order. Whatever is done to them, the log
+//! Damage to the files of a log that was closed in good order. Under every damage the log
 //! is either refused, or it opens with every entry and the vote. It never opens with less.
 
 use std::{
@@ -73,7 +73,7 @@ impl Fixture {
         Self { root, model, segments }
     }
 
-    /// A copy of the log's directory, to be damaged.
+    /// Returns a copy of the log's directory, to be damaged.
     fn copy(&self) -> TempDir {
         let copy = TempDir::new_in(self.root.path()).unwrap();
         for (path, bytes) in files(&self.root.path().join("raft")) {
@@ -335,7 +335,7 @@ async fn the_watermark_and_later_frames_vouch_for_a_frame() {
         ends.push(size(&last));
     }
     drop(store);
-    // The watermark knows of the last frame, whatever is cut off.
+    // The watermark knows of the last frame, even if it is cut off.
     let whole = fs::read(&last).unwrap();
     for end in [ends[3] - 1, ends[3] - 60, ends[2], ends[1]] {
         cut(&last, end);

@@ -13,7 +13,7 @@ use crate::{
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-/// A log of a few segments, with a truncation, a purge and a vote, closed in good order.
+/// Returns a log of a few segments, with a truncation, a purge and a vote, closed in good order.
 async fn made() -> (Files, Model) {
     let disk = SimDisk::new(1);
     let mut store = open(disk.share(), &sim_dir(), false).unwrap();

@@ -58,7 +58,7 @@ fn open(disk: Arc<dyn Disk>, dir: &Path, expect_existing: bool) -> Result<LogSto
     LogStore::open_on(disk, options(dir, expect_existing).0, SMALL)
 }
 
-/// The log's directory on a simulated disk.
+/// Returns the log's directory on a simulated disk.
 fn sim_dir() -> PathBuf {
     PathBuf::from("/data/raft")
 }
@@ -67,7 +67,7 @@ fn log_id(term: u64, index: u64) -> LogId {
     LogId::new(crate::raft::LeaderId { term, node_id: 1 }, index)
 }
 
-/// An entry whose contents depend on all three numbers.
+/// Returns an entry whose contents depend on all three numbers.
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {
     let session =
         SessionId { instance: InstanceId(1), incarnation: Incarnation(term), connection: index };
@@ -137,7 +137,7 @@ impl Model {
         Ok(model)
     }
 
-    /// The same, read in all the other ways as well.
+    /// Returns the same contents, read in all the other ways as well.
     async fn of_every_way(store: &mut LogStore) -> io::Result<Self> {
         let model = Self::of(store).await?;
         let mut reader = store.get_log_reader().await;

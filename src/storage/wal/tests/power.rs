@@ -285,7 +285,7 @@ async fn run(disk: &SimDisk, script: &[Step]) -> (Model, Option<Step>) {
     (model, cut_short)
 }
 
-/// The same on a disk that holds `model`, which becomes what was acknowledged.
+/// Does the same on a disk that holds `model`, which becomes what was acknowledged.
 async fn run_from(disk: &SimDisk, model: &mut Model, script: &[Step]) -> Option<Step> {
     let mut store = open(disk.share(), &sim_dir(), false).ok()?;
     for step in script {
