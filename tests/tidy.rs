@@ -90,8 +90,8 @@ const LAYERS: [(&str, &str); 26] = [
     ),
     (
         "ops",
-        "clock cluster crowd descriptors ids limits logging metrics raft ratelimit registry secrets \
-         server sockets storage",
+        "clock cluster crowd descriptors ids limits logging metrics raft ratelimit registry \
+         secrets server sockets storage",
     ),
     ("config", "cluster ids limits logging ops raft registry secrets server storage wire"),
     (

@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::call::Instance;
 use crate::{
     config::Sources,
     console::{Exit, complain, say},
-    ops::http::backup::PREPARATION_MAX,
+    ops::{api::Nothing, http::backup::PREPARATION_MAX},
     storage::{BackupDraft, StorageError},
 };
 
@@ -58,7 +57,7 @@ fn receive(file: &Path, sources: &Sources) -> Result<String, Failure> {
     })?;
     let backup = draft.finish()?;
     // The file is whole, whether the instance learns of it or not.
-    if let Err(why) = instance.post("/api/v1/backup/kept", &json!({})) {
+    if let Err(why) = instance.post("/api/v1/backup/kept", &Nothing {}) {
         complain(&format!("the metric of the last backup stays as it was: {why}"));
     }
     Ok(format!("{}: {backup}\n", file.display()))

@@ -14,12 +14,16 @@ use axum::{
 use futures_util::StreamExt as _;
 use hyper::{body::Body as _, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     config::{Faults, Sources, Value},
-    ops::http::{DEFAULT_ADDR, gate::COMMAND},
+    ops::{
+        api::Sentence,
+        http::{DEFAULT_ADDR, gate::COMMAND},
+    },
 };
 
 /// Longest wait for an answer: longer than the service lets a change of the cluster take.
@@ -97,16 +101,22 @@ impl Instance {
     }
 
     /// Returns the answer to GET.
-    pub(super) fn get(&self, path: &str) -> Result<Json, String> {
-        self.call(Method::GET, path, None)
+    pub(super) fn get(&self, path: &str) -> Result<Answer, String> {
+        let json = self.call(Method::GET, path, Body::empty())?;
+        Ok(Answer { address: self.address.clone(), json })
     }
 
-    /// Returns the answer to POST.
-    pub(super) fn post(&self, path: &str, body: &Json) -> Result<Json, String> {
-        self.call(Method::POST, path, Some(body))
+    /// Returns the sentence that answers POST.
+    pub(super) fn post(&self, path: &str, body: &impl Serialize) -> Result<String, String> {
+        let body = serde_json::to_vec(body).map_err(|error| error.to_string())?;
+        let json = self.call(Method::POST, path, Body::from(body))?;
+        match (Answer { address: self.address.clone(), json }).read()? {
+            Sentence::Done(done) => Ok(done),
+            Sentence::Error(why) => Err(why),
+        }
     }
 
-    fn call(&self, method: Method, path: &str, body: Option<&Json>) -> Result<Json, String> {
+    fn call(&self, method: Method, path: &str, body: Body) -> Result<Json, String> {
         let request = self.request(method, path, body)?;
         let asking = self.ask(request, ANSWER_MAX, async |answer| self.read(answer).await);
         runtime()?.block_on(asking)
@@ -121,7 +131,7 @@ impl Instance {
         stop: impl Future<Output = String>,
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let request = self.request(Method::GET, path, None)?;
+        let request = self.request(Method::GET, path, Body::empty())?;
         let read = async |answer: Response<Body>| {
             if answer.status() != StatusCode::OK {
                 return Ok(self.read(answer).await.map(drop)?);
@@ -152,13 +162,7 @@ impl Instance {
         })
     }
 
-    fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Json>,
-    ) -> Result<Request<Body>, String> {
-        let body = body.map_or_else(Body::empty, |body| Body::from(body.to_string()));
+    fn request(&self, method: Method, path: &str, body: Body) -> Result<Request<Body>, String> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -209,9 +213,7 @@ impl Instance {
         let status = answer.status();
         let body = timeout(ANSWER_MAX, to_bytes(answer.into_body(), ANSWER_BYTES_MAX)).await;
         let body = body.map_err(|_| self.late())?.map_err(|error| error.to_string())?;
-        let value: Json = serde_json::from_slice(&body).map_err(|_| {
-            format!("{} answers, but it is no EMNetChain instance of this version", self.address)
-        })?;
+        let value: Json = serde_json::from_slice(&body).map_err(|_| stranger(&self.address))?;
         match value.get("error").and_then(Json::as_str) {
             Some(error) => Err(error.to_owned()),
             None if status == StatusCode::OK => Ok(value),
@@ -222,6 +224,28 @@ impl Instance {
     fn late(&self) -> String {
         format!("the instance at {} does not answer in time", self.address)
     }
+}
+
+/// The answer of an instance in JSON.
+pub(super) struct Answer {
+    address: String,
+    json: Json,
+}
+
+impl Answer {
+    /// The answer as it came, for scripts.
+    pub(super) fn json(&self) -> &Json {
+        &self.json
+    }
+
+    /// Reads it.
+    pub(super) fn read<T: DeserializeOwned>(self) -> Result<T, String> {
+        serde_json::from_value(self.json).map_err(|_| stranger(&self.address))
+    }
+}
+
+fn stranger(address: &str) -> String {
+    format!("{address} answers, but it is no EMNetChain instance of this version")
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

@@ -3,14 +3,18 @@
 
 use std::{fmt::Write as _, net::SocketAddr, path::Path};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::{call::Instance, table::table};
+use super::{
+    call::{Answer, Instance},
+    table::{OrDash as _, table},
+};
 use crate::{
     cluster::{admin::START_EMPTY, tcp::certs::make_certs},
     config::{InitialCluster, Sources, parse_member},
     console::{Unsaid, try_say},
     ids::InstanceId,
+    ops::api::{AnyMember, NewMember, Nothing, OneMember, Status},
     storage::ClusterId,
 };
 
@@ -42,153 +46,140 @@ pub(super) fn run(
         return Ok(try_say(&certs(operand_text, sources).map_err(Failure::Usage)?)?);
     }
     let instance = Instance::of(sources).map_err(Failure::Usage)?;
-    let get = |path: &str| instance.get(path).map_err(Failure::Instance);
-    let post = |action: &str, body: Value| {
-        let answer = instance.post(&format!("/api/v1/cluster/{action}"), &body);
-        let done = sentence(&answer.map_err(Failure::Instance)?);
-        try_say(&done)?;
-        Ok(done)
-    };
+    let get = || instance.get("/status").map_err(Failure::Instance);
+    let status = |answer: Answer| answer.read::<Status>().map_err(Failure::Instance);
     let number = || match operand_text.parse::<u64>() {
-        Ok(id) if id > 0 => Ok(id),
+        Ok(id) if id > 0 => Ok(InstanceId(id)),
         Ok(_) | Err(_) => {
             Err(Failure::Usage(format!("{operand_text:?} is not the number of an instance")))
         }
     };
     match command {
-        "status" | "members" => {
-            let status = get("/status")?;
-            let shown = if command == "members" { &status["members"] } else { &status };
-            let page = || page(&status, command == "status");
-            Ok(try_say(&if json { format!("{shown}\n") } else { page() })?)
-        }
+        "status" if json => Ok(try_say(&format!("{}\n", get()?.json()))?),
+        "status" => Ok(try_say(&page(&status(get()?)?, true))?),
+        "members" if json => Ok(try_say(&format!("{}\n", get()?.json()["members"]))?),
+        "members" => Ok(try_say(&page(&status(get()?)?, false))?),
         "add" => {
             let (id, member) = parse_member(operand_text).map_err(Failure::Usage)?;
-            let done = post("add", json!({"id": id.0, "address": member.raft_addr}))?;
+            let address = member.raft_addr;
+            let done = post(&instance, "add", &NewMember { id, address: address.clone() })?;
             // A member that moved has data, and is started as it was.
             if done.contains(START_EMPTY) {
-                try_say(&start_line(&get("/status")?, id, &member.raft_addr))?;
+                try_say(&start_line(&status(get()?)?, id, &address))?;
             }
             Ok(())
         }
         "transfer-leader" => {
             let id = operand.is_some().then(number).transpose()?;
-            post("transfer-leader", json!({"id": id})).map(drop)
+            post(&instance, command, &AnyMember { id }).map(drop)
         }
-        "drain" | "upgrade" => post(command, json!({})).map(drop),
-        promote_or_remove => post(promote_or_remove, json!({"id": number()?})).map(drop),
+        "drain" | "upgrade" => post(&instance, command, &Nothing {}).map(drop),
+        promote_or_remove => {
+            post(&instance, promote_or_remove, &OneMember { id: number()? }).map(drop)
+        }
     }
 }
 
-fn sentence(answer: &Value) -> String {
-    format!("{}\n", answer["done"].as_str().unwrap_or_default())
+/// Has an instance change its cluster, and says what it did.
+fn post(instance: &Instance, action: &str, body: &impl Serialize) -> Result<String, Failure> {
+    let done = instance.post(&format!("/api/v1/cluster/{action}"), body);
+    let done = done.map_err(Failure::Instance)?;
+    try_say(&format!("{done}\n"))?;
+    Ok(done)
 }
 
 /// Returns the status for people.
-fn page(status: &Value, with_cluster: bool) -> String {
+fn page(status: &Status, with_cluster: bool) -> String {
     let mut page = String::new();
-    let leader = &status["leader"];
     if with_cluster {
         page.push_str(&head(status));
         page.push('\n');
     }
-    let rows = status["members"].as_array().into_iter().flatten().map(|member| {
-        let role = match member["voter"].as_bool() {
-            Some(true) if member["node"] == *leader => "leader",
-            Some(true) => "voter",
-            Some(false) | None => "learner",
+    let rows = status.members.iter().map(|member| {
+        let role = match member.voter {
+            true if Some(member.node) == status.leader => "leader",
+            true => "voter",
+            false => "learner",
         };
-        let heard = member["silent_ms"].as_u64().map(|ms| format!("{ms} ms ago"));
         [
-            text(&member["node"]),
+            member.node.0.to_string(),
             role.to_owned(),
-            text(&member["address"]),
-            text(&member["lag"]),
-            heard.unwrap_or_else(|| "-".to_owned()),
-            text(&member["newest_rules"]),
+            Some(member.address.clone()).filter(|address| !address.is_empty()).or_dash(),
+            member.lag.or_dash(),
+            member.silent_ms.map(|ms| format!("{ms} ms ago")).or_dash(),
+            member.newest_rules.or_dash(),
         ]
     });
     page.push_str(&table(["NODE", "ROLE", "ADDRESS", "LAG", "HEARD", "RULES"], rows.collect()));
-    if let Some(why) = status["trouble"].as_str() {
+    if let Some(why) = &status.trouble {
         let _ = writeln!(
             page,
             "\nThis instance answers no client now: {why}.\nNothing that was answered is lost."
         );
-    } else if with_cluster && *leader != status["node"] {
+    } else if let Some(InstanceId(leader)) =
+        status.leader.filter(|leader| with_cluster && *leader != status.node)
+    {
         let _ = writeln!(page, "\nLag and silence are known to the leader; ask instance {leader}.");
     }
     page
 }
 
-/// Returns a value for people.
-fn text(value: &Value) -> String {
-    match value.as_str() {
-        Some("") => "-".to_owned(),
-        Some(text) => text.to_owned(),
-        None if value.is_null() => "-".to_owned(),
-        None => value.to_string(),
-    }
-}
-
-/// Returns the cluster in a few lines.
-fn head(status: &Value) -> String {
-    let (mut page, leader) = (String::new(), &status["leader"]);
-    let chains = &status["chains"];
+/// The cluster in a few lines.
+fn head(status: &Status) -> String {
+    let chains = &status.chains;
     let lines = [
-        ("cluster", text(&status["cluster"])),
-        ("instance", format!("{} ({})", text(&status["node"]), text(&status["role"]))),
+        ("cluster", status.cluster.clone()),
+        ("instance", format!("{} ({})", status.node.0, status.role)),
         (
             "state",
-            match status["trouble"].as_str() {
+            match &status.trouble {
                 Some(why) => format!("not serving: {why}"),
                 None => "serving".to_owned(),
             },
         ),
-        ("leader", if leader.is_null() { "none".to_owned() } else { text(leader) }),
-        ("term", text(&status["term"])),
+        ("leader", status.leader.map_or_else(|| "none".to_owned(), |leader| leader.0.to_string())),
+        ("term", status.term.to_string()),
         (
             "rules",
             format!(
                 "version {}; this instance knows versions up to {}",
-                status["rules"], status["newest_rules"]
+                status.rules, status.newest_rules
             ),
         ),
-        ("applied", format!("{} of {}", status["applied_index"], status["last_log_index"])),
+        ("applied", format!("{} of {}", status.applied_index, status.last_log_index)),
         (
             "chains",
             format!(
                 "{} with {} clients, {} links, {} broken, {} waiting, {} cut off",
-                chains["count"],
-                chains["clients"],
-                chains["links"],
-                chains["broken_links"],
-                chains["asks"],
-                chains["cut_off"]
+                chains.count,
+                chains.clients,
+                chains.links,
+                chains.broken_links,
+                chains.asks,
+                chains.cut_off
             ),
         ),
     ];
+    let mut page = String::new();
     for (name, value) in lines {
         let _ = writeln!(page, "{name:9} {value}");
     }
     page
 }
 
-/// Returns the command line that starts an instance that was added.
-fn start_line(status: &Value, id: InstanceId, address: &str) -> String {
-    let members = status["members"].as_array().into_iter().flatten();
-    let others = members.filter(|member| member["node"] != json!(id.0)).map(|member| {
-        format!("{}={}", member["node"], member["address"].as_str().unwrap_or_default())
-    });
+/// Returns the flags of an instance that was taken in.
+fn start_line(status: &Status, id: InstanceId, address: &str) -> String {
+    let others = status.members.iter().filter(|member| member.node != id);
+    let others = others.map(|member| format!("{}={}", member.node.0, member.address));
     format!(
         "the flags:\n  --node-id {} --raft-addr {} --cluster-id {} --initial-cluster {}\n",
         id.0,
         listened_at(address),
-        status["cluster"].as_str().unwrap_or_default(),
+        status.cluster,
         others.collect::<Vec<_>>().join(",")
     )
 }
 
-/// Returns where an instance listens that others reach at this address: a name is not an address to
 /// bind.
 fn listened_at(address: &str) -> String {
     let port = address.rsplit_once(':').map_or("", |(_, port)| port);

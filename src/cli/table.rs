@@ -18,3 +18,15 @@ pub(super) fn table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) -> 
     }
     text
 }
+
+/// A cell that may be empty.
+pub(super) trait OrDash {
+    /// Returns its text, or a dash.
+    fn or_dash(self) -> String;
+}
+
+impl<T: ToString> OrDash for Option<T> {
+    fn or_dash(self) -> String {
+        self.map_or_else(|| "-".to_owned(), |it| it.to_string())
+    }
+}

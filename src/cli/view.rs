@@ -5,15 +5,23 @@
 use std::fmt::Write as _;
 
 use clap::ArgMatches;
-use serde_json::Value;
 
-use super::{call::Instance, cluster::Failure, line, table::table};
+use super::{
+    call::{Answer, Instance},
+    cluster::Failure,
+    line,
+    table::{OrDash as _, table},
+};
 use crate::{
     config::Sources,
     console::try_say,
     ids::{Age, Socket},
     limits::VIEW_ITEMS_MAX,
+    ops::api::{Client, Explanation, List, Side, Window},
 };
+
+/// Reads an answer, and shows it to people.
+type Page = fn(Answer) -> Result<String, String>;
 
 /// Carries out one of the commands.
 pub(super) fn run(command: &str, matches: &ArgMatches, sources: &Sources) -> Result<(), Failure> {
@@ -32,11 +40,13 @@ pub(super) fn run(command: &str, matches: &ArgMatches, sources: &Sources) -> Res
             number(name, &text)?;
         }
     }
-    let (path, query, page): (_, Vec<_>, fn(&Value) -> String) = match command {
+    let (path, query, page): (_, Vec<_>, Page) = match command {
         "chain list" => {
             let order = if line::is_set(matches, "broken") { "broken" } else { "size" };
             let order = ("order", order.to_owned());
-            ("chains", [order].into_iter().chain(option("limit")).collect(), list)
+            ("chains", [order].into_iter().chain(option("limit")).collect(), |answer| {
+                Ok(list(&answer.read()?))
+            })
         }
         "chain show" => {
             let name = match operand {
@@ -44,14 +54,21 @@ pub(super) fn run(command: &str, matches: &ArgMatches, sources: &Sources) -> Res
                 name => name,
             };
             let options = ["at", "from", "limit"].into_iter().filter_map(option);
-            ("chain", [("name", name.to_owned())].into_iter().chain(options).collect(), chain)
+            ("chain", [("name", name.to_owned())].into_iter().chain(options).collect(), |answer| {
+                Ok(chain(&answer.read()?))
+            })
         }
-        _ => ("explain", vec![("address", operand.trim().to_owned())], explanation),
+        _ => ("explain", vec![("address", operand.trim().to_owned())], |answer| {
+            Ok(explanation(&answer.read()?))
+        }),
     };
     let query =
         serde_urlencoded::to_string(query).map_err(|why| Failure::Usage(why.to_string()))?;
     let answer = instance.get(&format!("/api/v1/{path}?{query}")).map_err(Failure::Instance)?;
-    let page = if line::wants_json(matches) { format!("{answer}\n") } else { page(&answer) };
+    let page = match line::wants_json(matches) {
+        true => format!("{}\n", answer.json()),
+        false => page(answer).map_err(Failure::Instance)?,
+    };
     Ok(try_say(&page)?)
 }
 
@@ -73,155 +90,142 @@ fn number(name: &str, text: &str) -> Result<(), Failure> {
 /// The name that is shown for the unnamed chain.
 const DEFAULT_CHAIN: &str = "default";
 
-fn list(answer: &Value) -> String {
-    let rows = items(&answer["chains"]).map(|chain| {
+fn list(list: &List) -> String {
+    let rows = list.chains.iter().map(|chain| {
+        let totals = &chain.totals;
         [
-            called(&chain["name"]),
-            chain["clients"].to_string(),
-            chain["cut_off"].to_string(),
-            chain["links"].to_string(),
-            chain["broken_links"].to_string(),
-            chain["asks"].to_string(),
+            called(&chain.name),
+            totals.clients.to_string(),
+            totals.cut_off.to_string(),
+            totals.links.to_string(),
+            totals.broken_links.to_string(),
+            totals.asks.to_string(),
         ]
     });
     let mut page =
         table(["CHAIN", "CLIENTS", "CUT OFF", "LINKS", "BROKEN", "WAITING"], rows.collect());
-    if answer["more"] == true {
-        let _ = writeln!(page, "\n{} chains in all; --limit N shows more", answer["total"]);
+    if list.more {
+        let _ = writeln!(page, "\n{} chains in all; --limit N shows more", list.total);
     }
     page
 }
 
-fn chain(answer: &Value) -> String {
+fn chain(shown: &Window) -> String {
+    let totals = &shown.totals;
     let mut page = format!(
         "chain {}: {} clients, {} links, {} broken, {} waiting, {} cut off; the first comes \
          first\n\n",
-        called(&answer["name"]),
-        answer["clients"],
-        answer["links"],
-        answer["broken_links"],
-        answer["asks"],
-        answer["cut_off"]
+        called(&shown.name),
+        totals.clients,
+        totals.links,
+        totals.broken_links,
+        totals.asks,
+        totals.cut_off
     );
-    let clients: Vec<&Value> = items(&answer["window"]).collect();
+    let clients = &shown.window;
     if clients.is_empty() {
         return page;
     }
     let rows = clients.iter().enumerate().map(|(n, client)| {
-        let is_newest = client["serial"] == answer["last"];
-        let found = if client["serial"] == answer["found"] { "*" } else { "" };
+        let found = if Some(client.serial) == shown.found { "*" } else { "" };
+        let is_newest = Some(client.serial) == shown.last;
         [
-            format!("{}{found}", client["serial"]),
-            text(&client["tail"]),
-            text(&client["head"]),
-            age(&client["joined_ms"]),
-            client["instance"].to_string(),
-            next(client, clients.get(n + 1).copied(), is_newest),
+            format!("{}{found}", client.serial),
+            plain(&client.tail),
+            plain(&client.head),
+            Age(client.joined_ms).to_string(),
+            client.instance.0.to_string(),
+            next(client, clients.get(n + 1), is_newest),
         ]
     });
     let head = ["SERIAL", "TAIL", "HEAD", "AGE", "INSTANCE", "NEXT"];
     page.push_str(&table(head, rows.collect()));
-    if answer["later"] == true {
-        let last = clients.last().map(|client| client["serial"].to_string()).unwrap_or_default();
+    if shown.later {
+        let last = clients.last().map(|client| client.serial).or_dash();
         let _ =
             writeln!(page, "\nmore: --from {last}; one client and its neighbours: --at IP:PORT");
     }
-    let gaps: Vec<String> = items(&answer["gaps"]).map(ToString::to_string).collect();
+    let gaps: Vec<String> = shown.gaps.iter().map(ToString::to_string).collect();
     if !gaps.is_empty() {
-        let more = if answer["more_gaps"] == true { ", ..." } else { "" };
+        let more = if shown.more_gaps { ", ..." } else { "" };
         let _ = writeln!(page, "\nbroken after: {}{more}", gaps.join(", "));
     }
-    for run in items(&answer["runs_cut_off"]) {
+    for run in &shown.runs_cut_off {
         let _ = writeln!(
             page,
             "\ncut off for {}: {} clients, from {} to {}: {}; show them: --from {}",
-            age(&run["since_ms"]),
-            run["clients"],
-            run["first"],
-            run["last"],
-            text(&run["why"]),
-            run["first"]
+            Age(run.since_ms),
+            run.clients,
+            run.first,
+            run.last,
+            plain(&run.why),
+            run.first
         );
     }
     page
 }
 
-/// Returns the state of a client's link to the next one.
-fn next(client: &Value, next: Option<&Value>, is_newest: bool) -> String {
-    let head = &client["head_side"];
-    let asks = |side: &Value| match side["state"].as_str() {
-        Some("asking") => format!(
+/// Says how a client stands to the next one.
+fn next(client: &Client, next: Option<&Client>, is_newest: bool) -> String {
+    let head = &client.head_side;
+    let asks = |side: &Side| match side {
+        Side::Asking(ask) => format!(
             "asks for {} by {} at instance {}{}",
-            age(&side["since_ms"]),
-            text(&side["by"]),
-            side["instance"],
-            match side["line"].as_str() {
-                Some("open") | None => String::new(),
-                Some(line) => format!(" ({line})"),
-            }
+            Age(ask.since_ms),
+            plain(&ask.by),
+            ask.instance.0,
+            if ask.line == "open" { String::new() } else { format!(" ({})", plain(&ask.line)) }
         ),
-        Some("paired") => format!("is paired with {}", text(&side["partner"])),
-        Some(_) | None => "does not ask".to_owned(),
+        Side::Paired { partner, .. } => format!("is paired with {}", plain(partner)),
+        Side::Linked { .. } | Side::Open | Side::Reported { .. } | Side::Other => {
+            "does not ask".to_owned()
+        }
     };
-    match head["state"].as_str() {
-        Some("linked") => format!("linked for {} ({})", age(&head["since_ms"]), text(&head["by"])),
-        Some("asking") if is_newest => format!("waits for a newcomer: {}", asks(head)),
-        Some(_) | None if is_newest => format!("the newest; {}", asks(head)),
-        Some(_) | None => {
-            let next = next.map(|next| format!(", the next one {}", asks(&next["tail_side"])));
+    if let Side::Linked { since_ms, by, .. } = head {
+        return format!("linked for {} ({})", Age(*since_ms), plain(by));
+    }
+    match (head, is_newest) {
+        (Side::Asking(_), true) => format!("waits for a newcomer: {}", asks(head)),
+        (_, true) => format!("the newest; {}", asks(head)),
+        (_, false) => {
+            let next = next.map(|next| format!(", the next one {}", asks(&next.tail_side)));
             format!("BROKEN: {}{}", asks(head), next.unwrap_or_default())
         }
     }
 }
 
-fn explanation(answer: &Value) -> String {
+fn explanation(explanation: &Explanation) -> String {
     let mut page = String::new();
-    for sentence in items(&answer["says"]) {
-        let _ = writeln!(page, "{}", text(sentence));
+    for sentence in &explanation.says {
+        let _ = writeln!(page, "{}", plain(sentence));
     }
-    let events: Vec<[String; 4]> = items(&answer["events"])
-        .map(|event| {
-            [
-                format!("{} ago", age(&event["ago_ms"])),
-                event["entry"].to_string(),
-                text(&event["request"]),
-                text(&event["text"]),
-            ]
-        })
-        .collect();
+    let events = explanation.events.iter().map(|event| {
+        [
+            format!("{} ago", Age(event.ago_ms)),
+            event.entry.to_string(),
+            event.request.as_deref().map(plain).or_dash(),
+            plain(&event.text),
+        ]
+    });
+    let events: Vec<_> = events.collect();
     if !events.is_empty() {
         page.push('\n');
         page.push_str(&table(["WHEN", "ENTRY", "REQUEST", "WHAT"], events));
     }
-    let history = &answer["history"];
-    let _ = match history["since_ms"].is_null() {
-        true => writeln!(page, "\nThis instance remembers nothing that happened yet."),
-        false => writeln!(
-            page,
-            "\nThis instance remembers what happened in the last {}.",
-            age(&history["since_ms"])
-        ),
+    let _ = match explanation.history.since_ms {
+        None => writeln!(page, "\nThis instance remembers nothing that happened yet."),
+        Some(ms) => {
+            writeln!(page, "\nThis instance remembers what happened in the last {}.", Age(ms))
+        }
     };
     page
 }
 
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten()
-}
-
-fn called(name: &Value) -> String {
-    match text(name).as_str() {
-        "" => DEFAULT_CHAIN.to_owned(),
-        name => name.to_owned(),
-    }
+fn called(name: &str) -> String {
+    if name.is_empty() { DEFAULT_CHAIN.to_owned() } else { plain(name) }
 }
 
 /// Returns a text without what would move the cursor.
-fn text(value: &Value) -> String {
-    let text = value.as_str().unwrap_or("-");
+fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
-fn age(ms: &Value) -> String {
-    Age(ms.as_u64().unwrap_or(0)).to_string()
 }
