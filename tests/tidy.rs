@@ -60,22 +60,29 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 #[test]
 fn each_layer_knows_only_those_below_it() {
-    let layers: [(&str, &[&str]); 18] = [
+    let layers: [(&str, &[&str]); 19] = [
         ("ids", &["limits"]),
         ("limits", &[]),
         ("codec", &[]),
-        ("console", &[]),
+        ("platform", &[]),
+        ("console", &["platform"]),
         ("crowd", &["ids", "limits"]),
-        ("descriptors", &["limits"]),
+        ("descriptors", &["limits", "platform"]),
         ("registry", &["codec", "ids", "limits"]),
         ("wire", &["ids", "limits", "registry"]),
         ("runtime", &["clock"]),
-        ("secrets", &[]),
-        ("sockets", &[]),
+        ("secrets", &["platform"]),
+        ("sockets", &["platform"]),
         ("queue", &["registry"]),
         ("ratelimit", &["clock", "ids", "limits"]),
         ("raft", &["ids", "registry", "runtime"]),
-        ("storage", &["clock", "codec", "ids", "limits", "metrics", "raft", "registry", "runtime"]),
+        (
+            "storage",
+            &[
+                "clock", "codec", "ids", "limits", "metrics", "platform", "raft", "registry",
+                "runtime",
+            ],
+        ),
         (
             "cluster",
             &[
@@ -86,6 +93,7 @@ fn each_layer_knows_only_those_below_it() {
                 "ids",
                 "limits",
                 "metrics",
+                "platform",
                 "queue",
                 "raft",
                 "registry",
@@ -103,6 +111,7 @@ fn each_layer_knows_only_those_below_it() {
                 "ids",
                 "limits",
                 "metrics",
+                "platform",
                 "queue",
                 "ratelimit",
                 "registry",
@@ -122,6 +131,7 @@ fn each_layer_knows_only_those_below_it() {
                 "limits",
                 "logging",
                 "metrics",
+                "platform",
                 "raft",
                 "ratelimit",
                 "registry",
@@ -166,6 +176,34 @@ fn the_pure_layers_are_pure() {
         let code = line.split("//").next().unwrap_or_default();
         let found = banned.iter().chain(&banned_more).find(|word| code.contains(**word))?;
         Some(format!("a pure layer must not use {found}"))
+    });
+}
+
+/// A system that one module knows is a system that the next port forgets.
+#[test]
+fn what_is_the_systems_stays_in_its_room() {
+    let mut all = files("src", &[".rs"]);
+    all.retain(|path| !path.to_string_lossy().contains("/src/platform/"));
+    let foreign = [
+        "cfg(unix)",
+        "cfg(windows)",
+        "libc::",
+        "os::fd",
+        "os::unix",
+        "os::windows",
+        "\"/proc",
+        "rustix",
+        "signal::unix",
+        "signal::windows",
+        "std::os::",
+        "target_family",
+        "target_os",
+        "target_vendor",
+    ];
+    no_line(&all, |line| {
+        let code = line.split("//").next().unwrap_or_default();
+        let found = foreign.iter().find(|word| code.contains(**word))?;
+        Some(format!("{found} belongs in src/platform"))
     });
 }
 
