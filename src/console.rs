@@ -1,12 +1,12 @@
 //! The output of a process for the person or script that started it: lines on standard output and
 //! standard error, where there are no logs, and the exit code.
 
-mod output;
-
 use std::{
     io::{self, Write as _},
     process::ExitCode,
 };
+
+use crate::platform::stdout;
 
 /// The exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct Unsaid;
 /// # Errors
 /// If it cannot be written: a full disk looks like an answer otherwise.
 pub fn try_say(text: &str) -> Result<(), Unsaid> {
-    match output::write_all(text) {
+    match stdout::write_all(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             complain(&format!("standard output cannot be written: {error}"));
             Err(Unsaid)

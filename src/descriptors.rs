@@ -2,7 +2,10 @@
 //! process may open, so that the disk always has its own. A disk that is refused one stops the
 //! instance, so nothing that comes from outside may take the last.
 
-use crate::limits::{RPC_CONNECTIONS_MAX, RPC_STRANGERS_MAX};
+use crate::{
+    limits::{RPC_CONNECTIONS_MAX, RPC_STRANGERS_MAX},
+    platform::process::descriptors_max,
+};
 
 /// Descriptors that no connection may take: about 20 for listeners, the log and the image, and as
 /// many for what comes and goes, such as snapshots and connections that are being closed.
@@ -24,8 +27,7 @@ pub(crate) struct Shares {
 impl Shares {
     /// Shares out the descriptors that this process may open.
     pub(crate) fn of_this_process() -> Self {
-        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-        Self::of(descriptors_max(&limits).unwrap_or(usize::MAX))
+        Self::of(descriptors_max())
     }
 
     fn of(descriptors: usize) -> Self {
@@ -38,24 +40,9 @@ impl Shares {
     }
 }
 
-/// Returns the soft limit of open files out of `/proc/self/limits`; `None` if there is none.
-fn descriptors_max(limits: &str) -> Option<usize> {
-    let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
-    line.split_whitespace().nth(3)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_descriptor_limit_is_read_from_proc() {
-        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
-                      Max open files            1024                 524288               files\n";
-        assert_eq!(descriptors_max(limits), Some(1024));
-        assert_eq!(descriptors_max("Max open files  unlimited  unlimited  files"), None);
-        assert!(Shares::of_this_process().clients > 0);
-    }
 
     /// All listeners together, the raft port among them.
     #[test]

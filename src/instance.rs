@@ -6,12 +6,10 @@ mod life;
 mod listeners;
 pub mod offline;
 mod reload;
-mod signals;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -23,7 +21,6 @@ use self::{
     life::Living,
     listeners::{Banner, Listeners},
     reload::{Live, Reload},
-    signals::{Asked, Signals},
 };
 use crate::{
     clock,
@@ -47,6 +44,10 @@ use crate::{
         http::{HttpServer, HttpSources},
         readiness::Watching,
     },
+    platform::{
+        process::raise_descriptor_limit,
+        signals::{Asked, Signals},
+    },
     registry::Applied,
     server::{Outbox, Phase, ServerError},
     storage::{ImageProgress, Stores, fault},
@@ -63,7 +64,9 @@ const CLOSING_SHARE: u32 = 4;
 
 /// Runs an instance until a signal stops it, or it fails.
 pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
-    raise_descriptor_limit();
+    if let Err(error) = raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files was not raised");
+    }
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
@@ -88,16 +91,6 @@ pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
         },
         // While it starts, there is nothing to drain.
         () = signals.stop() => Exit::Clean,
-    }
-}
-
-/// Shells hand out few file descriptors by default, and allow many more to those that ask.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum
-        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })
-    {
-        tracing::warn!(%error, "the limit of open files was not raised");
     }
 }
 

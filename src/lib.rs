@@ -6,6 +6,7 @@
 //!
 //! The layers, from the bottom up; each knows only those above it in this list:
 //!
+//! - `platform`: everything that is the operating system's.
 //! - [`ids`], [`limits`], [`clock`], [`codec`], [`metrics`], [`runtime`], [`sockets`]: words,
 //!   bounds, time, encoding, figures, chance and listeners.
 //! - [`registry`]: the chains and repairs as a pure state machine.
@@ -41,6 +42,7 @@ pub mod limits;
 pub mod logging;
 pub mod metrics;
 pub mod ops;
+mod platform;
 pub mod queue;
 pub mod raft;
 mod ratelimit;

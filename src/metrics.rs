@@ -12,6 +12,8 @@ use prometheus::{
     core::{Atomic, Collector, GenericGaugeVec},
 };
 
+use crate::platform;
+
 /// The documentation of one metric.
 #[derive(Clone, Copy, Debug)]
 pub struct Declaration {
@@ -274,7 +276,7 @@ impl Metrics {
     /// Returns the Prometheus text exposition of all metrics and of the process.
     pub fn render(&self) -> String {
         let mut families = self.registry.gather();
-        families.extend(prometheus::process_collector::ProcessCollector::for_self().collect());
+        families.extend(platform::process::figures());
         let mut text = Vec::new();
         TextEncoder::new()
             .encode(&families, &mut text)

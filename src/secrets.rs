@@ -3,9 +3,10 @@
 use std::{
     fs::{self, Metadata},
     ops::RangeInclusive,
-    os::unix::fs::MetadataExt as _,
     path::Path,
 };
+
+use crate::platform::files::mode_and_owner;
 
 /// A token, in bytes: what the rate of wrong tokens keeps from being guessed at least, and what
 /// fits into a header with room to spare at most.
@@ -17,8 +18,9 @@ const ROOT: u32 = 0;
 /// Returns the permissions of a file that others can read; `None` if it is private. A file of
 /// root's may be readable by its group: so Kubernetes and systemd hand secrets to a service that is
 /// not root.
+/// On Windows, where a file has no such permissions, it counts as private.
 pub fn exposure(file: &Metadata) -> Option<u32> {
-    exposed(file.mode() & 0o777, file.uid())
+    mode_and_owner(file).and_then(|(mode, owner)| exposed(mode, owner))
 }
 
 /// Reads the operators' token from its file.
@@ -55,9 +57,8 @@ fn exposed(mode: u32, owner: u32) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+    use crate::platform::files::set_mode;
 
     #[test]
     fn a_token_is_what_a_header_can_carry() {
@@ -65,7 +66,7 @@ mod tests {
         let path = dir.path().join("token");
         let read = |text: &str| {
             fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            set_mode(&path, 0o600);
             read_token(&path)
         };
         assert_eq!(read(" s3cret!!\n"), Ok("s3cret!!".to_owned()));

@@ -17,6 +17,8 @@ use tokio::{
     net::{TcpListener, UdpSocket},
 };
 
+use crate::platform;
+
 /// Connections that the kernel completes before they are accepted.
 const BACKLOG: i32 = 4096;
 
@@ -34,7 +36,7 @@ pub fn listen(
 ) -> io::Result<TcpListener> {
     let socket = open(address, Type::STREAM, Protocol::TCP)?;
     // Else the connections of the last process keep the next one out until they are forgotten.
-    socket.set_reuse_address(true)?;
+    platform::sockets::reuse_address(&socket)?;
     prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::call::Instance;
 use crate::{
     config::Sources,
     console::{Exit, complain, say},
     ops::{api::Nothing, http::backup::PREPARATION_MAX},
+    platform,
     storage::{BackupDraft, StorageError},
 };
 
@@ -65,15 +65,6 @@ fn receive(file: &Path, sources: &Sources) -> Result<String, Failure> {
 
 /// Waits until the process is told to stop, so that it leaves no draft behind.
 async fn stopped() -> String {
-    if let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        return "it was told to stop".to_owned();
-    }
-    // Without signals it is stopped as any program is.
-    std::future::pending().await
+    platform::signals::stopped().await;
+    "it was told to stop".to_owned()
 }

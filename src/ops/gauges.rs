@@ -11,6 +11,7 @@ use crate::{
     limits::CHAIN_LABELS_MAX,
     logging,
     metrics::{Metrics, show},
+    platform::disk,
     registry::{Census, ChainTotals},
     storage::ImageProgress,
 };
@@ -91,11 +92,11 @@ fn show_members(status: &ClusterStatus, metrics: &Metrics) {
 pub async fn watch_disk(data_dir: impl AsRef<Path>, metrics: Metrics) -> String {
     loop {
         let dir = data_dir.as_ref().to_owned();
-        let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(dir));
+        let asked = tokio::task::spawn_blocking(move || disk::size(&dir));
         match asked.await {
             Ok(Ok(disk)) => {
-                metrics.disk_free.set(signed(disk.f_bavail.saturating_mul(disk.f_frsize)));
-                metrics.disk_size.set(signed(disk.f_blocks.saturating_mul(disk.f_frsize)));
+                metrics.disk_free.set(signed(disk.free));
+                metrics.disk_size.set(signed(disk.all));
             }
             Ok(Err(error)) => tracing::debug!(%error, "the size of the disk is unknown"),
             Err(panic) => return panic.to_string(),

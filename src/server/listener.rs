@@ -9,7 +9,11 @@ use std::{
 };
 
 use super::{Phase, Protocol, ServerError, ServerOptions, doors::Doors};
-use crate::{clock, sockets};
+use crate::{
+    clock,
+    platform::sockets::{AcceptFailure, accept_failure, give_up_after},
+    sockets,
+};
 use socket2::TcpKeepalive;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -40,7 +44,7 @@ pub(super) fn bind(address: SocketAddr, options: &ServerOptions) -> io::Result<T
             .with_interval(options.keepalive_interval)
             .with_retries(3);
         socket.set_tcp_keepalive(&keepalive)?;
-        socket.set_tcp_user_timeout(Some(options.user_timeout))
+        give_up_after(socket, options.user_timeout)
     })
 }
 
@@ -89,10 +93,10 @@ impl Acceptor {
                         let stream = Box::new(stream);
                         sessions.spawn(self.doors.enter(self.protocol, stream, peer));
                     }
-                    Err(error) => match verdict(&error) {
-                        Verdict::Next => {}
-                        Verdict::Pause => self.pause(&mut shortage, &error).await,
-                        Verdict::End => return Err(self.broken(error)),
+                    Err(error) => match accept_failure(&error) {
+                        AcceptFailure::Connection => {}
+                        AcceptFailure::Shortage => self.pause(&mut shortage, &error).await,
+                        AcceptFailure::Listener => return Err(self.broken(error)),
                     },
                 },
             }
@@ -135,31 +139,6 @@ fn check(ended: Result<(), JoinError>) -> Result<(), ServerError> {
     ended.map_err(|source| ServerError::Session { source })
 }
 
-/// The meaning of a failed accept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    /// That connection is gone; the next one may be fine.
-    Next,
-    /// The system is short of something.
-    Pause,
-    /// The listener itself is broken.
-    End,
-}
-
-fn verdict(error: &io::Error) -> Verdict {
-    match error.raw_os_error() {
-        // accept(2): a connection that broke before it was accepted reports its own error.
-        Some(libc::ECONNABORTED | libc::ECONNRESET | libc::EPROTO | libc::EPERM | libc::EINTR) => {
-            Verdict::Next
-        }
-        Some(libc::EBADF | libc::EFAULT | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP) => {
-            Verdict::End
-        }
-        // EMFILE, ENFILE, ENOMEM, ENOBUFS, and the errors of a network that is down.
-        _ => Verdict::Pause,
-    }
-}
-
 /// A shortage of descriptors or memory, as the accept loop sees it.
 #[derive(Debug, Default)]
 struct Shortage {
@@ -197,16 +176,6 @@ mod tests {
         let pauses = [0; 4].map(|_| shortage.next_pause().as_millis());
         assert_eq!(pauses, [50, 100, 200, 200]);
         assert_eq!([0; 3].map(|_| shortage.is_worth_a_line()), [true, false, false]);
-    }
-
-    #[test]
-    fn only_a_broken_listener_ends_the_loop() {
-        let of = |code| verdict(&io::Error::from_raw_os_error(code));
-        assert_eq!(of(libc::EMFILE), Verdict::Pause);
-        assert_eq!(of(libc::ENFILE), Verdict::Pause);
-        assert_eq!(of(libc::ENOMEM), Verdict::Pause);
-        assert_eq!(of(libc::ECONNABORTED), Verdict::Next);
-        assert_eq!(of(libc::EBADF), Verdict::End);
     }
 
     #[tokio::test]

@@ -4,8 +4,7 @@
 //!
 //! - [`Servers`] binds all listeners before any serves, and then runs them.
 //! - `listener` accepts, `doors` give each connection its session, `admission` says which may stay,
-//!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes;
-//!   `outq` asks the kernel whether a client can still read.
+//!   `session` is the life of a connection, `ear` its hearing, `line` and `stream` its bytes.
 //! - `chain`, `repair` and `emnet` turn requests into commands.
 //! - `reflector` is EMUDP and STUN.
 //!
@@ -21,7 +20,6 @@ mod line;
 mod listener;
 mod options;
 mod outbox;
-mod outq;
 mod reflector;
 mod repair;
 mod session;

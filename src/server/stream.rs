@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
-use super::outq;
+use crate::platform::sockets::unacknowledged;
 
 /// Bytes both ways, in order, read and written without waiting.
 pub trait ClientStream: fmt::Debug + Send + Sync + 'static {
@@ -41,7 +41,8 @@ pub trait ClientStream: fmt::Debug + Send + Sync + 'static {
     /// If the connection is broken.
     fn finish(&self) -> io::Result<()>;
 
-    /// Returns whether the far end's kernel has taken everything that was written.
+    /// Whether the far end's kernel has taken everything that was written, as far as the system
+    /// tells.
     ///
     /// # Errors
     /// If the far end reset the connection.
@@ -77,10 +78,10 @@ impl ClientStream for TcpStream {
 
     /// A reset empties the queue as well, so the error is looked at last.
     fn is_acknowledged(&self) -> io::Result<bool> {
-        let bytes = outq::unacknowledged(self)?;
+        let bytes = unacknowledged(&SockRef::from(self))?;
         match self.take_error()? {
             Some(error) => Err(error),
-            None => Ok(bytes == 0),
+            None => Ok(bytes.is_none_or(|bytes| bytes == 0)),
         }
     }
 }

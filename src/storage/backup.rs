@@ -13,11 +13,6 @@ use std::{
     sync::Arc,
 };
 
-use rustix::{
-    fs::{CWD, RenameFlags, renameat_with},
-    io::Errno,
-};
-
 use super::{
     LogStore, StorageError,
     check::{self, ImageCopy},
@@ -31,6 +26,7 @@ use super::{
     state_machine::{apply_to, check_entry},
 };
 use crate::{
+    platform,
     raft::SnapshotMeta,
     registry::{Record, Registry, Rules, Totals},
 };
@@ -150,15 +146,17 @@ fn refuse_existing(path: &Path) -> Result<(), StorageError> {
 
 /// Renames to a name that is free, and makes it durable.
 fn rename_new(from: &Path, to: &Path) -> Result<(), StorageError> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return Err(files::is_there(to)),
+    match platform::files::rename_new(from, to) {
+        Ok(true) => {}
         // Some file systems, those of a network above all, cannot do both in one.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+        Ok(false) => {
             refuse_existing(to)?;
             RealDisk.rename(from, to)?;
         }
-        Err(error) => return Err(files::failed("rename", from)(error.into()).into()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(files::is_there(to));
+        }
+        Err(error) => return Err(files::failed("rename", from)(error).into()),
     }
     Ok(RealDisk.sync_dir(files::parent(to))?)
 }

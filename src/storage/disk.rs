@@ -9,11 +9,11 @@
 use std::{
     any::Any,
     fmt,
-    fs::{self, File, Metadata, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    time::UNIX_EPOCH,
 };
 
 use futures_util::future::BoxFuture;
@@ -24,6 +24,7 @@ use super::{
     identity::ClusterId,
     image::{self, ImageStore, SledStore},
 };
+use crate::platform;
 
 /// The use that a file is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,14 +177,14 @@ impl Disk for RealDisk {
         if dir.is_dir() {
             return Ok(());
         }
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.map_err(failed("create", dir))?;
+        platform::files::create_private_dir(dir).map_err(failed("create", dir))?;
         self.sync_dir(parent(dir))
     }
 
     fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskFault> {
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true);
+        let file = platform::files::for_owner_only(options).open(path);
         let file = file.map_err(failed("create", path))?;
         Ok(Arc::new(RealFile { path: path.to_owned(), file }))
     }
@@ -206,14 +207,15 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self, dir: &Path) -> Result<(), DiskFault> {
-        File::open(dir).and_then(|opened| opened.sync_all()).map_err(failed("sync", dir))
+        platform::files::sync_dir(dir).map_err(failed("sync", dir))
     }
 
     fn lock(&self, path: &Path, access: Access) -> Result<Option<DiskLock>, DiskFault> {
         let write = access == Access::Write;
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(write).create(write).truncate(false).mode(0o600);
-        let file = file.open(path).map_err(failed("open", path))?;
+        let options = options.read(true).write(write).create(write).truncate(false);
+        let file = platform::files::for_owner_only(options).open(path);
+        let file = file.map_err(failed("open", path))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Arc::new(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -242,16 +244,19 @@ impl DiskFile for RealFile {
     }
 
     fn modified(&self) -> Result<u64, DiskFault> {
-        let about = self.file.metadata().map_err(failed("stat", &self.path))?;
-        Ok(u64::try_from(about.mtime()).unwrap_or(0))
+        let modified = self.file.metadata().and_then(|about| about.modified());
+        let modified = modified.map_err(failed("stat", &self.path))?;
+        Ok(modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DiskFault> {
-        self.file.read_exact_at(buffer, offset).map_err(failed("read", &self.path))
+        let read = platform::files::read_exact_at(&self.file, buffer, offset);
+        read.map_err(failed("read", &self.path))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskFault> {
-        self.file.write_all_at(bytes, offset).map_err(failed("write", &self.path))
+        let written = platform::files::write_all_at(&self.file, bytes, offset);
+        written.map_err(failed("write", &self.path))
     }
 
     fn set_size(&self, size: u64) -> Result<(), DiskFault> {
@@ -263,10 +268,7 @@ impl DiskFile for RealFile {
     }
 
     fn in_place(&self) -> Result<(), DiskFault> {
-        let number = |about: Metadata| (about.dev(), about.ino());
-        let named = fs::metadata(&self.path).map(number);
-        let held = self.file.metadata().map(number);
-        let is_same = named.and_then(|named| Ok(named == held?));
+        let is_same = platform::files::leads_to(&self.path, &self.file);
         match is_same.map_err(failed("find", &self.path))? {
             true => Ok(()),
             false => {

@@ -455,9 +455,10 @@ pub(super) fn write_identity(
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
+    use std::fs;
 
     use super::*;
+    use crate::platform::files::mode;
 
     const NODE: InstanceId = InstanceId(3);
 
@@ -471,10 +472,9 @@ mod tests {
         drop(first);
         let again = DataDir::open(&path, NODE, Some(cluster)).unwrap();
         assert_eq!((again.cluster_id(), again.node_id(), again.is_new()), (cluster, NODE, true));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(mode(&path), 0o700);
         for name in [LOCK_FILE, IDENTITY_FILE] {
-            let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
-            assert_eq!(mode & 0o777, 0o600, "{name}");
+            assert_eq!(mode(&path.join(name)), 0o600, "{name}");
         }
     }
 

@@ -7,9 +7,8 @@
 //! The key of the CA is needed only to make more certificates. It should not stay on any instance.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -27,7 +26,7 @@ use tokio_rustls::rustls::{
 };
 
 use super::NodeName;
-use crate::{ids::InstanceId, storage::ClusterId};
+use crate::{ids::InstanceId, platform, storage::ClusterId};
 
 /// A moment within the validity of every certificate that is made here (in the year 2025).
 const A_VALID_MOMENT: Duration = Duration::from_secs(1_750_000_000);
@@ -148,16 +147,9 @@ fn write_all(dir: &Path, files: &[(PathBuf, String)]) -> Result<(), CertsError> 
         return Err(CertsError::Exists(path.clone()));
     }
     let failed = |path: &Path, source| CertsError::Io { path: path.to_path_buf(), source };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| failed(dir, source))?;
+    platform::files::create_private_dir(dir).map_err(|source| failed(dir, source))?;
     for (path, text) in files {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
+        platform::files::for_owner_only(OpenOptions::new().write(true).create_new(true))
             .open(path)
             .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
             .map_err(|source| failed(path, source))?;
@@ -198,8 +190,6 @@ pub(super) mod forge {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     #[test]
@@ -211,7 +201,7 @@ mod tests {
         let first = make_certs(&path, cluster, &[(InstanceId(1), hosts)]).unwrap();
         assert_eq!(first.len(), 4);
         for file in &first {
-            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(platform::files::mode(file), 0o600);
         }
         let before: Vec<String> = first.iter().map(|file| read(file).unwrap()).collect();
 

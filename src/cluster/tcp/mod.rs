@@ -24,6 +24,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use crate::platform;
+
 pub use super::transport::NodeName;
 pub use dial::TcpTransport;
 pub use listen::{RpcServer, RpcServerError};
@@ -95,5 +97,5 @@ fn set_options(stream: &TcpStream) -> std::io::Result<()> {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(3);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+    platform::sockets::give_up_after(&socket, UNACKNOWLEDGED_MAX)
 }

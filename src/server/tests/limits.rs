@@ -1,7 +1,7 @@
 //! The limits on the harm that a client can do to others.
 
 use super::*;
-use crate::wire::AddressPolicy;
+use crate::{platform::process::of::resident_kib, wire::AddressPolicy};
 
 #[tokio::test]
 async fn silent_connections_hold_up_no_other_and_the_oldest_go_first() {

@@ -8,7 +8,7 @@ mod processes;
 mod reflection;
 mod sessions;
 
-use std::{os::fd::AsFd, time::Duration};
+use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::{
@@ -150,7 +150,10 @@ async fn read(client: &mut TcpStream, count: usize) -> Vec<u8> {
 }
 
 /// Closes with an RST.
-fn reset(client: impl AsFd) {
+fn reset<C>(client: C)
+where
+    for<'a> SockRef<'a>: From<&'a C>,
+{
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
@@ -160,10 +163,4 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
         assert!(clock::now() - began < PATIENCE, "never: {what}");
         sleep(Duration::from_millis(1)).await;
     }
-}
-
-fn resident_kib(process: u32) -> usize {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::*;
+use crate::platform::process::of::{cpu_ticks, resident_kib};
 
 /// The other half of the tests below: servers in a process of their own, until its input ends.
 /// Does nothing unless it is started as such.
@@ -78,9 +79,7 @@ impl ChildServers {
     }
 
     fn cpu_ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
-        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+        cpu_ticks(self.process.id())
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     codec::{self, Newer},
+    platform,
     registry::{Image, Record, Registry, Rules, Serial, Table},
     storage::{StorageError, disk::RealDisk, error::Unusable, files},
 };
@@ -211,7 +212,7 @@ fn unusable(error: sled::Error) -> Unusable {
     let full = matches!(error.kind(), FileTooLarge | QuotaExceeded | StorageFull);
     let refused_by_system = full
         || matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem)
-        || matches!(error.raw_os_error(), Some(libc::EIO | libc::EMFILE | libc::ENFILE));
+        || platform::files::is_of_the_system(&error);
     if refused_by_system {
         Unusable::Io(error)
     } else {
@@ -250,8 +251,10 @@ mod tests {
 
     #[test]
     fn a_failing_disk_is_not_taken_for_a_damaged_image() {
-        for code in [libc::ENOSPC, libc::EIO, libc::EACCES, libc::EROFS] {
-            let error = unusable(sled::Error::Io(io::Error::from_raw_os_error(code)));
+        use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+        let kinds = [PermissionDenied, ReadOnlyFilesystem, StorageFull].map(io::Error::from);
+        for error in kinds.into_iter().chain([platform::files::a_failure()]) {
+            let error = unusable(sled::Error::Io(error));
             assert!(matches!(error, Unusable::Io(_)), "{error:?}");
         }
         let error = unusable(sled::Error::Io(io::ErrorKind::UnexpectedEof.into()));

@@ -1,17 +1,15 @@
 //! Work on the directories of sled. sled opens its files itself, so these
 //! are always on the machine's own disk.
 
-use std::{
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-};
+use std::{fs, io, path::Path};
 
-use crate::storage::{
-    disk::RealDisk,
-    fault::DiskFault,
-    files::{failed, list},
+use crate::{
+    platform,
+    storage::{
+        disk::RealDisk,
+        fault::DiskFault,
+        files::{failed, list},
+    },
 };
 
 /// Removes a file or a whole directory; nothing happens if it is not there.
@@ -25,10 +23,8 @@ pub(in crate::storage) fn remove(path: &Path) -> Result<(), DiskFault> {
 
 /// Takes the rights of all other users away, from a directory and everything in it.
 pub(super) fn make_private(path: &Path) -> Result<(), DiskFault> {
-    let is_dir = path.is_dir();
-    let mode = if is_dir { 0o700 } else { 0o600 };
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("protect", path))?;
-    if is_dir {
+    platform::files::make_private(path).map_err(failed("protect", path))?;
+    if path.is_dir() {
         for inner in list(&RealDisk, path)? {
             make_private(&inner)?;
         }
@@ -39,7 +35,7 @@ pub(super) fn make_private(path: &Path) -> Result<(), DiskFault> {
 /// Copies a directory and what is in it.
 pub(in crate::storage) fn copy(from: &Path, to: &Path) -> Result<(), DiskFault> {
     fs::create_dir_all(to).map_err(failed("create", to))?;
-    fs::set_permissions(to, Permissions::from_mode(0o700)).map_err(failed("protect", to))?;
+    platform::files::make_private(to).map_err(failed("protect", to))?;
     for path in list(&RealDisk, from)? {
         let target = to.join(path.file_name().expect("a listed path has a name"));
         if path.is_dir() {

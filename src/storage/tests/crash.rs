@@ -2,14 +2,16 @@
 
 use std::{
     fs::File,
-    io,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use super::*;
-use crate::storage::image::{Options, SyncFn, tree};
+use crate::{
+    platform,
+    storage::image::{Options, SyncFn, tree},
+};
 
 /// Sees what a power cut would leave: the image's files as they were at the last sync.
 struct PowerCut {
@@ -147,7 +149,7 @@ async fn a_sync_that_fails_stops_the_writer_for_good() {
     let counter = Arc::clone(&calls);
     let sync: SyncFn = Arc::new(move |_: &File| {
         *counter.lock().unwrap() += 1;
-        Err(io::Error::from_raw_os_error(libc::EIO))
+        Err(platform::files::a_failure())
     });
     let mut writing = Writing::begin(&dir, restored, Options { sync, ..Options::default() });
     let fault = soon(writing.faults.wait()).await;

@@ -1,11 +1,12 @@
 //! Written data come back.
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
+use std::collections::BTreeMap;
 
 use openraft::storage::RaftLogStorage as _;
 
 use super::*;
 use crate::{
+    platform,
     raft::Vote,
     registry::Instance,
     storage::{Finding, LogOptions, LogStore, RealDisk, check, files, identity, image::Found},
@@ -70,7 +71,7 @@ async fn no_other_user_may_read_the_files() {
     let mut seen = 0;
     let mut left = vec![temp.path().join("registry"), temp.path().join("snapshot")];
     while let Some(path) = left.pop() {
-        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        let mode = platform::files::mode(&path);
         assert_eq!(mode, if path.is_dir() { 0o700 } else { 0o600 }, "{}", path.display());
         left.extend(if path.is_dir() {
             files::list(&RealDisk, &path).unwrap()

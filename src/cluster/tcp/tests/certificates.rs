@@ -1,9 +1,12 @@
 //! The protection of a connection, and its renewal.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::fs;
 
 use super::*;
-use crate::cluster::tcp::{Security, TlsError, certs, check_files};
+use crate::{
+    cluster::tcp::{Security, TlsError, certs, check_files},
+    platform::files::set_mode,
+};
 
 #[tokio::test]
 async fn certificates_are_renewed_while_instances_run() {
@@ -166,7 +169,7 @@ fn files_that_do_not_protect_are_refused() {
     fs::write(&strange.ca, both).unwrap();
     assert!(Tls::load(strange, name(1)).is_ok());
     for mode in [0o644, 0o604, 0o660] {
-        fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(&files.key, mode);
         let error = Tls::load(files.clone(), name(1)).unwrap_err();
         assert!(matches!(error, TlsError::Exposed { .. }) && error.to_string().contains("chmod"));
     }

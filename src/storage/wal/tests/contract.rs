@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    os::unix::fs::PermissionsExt,
     sync::{Arc, Mutex},
 };
 
@@ -17,6 +16,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
+    platform::files::mode,
     raft::{Membership, SnapshotMeta},
     storage::{RealDisk, sim_disk::SimDisk},
 };
@@ -65,11 +65,11 @@ async fn only_the_owner_can_read_the_files() {
     let mut store = open(Arc::new(RealDisk), &dir, false).unwrap();
     append(&mut store, vec![entry(1, 0, 3500)]).await.unwrap();
     append(&mut store, vec![entry(1, 1, 3500)]).await.unwrap();
-    assert_eq!(std::fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(mode(&dir), 0o700);
     let files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap()).collect();
     assert!(files.len() >= 3, "{files:?}");
     for file in files {
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+        assert_eq!(mode(&file.path()), 0o600, "{file:?}");
     }
 }
 

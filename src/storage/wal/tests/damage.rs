@@ -4,16 +4,18 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    os::unix::fs::FileExt,
 };
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::storage::{
-    RealDisk,
-    sim_disk::Rng,
-    wal::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+use crate::{
+    platform::files::{read_exact_at, write_all_at},
+    storage::{
+        RealDisk,
+        sim_disk::Rng,
+        wal::frame::{FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+    },
 };
 
 /// Segments of 16 KiB, so that 4 KiB in the middle of one are several frames.
@@ -132,13 +134,13 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn flip(path: &Path, byte: u64, mask: u8) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut old = [0];
-    file.read_exact_at(&mut old, byte).unwrap();
-    file.write_all_at(&[old[0] ^ mask], byte).unwrap();
+    read_exact_at(&file, &mut old, byte).unwrap();
+    write_all_at(&file, &[old[0] ^ mask], byte).unwrap();
 }
 
 fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
     let file = OpenOptions::new().write(true).open(path).unwrap();
-    file.write_all_at(bytes, offset).unwrap();
+    write_all_at(&file, bytes, offset).unwrap();
 }
 
 fn size(path: &Path) -> u64 {
