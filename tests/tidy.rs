@@ -60,46 +60,48 @@ fn module(name: &str) -> Vec<PathBuf> {
 
 /// The modules from the bottom up, each with those that it may know. All of these stand before it,
 /// so there is no circle.
-const LAYERS: [(&str, &str); 26] = [
+const LAYERS: [(&str, &str); 27] = [
     ("limits", ""),
+    ("platform", ""),
     ("ids", "limits"),
     ("clock", ""),
     ("codec", ""),
-    ("console", ""),
-    ("metrics", ""),
+    ("console", "platform"),
+    ("metrics", "platform"),
     ("runtime", "clock"),
-    ("secrets", ""),
-    ("sockets", ""),
+    ("secrets", "platform"),
+    ("sockets", "platform"),
     ("logging", "clock ids"),
     ("crowd", "ids limits"),
-    ("descriptors", "limits"),
+    ("descriptors", "limits platform"),
     ("ratelimit", "clock ids limits"),
     ("registry", "codec ids limits"),
     ("wire", "ids limits registry"),
     ("queue", "registry"),
     ("raft", "ids registry runtime"),
-    ("storage", "clock codec ids limits metrics raft registry runtime"),
+    ("storage", "clock codec ids limits metrics platform raft registry runtime"),
     (
         "cluster",
-        "clock codec crowd descriptors ids limits metrics queue raft registry runtime secrets \
-         storage",
+        "clock codec crowd descriptors ids limits metrics platform queue raft registry runtime \
+         secrets storage",
     ),
     (
         "server",
-        "clock crowd descriptors ids limits metrics queue ratelimit registry runtime sockets wire",
+        "clock crowd descriptors ids limits metrics platform queue ratelimit registry runtime \
+         sockets wire",
     ),
     (
         "ops",
-        "clock cluster crowd descriptors ids limits logging metrics raft ratelimit registry \
-         secrets server sockets storage",
+        "clock cluster crowd descriptors ids limits logging metrics platform raft ratelimit \
+         registry secrets server sockets storage",
     ),
     ("config", "cluster ids limits logging ops raft registry secrets server storage wire"),
     (
         "instance",
-        "clock cluster config console ids limits logging metrics ops queue raft registry server \
-         sockets storage",
+        "clock cluster config console ids limits logging metrics ops platform queue raft registry \
+         server sockets storage",
     ),
-    ("cli", "cluster config console ids limits ops storage"),
+    ("cli", "cluster config console ids limits ops platform storage"),
     ("main", "cli config console emnetchain instance logging"),
     // The harness of the fuzz targets is every layer's.
     ("fuzz", "clock"),
@@ -185,6 +187,34 @@ fn the_pure_layers_are_pure() {
         let code = line.split("//").next().unwrap_or_default();
         let found = banned.iter().chain(&banned_more).find(|word| code.contains(**word))?;
         Some(format!("a pure layer must not use {found}"))
+    });
+}
+
+/// A system that one module knows is a system that the next port forgets.
+#[test]
+fn what_is_the_systems_stays_in_its_room() {
+    let mut all = files("src", &[".rs"]);
+    all.retain(|path| !path.to_string_lossy().contains("/src/platform/"));
+    let foreign = [
+        "cfg(unix)",
+        "cfg(windows)",
+        "libc::",
+        "os::fd",
+        "os::unix",
+        "os::windows",
+        "\"/proc",
+        "rustix",
+        "signal::unix",
+        "signal::windows",
+        "std::os::",
+        "target_family",
+        "target_os",
+        "target_vendor",
+    ];
+    no_line(&all, |line| {
+        let code = line.split("//").next().unwrap_or_default();
+        let found = foreign.iter().find(|word| code.contains(**word))?;
+        Some(format!("{found} belongs in src/platform"))
     });
 }
 

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-
 use super::call::Instance;
 use crate::{
     config::Sources,

@@ -3,7 +3,10 @@
 
 use std::{io, time::Duration};
 
-use socket2::Socket;
+use socket2::{Socket, TcpKeepalive};
+
+/// Questions to a silent far end before a connection counts as broken.
+const PROBES: u32 = 3;
 
 /// Counts the bytes written to a connection that the far kernel has not acknowledged. Our own FIN
 /// counts as one while it is under way.
@@ -28,6 +31,19 @@ pub(crate) fn unacknowledged(socket: &Socket) -> io::Result<Option<usize>> {
 /// If the system refuses it.
 pub(crate) fn give_up_after(socket: &Socket, timeout: Duration) -> io::Result<()> {
     system::give_up_after(socket, timeout)
+}
+
+/// Has the system look after a silent connection: after `idle` it asks the far end, thrice, at this
+/// interval. Windows before 10 asks ten times.
+///
+/// # Errors
+/// If the system refuses it.
+pub(crate) fn keep_alive(socket: &Socket, idle: Duration, interval: Duration) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
+    match socket.set_tcp_keepalive(&keepalive.clone().with_retries(PROBES)) {
+        Err(_) if cfg!(windows) => socket.set_tcp_keepalive(&keepalive),
+        set => set,
+    }
 }
 
 /// Lets a listener bind while connections of an earlier process end. Windows permits that always;

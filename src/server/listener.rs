@@ -11,10 +11,9 @@ use std::{
 use super::{Phase, Protocol, ServerError, ServerOptions, doors::Doors};
 use crate::{
     clock,
-    platform::sockets::{AcceptFailure, accept_failure, give_up_after},
+    platform::sockets::{AcceptFailure, accept_failure, give_up_after, keep_alive},
     sockets,
 };
-use socket2::TcpKeepalive;
 use tokio::{
     net::{TcpListener, TcpStream},
     select,
@@ -39,11 +38,7 @@ pub(super) fn bind(address: SocketAddr, options: &ServerOptions) -> io::Result<T
         socket.set_tcp_nodelay(true)?;
         socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
         socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
-        let keepalive = TcpKeepalive::new()
-            .with_time(options.keepalive_idle)
-            .with_interval(options.keepalive_interval)
-            .with_retries(3);
-        socket.set_tcp_keepalive(&keepalive)?;
+        keep_alive(socket, options.keepalive_idle, options.keepalive_interval)?;
         give_up_after(socket, options.user_timeout)
     })
 }

@@ -21,10 +21,10 @@ mod tests;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use crate::platform;
+use crate::platform::sockets::{give_up_after, keep_alive};
 
 pub use super::transport::NodeName;
 pub use dial::TcpTransport;
@@ -92,10 +92,6 @@ impl Security {
 fn set_options(stream: &TcpStream) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    platform::sockets::give_up_after(&socket, UNACKNOWLEDGED_MAX)
+    keep_alive(&socket, KEEPALIVE_IDLE, KEEPALIVE_INTERVAL)?;
+    give_up_after(&socket, UNACKNOWLEDGED_MAX)
 }
