@@ -117,7 +117,10 @@ mod system {
     }
 
     pub(super) fn make_private(path: &Path) -> io::Result<()> {
-        let mode = if path.is_dir() { 0o700 } else { 0o600 };
+        set_mode(path, if path.is_dir() { 0o700 } else { 0o600 })
+    }
+
+    pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
         fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
@@ -188,6 +191,11 @@ mod system {
 
     #[expect(clippy::unnecessary_wraps, reason = "other systems may refuse it")]
     pub(super) fn make_private(_path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_mode(_path: &Path, _mode: u32) -> io::Result<()> {
         Ok(())
     }
 
@@ -275,10 +283,9 @@ pub(crate) fn mode(path: &Path) -> u32 {
 }
 
 /// Sets the permission bits of a path, for tests.
-#[cfg(all(test, unix))]
+#[cfg(test)]
 pub(crate) fn set_mode(path: &Path, mode: u32) {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    system::set_mode(path, mode).unwrap();
 }
 
 #[cfg(test)]
