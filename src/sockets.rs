@@ -56,7 +56,8 @@ fn open(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socke
 #[derive(Debug)]
 pub struct Datagrams {
     socket: UdpSocket,
-    state: UdpSocketState,
+    /// `None` if the system does not tell where a datagram was sent to.
+    state: Option<UdpSocketState>,
     address: SocketAddr,
 }
 
@@ -105,7 +106,7 @@ impl Datagrams {
         let socket = open(address, Type::DGRAM, Protocol::UDP)?;
         socket.bind(&address.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
-        let state = UdpSocketState::new((&socket).into())?;
+        let state = platform::sockets::packet_info((&socket).into())?;
         Ok(Self { address: socket.local_addr()?, state, socket })
     }
 
@@ -119,11 +120,16 @@ impl Datagrams {
     /// # Errors
     /// The system's error; the next call may succeed.
     pub async fn receive(&self, into: &mut Received) -> io::Result<Ends> {
+        let Some(state) = &self.state else {
+            let (bytes, from) = self.socket.recv_from(&mut into.buffer).await?;
+            (into.bytes, into.stride) = (bytes, bytes.max(1));
+            return Ok(Ends { from, to: None });
+        };
         let mut meta = RecvMeta::default();
         let receive = || {
             let mut slices = [IoSliceMut::new(&mut into.buffer)];
             let meta = std::slice::from_mut(&mut meta);
-            self.state.recv((&self.socket).into(), &mut slices, meta)
+            state.recv((&self.socket).into(), &mut slices, meta)
         };
         self.socket.async_io(Interest::READABLE, receive).await?;
         into.bytes = meta.len;
@@ -138,13 +144,15 @@ impl Datagrams {
     /// # Errors
     /// The system's error.
     pub fn answer(&self, ends: Ends, contents: &[u8]) -> io::Result<()> {
+        let Some(state) = &self.state else {
+            return self.socket.try_send_to(contents, ends.from).map(drop);
+        };
         let send = |src_ip| {
             let destination = ends.from;
             let transmit =
                 Transmit { destination, ecn: None, contents, segment_size: None, src_ip };
-            self.socket.try_io(Interest::WRITABLE, || {
-                self.state.try_send((&self.socket).into(), &transmit)
-            })
+            self.socket
+                .try_io(Interest::WRITABLE, || state.try_send((&self.socket).into(), &transmit))
         };
         match send(ends.to) {
             Err(error) if ends.to.is_some() && error.kind() != io::ErrorKind::WouldBlock => {

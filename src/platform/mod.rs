@@ -5,9 +5,10 @@
 //! | | Linux | macOS | Windows |
 //! |---|---|---|---|
 //! | [`files`]: names in a directory are synced | yes | yes | if the file system can |
-//! | [`files`]: only the owner reads the data | modes | modes | rights of the parent directory |
-//! | [`sockets`]: bytes that the far end has not acknowledged | `SIOCOUTQ` | `SO_NWRITE` | not told |
-//! | [`sockets`]: a deadline for unacknowledged bytes | `TCP_USER_TIMEOUT` | the system's | the system's |
+//! | [`files`]: only the owner reads the data | modes | modes | rights of the directory |
+//! | [`sockets`]: bytes not acknowledged | `SIOCOUTQ` | `SO_NWRITE` | not told |
+//! | [`sockets`]: a deadline for them | `TCP_USER_TIMEOUT` | the system's | the system's |
+//! | [`sockets`]: the address a datagram was sent to | told | told | told from 10 on |
 //! | [`process`]: the limit of open files | raised | raised | there is none |
 //! | [`process`]: metrics named `process_*` | `/proc` | none | none |
 //! | [`signals`]: reload without a restart | SIGHUP | SIGHUP | none |

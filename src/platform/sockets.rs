@@ -1,8 +1,8 @@
-//! What sockets do on one system and not on another. The address that a datagram was sent to is
-//! told by every system, through `quinn-udp` (`sockets.rs`).
+//! What sockets do on one system and not on another.
 
 use std::{io, time::Duration};
 
+use quinn_udp::{UdpSockRef, UdpSocketState};
 use socket2::{Socket, TcpKeepalive};
 
 /// Questions to a silent far end before a connection counts as broken.
@@ -53,6 +53,25 @@ pub(crate) fn keep_alive(socket: &Socket, idle: Duration, interval: Duration) ->
 /// If the system refuses it.
 pub(crate) fn reuse_address(socket: &Socket) -> io::Result<()> {
     if cfg!(windows) { Ok(()) } else { socket.set_reuse_address(true) }
+}
+
+/// Has the system tell of each datagram to which address of the host it was sent. Returns `None`
+/// on a Windows that does not tell (before 10, and wine): then an answer leaves from the address
+/// that the system chooses, and a host with several may answer from another than it was asked at.
+///
+/// # Errors
+/// If the system refuses it.
+pub(crate) fn packet_info(socket: UdpSockRef<'_>) -> io::Result<Option<UdpSocketState>> {
+    /// `WSAENOPROTOOPT`, `WSAEOPNOTSUPP`.
+    const UNKNOWN: [i32; 2] = [10042, 10045];
+    let is_unknown = |error: &io::Error| {
+        error.kind() == io::ErrorKind::Unsupported
+            || error.raw_os_error().is_some_and(|code| UNKNOWN.contains(&code))
+    };
+    match UdpSocketState::new(socket) {
+        Err(error) if cfg!(windows) && is_unknown(&error) => Ok(None),
+        state => state.map(Some),
+    }
 }
 
 /// The meaning of a failed accept.
