@@ -1,4 +1,4 @@
-//! What the systems' file systems do differently.
+//! Files, where the file systems of the systems differ.
 //!
 //! On Windows the permissions of a new file are those of the directory that it is made in: the
 //! data directory is as private as the place that the operator chose for it.

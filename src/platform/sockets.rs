@@ -1,4 +1,4 @@
-//! What sockets do on one system and not on another.
+//! Sockets, where the systems differ.
 
 use std::{io, time::Duration};
 
@@ -24,7 +24,7 @@ pub(crate) fn unacknowledged(socket: &Socket) -> io::Result<Option<usize>> {
     system::unacknowledged(socket)
 }
 
-/// Has a connection given up once sent bytes stay unacknowledged for so long. Systems other than
+/// Has a connection given up once sent bytes stay unacknowledged beyond a time. Systems other than
 /// Linux go by their own patience, of ten seconds (Windows) or some minutes (macOS).
 ///
 /// # Errors
