@@ -65,7 +65,7 @@ const CLOSING_SHARE: u32 = 4;
 /// Runs an instance until a signal stops it, or it fails.
 pub async fn run(config: Config, sources: Sources, logs: LogHandle) -> Exit {
     if let Err(error) = raise_descriptor_limit() {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "the limit of open files was not raised");
     }
     let mut signals = match Signals::new() {
         Ok(signals) => signals,

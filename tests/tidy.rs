@@ -63,6 +63,7 @@ fn module(name: &str) -> Vec<PathBuf> {
 const LAYERS: [(&str, &str); 27] = [
     ("platform", ""),
     ("limits", ""),
+    ("platform", ""),
     ("ids", "limits"),
     ("clock", ""),
     ("codec", ""),
