@@ -63,7 +63,6 @@ fn module(name: &str) -> Vec<PathBuf> {
 const LAYERS: [(&str, &str); 27] = [
     ("platform", ""),
     ("limits", ""),
-    ("platform", ""),
     ("ids", "limits"),
     ("clock", ""),
     ("codec", ""),
