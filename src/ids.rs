@@ -222,6 +222,11 @@ pub struct RepairId(pub Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u32);
 
+impl PeerId {
+    /// The number of ids, as in the seed.
+    pub const COUNT: u32 = 1_000_000;
+}
+
 /// A source of requests: an IPv4 address, or an IPv6 /64, which is what one
 /// customer gets. Every bound per source and the ownership of clients go by it; a wider one goes by
 /// its [`Network`].

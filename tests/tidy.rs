@@ -236,6 +236,14 @@ fn listeners_are_opened_in_one_place() {
     }
 }
 
+/// A module that has a folder is wholly in it.
+#[test]
+fn a_module_is_a_file_or_a_folder() {
+    let split = files("src", &[".rs"]).into_iter().filter(|path| path.with_extension("").is_dir());
+    let split: Vec<_> = split.map(|path| path.display().to_string()).collect();
+    assert!(split.is_empty(), "move these into their folders, as mod.rs: {split:#?}");
+}
+
 #[test]
 fn the_top_level_holds_what_it_must_and_no_more() {
     let known = [

@@ -3,9 +3,6 @@
 use super::{Message, Peer, Record, Registry, Then};
 use crate::ids::{PeerId, SessionId, Source};
 
-/// The number of ids, as in the seed.
-const PEER_IDS: u32 = 1_000_000;
-
 impl Registry {
     pub(super) fn add_peer(
         &mut self,
@@ -48,12 +45,12 @@ impl Registry {
 
     /// Returns the candidate, or the next id after it that is free.
     fn free_peer_id(&self, candidate: PeerId) -> Option<PeerId> {
-        if self.index.peers.len() >= PEER_IDS as usize {
+        if self.index.peers.len() >= PeerId::COUNT as usize {
             return None;
         }
-        let mut free = candidate.0 % PEER_IDS;
+        let mut free = candidate.0 % PeerId::COUNT;
         while self.index.peers.contains_key(&PeerId(free)) {
-            free = (free + 1) % PEER_IDS;
+            free = (free + 1) % PeerId::COUNT;
         }
         Some(PeerId(free))
     }

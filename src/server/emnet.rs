@@ -38,9 +38,6 @@ use crate::{
     wire::{Object, emnet},
 };
 
-/// Ids are below this, as in the seed.
-const PEER_IDS: u32 = 1_000_000;
-
 /// Translates a message to EMNet into a command for the registry, or answers one that asks nothing
 /// of it.
 pub(super) fn request(object: &Object, sender: Sender) -> Request {
@@ -264,7 +261,7 @@ impl Session {
 /// Chance enters here and travels through the log, so that all replicas agree.
 fn random_peer_id() -> PeerId {
     let random = runtime::random().expect("the kernel's random numbers do not run out");
-    PeerId(u32::try_from(random % u128::from(PEER_IDS)).expect("it is below a million"))
+    PeerId(u32::try_from(random % u128::from(PeerId::COUNT)).expect("it is below a million"))
 }
 
 #[cfg(test)]
@@ -347,6 +344,6 @@ mod tests {
     #[test]
     fn random_ids_stay_below_a_million_and_differ() {
         let ids: std::collections::BTreeSet<_> = (0..64).map(|_| random_peer_id()).collect();
-        assert!(ids.len() > 32 && ids.iter().all(|id| id.0 < PEER_IDS));
+        assert!(ids.len() > 32 && ids.iter().all(|id| id.0 < PeerId::COUNT));
     }
 }

@@ -10,9 +10,6 @@
 use super::Object;
 use crate::{ids::PeerId, limits::PEER_TEXT_BYTES_MAX};
 
-/// Ids lie below this number, as in the seed.
-const IDS: u32 = 1_000_000;
-
 /// A request of a client of EMNet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -41,7 +38,7 @@ impl Request {
             Some("ASK_IP") => {
                 // Go decodes a number as a float and truncates it towards zero.
                 let id = object.number("id").ok_or(Failed)?.trunc();
-                let valid = id >= 0.0 && id < f64::from(IDS);
+                let valid = id >= 0.0 && id < f64::from(PeerId::COUNT);
                 if valid { Ok(Self::AskIp(PeerId(id as u32))) } else { Err(Failed) }
             }
             Some(_) | None => Err(Failed),

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     fuzz::{Chance, Target, pieces},
-    ids::{Endpoint, Socket},
+    ids::{Endpoint, PeerId, Socket},
     limits::{MESSAGE_BYTES_MAX, MESSAGE_DEPTH_MAX, PEER_TEXT_BYTES_MAX},
 };
 
@@ -139,7 +139,7 @@ fn emnet() {
                 serde_json::json!({"msg": "ADD_PEER", "IP_Peer": text}).to_string()
             }
             emnet::Request::AskIp(id) => {
-                assert!(id.0 < 1_000_000);
+                assert!(id.0 < PeerId::COUNT);
                 serde_json::json!({"msg": "ASK_IP", "id": id.0}).to_string()
             }
         })

@@ -102,7 +102,7 @@ fn an_instance_is_frozen(leads: bool) {
     cluster.at(frozen).signal("STOP");
     eventually("the others give it up", || {
         let mut others = cluster.ids().filter(|id| *id != frozen);
-        others.any(|id| cluster.at(id).log().contains("not heard from")).then_some(())
+        others.any(|id| cluster.at(id).log().contains("its clients may come back")).then_some(())
     });
     cluster.at(frozen).signal("CONT");
     assert_eq!(tip.hear_for(PATIENCE), "", "it is closed");

@@ -10,7 +10,7 @@
 #![allow(clippy::print_stderr, reason = "a seed must be told before its test fails")]
 
 #[allow(unreachable_pub, reason = "test programs share this file")]
-#[path = "../tests/support/chance.rs"]
+#[path = "../../tests/support/chance.rs"]
 mod chance;
 mod memory;
 
