@@ -12,9 +12,9 @@ use openraft::{
     async_runtime::WatchReceiver,
     errors::{ChangeMembershipError, ClientWriteError, RaftError},
 };
-use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
+pub use super::rpc::Change;
 use super::{
     Cluster,
     network::Network,
@@ -58,26 +58,6 @@ pub const START_EMPTY: &str = "start it with an empty data directory";
 /// The most entries that a learner may lag behind and still be promoted, and a voter and still be
 /// given the leadership.
 pub const PROMOTE_LAG_MAX: u64 = 1000;
-
-/// A change of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// Take this instance in as a learner; of a member, change the address.
-    Add {
-        /// Its number, which no instance ever had.
-        instance: InstanceId,
-        /// Its address and store.
-        member: Member,
-    },
-    /// Let this learner vote.
-    Promote(InstanceId),
-    /// This instance is no longer a member.
-    Remove(InstanceId),
-    /// Let this member lead, or the voter that has caught up furthest.
-    TransferLeader(Option<InstanceId>),
-    /// Raise the rules to the newest that every member knows.
-    Upgrade,
-}
 
 /// Why a change was not made: a sentence for people, which says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -44,15 +44,14 @@ use std::{
 
 use futures_util::future::join_all;
 use openraft::{Raft, async_runtime::WatchReceiver};
-use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::timeout};
 
 use super::{
     Cluster, ClusterError,
     greeter::Greeter,
-    rpc::{Introduce, hello::Known},
+    rpc::{FoundingAnswer, Introduce, hello::Known},
     turned::Turned,
-    waiting::Waiting,
+    waiting::{Answers, Waiting, addresses},
 };
 use crate::{
     ids::{InstanceId, StoreId},
@@ -66,28 +65,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for an answer, and for all greetings of a start together.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
-/// The standing of an instance in the cluster, as it tells another that wants to get in.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Standing {
-    /// Its log is empty.
-    Empty {
-        /// Its store.
-        store: StoreId,
-        /// The list that it was started with: numbers and addresses.
-        list: BTreeMap<InstanceId, String>,
-    },
-    /// It is in a cluster.
-    Founded {
-        /// Its store.
-        store: StoreId,
-        /// Its knowledge of the number of the one that asks.
-        known: Known,
-        /// The founding entry, while no later entry has changed the membership.
-        first: Option<BTreeMap<InstanceId, Member>>,
-    },
-}
-
-impl Standing {
+impl FoundingAnswer {
     /// Returns the standing of this instance, as it tells `peer`.
     ///
     /// # Errors
@@ -138,13 +116,6 @@ impl Founding {
         }
     }
 }
-
-pub(super) fn addresses(members: &BTreeMap<InstanceId, Member>) -> BTreeMap<InstanceId, String> {
-    members.iter().map(|(id, member)| (*id, member.raft_addr.clone())).collect()
-}
-
-/// The answers of the others.
-pub(super) type Answers = BTreeMap<InstanceId, Result<Standing, String>>;
 
 impl Cluster {
     /// Gets this instance into a cluster, unless it is in one; then makes sure that it may go on.
@@ -304,10 +275,12 @@ fn entry_to_copy(
     answers: &Answers,
 ) -> Option<BTreeMap<InstanceId, Member>> {
     answers.values().find_map(|answer| match answer {
-        Ok(Standing::Founded { first: Some(first), .. }) => {
+        Ok(FoundingAnswer::Founded { first: Some(first), .. }) => {
             first.get(&me).is_some_and(|named| named.store == Some(store)).then(|| first.clone())
         }
-        Ok(Standing::Founded { first: None, .. } | Standing::Empty { .. }) | Err(_) => None,
+        Ok(FoundingAnswer::Founded { first: None, .. } | FoundingAnswer::Empty { .. }) | Err(_) => {
+            None
+        }
     })
 }
 
@@ -315,10 +288,12 @@ fn entry_to_copy(
 /// so: then this instance cannot copy it, and gets it from the leader, with all that came after it.
 fn names_later(store: StoreId, answers: &Answers) -> bool {
     answers.values().any(|answer| match answer {
-        Ok(Standing::Founded { known: Known::Named { store: Some(named), .. }, first, .. }) => {
-            first.is_none() && *named == store
-        }
-        Ok(Standing::Founded { .. } | Standing::Empty { .. }) | Err(_) => false,
+        Ok(FoundingAnswer::Founded {
+            known: Known::Named { store: Some(named), .. },
+            first,
+            ..
+        }) => first.is_none() && *named == store,
+        Ok(FoundingAnswer::Founded { .. } | FoundingAnswer::Empty { .. }) | Err(_) => false,
     })
 }
 
@@ -335,7 +310,7 @@ fn entry_to_decide(
     let expected = addresses(members);
     let store_of = |id: &InstanceId| match answers.get(id) {
         None if *id == me => Some(store),
-        Some(Ok(Standing::Empty { store, list })) if *list == expected => Some(*store),
+        Some(Ok(FoundingAnswer::Empty { store, list })) if *list == expected => Some(*store),
         Some(_) | None => None,
     };
     let entry: Option<BTreeMap<_, _>> = members
@@ -358,15 +333,15 @@ pub(super) mod tests {
         ids.iter().map(|id| (InstanceId(*id), Member::at(format!("host-{id}:7000")))).collect()
     }
 
-    pub(in super::super) fn empty(store: u128, ids: &[u64]) -> Result<Standing, String> {
-        Ok(Standing::Empty { store: StoreId(store), list: addresses(&list(ids)) })
+    pub(in super::super) fn empty(store: u128, ids: &[u64]) -> Result<FoundingAnswer, String> {
+        Ok(FoundingAnswer::Empty { store: StoreId(store), list: addresses(&list(ids)) })
     }
 
-    fn founded(first: Option<Members>) -> Result<Standing, String> {
-        Ok(Standing::Founded { store: StoreId(1), known: Known::Unknown, first })
+    fn founded(first: Option<Members>) -> Result<FoundingAnswer, String> {
+        Ok(FoundingAnswer::Founded { store: StoreId(1), known: Known::Unknown, first })
     }
 
-    pub(in super::super) fn answers(of: &[(u64, Result<Standing, String>)]) -> Answers {
+    pub(in super::super) fn answers(of: &[(u64, Result<FoundingAnswer, String>)]) -> Answers {
         of.iter().map(|(id, answer)| (InstanceId(*id), answer.clone())).collect()
     }
 
@@ -416,7 +391,7 @@ pub(super) mod tests {
     fn a_founder_that_comes_after_a_change_of_the_members_gets_the_log_from_the_leader() {
         let says = |store: u128, first: Option<Members>| {
             let known = Known::Named { store: Some(StoreId(store)), lived: false };
-            answers(&[(1, Ok(Standing::Founded { store: StoreId(10), known, first }))])
+            answers(&[(1, Ok(FoundingAnswer::Founded { store: StoreId(10), known, first }))])
         };
         assert!(names_later(StoreId(20), &says(20, None)));
         assert!(!names_later(StoreId(20), &says(20, Some(list(&[1, 2])))), "it copies that");

@@ -34,6 +34,7 @@ pub mod peers;
 pub mod progress;
 pub mod proposer;
 pub mod rpc;
+pub mod service;
 pub mod tcp;
 pub mod transport;
 pub mod turned;

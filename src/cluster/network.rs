@@ -15,7 +15,7 @@ use futures_util::{
 };
 use openraft::{
     RaftNetworkFactory, RaftNetworkV2,
-    errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable},
+    errors::{RPCError, ReplicationClosed, StreamingError},
     network::RPCOption,
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -30,7 +30,7 @@ use super::{
     pipeline::{AppendResults, Pipeline},
     progress::{Acknowledged, Progress},
     proposer::{WriteError, Written},
-    rpc::{CallError, Link, Question, Request, Response, snapshot},
+    rpc::{CallError, Link, Question, Request, Response, link::rpc_error, snapshot},
     transport::{Lane, Transport},
 };
 use crate::{
@@ -350,18 +350,6 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 fn spelled_alike(one: &str, other: &str) -> bool {
     let bare = |address: &str| address.replace(".:", ":").to_ascii_lowercase();
     bare(one) == bare(other)
-}
-
-/// Converts an error to openraft's form, which decides after how long it tries again.
-pub(super) fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
-    match error {
-        CallError::Failed(_) | CallError::Lost | CallError::Late(_) => {
-            RPCError::Network(NetworkError::new(&error))
-        }
-        CallError::Mismatched | CallError::Unreachable(_) | CallError::Unsendable(_) => {
-            RPCError::Unreachable(Unreachable::new(&error))
-        }
-    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use super::{
     network::Network,
     progress::{self, Progress},
     proposer::{Proposer, WriteError},
-    rpc::{Service, ServiceOptions},
+    service::{Service, ServiceOptions},
     transport::{NodeName, Transport},
     turned::Turned,
     upgrade::{RulesOptions, Upgrades},

@@ -16,9 +16,8 @@ use openraft::{
 use tokio::time::sleep;
 
 use super::{
-    network::rpc_error,
     progress::Progress,
-    rpc::{CallError, Link, Request, Response},
+    rpc::{CallError, Link, Request, Response, link::rpc_error},
 };
 use crate::raft::{LogId, TypeConfig, Vote};
 

@@ -4,13 +4,18 @@ use std::{collections::BTreeMap, time::Duration};
 
 use openraft::{Instant as _, RaftMetrics, ServerState, async_runtime::WatchReceiver};
 
-use super::{Cluster, trouble::CUT_OFF_AFTER};
+use super::Cluster;
 use crate::{
     ids::InstanceId,
     raft::{Member, TypeConfig},
     registry::{Registry, Rules},
     storage::ClusterId,
 };
+
+/// A leader that no majority has answered for this time, and a follower that has not heard its
+/// leader for this time, cannot answer clients now: the longest time until an election, and a half
+/// more.
+pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
 /// The state of the cluster at a glance.
 #[derive(Clone, Debug)]

@@ -64,7 +64,7 @@ pub trait Transport: Send + Sync + 'static {
     /// TLS: by the certificate). Both ends then introduce themselves over it
     /// ([`hello`](super::rpc::hello)): this one by
     /// [`Greeter::greet`](super::greeter::Greeter::greet), the other one in
-    /// [`Service::serve`](super::rpc::Service::serve).
+    /// [`Service::serve`](super::service::Service::serve).
     ///
     /// The implementation bounds the time that this takes.
     fn connect(

@@ -6,13 +6,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use openraft::{Instant as _, ServerState, async_runtime::WatchReceiver};
 
-use super::{Cluster, greeter::Roster, peers::Reach, waiting::removed_text};
+use super::{Cluster, greeter::Roster, peers::Reach, status::CUT_OFF_AFTER, waiting::removed_text};
 use crate::ids::InstanceId;
-
-/// A leader that no majority has answered for this time, and a follower that has not heard its
-/// leader for this time, cannot answer clients now: the longest time until an election, and a half
-/// more.
-pub(super) const CUT_OFF_AFTER: Duration = Duration::from_millis(1500);
 
 /// Writes at the start of an instance take less than that, unless something is wrong.
 const UNWRITTEN_AFTER: Duration = Duration::from_secs(3);

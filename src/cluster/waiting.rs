@@ -2,11 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    found::{Answers, Standing, addresses},
-    turned::Learnt,
-};
+use super::{rpc::FoundingAnswer, turned::Learnt};
 use crate::{ids::InstanceId, raft::Member};
+
+/// Returns the addresses of a list.
+pub(super) fn addresses(members: &BTreeMap<InstanceId, Member>) -> BTreeMap<InstanceId, String> {
+    members.iter().map(|(id, member)| (*id, member.raft_addr.clone())).collect()
+}
+
+/// The answers of the others.
+pub(super) type Answers = BTreeMap<InstanceId, Result<FoundingAnswer, String>>;
 
 /// The reason for which an instance with an empty log waits.
 pub(super) struct Waiting<'a> {
@@ -30,7 +35,8 @@ impl Waiting<'_> {
         if is_known {
             return "the cluster knows this instance; waiting for its leader".to_owned();
         }
-        let founded = self.answers.values().any(|it| matches!(it, Ok(Standing::Founded { .. })));
+        let founded =
+            self.answers.values().any(|it| matches!(it, Ok(FoundingAnswer::Founded { .. })));
         if founded || !self.members.contains_key(&self.me) {
             let absent = self.absent();
             let unheard = if founded || absent.is_empty() {
@@ -47,7 +53,8 @@ impl Waiting<'_> {
             .answers
             .iter()
             .filter(|(_, it)| {
-                matches!(it, Ok(Standing::Empty { list, .. }) if *list != addresses(self.members))
+                let own = addresses(self.members);
+                matches!(it, Ok(FoundingAnswer::Empty { list, .. }) if *list != own)
             })
             .map(|(id, _)| self.named(*id))
             .collect();

@@ -29,7 +29,7 @@ use crate::{
         election::QUIET_TURN,
         found::Founding,
         gate::Gate,
-        rpc::Service,
+        service::Service,
         tcp::{NodeName, RpcServer, Security, TcpTransport, Tls, look_into},
         transport::{Alone, Transport},
     },

@@ -7,11 +7,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     FrameReader, Request, Response, frame,
     hello::{Facts, Hello, Known, VERSION, receive},
-    service::check_author,
 };
 use crate::{
     cluster::{
         progress::Progress,
+        service::check_author,
         transport::{Lane, NodeName},
     },
     codec,

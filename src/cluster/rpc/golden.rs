@@ -14,7 +14,7 @@ use openraft::{
 
 use super::{Request, Response};
 use crate::{
-    cluster::{admin::Change, proposer::Written},
+    cluster::{proposer::Written, rpc::Change},
     codec::golden::Page,
     ids::{Incarnation, InstanceId, StoreId},
     raft::{Entry, LogId, Member, TypeConfig, Vote},

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use openraft::errors::{NetworkError, RPCError, Unreachable};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     sync::{mpsc, oneshot},
@@ -27,6 +28,7 @@ use crate::{
     cluster::transport::{Lane, Stream, Transport},
     ids::InstanceId,
     raft::Member,
+    raft::TypeConfig,
     runtime,
 };
 
@@ -279,7 +281,7 @@ async fn write(
 }
 
 /// Writes what has gathered; gives up when the other end takes nothing for too long.
-pub(super) async fn write_out(
+pub(in crate::cluster) async fn write_out(
     output: &mut (impl AsyncWrite + Unpin),
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
@@ -317,6 +319,17 @@ async fn hand_out(input: impl AsyncRead + Unpin, asked: &Asked) -> Result<(), Fr
                     return Err(io::Error::from(io::ErrorKind::TimedOut).into());
                 }
             }
+        }
+    }
+}
+/// Converts an error to openraft's form, which decides after how long it tries again.
+pub(in crate::cluster) fn rpc_error(error: CallError) -> RPCError<TypeConfig> {
+    match error {
+        CallError::Failed(_) | CallError::Lost | CallError::Late(_) => {
+            RPCError::Network(NetworkError::new(&error))
+        }
+        CallError::Mismatched | CallError::Unreachable(_) | CallError::Unsendable(_) => {
+            RPCError::Unreachable(Unreachable::new(&error))
         }
     }
 }

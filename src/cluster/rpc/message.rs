@@ -1,5 +1,7 @@
 //! The requests between instances.
 
+use std::collections::BTreeMap;
+
 use openraft::{
     raft::{
         AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
@@ -10,12 +12,56 @@ use openraft::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    cluster::{admin::Change, found::Standing, proposer::Written, rpc::hello::Facts},
-    ids::InstanceId,
-    raft::{TypeConfig, Vote},
+    cluster::{
+        proposer::Written,
+        rpc::hello::{Facts, Known},
+    },
+    ids::{InstanceId, StoreId},
+    raft::{Member, TypeConfig, Vote},
     registry::{BatchId, Command},
     storage::Digests,
 };
+
+/// A change of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Take this instance in as a learner; of a member, change the address.
+    Add {
+        /// Its number, which no instance ever had.
+        instance: InstanceId,
+        /// Its address and store.
+        member: Member,
+    },
+    /// Let this learner vote.
+    Promote(InstanceId),
+    /// This instance is no longer a member.
+    Remove(InstanceId),
+    /// Let this member lead, or the voter that has caught up furthest.
+    TransferLeader(Option<InstanceId>),
+    /// Raise the rules to the newest that every member knows.
+    Upgrade,
+}
+
+/// The standing of an instance in the cluster, as it tells another that wants to get in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FoundingAnswer {
+    /// Its log is empty.
+    Empty {
+        /// Its store.
+        store: StoreId,
+        /// The list that it was started with: numbers and addresses.
+        list: BTreeMap<InstanceId, String>,
+    },
+    /// It is in a cluster.
+    Founded {
+        /// Its store.
+        store: StoreId,
+        /// Its knowledge of the number of the one that asks.
+        known: Known,
+        /// The founding entry, while no later entry has changed the membership.
+        first: Option<BTreeMap<InstanceId, Member>>,
+    },
+}
 
 /// A request to another instance. New kinds are added at the end: the encoding counts them.
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +122,7 @@ pub enum Response {
     /// To either kind of vote.
     Vote(VoteResponse<TypeConfig>),
     /// To an introduction.
-    Introduced(Standing),
+    Introduced(FoundingAnswer),
     /// To a change: it is made. The sentence is for people.
     Changed(String),
     /// To an announcement: the same of the other one.

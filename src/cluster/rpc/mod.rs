@@ -2,8 +2,8 @@
 //!
 //! A [`Link`] is the asking side: one connection to one member, opened when there is something to
 //! ask and again when it was lost. Requests go out without waiting for earlier answers. A
-//! [`Service`] is the answering side of one connection. [`hello`] is how a connection begins.
-//! [`snapshot`] moves a snapshot, file to file.
+//! [`Service`](super::service::Service) is the answering side. [`hello`] is how a connection
+//! begins. [`snapshot`] sends a snapshot.
 //!
 //! An answer that does not come means that the outcome is unknown: raft repeats, and proposals are
 //! numbered.
@@ -11,14 +11,12 @@
 pub mod hello;
 pub mod snapshot;
 
-mod door;
 pub(super) mod frame;
 #[cfg(test)]
 mod fuzz;
-mod link;
+pub(super) mod link;
 mod message;
 mod question;
-mod service;
 
 #[cfg(test)]
 mod golden;
@@ -28,6 +26,5 @@ pub(super) mod tests;
 pub use frame::{Frame, FrameError, FrameReader};
 pub use hello::Refusal;
 pub use link::{CallError, Link, Waiting};
-pub use message::{Request, Response};
+pub use message::{Change, FoundingAnswer, Request, Response};
 pub use question::{AskDigests, Introduce, Question};
-pub use service::{ServeError, Service, ServiceOptions};

@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use super::{CallError, Link, Request, Response, hello::Facts};
-use crate::{
-    cluster::{admin::Change, found::Standing},
-    storage::Digests,
-};
+use super::{CallError, Change, FoundingAnswer, Link, Request, Response, hello::Facts};
+use crate::storage::Digests;
 
 /// A request with one kind of answer.
 pub trait Question: Sized {
@@ -41,13 +38,13 @@ pub trait Question: Sized {
 pub struct Introduce;
 
 impl Question for Introduce {
-    type Answer = Standing;
+    type Answer = FoundingAnswer;
 
     fn request(self) -> Request {
         Request::Introduce
     }
 
-    fn answer(response: Response) -> Option<Standing> {
+    fn answer(response: Response) -> Option<FoundingAnswer> {
         if let Response::Introduced(standing) = response { Some(standing) } else { None }
     }
 }

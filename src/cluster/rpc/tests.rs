@@ -11,12 +11,13 @@ use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse};
 use tokio::io::{AsyncWriteExt as _, DuplexStream};
 
 use super::{
-    CallError, FrameError, FrameReader, Link, Refusal, Request, Response, ServeError,
+    CallError, FrameError, FrameReader, Link, Refusal, Request, Response,
     frame::{decode, encode},
 };
 use crate::{
     cluster::{
         greeter::Unwelcome,
+        service::ServeError,
         transport::{Lane, Stream, Transport},
     },
     ids::InstanceId,

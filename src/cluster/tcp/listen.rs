@@ -26,7 +26,8 @@ use crate::{
     clock,
     cluster::{
         greeter::Guest,
-        rpc::{Refusal, ServeError, Service},
+        rpc::Refusal,
+        service::{ServeError, Service},
         transport::Stream,
     },
     metrics::Metrics,

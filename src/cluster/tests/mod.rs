@@ -32,7 +32,7 @@ use super::{
     election::QUIET_TURN,
     found::Founding,
     gate::Gate,
-    rpc::Service,
+    service::Service,
     transport::{Lane, NodeName, Stream, Transport},
 };
 use crate::{

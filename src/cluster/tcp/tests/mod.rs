@@ -30,7 +30,7 @@ use crate::{
         network::Network,
         progress::{self, Progress},
         proposer::{WriteError, Writer, Written},
-        rpc::{Service, ServiceOptions},
+        service::{Service, ServiceOptions},
         transport::{Lane, Stream, Transport},
         upgrade::{RAISE_AFTER, Upgrades},
     },

@@ -4,6 +4,9 @@
 //! The instance at the other end speaks for itself only: a vote, an entry or a batch in another's
 //! name ends the connection.
 
+mod door;
+mod snapshot;
+
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use futures_util::{
@@ -21,26 +24,22 @@ use openraft::{
 use prometheus::IntGauge;
 use tokio::{sync::mpsc, time::timeout};
 
+use self::door::Door;
 use super::{
-    Request, Response,
-    door::Door,
-    frame::{self, FrameError, FrameReader},
-    link::write_out,
-    snapshot,
+    admin::Leading,
+    contact::Contact,
+    gate,
+    greeter::{Greeter, Guest, Unwelcome},
+    network::Network,
+    progress::Progress,
+    proposer::Writer,
+    rpc::{
+        Change, FoundingAnswer, FrameError, FrameReader, Request, Response, frame, link::write_out,
+    },
+    transport::{Lane, NodeName, Stream},
+    upgrade::Upgrades,
 };
 use crate::{
-    cluster::{
-        admin::{Change, Leading},
-        contact::Contact,
-        found::Standing,
-        gate,
-        greeter::{Greeter, Guest, Unwelcome},
-        network::Network,
-        progress::Progress,
-        proposer::Writer,
-        transport::{Lane, NodeName, Stream},
-        upgrade::Upgrades,
-    },
     ids::InstanceId,
     metrics::Metrics,
     raft::{TypeConfig, Vote},
@@ -203,7 +202,7 @@ impl Service {
             Lane::Append => answer(stream, peer, Appends::new(self)).await,
             Lane::Calls => return answer(stream, peer, Calls::new(self, peer)).await,
             Lane::Probe => Ok(()),
-            Lane::Snapshot => snapshot::receive(self, stream, peer).await,
+            Lane::Snapshot => snapshot::receive(&self.0, stream, peer).await,
         };
         // These lanes carry the cluster's log, so its rules were raised; only a newer binary can
         // go on.
@@ -215,7 +214,7 @@ impl Service {
 
     /// Tells an instance that wants to get in how this one stands.
     async fn introduce(&self, peer: InstanceId) -> Response {
-        let standing = Standing::of(&self.0.raft, &self.0.greeter, peer).await;
+        let standing = FoundingAnswer::of(&self.0.raft, &self.0.greeter, peer).await;
         standing.map_or_else(failed, Response::Introduced)
     }
 
