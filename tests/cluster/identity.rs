@@ -106,12 +106,26 @@ fn a_lost_disk_that_founds_alone_does_not_keep_a_majority_from_starting() {
 /// What was never founded has promised nothing, so a list that was wrong can be corrected.
 #[test]
 fn a_list_with_a_mistake_can_be_corrected_while_nothing_was_founded() {
+    correct_a_list(|_| {});
+}
+
+/// It may have been killed before its image was finished.
+#[test]
+fn a_list_with_a_mistake_can_be_corrected_beside_an_image_that_was_never_finished() {
+    correct_a_list(|registry| {
+        fs::remove_dir_all(registry).unwrap();
+        drop(sled::open(registry).unwrap());
+    });
+}
+
+fn correct_a_list(killed: impl Fn(&Path)) {
     let mut cluster = Cluster::new(&[]);
     let port = cluster.raft(1).port();
     let [two, three] = [2, 3].map(|id| cluster.raft(id));
     let wrong = start_with(&cluster, 3, &format!("1=localhost:{port},2={two},3={three}"));
     wait_until_it_says(&wrong, &["founding"]);
     drop(wrong);
+    killed(&cluster.data_dir(3).join("registry"));
     cluster.start_these(&[1, 2, 3]);
     cluster.wait_ready();
     cluster.assert_equal_registries();
