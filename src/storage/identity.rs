@@ -356,8 +356,8 @@ fn is_blank(disk: &dyn Disk, path: &Path, identity: Identity) -> Result<bool, St
     Ok(match disk.image_store(&registry_dir(path), identity.seal).open() {
         Ok(Found::Absent) => true,
         Ok(Found::Intact(image)) => image.at.last_log_id.is_none(),
-        // What is in an image was in the log before. So an image beside this directory's own log, in
-        // which there is nothing, was never finished.
+        // What is in an image was in the log before. So an image beside this directory's own log,
+        // in which there is nothing, was never finished.
         Ok(Found::Damaged(_)) => {
             let log = LogStore::open_offline(disk, &raft, identity.log_id());
             log.is_ok_and(|log| identity.store == Some(log.store()))
