@@ -28,6 +28,10 @@ impl Leading<'_> {
         member: Member,
     ) -> Result<String, ChangeError> {
         let id = instance.0;
+        if id == 0 {
+            let why = "0 is not the number of an instance: numbers begin at 1";
+            return Err(ChangeError::Refused(why.to_owned()));
+        }
         let address = member.raft_addr.clone();
         let me = *self.raft.node_id();
         if node(self.raft, me).is_some_and(|own| own.raft_addr.is_empty()) && id != me {

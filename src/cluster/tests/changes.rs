@@ -118,6 +118,7 @@ async fn the_leadership_goes_to_one_that_is_there_and_has_caught_up() {
     let leads = leader(&three).await;
     let gone = three.remove(leads);
     let asked = &three[0];
+    expect(asked, add(0, "host:7000"), false, &["0 is not the number of an instance"]).await;
     expect(asked, remove(gone.id.0), true, &["is no longer a member; stop it"]).await;
     let now = leader(&three).await;
     assert_eq!(members(&three[now]).len(), 2);
