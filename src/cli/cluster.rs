@@ -180,6 +180,7 @@ fn start_line(status: &Status, id: InstanceId, address: &str) -> String {
     )
 }
 
+/// Returns where an instance listens that others reach at this address: a name is not an address to
 /// bind.
 fn listened_at(address: &str) -> String {
     let port = address.rsplit_once(':').map_or("", |(_, port)| port);

@@ -63,7 +63,11 @@ pub fn parse_member(text: &str) -> Result<(InstanceId, Member), String> {
     let id: u64 = id.trim().parse().ok().filter(|id| *id > 0).ok_or_else(wrong)?;
     let member = address.parse::<Member>().map_err(|error| match error {
         MemberError::NoAddress(_) => wrong(),
-        MemberError::Unspecified(_) => error.to_string(),
+        MemberError::Unspecified(at) => format!(
+            "no instance can connect to {at}; write how the others reach instance {id}: \
+             {id}=HOST:{}",
+            at.port()
+        ),
     })?;
     Ok((InstanceId(id), member))
 }

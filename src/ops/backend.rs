@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use super::{
     api::{Digest, Status},
-    running::BackupError,
+    running::NoBackup,
 };
 use crate::{
     cluster::admin::{Change, ChangeError},
@@ -36,7 +36,7 @@ pub trait Backend: Send + Sync {
     fn drain(&self) -> BoxFuture<'_, String>;
 
     /// Makes a backup of everything that was answered before.
-    fn backup(&self) -> BoxFuture<'_, Result<Backup, BackupError>>;
+    fn backup(&self) -> BoxFuture<'_, Result<Backup, NoBackup>>;
 }
 
 /// A file that can be handed out.

@@ -20,5 +20,5 @@ mod running;
 pub use self::{
     backend::{Backend, Backup, ReadAt},
     readiness::Readiness,
-    running::{BackupError, Running},
+    running::{NoBackup, Running},
 };

@@ -38,7 +38,7 @@ pub struct Running {
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
-pub enum BackupError {
+pub enum NoBackup {
     /// A disk that is full ends the instance.
     #[error(
         "the disk of this instance has only {free} bytes left, which is too little for another \
@@ -79,7 +79,7 @@ impl Backend for Running {
         self.leave_service().boxed()
     }
 
-    fn backup(&self) -> BoxFuture<'_, Result<Backup, BackupError>> {
+    fn backup(&self) -> BoxFuture<'_, Result<Backup, NoBackup>> {
         self.make_backup().boxed()
     }
 }
@@ -116,9 +116,9 @@ impl Running {
         )
     }
 
-    async fn make_backup(&self) -> Result<Backup, BackupError> {
+    async fn make_backup(&self) -> Result<Backup, NoBackup> {
         if let Some(free) = too_little_room(&self.metrics) {
-            return Err(BackupError::NoRoom { free });
+            return Err(NoBackup::NoRoom { free });
         }
         let file = self.cluster.backup().await?;
         Ok(Backup {

@@ -32,8 +32,8 @@ pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     system::make_private(path)
 }
 
-/// Permission bits of a file and the number of its owner; `None` on Windows, where no file is
-/// refused for being readable by others.
+/// Returns the permission bits of a file and the number of its owner; `None` on Windows, where no
+/// file is refused for being readable by others.
 pub(crate) fn mode_and_owner(about: &Metadata) -> Option<(u32, u32)> {
     system::mode_and_owner(about)
 }
@@ -64,7 +64,8 @@ pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result
     system::write_all_at(file, bytes, offset)
 }
 
-/// Whether a path leads to this open file, and not to another one or through one that was moved.
+/// Returns whether a path leads to this open file, and not to another one or through one that
+/// was moved.
 ///
 /// # Errors
 /// If there is no file at the path, or the system does not tell.
@@ -81,8 +82,8 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<bool> {
     system::rename_new(from, to)
 }
 
-/// Whether an error says that the disk fails, or the process is out of descriptors, rather than
-/// anything about the bytes in a file.
+/// Returns whether an error says that the disk fails, or the process is out of descriptors,
+/// rather than anything about the bytes in a file.
 pub(crate) fn is_of_the_system(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     code.is_some_and(|code| system::FAILURES.contains(&code))
@@ -276,7 +277,7 @@ pub(crate) fn a_failure() -> io::Error {
     io::Error::from_raw_os_error(system::FAILURES[0])
 }
 
-/// Permission bits of a path, for tests.
+/// Returns the permission bits of a path, for tests.
 #[cfg(test)]
 pub(crate) fn mode(path: &Path) -> u32 {
     mode_and_owner(&path.metadata().unwrap()).unwrap().0

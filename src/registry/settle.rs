@@ -224,18 +224,21 @@ impl Registry {
         let Some(known) = self.chain(chain) else { return false };
         let behind = |at: Serial| known.neighbour(at, Part::Head);
         let Some(first) = behind(left) else { return false };
-        let lasts = std::iter::successors(Some(first), |at| behind(*at)).take(DOUBTED_MAX);
-        let last = lasts.into_iter().find(|last| {
+        let mut lasts = std::iter::successors(Some(first), |at| behind(*at)).take(DOUBTED_MAX);
+        let last = lasts.find(|last| {
             let Some(right) = behind(*last) else { return false };
             let ends = [(left, Part::Head, first), (right, Part::Tail, *last)];
             let doubts = |(end, part, _)| self.doubted_until(end, part).is_some();
             ends.into_iter().all(|(end, part, of)| self.says_gone(end, part, of))
                 && ends.into_iter().any(doubts)
         });
-        last.inspect(|last| self.cut(chain, first, *last, Cause::Lost)).is_some()
+        let Some(last) = last else { return false };
+        self.cut(chain, first, last, Cause::Lost);
+        true
     }
 
-    /// Whether a socket that asks, and has part in no offer, has reported the client beside it.
+    /// Returns whether a socket that asks, and has part in no offer, has reported the client
+    /// beside it.
     fn says_gone(&self, serial: Serial, part: Part, of: Serial) -> bool {
         let at = AskRef::Side(serial, part);
         let past = self.ask(at).map(|ask| ask.past);

@@ -15,7 +15,7 @@ use crate::{
     cluster::admin::{Change, ChangeError},
     ids::InstanceId,
     ops::{
-        Backend, Backup, BackupError,
+        Backend, Backup, NoBackup,
         api::{Chains, Digest, Member, Status},
     },
     registry::Look,
@@ -96,7 +96,7 @@ impl Backend for Fake {
         std::future::ready("drained".to_owned()).boxed()
     }
 
-    fn backup(&self) -> BoxFuture<'_, Result<Backup, BackupError>> {
+    fn backup(&self) -> BoxFuture<'_, Result<Backup, NoBackup>> {
         std::future::ready(Ok(backup())).boxed()
     }
 }
